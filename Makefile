@@ -1,0 +1,61 @@
+# demo: the whole loop on this machine.  test: everything.  test-fast: without Label Studio.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+# PyTorch 2.13.0's CPU build for Linux x86-64, Python 3.11: same version number, another file.
+TORCH_CPU_HASH := $(shell sed -n 's/^torch-cpu //p' requirements/hashes)
+
+.PHONY: demo test test-fast lint format lock setup setup-service clean
+
+demo: setup
+	$(BIN)/python scripts/demo.py $(ARGS)
+
+test: setup lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup-service
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not slow" -n 2 $(ARGS)
+
+lint: setup-service
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup-service
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: setup-service .venv-label-studio/installed .venv-upstream/installed
+
+setup-service: .venv/installed
+
+.venv/installed: requirements/service.txt requirements/cuda.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/service.txt
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/cuda.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-label-studio/installed: requirements/label-studio.txt
+	$(PYTHON) -m venv .venv-label-studio
+	.venv-label-studio/bin/pip install --quiet --no-deps --require-hashes -r requirements/label-studio.txt
+	@touch $@
+
+# The upstream server's own packages over ours: its pins cannot be installed beside them in one environment.
+.venv-upstream/installed: requirements/upstream.txt .venv/installed
+	$(PYTHON) -m venv .venv-upstream
+	.venv-upstream/bin/pip install --quiet --no-deps --require-hashes -r requirements/upstream.txt
+	@ls -d "$(CURDIR)"/.venv/lib/python*/site-packages > .venv-upstream/ours.pth && echo "$(CURDIR)" >> .venv-upstream/ours.pth
+	@mv .venv-upstream/ours.pth .venv-upstream/lib/python*/site-packages/
+	@touch $@
+
+lock:
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate requirements/service.in -o .venv/compiled.txt
+	$(BIN)/python requirements/split_cuda.py .venv/compiled.txt requirements/service.txt requirements/cuda.txt --torch-hash $(TORCH_CPU_HASH)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate requirements/label-studio.in -o requirements/label-studio.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --override requirements/upstream-overrides.in requirements/upstream.in -o requirements/upstream.txt
+
+clean:
+	rm -rf .venv .venv-label-studio .venv-upstream demo-data

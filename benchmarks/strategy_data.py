@@ -1,0 +1,132 @@
+"""MNIST-10k and CIFAR-10 as features, encoded once and kept in `.benchmarks/`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+
+from ml_backend.learning.patches import fit_patches
+from ml_backend.learning.vision import torchvision
+from ml_backend.simulation.data import Data, Source, digits, unit_rows
+
+CACHE = Path(__file__).resolve().parent.parent / ".benchmarks"
+IMAGE_MEAN, IMAGE_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FIT_IMAGES, PATCHES_POOL, PATCHES_TEST = 2000, 10_000, 2000
+
+
+def sources(folder: Path) -> dict[str, Source]:
+    """Name -> source. `folder` holds the archives; what it does not have is left out."""
+    found: dict[str, Source] = {"digits": digits}
+    archives = {"mnist": folder / "mnist10k.tar.gz", "cifar_patches": folder / "cifar10.tar.gz"}
+    makers = {"mnist": mnist, "cifar_patches": cifar_patches}
+    found |= {name: fixed(name, makers[name], path) for name, path in archives.items() if path.exists()}
+    weights = folder / "resnet18_cifar10a.safetensors"
+    if weights.exists() and archives["cifar_patches"].exists():
+        found["cifar_resnet"] = fixed("cifar_resnet", cifar_resnet, archives["cifar_patches"], weights)
+    return found
+
+
+def fixed(name: str, make: Callable[..., Data], *paths: Path) -> Source:
+    """A source whose split does not depend on the seed, made at the first call and read from the cache afterwards."""
+
+    def source(seed: int) -> Data:
+        cached = CACHE / f"{name}.npz"
+        if not cached.exists():
+            data = make(*paths)
+            CACHE.mkdir(exist_ok=True)
+            arrays = {k: getattr(data, k) for k in ("features", "labels", "test_features", "test_labels")}
+            np.savez(cached, classes=np.array(data.classes), **arrays)
+        with np.load(cached) as stored:
+            arrays = {k: stored[k] for k in ("features", "labels", "test_features", "test_labels")}
+            return Data(name, tuple(stored["classes"].tolist()), **arrays)
+
+    return source
+
+
+def mnist(path: Path) -> Data:
+    """`permutation(10000)` of generator 0 over the files in name order: 2,000 to test on, 8,000 in the pool."""
+    files = dict(members(path))
+    truth = {
+        row["filename"]: int(row["label"]) for row in csv.DictReader(io.StringIO(files["mnist10k/labels.csv"].decode()))
+    }
+    names = sorted(truth)
+    images = [Image.open(io.BytesIO(files[f"mnist10k/images/{name}"])) for name in names]
+    labels = np.array([truth[name] for name in names])
+    order = np.random.default_rng(0).permutation(len(names))
+    test, pool = order[:2000], order[2000:]
+    encoder = fit_patches([images[i] for i in pool[:FIT_IMAGES]], seed=0)
+    features = unit_rows(encoder.encode(images))
+    return Data("mnist", tuple("0123456789"), features[pool], labels[pool], features[test], labels[test])
+
+
+def cifar_patches(path: Path) -> Data:
+    """10,000 images of half B and 2,000 test images, drawn by generator 0, under `patches` fitted on the pool."""
+    images, labels, test_images, test_labels, classes = cifar(path)
+    rng = np.random.default_rng(0)
+    pool, test = rng.permutation(len(images))[:PATCHES_POOL], rng.permutation(len(test_images))[:PATCHES_TEST]
+    pictures = [Image.fromarray(images[i]) for i in pool]
+    encoder = fit_patches(pictures[:FIT_IMAGES], seed=0)
+    features = unit_rows(encoder.encode(pictures))
+    test_features = unit_rows(encoder.encode([Image.fromarray(test_images[i]) for i in test]))
+    return Data("cifar_patches", classes, features, labels[pool], test_features, test_labels[test])
+
+
+def cifar_resnet(path: Path, weights: Path) -> Data:
+    """Half B (odd file numbers) and the test images under a ResNet-18 that was trained on half A, 64 x 64 bilinear."""
+    images, labels, test_images, test_labels, classes = cifar(path)
+    state = {name: value.float() if value.is_floating_point() else value for name, value in load_file(weights).items()}
+    network = torchvision().models.resnet18(num_classes=10)
+    network.load_state_dict(state)
+    network.fc = torch.nn.Identity()
+    network.eval()
+    encoded = [unit_rows(_penultimate(network, part)) for part in (images, test_images)]
+    return Data("cifar_resnet", classes, encoded[0], labels, encoded[1], test_labels)
+
+
+@torch.inference_mode()
+def _penultimate(network: torch.nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_DEVIATION))
+    parts = []
+    for start in range(0, len(images), 256):
+        pixels = torch.from_numpy(images[start : start + 256]).permute(0, 3, 1, 2).float() / 255
+        parts.append(network((F.interpolate(pixels, size=64, mode="bilinear", align_corners=False) - mean) / deviation))
+    encoded: NDArray[np.float32] = torch.cat(parts).numpy()
+    return encoded
+
+
+def cifar(
+    path: Path,
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
+    """Half B of the training images with labels, the test images with labels, and the classes in order."""
+    read: dict[str, list[tuple[str, int, NDArray[np.uint8]]]] = {"train": [], "test": []}
+    for name, content in members(path):
+        found = re.fullmatch(r"cifar10/(train|test)/(\w+)/(\d+)\.jpg", name)
+        if found and (found[1] == "test" or int(found[3]) % 2):
+            read[found[1]].append((found[2], int(found[3]), np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))))
+    classes = tuple(sorted({name for name, _, _ in read["test"]}))
+    arrays: list[NDArray[np.uint8]] = []
+    labels: list[NDArray[np.int64]] = []
+    for part in ("train", "test"):
+        rows = sorted(read[part], key=lambda row: row[:2])
+        arrays.append(np.stack([image for _, _, image in rows]))
+        labels.append(np.array([classes.index(name) for name, _, _ in rows]))
+    return arrays[0], labels[0], arrays[1], labels[1], classes
+
+
+def members(path: Path) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(path) as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.isfile() else None
+            if file is not None:
+                yield member.name, file.read()

@@ -1,0 +1,88 @@
+"""`ml-backend <command>`: one entry point. Errors end as one sentence and a non-zero exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ml_backend import __version__
+from ml_backend.errors import BackendError
+
+COMMANDS = {
+    "demo": "see it work: a real Label Studio, sample images, the whole loop",
+    "setup-project": "make or adopt a Label Studio project and connect it; check or remove the connection",
+    "serve": "run the service: web process and worker",
+    "import-images": "bring images into a project: folders, files, CSV, addresses",
+    "import-labels": "give labels from a CSV to images that are there",
+    "import-model": "start from a model trained elsewhere: it predicts before the first label",
+    "sync": "which images next: query, prioritize, status, run, watch, export",
+    "export": "take out labels, rounds, a model or a data set",
+    "doctor": "check everything that has to be right, with the fix for what is not",
+    "simulate": "replay query strategies on labelled data, before trusting one",
+    "completion": "print what makes your shell complete these commands",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    arguments = _joined(list(sys.argv[1:] if argv is None else argv))
+    if "_ARGCOMPLETE" in os.environ:
+        _complete()
+    parser = build_parser(arguments[0] if arguments else None)
+    args = parser.parse_args(arguments)
+    try:
+        return int(_module(args.command).run(args))
+    except BackendError as error:
+        print(f"ml-backend {args.command}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. Run the same command again to go on.", file=sys.stderr)
+        return 130
+
+
+def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser. Only the wanted command's module is imported, so that `--help` answers at once."""
+    parser = argparse.ArgumentParser(
+        prog="ml-backend",
+        description="Active learning for Label Studio.",
+        epilog="`ml-backend <command> --help` tells more; docs/commands.md has it all.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        if wanted == name:
+            module = _module(name)
+            command.description = module.__doc__
+            command.formatter_class = argparse.RawDescriptionHelpFormatter
+            module.add_arguments(command)
+    return parser
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """`import labels` is `import-labels`."""
+    if arguments[:1] == ["import"] and len(arguments) > 1 and f"import-{arguments[1]}" in COMMANDS:
+        return [f"import-{arguments[1]}", *arguments[2:]]
+    return arguments
+
+
+def _complete() -> None:
+    """Answer the shell, which asks by environment variables, and exit."""
+    import argcomplete  # noqa: PLC0415 - only here
+
+    words = os.environ.get("COMP_LINE", "").split()
+    argcomplete.autocomplete(build_parser(words[1] if len(words) > 1 else None))
+
+
+def _module(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a module with `add_arguments` and `run`
+    return importlib.import_module(f"ml_backend.commands.{name.replace('-', '_')}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

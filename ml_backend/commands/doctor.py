@@ -1,0 +1,44 @@
+"""Check everything that has to be right, in order: each is ok, or says what to change. Changes nothing.
+
+Label Studio and the token, this service and the way to it, the project's backend, webhook, order and images, and this
+machine. Exit code 1 if anything is to be fixed; what depends on that is looked at the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ml_backend.commands.options import ENVIRONMENT, add_json, add_project, find_project, open_services
+from ml_backend.commands.output import Answer
+
+MARKS = {"ok": "ok  ", "note": "note", "FIX": "FIX "}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = ENVIRONMENT
+    add_project(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    answer = Answer(as_json=args.json)
+    services = open_services()
+    from ml_backend.doctor import examine  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+    from ml_backend.store.projects import Project  # noqa: PLC0415
+
+    host = (args.host or services.settings.label_studio_url).rstrip("/")
+
+    def wanted() -> list[Project]:
+        if args.project is not None:
+            return [find_project(services, args)]
+        return [project for project in services.ledger.projects() if project.key.host == host]
+
+    results = []
+    for result in examine(services, host, wanted):
+        results.append(result)
+        if not args.json:
+            answer.say(f"{MARKS[result.state]}  {result.name}: {result.message}")
+    faults = sum(not result.ok for result in results)
+    document = {"ok": not faults, "results": [vars(result) for result in results]}
+    answer.result(document, "All is well." if not faults else f"{faults} to fix.")
+    return 1 if faults else 0

@@ -1,0 +1,264 @@
+"""Take out what the project holds: labels, rounds, the model, or the labelled images as a data set.
+
+  ml-backend export labels                        labels.csv: filename, label, then everything known of each label
+  ml-backend export labels --minimal --out -      the two columns, to standard output
+  ml-backend export rounds --queries              every task ever asked for, with its rank and reason
+  ml-backend export dataset --out pictures        pictures/<label>/<filename>, as ImageFolder reads it
+
+A file is there whole or not at all. Reads Label Studio's latest labels first; --offline takes what is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_backend.commands.options import add_json, add_project, find_project, open_services
+from ml_backend.commands.output import Answer, bar, counted
+from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError, NotFoundError
+from ml_backend.tabular import FORMATS, Format, Write, form_of, open_table, text_writer
+
+if TYPE_CHECKING:
+    from ml_backend.services import Services
+    from ml_backend.store.projects import Project
+    from ml_backend.store.versions import Version
+
+STDOUT = Path("-")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="what", metavar="what", required=True)
+    labels = kinds.add_parser("labels", help="one row a labelled task: filename, label and all that is known of it")
+    add_labels_arguments(labels)
+    rounds = kinds.add_parser("rounds", help="one row a round of queries, or a query")
+    _common(rounds, Path("rounds.csv"))
+    rounds.add_argument("--queries", action="store_true", help="one row a task asked for, instead of a round")
+    model = kinds.add_parser("model", help="a model version as files: to serve elsewhere, or to import again")
+    _add_model_arguments(model)
+    dataset = kinds.add_parser("dataset", help="the labelled images in folders by label, or with a manifest")
+    _add_dataset_arguments(dataset)
+
+
+def add_labels_arguments(parser: argparse.ArgumentParser) -> None:
+    """For `export labels`, and `sync export`, which is the same."""
+    parser.description = "One row a labelled task, skips left out. With several annotators the row is their consensus."
+    _common(parser, Path("labels.csv"))
+    parser.add_argument("--minimal", action="store_true", help="only the columns filename and label")
+    parser.add_argument(
+        "--separator", default="|", metavar="TEXT", help="between several labels of a task (default: |)"
+    )
+    parser.add_argument("--long", action="store_true", help="several labels of a task as several rows")
+    parser.add_argument(
+        "--include-unlabelled", action="store_true", help="also tasks that were asked for and have no label yet"
+    )
+    parser.add_argument(
+        "--spreadsheet",
+        action="store_true",
+        help="put an apostrophe before CSV cells that a spreadsheet would run as a formula (= + - @)",
+    )
+    parser.add_argument("--strict", action="store_true", help="write nothing if there is anything to warn of")
+
+
+def run(args: argparse.Namespace) -> int:
+    doing: dict[str, Callable[[argparse.Namespace], int]] = {
+        "labels": run_labels,
+        "rounds": _run_rounds,
+        "model": _run_model,
+        "dataset": _run_dataset,
+    }
+    return doing[args.what](args)
+
+
+def run_labels(args: argparse.Namespace) -> int:
+    from ml_backend.export import COLUMNS, MINIMAL, Tally, export_rows  # noqa: PLC0415 - torch comes with the services
+
+    answer = Answer(as_json=args.json)
+    services, project = _up_to_date(args, answer)
+    columns = {name: COLUMNS[name] for name in (MINIMAL if args.minimal else COLUMNS)}
+    counts = services.ledger.counts(project)
+    tally = Tally()
+    rows = export_rows(
+        services.ledger.rows(project),
+        separator=args.separator,
+        long=args.long,
+        include_unlabelled=args.include_unlabelled,
+        tally=tally,
+    )
+    with _written(args, columns, spreadsheet=args.spreadsheet) as write:
+        for row in counted(rows, "labels", counts.labelled):
+            write(row)
+        warnings = tally.warnings(
+            included=args.include_unlabelled,
+            spreadsheet=args.spreadsheet,
+            long=args.long,
+            quarantined=counts.quarantined,
+        )
+        for warning in warnings:
+            answer.warn(warning)
+        if warnings and args.strict:
+            raise InvalidInputError("Nothing was written: --strict, and there are warnings.")
+    report = {
+        "file": str(args.out),
+        "rows": tally.rows,
+        "labelled": tally.labelled,
+        "waiting": tally.waiting,
+        "conflicts": counts.conflicts,
+        "warnings": warnings,
+    }
+    return _told(args, answer, report, f"{tally.rows} rows written to {args.out}, {tally.labelled} of them labelled.")
+
+
+def _run_rounds(args: argparse.Namespace) -> int:
+    from ml_backend.rounds import QUERY_COLUMNS, ROUND_COLUMNS, query_rows, round_rows  # noqa: PLC0415
+
+    answer = Answer(as_json=args.json)
+    services, project = _up_to_date(args, answer)
+    columns = QUERY_COLUMNS if args.queries else ROUND_COLUMNS
+    rows = query_rows(services, project) if args.queries else round_rows(services, project)
+    written = 0
+    with _written(args, columns) as write:
+        for row in rows:
+            write(row)
+            written += 1
+    return _told(args, answer, {"file": str(args.out), "rows": written}, f"{written} rows written to {args.out}.")
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Read back and compared on images of the project before it is called done."
+    add_project(parser)
+    parser.add_argument("--version", metavar="vN", help="which version (default: the one that is served)")
+    parser.add_argument(
+        "--format",
+        choices=["bundle", "pt2", "onnx"],
+        default="bundle",
+        help="bundle: a folder of safetensors and meta.json, to import again; pt2, onnx: one file (default: bundle)",
+    )
+    parser.add_argument("--out", type=Path, metavar="PATH", help="a new file or folder (default: such as v12.onnx)")
+    add_json(parser)
+
+
+def _run_model(args: argparse.Namespace) -> int:
+    from ml_backend.models import save_model  # noqa: PLC0415
+
+    services = open_services()
+    project = find_project(services, args)
+    version = _version(services, project, args.version)
+    out: Path = args.out or Path(version.name if args.format == "bundle" else f"{version.name}.{args.format}")
+    if out.exists():
+        raise InvalidInputError(f"{out} exists: name another with --out, or move it away.")
+    saved = save_model(project, services, version, args.format, out)
+    document = {
+        "path": str(out),
+        "format": saved.format,
+        "version": version.name,
+        "classes": version.meta.get("classes"),
+        "images_compared": saved.images_compared,
+        "largest_difference": saved.difference,
+    }
+    text = f"{version.name} written to {out}: {saved.images_compared} images compared, largest difference in probability {saved.difference:.1e}."
+    Answer(as_json=args.json).result(document, text)
+    return 0
+
+
+def _version(services: Services, project: Project, name: str | None) -> Version:
+    if name is not None:
+        if not name.removeprefix("v").isdigit():
+            raise InvalidInputError(f"{name!r} is no version: versions are called v1, v2, ...")
+        return services.versions.version(project, int(name.removeprefix("v")))
+    current = services.versions.current(project)
+    if current is None:
+        raise NotFoundError(
+            f"{project.title!r} has no model yet: label two images of different classes, and `sync run`."
+        )
+    return current
+
+
+def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Copies each labelled image once. Run again, it adds what is new and removes what is no longer so."
+    )
+    add_project(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a folder of its own")
+    parser.add_argument(
+        "--layout",
+        choices=["folders", "manifest"],
+        default="folders",
+        help="folders: one a label, as ImageFolder reads it; manifest: all in images/, with labels.csv (default: folders)",
+    )
+    parser.add_argument("--splits", action="store_true", help="train/ and held-out/ above the labels")
+    parser.add_argument("--offline", action="store_true", help="do not ask Label Studio for the latest labels first")
+    add_json(parser)
+
+
+def _run_dataset(args: argparse.Namespace) -> int:
+    from ml_backend.dataset import write_dataset  # noqa: PLC0415
+
+    answer = Answer(as_json=args.json)
+    services, project = _up_to_date(args, answer)
+    with bar("images", services.ledger.counts(project).labelled) as advance:
+        report = write_dataset(
+            services, project, args.out, manifest=args.layout == "manifest", splits=args.splits, done=advance
+        )
+    for problem in report.problems[:20]:
+        answer.warn(problem)
+    document = {"folder": str(args.out), **vars(report)}
+    text = (
+        f"{report.images} images in {args.out}: {report.copied} copied now, {report.removed} removed, "
+        f"{len(report.problems)} unreadable."
+    )
+    answer.result(document, text)
+    return 1 if report.problems and not report.images else 0
+
+
+def _common(parser: argparse.ArgumentParser, out: Path) -> None:
+    add_project(parser)
+    parser.add_argument(
+        "--out", type=Path, default=out, metavar="FILE", help=f"file, - for standard output (default: {out})"
+    )
+    parser.add_argument("--format", choices=FORMATS, help="default: what the file's name ends in, else csv")
+    parser.add_argument("--offline", action="store_true", help="do not ask Label Studio for the latest labels first")
+    add_json(parser)
+
+
+def _up_to_date(args: argparse.Namespace, answer: Answer) -> tuple[Services, Project]:
+    """Open the store and bring the labels up to date; with Label Studio away, say of when they are."""
+    services = open_services()
+    project = find_project(services, args)
+    if args.offline:
+        return services, project
+    from ml_backend.runner import alone  # noqa: PLC0415
+    from ml_backend.steps.labels import sync  # noqa: PLC0415
+
+    try:
+        with alone(services, project, args.command):
+            return services, sync(project, services, full=False, lazily=True)[0]
+    except LabelStudioUnavailableError as error:
+        if getattr(args, "strict", False) or project.reconciled_at is None:
+            raise
+        answer.warn(f"{error} These are the labels as of {project.reconciled_at:%Y-%m-%d %H:%M:%S} UTC.")
+        return services, project
+
+
+@contextmanager
+def _written(args: argparse.Namespace, columns: Mapping[str, type], *, spreadsheet: bool = False) -> Iterator[Write]:
+    form: Format = form_of(args.out, args.format)
+    if args.out != STDOUT:
+        with open_table(args.out, columns, form, spreadsheet=spreadsheet) as write:
+            yield write
+        return
+    if form == "parquet":
+        raise InvalidInputError("Parquet is no text: name a file with --out.")
+    if args.json:
+        raise InvalidInputError("--json answers on standard output: name a file with --out.")
+    sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
+    yield text_writer(sys.stdout, list(columns), form, spreadsheet=spreadsheet)
+
+
+def _told(args: argparse.Namespace, answer: Answer, document: dict[str, Any], text: str) -> int:
+    if args.out != STDOUT:
+        answer.result(document, text)
+    return 0

@@ -1,0 +1,84 @@
+"""Give labels from a CSV to images that are in the project already: the way back from `export labels`.
+
+  ml-backend import-labels labels.csv --project 3
+  ml-backend import-labels guesses.csv --labels-as predictions
+
+A line names its image by filename, path or task id. Run again, it writes only what is missing. An image that somebody
+labelled otherwise keeps that label, and is listed; --replace changes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ml_backend.commands.options import (
+    ENVIRONMENT,
+    add_dry_run,
+    add_json,
+    add_project,
+    existing_file,
+    open_client,
+    read_settings,
+    remote_project,
+)
+from ml_backend.commands.output import Answer, bar
+from ml_backend.labelling import LabelReport, import_labels
+from ml_backend.labelstudio.config import parse_label_config
+from ml_backend.sources import NAME_COLUMNS, read_labels
+
+MOST = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = ENVIRONMENT
+    parser.add_argument(
+        "csv", type=existing_file, help="a CSV with the columns filename (or path, image, task_id) and label"
+    )
+    add_project(parser)
+    parser.add_argument(
+        "--labels-as",
+        choices=["annotations", "predictions"],
+        default="annotations",
+        help="annotations count as labelled, predictions are shown to look over (default: annotations)",
+    )
+    parser.add_argument(
+        "--separator", default="|", metavar="TEXT", help="between several labels in a cell (default: |)"
+    )
+    parser.add_argument("--replace", action="store_true", help="change labels that differ, instead of listing them")
+    add_dry_run(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    answer = Answer(as_json=args.json)
+    client = open_client(read_settings(), args)
+    project = remote_project(client, args.project)
+    given = read_labels(args.csv, (*NAME_COLUMNS, "content_hash", "task_id"))
+    with bar("labels", len(given)) as advance:
+        report = import_labels(
+            client,
+            int(project["id"]),
+            parse_label_config(project["label_config"]),
+            given,
+            labels_as=args.labels_as,
+            separator=args.separator,
+            replace=args.replace,
+            dry_run=args.dry_run,
+            done=advance,
+        )
+    _warn(answer, report)
+    verb = "would be written" if args.dry_run else "written"
+    text = f"{report.written} labels {verb} as {args.labels_as}, {report.replaced} replaced, {report.same} were so already."
+    answer.result({"project": project["id"], "dry_run": args.dry_run, **vars(report)}, text)
+    return 0
+
+
+def _warn(answer: Answer, report: LabelReport) -> None:
+    for what, items in (
+        ("lines name no image of the project", report.unknown),
+        ("lines name several images: give the path or the task id", report.doubtful),
+        ("images are labelled otherwise and were left so (--replace changes them)", report.differing),
+    ):
+        if items:
+            shown = "\n  ".join(items[:MOST]) + (f"\n  and {len(items) - MOST} more" if len(items) > MOST else "")
+            answer.warn(f"{len(items)} {what}:\n  {shown}")

@@ -1,0 +1,43 @@
+"""Start a project from a trained model: it predicts from the first minute, and is trained on from there.
+
+  ml-backend import-model dogs.safetensors --model-type resnet50 --classes beagle,boxer,collie
+  ml-backend import-model v12                      a folder that `export model` wrote
+
+A file is a state dict of a torchvision or timm classifier, final layer included, as safetensors or as a torch file
+without code. Class names are matched to the project's labels; what does not match is listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ml_backend.commands.options import ENVIRONMENT, add_json, add_project, find_project, open_services
+from ml_backend.commands.output import Answer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = ENVIRONMENT
+    parser.add_argument("path", type=Path, help="a state dict, or a folder that `export model` wrote")
+    add_project(parser)
+    parser.add_argument("--model-type", metavar="NAME", help="what the file is a state dict of: resnet18, timm:...")
+    parser.add_argument("--classes", metavar="A,B,C", help="the file's class names in its order, where it does not say")
+    parser.add_argument("--n-classes", type=int, metavar="N", help="how many classes the file must have, to be sure")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ml_backend.models import start_from  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+
+    services = open_services()
+    version, match = start_from(
+        find_project(services, args),
+        services,
+        args.path,
+        model_type=args.model_type,
+        class_names=[name.strip() for name in args.classes.split(",")] if args.classes else None,
+        n_classes=args.n_classes,
+    )
+    document = {"version": version.name, "matched": match.matched, "labels_without_class": match.labels_without_class}
+    Answer(as_json=args.json).result(document, f"{version.name} is served from now on. {match}.")
+    return 0

@@ -1,0 +1,134 @@
+"""What several commands have in common: which project, how to answer, and opening the store."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_backend.errors import ConfigError, ConflictError, InvalidInputError, NotFoundError
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.settings import Settings
+
+if TYPE_CHECKING:
+    from ml_backend.services import Services
+    from ml_backend.store.projects import Project
+
+ENVIRONMENT = """
+Label Studio and its token come from the environment: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, or
+LABEL_STUDIO_API_KEY_FILE for a file that holds the token. Legacy and personal access tokens both work.
+"""
+
+
+def add_project(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--project", metavar="ID", help="number or title of the project; not needed where there is only one"
+    )
+    parser.add_argument(
+        "--host",
+        metavar="URL",
+        help="its Label Studio, where LABEL_STUDIO_API_KEYS names several (default: LABEL_STUDIO_URL)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="answer with one JSON document, for programs")
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+
+
+def read_settings() -> Settings:
+    """Settings of the environment; warnings of what happens meanwhile go to standard error."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is a warning; what comes of it is one sentence
+    return Settings.from_environ(os.environ)
+
+
+def open_services() -> Services:
+    """The same store and Label Studio as the service has, by the same settings."""
+    settings = read_settings()
+    from ml_backend.services import Services  # noqa: PLC0415 - torch takes seconds: `--help` and mistakes do not wait
+
+    return Services.open(settings)
+
+
+def host_of(settings: Settings, args: argparse.Namespace) -> str:
+    """Return the Label Studio meant. Raises ConfigError for one without a token."""
+    host = (args.host or settings.label_studio_url).rstrip("/")
+    if not settings.hosts().get(host):
+        raise ConfigError(
+            f"No access token for {host}: set LABEL_STUDIO_API_KEY (or LABEL_STUDIO_API_KEY_FILE, a file that holds it), or "
+            "add the host to LABEL_STUDIO_API_KEYS. Label Studio shows the token under Account & Settings."
+        )
+    return host
+
+
+def open_client(settings: Settings, args: argparse.Namespace) -> LabelStudio:
+    host = host_of(settings, args)
+    return LabelStudio(host, settings.hosts()[host])
+
+
+def remote_project(client: LabelStudio, wanted: str | None) -> dict[str, Any]:
+    """Find a project of Label Studio by number or title; None: the only one there is."""
+    if wanted is not None and wanted.isdigit():
+        try:
+            return client.get_project(int(wanted))
+        except NotFoundError:
+            raise NotFoundError(
+                f"{client.url} has no project {wanted}, or not for this user. {_list(client)}"
+            ) from None
+    found = [p for p in client.projects() if wanted is None or p["title"] == wanted]
+    if len(found) == 1:
+        return found[0]
+    if not found and wanted is not None:
+        raise NotFoundError(f"{client.url} has no project called {wanted!r}. {_list(client)}")
+    raise InvalidInputError(f"Say which project with --project. {_list(client)}")
+
+
+def find_project(services: Services, args: argparse.Namespace) -> Project:
+    """Return the project meant, made known to the store where it is not yet."""
+    host = host_of(services.settings, args)
+    known = [p for p in services.ledger.projects() if p.key.host == host]
+    matching = [p for p in known if args.project in {None, str(p.key.project_id), p.title}]
+    if len(matching) == 1:
+        return matching[0]
+    if len(matching) > 1:
+        names = ", ".join(f"{p.key.project_id} ({p.title})" for p in matching)
+        raise ConflictError(f"Say which project with --project: {names}.")
+    remote = remote_project(services.client(host), args.project)
+    created = int(datetime.fromisoformat(remote["created_at"]).timestamp())
+    project = services.register(host, int(remote["id"]), remote["label_config"], created=created)
+    return services.ledger.upsert_project(
+        project.key, title=remote["title"], label_config=project.label_config, schema=project.schema
+    )
+
+
+def existing_file(text: str) -> Path:
+    """For argparse: a file that is there."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path
+
+
+def positive(text: str) -> int:
+    """For argparse: a whole number of at least one."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return value
+
+
+def _list(client: LabelStudio) -> str:
+    names = [f"{p['id']} ({p['title']})" for p in client.projects()]
+    if not names:
+        return "It has none: `ml-backend setup-project --title ... --labels ...` makes one."
+    return "There are: " + ", ".join(names[:20]) + (", ..." if len(names) > 20 else ".")

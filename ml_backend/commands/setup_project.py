@@ -1,0 +1,161 @@
+"""Make a Label Studio project, or adopt one as it is, and connect it to this service.
+
+  ml-backend setup-project --title Birds --labels robin,wren,finch
+  ml-backend setup-project --project 3                adopt project 3: its labels and skips stay
+  ml-backend setup-project --project 3 --check        only look
+  ml-backend setup-project --project 3 --remove       take the backend and its webhook away; labels stay
+
+Connects the ML backend (with its user and password, if it has them), the webhook, the order of sampling and a tab that
+shows the queue. The service must be running (`ml-backend serve`), for Label Studio calls it. Run again, it repairs what
+is not right and leaves the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ml_backend.commands.options import (
+    ENVIRONMENT,
+    add_dry_run,
+    add_json,
+    add_project,
+    existing_file,
+    open_client,
+    read_settings,
+    remote_project,
+)
+from ml_backend.commands.output import Answer
+from ml_backend.errors import InvalidInputError
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.config import label_config, parse_label_config
+from ml_backend.labelstudio.connection import Access, Finding, check, connect, disconnect
+from ml_backend.labelstudio.queue import TAB, show_tab
+from ml_backend.labelstudio.storage import create_project
+from ml_backend.settings import Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = ENVIRONMENT
+    add_project(parser)
+    parser.add_argument("--title", help="title of a new project; one that has this title already is adopted")
+    parser.add_argument("--labels", metavar="A,B,...", help="labels of a new project, separated by commas")
+    parser.add_argument(
+        "--label-config", type=existing_file, metavar="XML", help="its label config instead, from a file"
+    )
+    parser.add_argument("--multiple", action="store_true", help="several labels may go with one image")
+    parser.add_argument(
+        "--backend-url", metavar="URL", help="this service as Label Studio reaches it (default: from ML_BACKEND_URL)"
+    )
+    parser.add_argument("--no-backend", action="store_true", help="only make the project; connect it later")
+    parser.add_argument("--check", action="store_true", help="only look whether all is right; exit 1 if not")
+    parser.add_argument("--remove", action="store_true", help="remove the backend and its webhook; labels stay")
+    add_dry_run(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    answer = Answer(as_json=args.json)
+    settings = read_settings()
+    client = open_client(settings, args)
+    project = _project(client, args, answer)
+    if project is None:
+        return 0
+    url = (args.backend_url or _backend_url(settings, client.url)).rstrip("/")
+    if args.remove:
+        return _remove(client, project, url, args, answer)
+    access = Access(settings.user, settings.password) if settings.user else None
+    number = int(project["id"])
+    if args.no_backend:
+        answer.result(
+            {"project": number, "title": project["title"]}, f"Project {number} ({project['title']}) is there."
+        )
+        return 0
+    if args.check or args.dry_run:
+        findings, changed = check(client, number, url, access=access), []
+    else:
+        report = connect(client, number, url, access=access)
+        findings, changed = list(report.findings), list(report.changed)
+        if not any(tab["data"].get("title") == TAB for tab in client.tabs(number)):
+            show_tab(client, number, project["model_version"] or "v0-r0")
+            changed.append(f"made the tab {TAB!r}")
+    return _told(project, client.url, findings, changed, args, answer)
+
+
+def _project(client: LabelStudio, args: argparse.Namespace, answer: Answer) -> dict[str, Any] | None:
+    """Find or make the project; None where --dry-run would make one."""
+    config = _config(args)
+    if args.title is None:
+        if config is not None:
+            raise InvalidInputError("--labels and --label-config are for a new project: give it a --title.")
+        return remote_project(client, args.project)
+    titled = [project for project in client.projects() if project["title"] == args.title]
+    if len(titled) > 1:
+        numbers = ", ".join(str(project["id"]) for project in titled)
+        raise InvalidInputError(f"Several projects are called {args.title!r}: choose with --project {numbers}.")
+    if not titled:
+        if config is None:
+            raise InvalidInputError(
+                f"There is no project {args.title!r} yet: give its labels with --labels or --label-config."
+            )
+        if args.dry_run or args.check or args.remove:
+            answer.result({"project": None, "title": args.title}, f"There is no project {args.title!r} yet.")
+            return None
+        number = create_project(client, args.title, config)
+        answer.say(f"Made project {number} ({args.title}): {client.url}/projects/{number}/")
+        return client.get_project(number)
+    found = titled[0]
+    if config is not None and parse_label_config(config).labels != parse_label_config(found["label_config"]).labels:
+        raise InvalidInputError(
+            f"Project {found['id']} ({args.title}) exists with other labels "
+            f"({', '.join(parse_label_config(found['label_config']).labels)}): leave --labels away to adopt it as it is."
+        )
+    return found
+
+
+def _config(args: argparse.Namespace) -> str | None:
+    if args.label_config:
+        text = Path(args.label_config).read_text(encoding="utf-8")
+        parse_label_config(text)
+        return text
+    if args.labels is None:
+        return None
+    labels = [label.strip() for label in args.labels.split(",") if label.strip()]
+    if len(labels) < 2 or len(set(labels)) != len(labels):
+        raise InvalidInputError("--labels needs at least two labels, each once, separated by commas.")
+    return label_config(labels, multiple=args.multiple)
+
+
+def _backend_url(settings: Settings, host: str) -> str:
+    from ml_backend.services import host_slug  # noqa: PLC0415 - torch takes seconds
+
+    return f"{settings.url}/hosts/{host_slug(host)}"
+
+
+def _remove(client: LabelStudio, project: dict[str, Any], url: str, args: argparse.Namespace, answer: Answer) -> int:
+    if args.dry_run:
+        answer.result({"project": project["id"], "removed": []}, f"Would remove the backend {url} and its webhook.")
+        return 0
+    removed = disconnect(client, int(project["id"]), url)
+    text = f"Removed from {project['title']!r}: {', '.join(removed)}." if removed else "Nothing to remove."
+    answer.result({"project": project["id"], "removed": removed}, text)
+    return 0
+
+
+def _told(
+    project: dict[str, Any],
+    host: str,
+    findings: list[Finding],
+    changed: list[str],
+    args: argparse.Namespace,
+    answer: Answer,
+) -> int:
+    ok = all(finding.ok for finding in findings)
+    looked = [f"  {'ok ' if finding.ok else 'FIX'}  {finding.name}: {finding.message}" for finding in findings]
+    done = [f"Project {project['id']} ({project['title']}): {host}/projects/{project['id']}/"]
+    if not (args.check or args.dry_run):
+        done += [f"  {change}" for change in changed] or ["  all was right already"]
+    document = {"project": project["id"], "ok": ok, "changed": changed, "findings": [vars(f) for f in findings]}
+    answer.result(document, "\n".join([*done, *looked]))
+    return 0 if ok or args.dry_run else 1

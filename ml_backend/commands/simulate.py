@@ -1,0 +1,98 @@
+"""Replay query strategies on labelled data, before you trust one.
+
+  simulate digits --strategies random,margin,auto
+  simulate path/to/folder-by-class --labels 400 --batch 20 --seeds 10
+  simulate labels.csv --images path/to/images --strategies random,random+margin,auto
+
+A strategy that needs a model starts by coverage; `random+margin` starts with a random batch instead. Finished runs are
+kept in the output folder and not done again, so a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_backend.errors import BackendError, InvalidInputError
+from ml_backend.simulation.data import STRESS, Data, Source, digits
+from ml_backend.simulation.head import live_head
+from ml_backend.simulation.images import encoded, from_csv, from_folder
+from ml_backend.simulation.picture import draw
+from ml_backend.simulation.replay import Settings
+from ml_backend.simulation.runs import simulate
+from ml_backend.simulation.summary import gathered
+from ml_backend.simulation.table import table
+from ml_backend.strategies import STRATEGIES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", help="digits (built in), a folder with a folder a class, or a CSV with filename,label")
+    parser.add_argument("--images", type=Path, help="folder the CSV's file names start from (default: the CSV's own)")
+    parser.add_argument(
+        "--strategies",
+        default="random,margin,auto",
+        help=f"comma-separated, of: {', '.join(STRATEGIES)}; first+rest for another first batch; 'all' for every one",
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="number of paired runs a strategy (default 5)")
+    parser.add_argument("--batch", type=int, default=20, help="labels a round (default 20)")
+    parser.add_argument("--labels", type=int, default=400, help="labels at the end (default 400)")
+    parser.add_argument("--pool-size", type=int, help="draw a random sub-pool of this size before each query")
+    parser.add_argument("--power", type=float, help="add Gumbel noise: draw in proportion to acquisition ** power")
+    parser.add_argument("--stress", choices=sorted(STRESS), default="none", help="make the data harder (default none)")
+    parser.add_argument("--encoder", default="auto", help="auto, patches, or a torchvision model (default auto)")
+    parser.add_argument("--weights", type=Path, help="weights file of the encoder")
+    parser.add_argument("--target", type=float, action="append", default=[], help="also count labels to this accuracy")
+    parser.add_argument("--out", type=Path, default=Path("simulation"), help="output folder (default simulation)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    names = (
+        list(STRATEGIES) if args.strategies == "all" else [n.strip() for n in args.strategies.split(",") if n.strip()]
+    )
+    if args.seeds < 1 or args.batch < 1 or args.labels < args.batch or not names:
+        raise InvalidInputError("Give at least one strategy, one seed, a batch of one, and labels for one batch.")
+    settings = Settings(args.batch, args.labels, args.pool_size, args.power)
+    source = stressed(source_of(args), args.stress)
+    rounds = simulate(
+        source, names, range(args.seeds), settings, live_head, args.out / "runs.csv", progress=not args.quiet
+    )
+    name = source(0).name
+    runs = gathered([r for r in rounds if r.data == name])
+    text = table(runs, args.target)
+    (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    for path in (args.out / "runs.csv", args.out / "table.md", *draw(runs, name, args.out / "accuracy")):
+        print(f"wrote {path}")
+    return 0
+
+
+def source_of(args: argparse.Namespace) -> Source:
+    if args.data == "digits":
+        return digits
+    path = Path(args.data)
+    if not path.exists():
+        raise InvalidInputError(f"{path} does not exist: give digits, a folder by class, or a CSV.")
+    examples = from_folder(path) if path.is_dir() else from_csv(path, args.images)
+    return encoded(path.name, examples, args.encoder, args.out, weights=args.weights, progress=not args.quiet)
+
+
+def stressed(source: Source, stress: str) -> Source:
+    def harder(seed: int) -> Data:
+        return STRESS[stress](source(seed), seed)
+
+    return harder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="simulate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except BackendError as error:
+        print(f"simulate: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,274 @@
+"""Which images next, beside a running service or without one.
+
+  ml-backend sync status                                how far the project is, and what is wrong, if anything
+  ml-backend sync query --strategy margin --size 50     compute a batch and print it; nothing is changed
+  ml-backend sync prioritize --strategy margin          compute it and make it the queue
+  ml-backend sync prioritize --csv mine.csv             your own list: filename or task_id, and priority if you like
+  ml-backend sync run                                   one whole turn: labels, features, training, queue
+  ml-backend sync watch                                 a turn whenever something has changed, until Ctrl-C
+  ml-backend sync export                                the same as `ml-backend export labels`
+
+A queue made by `prioritize` stays until half of it is answered; then the service goes on by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_backend.commands.export import add_labels_arguments, run_labels
+from ml_backend.commands.options import (
+    ENVIRONMENT,
+    add_dry_run,
+    add_json,
+    add_project,
+    existing_file,
+    find_project,
+    open_services,
+    positive,
+)
+from ml_backend.commands.output import Answer, bar, table
+from ml_backend.errors import LabelStudioUnavailableError
+from ml_backend.tabular import open_table
+
+if TYPE_CHECKING:
+    from ml_backend.priorities import Batch
+    from ml_backend.services import Services
+    from ml_backend.store.projects import Project
+
+QUERY_COLUMNS = {
+    "filename": str, "task_id": int, "priority": float, "rank": int, "acquisition": float, "confidence": float,
+    "prediction": str, "reason": str,
+}  # fmt: skip
+SHOWN = 25
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = ENVIRONMENT
+    verbs = parser.add_subparsers(dest="what", metavar="what", required=True)
+    query = verbs.add_parser("query", help="compute the next batch with any strategy, and print it")
+    _wish_arguments(query)
+    query.add_argument(
+        "--out", type=Path, metavar="CSV", help="also write it to a file, which `prioritize --csv` takes"
+    )
+    prioritize = verbs.add_parser("prioritize", help="make a batch the queue: a strategy's, or a list of your own")
+    _wish_arguments(prioritize)
+    own = prioritize.add_mutually_exclusive_group()
+    own.add_argument("--tasks", metavar="ID,ID,...", help="these tasks, in this order")
+    own.add_argument("--files", nargs="+", metavar="NAME", help="these images by filename or path, in this order")
+    own.add_argument(
+        "--csv",
+        type=existing_file,
+        help="columns filename (or path, task_id), and priority if you like: higher is sooner",
+    )
+    add_dry_run(prioritize)
+    add_labels_arguments(verbs.add_parser("export", help="the same as `ml-backend export labels`"))
+    for name, text in (
+        ("status", "how far the project is: labels, version, queue, job, problems"),
+        ("run", "one whole turn: labels, features, training, queue; with nothing new, it changes nothing"),
+        ("watch", "a turn whenever something has changed, until Ctrl-C"),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        add_project(verb)
+        add_json(verb)
+        if name == "watch":
+            verb.add_argument(
+                "--every", type=positive, default=30, metavar="SECONDS", help="how often to look (default: 30)"
+            )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.what == "export":
+        return run_labels(args)
+    doing: dict[str, Callable[[argparse.Namespace, Answer, Services, Project], int]] = {
+        "query": _query,
+        "prioritize": _prioritize,
+        "status": _status,
+        "run": _run,
+        "watch": _watch,
+    }
+    services = open_services()
+    return doing[args.what](args, Answer(as_json=args.json), services, find_project(services, args))
+
+
+def _wish_arguments(parser: argparse.ArgumentParser) -> None:
+    add_project(parser)
+    parser.add_argument("--strategy", help="query strategy (default: ML_BACKEND_STRATEGY); a wrong name lists them all")
+    parser.add_argument("--size", type=positive, metavar="N", help="tasks to ask for (default: ML_BACKEND_BATCH_SIZE)")
+    parser.add_argument("--pool-size", type=positive, metavar="N", help="rank only a random sub-pool of this size")
+    parser.add_argument("--power", type=float, help="soften the ranking by Gumbel noise of this inverse temperature")
+    parser.add_argument("--seed", type=int, help="seed of what is drawn (default: ML_BACKEND_SEED)")
+    add_json(parser)
+
+
+def _query(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+    batch = _computed(args, services, project)
+    rows = _rows(services, project, batch)
+    if args.out:
+        with open_table(args.out, QUERY_COLUMNS) as write:
+            for row in rows:
+                write(row)
+    document = {"strategy": batch.strategy, "seed": batch.seed, "version": f"v{batch.version}", "queries": rows}
+    answer.result(document, lambda: _shown(batch, rows))
+    return 0
+
+
+def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+    from ml_backend.priorities import push  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+    from ml_backend.runner import alone  # noqa: PLC0415
+
+    batch = _chosen(args, services, project)
+    for task, why in batch.skipped.items():
+        answer.warn(f"task {task} is left out: {why}")
+    rows = _rows(services, project, batch)
+    document = {"strategy": batch.strategy, "dry_run": args.dry_run, "queries": rows, "skipped": len(batch.skipped)}
+    if args.dry_run:
+        answer.result(document, lambda: f"{_shown(batch, rows)}\nNothing was changed (--dry-run).")
+        return 0
+    with alone(services, project, "prioritize"):
+        round_ = push(project, services, batch)
+    document |= {"served_as": round_.served_name, "state": round_.state}
+    answer.result(
+        document,
+        f"{len(rows)} tasks are the queue now, as {round_.served_name}; Label Studio was asked and serves them so.",
+    )
+    return 0
+
+
+def _status(_args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+    from ml_backend.status import project_status  # noqa: PLC0415
+
+    status = project_status(services, project)
+    answer.result(status, lambda: _status_text(status))
+    return 0
+
+
+def _run(_args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+    from ml_backend.runner import run_turn  # noqa: PLC0415
+
+    before = services.ledger.last_round(project)
+    with _progress(project.title) as tell:
+        summary = run_turn(services, project, "sync run", tell)
+    after = services.ledger.last_round(project)
+    summary |= {"new_queue": after is not None and (before is None or before.number != after.number)}
+    answer.result(summary, lambda: _turn_text(summary))
+    return 0
+
+
+def _watch(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+    from ml_backend.runner import run_turn  # noqa: PLC0415
+
+    answer.say(f"Watching {project.title!r}: looks every {args.every} s, Ctrl-C stops.")
+    while True:
+        try:
+            summary = run_turn(services, project, "sync watch")
+        except LabelStudioUnavailableError as error:
+            answer.warn(str(error))
+        else:
+            if summary.get("labels_changed") or summary.get("note"):
+                answer.result(summary, f"{time.strftime('%H:%M:%S')}  {_turn_text(summary)}")
+        time.sleep(args.every)
+
+
+def _computed(args: argparse.Namespace, services: Services, project: Project) -> Batch:
+    from ml_backend.priorities import Wish, query  # noqa: PLC0415
+    from ml_backend.runner import alone  # noqa: PLC0415
+
+    wish = Wish(args.strategy, args.size, args.pool_size, args.power, args.seed)
+    with _progress(project.title) as tell, alone(services, project, args.what, tell):
+        return query(project, services, wish, tell)
+
+
+def _chosen(args: argparse.Namespace, services: Services, project: Project) -> Batch:
+    """A list of the person's own, or what the strategy computes."""
+    from ml_backend.priorities import by_hand, priorities_from_csv, resolve  # noqa: PLC0415
+    from ml_backend.runner import alone  # noqa: PLC0415
+    from ml_backend.steps.labels import sync  # noqa: PLC0415
+
+    if not (args.tasks or args.files or args.csv):
+        return _computed(args, services, project)
+    with alone(services, project, args.what):
+        project, _ = sync(project, services, full=False, lazily=True)
+    if args.csv:
+        return by_hand(project, services, priorities_from_csv(project, services, args.csv))
+    names = [name.strip() for name in args.tasks.split(",") if name.strip()] if args.tasks else args.files
+    tasks = resolve(project, services, names)
+    return by_hand(
+        project, services, {task: float(len(tasks) - place) for place, task in enumerate(dict.fromkeys(tasks))}
+    )
+
+
+def _rows(services: Services, project: Project, batch: Batch) -> list[dict[str, Any]]:
+    from ml_backend.export import task_filename  # noqa: PLC0415
+
+    tasks = services.ledger.tasks(project, [query.task_id for query in batch.queries])
+    names = {task.id: task_filename(task) for task in tasks}
+    return [
+        {
+            "filename": names.get(query.task_id),
+            "task_id": query.task_id,
+            "priority": float(len(batch.queries) - query.rank),
+            "rank": query.rank,
+            "acquisition": query.acquisition,
+            "confidence": query.confidence,
+            "prediction": "|".join(query.prediction),
+            "reason": query.reason,
+        }
+        for query in batch.queries
+    ]
+
+
+def _shown(batch: Batch, rows: list[dict[str, Any]]) -> str:
+    model = f"model v{batch.version}" if batch.version else "no model yet"
+    head = f"{len(rows)} tasks by {batch.strategy}, seed {batch.seed}, {model}:"
+    columns = ("rank", "task_id", "filename", "prediction", "confidence", "acquisition", "reason")
+    lines = table(columns, [[row[name] for name in columns] for row in rows[:SHOWN]])
+    rest = f"\n... and {len(rows) - SHOWN} more (--json or --out has them all)" if len(rows) > SHOWN else ""
+    return f"{head}\n{lines}{rest}"
+
+
+def _turn_text(summary: dict[str, Any]) -> str:
+    if "note" in summary:
+        return str(summary["note"])
+    queue = f"queue {summary['served']}" + ("" if summary.get("new_queue", True) else " (as before)")
+    seconds = sum(summary["seconds"].values())
+    return f"{summary['labelled']} labels, model v{summary['version']}, {queue}; {seconds:.1f} s."
+
+
+def _status_text(status: dict[str, Any]) -> str:
+    counts, version, queue, job = status["counts"], status["version"], status["queue"], status["job"]
+    measured = (version or {}).get("holdout") or {}
+    accuracy = "not measured yet"
+    if measured.get("n"):
+        accuracy = f"{measured['accuracy']:.1%} ({measured['low']:.1%} to {measured['high']:.1%}, n={measured['n']})"
+    running = job["running"] or job["due"]
+    lines = [
+        f"{status['title']} ({status['project']})",
+        f"  labelled   {counts['labelled']} of {counts['tasks']}, {counts['holdout_labelled']} held out",
+        f"  besides    {counts['skips']} skips, {counts['conflicts']} conflicts",
+        f"  model      {version['name'] if version else 'none yet'}" + (" (pinned)" if status["pinned"] else ""),
+        f"  accuracy   {accuracy}",
+        f"  queue      {queue['name']}, {queue['strategy']}, {queue['state']}" if queue else "  queue      none yet",
+        f"  job        {running['state']}: {running['reason']} {running['progress']:.0%}"
+        if running
+        else "  job        none",
+    ]
+    return "\n".join([*lines, *(f"  FIX        {problem}" for problem in status["problems"])])
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[float, str], None]]:
+    """A bar in per cent, with what is being done."""
+    with bar(title, 100, "%") as advance:
+        shown = 0
+
+        def tell(share: float, _message: str) -> None:
+            nonlocal shown
+            advance(max(round(share * 100) - shown, 0))
+            shown = max(round(share * 100), shown)
+
+        yield tell

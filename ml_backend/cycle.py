@@ -1,0 +1,93 @@
+"""One turn of the loop. This module alone knows the order; each step lives in a module of its own under `steps`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ml_backend.services import Services
+from ml_backend.serving import LoadedModel
+from ml_backend.steps import advice, batch, candidate, features, labels, queue
+from ml_backend.steps.corpus import Corpus
+from ml_backend.store.projects import Project
+from ml_backend.store.rounds import Round
+
+Result = TypeVar("Result")
+
+Counter = Callable[[int, int], None]
+Progress = Callable[[float, str], None]
+"""Told how far the turn is, 0 to 1, and what it is doing. May raise to cancel it."""
+
+
+@dataclass
+class Outcome:
+    """What one turn came to: seconds a step, the version served, the round pushed (None: the queue stays)."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    version: int = 0
+    round: Round | None = None
+    labels_changed: int = 0
+    labelled: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """What is kept with the job."""
+        seconds = {name: round(value, 3) for name, value in self.seconds.items()}
+        served = self.round.served_name if self.round else None
+        return {
+            "seconds": seconds,
+            "version": self.version,
+            "served": served,
+            "labels_changed": self.labels_changed,
+            "labelled": self.labelled,
+        }
+
+
+def run(project: Project, services: Services, progress: Progress, *, full: bool = False) -> Outcome:
+    """Labels -> features -> train, evaluate, promote -> score and choose -> push, verify, record -> advise.
+
+    full: compare with all of the project instead of what changed. Raises LabelStudioUnavailableError when Label Studio
+    is away: what was computed is kept, and the next turn pushes it.
+    """
+    turn = _Turn(progress)
+    project, report = turn.step("labels", 0.0, lambda: labels.sync(project, services, full=full))
+    corpus = turn.step("features", 0.1, lambda: features.encode_missing(project, services, turn.within(0.1, 0.6)))
+    model = turn.step("train", 0.6, lambda: candidate.train(project, services, corpus))
+    corpus = turn.step("rescore", 0.7, lambda: _seen_by(model, project, services, corpus, turn.within(0.7, 0.8)))
+    round_ = turn.step("choose", 0.8, lambda: batch.choose(project, services, corpus, model))
+    served = turn.step("push", 0.9, lambda: queue.serve(project, services, round_))
+    turn.step("advise", 0.95, lambda: advice.advise(project, services, corpus, model))
+    turn.outcome.round, turn.outcome.version = served, served.version
+    turn.outcome.labels_changed, turn.outcome.labelled = report.labels_touched, services.ledger.counts(project).labelled
+    return turn.outcome
+
+
+def _seen_by(
+    model: LoadedModel | None, project: Project, services: Services, corpus: Corpus | None, count: Counter
+) -> Corpus | None:
+    """The tasks with the vectors of the model's own encoder, which a fine-tuned version brings along."""
+    if model is None or corpus is None or model.encoder.id == corpus.encoder.id:
+        return corpus
+    return features.encode_missing(project, services, count, model.encoder)
+
+
+class _Turn:
+    """Times the steps and reports progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.outcome = Outcome()
+
+    def step(self, name: str, start: float, do: Callable[[], Result]) -> Result:
+        self.progress(start, name)
+        began = time.perf_counter()
+        result = do()
+        self.outcome.seconds[name] = time.perf_counter() - began
+        return result
+
+    def within(self, start: float, end: float) -> Counter:
+        """Progress of a step that counts things, mapped onto its part of the turn."""
+        return lambda done, total: self.progress(
+            start + (end - start) * done / max(total, 1), f"{done} of {total} images"
+        )

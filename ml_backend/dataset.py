@@ -1,0 +1,157 @@
+"""The labelled images as a data set on disk: folders by label, as ImageFolder reads them, or a manifest beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from ml_backend.errors import ImageError, InvalidInputError
+from ml_backend.export import SPLITS, filename
+from ml_backend.services import Services
+from ml_backend.store.ledger import LedgerRow
+from ml_backend.store.projects import Project
+from ml_backend.tabular import atomic_file, open_table
+
+MARK = ".dataset.json"
+MANIFEST = "labels.csv"
+READERS = 8
+COLUMNS = {"path": str, "filename": str, "label": str, "split": str, "task_id": int, "content_hash": str}
+
+
+@dataclass
+class DatasetReport:
+    """images: in the folder now. copied: by this run. removed: no longer labelled so. problems: sentences."""
+
+    images: int = 0
+    copied: int = 0
+    removed: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def write_dataset(
+    services: Services,
+    project: Project,
+    folder: Path,
+    *,
+    manifest: bool = False,
+    splits: bool = False,
+    done: Callable[[int], None] = lambda _: None,
+) -> DatasetReport:
+    """Make `folder` hold exactly the labelled images. Safe to repeat, also after a kill: what is there is not read again.
+
+    Raises InvalidInputError for a folder that holds something else, for labels of which several go with one image
+    without `manifest`, and for labels that no folder can be named after.
+    """
+    if project.schema.multiple and not manifest:
+        raise InvalidInputError("An image with several labels fits no one folder: use --layout manifest.")
+    folders = {} if manifest else _folder_names(project)
+    _claim(folder, project)
+    report = DatasetReport()
+    expected: set[Path] = set()
+    with open_table(folder / MANIFEST, COLUMNS) as write, ThreadPoolExecutor(READERS) as readers:
+        rows = (row for row in services.ledger.rows(project) if row.label is not None)
+        for chunk in _chunks(rows):
+            places = [_place(row, folders, expected, splits=splits) for row in chunk]
+            results = readers.map(
+                lambda pair: _copy(services, project, folder / pair[1], pair[0]), zip(chunk, places, strict=True)
+            )
+            for row, place, (problem, copied) in zip(chunk, places, results, strict=True):
+                done(1)
+                if problem is not None:
+                    report.problems.append(problem)
+                    expected.discard(place)
+                    continue
+                report.images += 1
+                report.copied += copied
+                write(_line(row, place))
+    report.removed = _remove_others(folder, expected)
+    return report
+
+
+def _folder_names(project: Project) -> dict[str, str]:
+    """Label -> folder: what a file system cannot hold becomes an underscore; two labels must not meet in one."""
+    names = {label: re.sub(r'[/\\:*?"<>|\x00-\x1f]|^\.+|[. ]+$', "_", label) for label in project.schema.labels}
+    taken: dict[str, str] = {}
+    for label, name in names.items():
+        other = taken.setdefault(name.casefold(), label)
+        if other != label:
+            raise InvalidInputError(
+                f"The labels {other!r} and {label!r} would share the folder {name}: use --layout manifest."
+            )
+    return names
+
+
+def _claim(folder: Path, project: Project) -> None:
+    """Take an empty folder, or one that an earlier export of this project made."""
+    mark = folder / MARK
+    if mark.is_file():
+        if json.loads(mark.read_text(encoding="utf-8"))["project"] != str(project.key):
+            raise InvalidInputError(f"{folder} holds the data set of another project: choose another folder.")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise InvalidInputError(
+            f"{folder} holds other files: choose a folder of its own, for stale images are removed from it."
+        )
+    with atomic_file(mark) as temporary:
+        temporary.write_text(json.dumps({"project": str(project.key)}) + "\n", encoding="utf-8")
+
+
+def _place(row: LedgerRow, folders: dict[str, str], taken: set[Path], *, splits: bool) -> Path:
+    """Where the image goes, below the folder; the second of a name carries its task id."""
+    label = row.label.labels[0] if row.label else ""
+    parent = Path(SPLITS[row.split] if splits else "") / (folders[label] if folders else "images")
+    name = re.sub(r"[/\\\x00-\x1f]", "_", filename(row)).lstrip(".") or str(row.task.id)
+    place = parent / name
+    if place in taken:
+        place = parent / f"{place.stem}-{row.task.id}{place.suffix}"
+    taken.add(place)
+    return place
+
+
+def _copy(services: Services, project: Project, path: Path, row: LedgerRow) -> tuple[str | None, bool]:
+    """Put one image in place: what went wrong, if anything, and whether it was copied now."""
+    known = row.content_hash or row.task.data.get("sha256")
+    if known and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == known:
+        return None, False
+    try:
+        data = services.images(project.key.host).read(row.task)
+    except ImageError as error:
+        return str(error), False
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+    return None, True
+
+
+def _line(row: LedgerRow, place: Path) -> dict[str, object]:
+    return {
+        "path": place.as_posix(),
+        "filename": filename(row),
+        "label": "|".join(row.label.labels) if row.label else None,
+        "split": SPLITS[row.split],
+        "task_id": row.task.id,
+        "content_hash": row.content_hash or row.task.data.get("sha256"),
+    }
+
+
+def _remove_others(folder: Path, expected: set[Path]) -> int:
+    """Remove files that are no part of the data set any more, and folders left empty."""
+    kept = {folder / place for place in expected} | {folder / MARK, folder / MANIFEST}
+    stale = [path for path in folder.rglob("*") if path.is_file() and path not in kept]
+    for path in stale:
+        path.unlink()
+    for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+        if not any(path.iterdir()):
+            path.rmdir()
+    return len(stale)
+
+
+def _chunks(rows: Iterable[LedgerRow], size: int = 256) -> Iterator[list[LedgerRow]]:
+    rest = iter(rows)
+    while chunk := list(islice(rest, size)):
+        yield chunk

@@ -1,0 +1,59 @@
+"""What can go wrong, in sentences that name the fix. `server.py` turns these into HTTP in one place."""
+
+
+class BackendError(Exception):
+    """Base of every error a caller is meant to read. The message says what to change."""
+
+    status = 500
+
+
+class InvalidInputError(BackendError):
+    """The request, file or label config cannot be used as it is."""
+
+    status = 422
+
+
+class NotFoundError(BackendError):
+    """The named project, version, task or job does not exist."""
+
+    status = 404
+
+
+class ProjectGoneError(NotFoundError):
+    """Label Studio does not have the project any more; what is known of it is kept."""
+
+
+class ConflictError(BackendError):
+    """The request is fine, but the present state does not allow it."""
+
+    status = 409
+
+
+class NothingToAskError(ConflictError):
+    """Every task is answered, skipped or unreadable: there is no next batch."""
+
+
+class UnauthorizedError(BackendError):
+    """Credentials are missing or wrong."""
+
+    status = 401
+
+
+class ImageError(InvalidInputError):
+    """One image cannot be fetched or decoded. The other images of the batch are not affected."""
+
+
+class ConfigError(BackendError):
+    """A setting is missing or wrong; the message lists every one at once."""
+
+
+class LabelStudioError(BackendError):
+    """Label Studio refused a request; the message names the setting to change."""
+
+    status = 502
+
+
+class LabelStudioUnavailableError(LabelStudioError):
+    """Label Studio cannot be reached; the work is kept and done later."""
+
+    status = 503

@@ -1,0 +1,199 @@
+"""What was labelled, as rows: `filename,label` first, then everything known of each label. Streamed."""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+
+from ml_backend.errors import InvalidInputError
+from ml_backend.records import Label, Task
+from ml_backend.store.ledger import LedgerRow
+from ml_backend.tabular import FORMATS, open_table, runs_in_a_spreadsheet
+
+COLUMNS: Mapping[str, type] = {
+    "filename": str, "label": str, "task_id": int, "annotation_id": int, "path": str, "image": str,
+    "content_hash": str, "annotators": str, "agreement": float, "conflict": bool, "ground_truth": bool, "split": str,
+    "round": int, "strategy": str, "arm": str, "rank": int, "acquisition": float, "reason": str, "confidence": float,
+    "prediction": str, "model_version": str, "seed": int, "queried_at": str, "labelled_at": str,
+}  # fmt: skip
+MINIMAL = ("filename", "label")
+SPLITS = {"train": "train", "holdout": "held-out"}
+
+__all__ = [
+    "COLUMNS",
+    "FORMATS",
+    "MINIMAL",
+    "Tally",
+    "export_rows",
+    "filename",
+    "names_of_tasks",
+    "task_filename",
+    "write_csv",
+]
+
+
+@dataclass
+class Tally:
+    """What was seen on the way; `warnings` says it in sentences once all rows are through."""
+
+    rows: int = 0
+    labelled: int = 0
+    waiting: int = 0
+    unreadable: int = 0
+    formulas: int = 0
+    names: array[int] = field(default_factory=lambda: array("q"))  # a hash a row: eight bytes, whatever the name
+
+    def see(self, row: LedgerRow, written: Mapping[str, Any]) -> None:
+        self.rows += 1
+        self.labelled += row.label is not None
+        self.unreadable += row.image_error is not None
+        self.formulas += any(runs_in_a_spreadsheet(written[name]) for name in ("filename", "label", "path", "image"))
+        self.names.append(hash(written["filename"]))
+
+    @property
+    def same_names(self) -> int:
+        """Rows whose filename another row has too, in an export of one row a label those of one task included."""
+        _, counts = np.unique(np.frombuffer(self.names, dtype=np.int64), return_counts=True) if self.names else (0, [0])
+        return int(np.sum(np.where(np.asarray(counts) > 1, counts, 0)))
+
+    def warnings(self, *, included: bool, spreadsheet: bool, long: bool, quarantined: int) -> list[str]:
+        """Sentences, each with what to do; empty when there is nothing to say."""
+        found = []
+        if self.waiting and not included:
+            found.append(f"{self.waiting} tasks were asked for and have no label yet; --include-unlabelled lists them.")
+        if quarantined:
+            found.append(
+                f"{quarantined} annotations are left out: their labels do not fit the label config. Put the labels back "
+                "into it, or annotate these tasks again."
+            )
+        if self.unreadable:
+            found.append(f"{self.unreadable} of the exported images cannot be read; `sync status` counts them.")
+        if not long and self.same_names:
+            found.append(
+                f"{self.same_names} rows share their filename with another; `path` or `task_id` tells them apart."
+            )
+        if self.formulas and not spreadsheet:
+            found.append(
+                f"{self.formulas} rows begin with = + - or @: fine for a program, but a spreadsheet would run them. "
+                "--spreadsheet makes them harmless."
+            )
+        return found
+
+
+def export_rows(
+    rows: Iterable[LedgerRow],
+    *,
+    separator: str = "|",
+    long: bool = False,
+    include_unlabelled: bool = False,
+    tally: Tally | None = None,
+) -> Iterator[dict[str, Any]]:
+    """One row a labelled task, with the columns of `COLUMNS`; several labels joined by `separator`, or `long`: a row each.
+
+    Raises InvalidInputError for a label that contains the separator, which nobody could take apart again.
+    """
+    tally = Tally() if tally is None else tally
+    for row in rows:
+        if row.label is None:
+            waiting = row.round is not None
+            tally.waiting += waiting
+            if not (waiting and include_unlabelled):
+                continue
+        for labels in _cells(row.label, separator, long=long):
+            written = _written(row, labels, separator)
+            tally.see(row, written)
+            yield written
+
+
+def filename(row: LedgerRow) -> str:
+    return task_filename(row.task)
+
+
+def task_filename(task: Task) -> str:
+    """Return the image's own name: `filename` of the task data where the importer kept it, else from the address."""
+    kept = task.data.get("filename")
+    return kept if isinstance(kept, str) and kept else PurePosixPath(address_path(task.image or "")).name
+
+
+def address_path(image: str) -> str:
+    """Return the path within an image's address: below the document root, the bucket or the host."""
+    parts = urlsplit(image)
+    local = parse_qs(parts.query).get("d")
+    return local[0] if local else unquote(parts.path)
+
+
+def names_of_tasks(tasks: Iterable[Task]) -> dict[str, list[int]]:
+    """Every name a task goes by -> the ids of the tasks: filename, relative path, content hash, the image's address."""
+    known: dict[str, list[int]] = defaultdict(list)
+    for task in tasks:
+        data, path = task.data, address_path(task.image or "")
+        names = {data.get("filename"), data.get("path"), data.get("sha256"), task.image, path, PurePosixPath(path).name}
+        for name in names:
+            if isinstance(name, str) and name:
+                known[name].append(task.id)
+    return known
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> int:
+    """Write these columns of `rows` as CSV, in one step. Returns the number of rows."""
+    written = 0
+    with open_table(path, dict.fromkeys(columns, str)) as write:
+        for row in rows:
+            write(row)
+            written += 1
+    return written
+
+
+def _cells(label: Label | None, separator: str, *, long: bool) -> list[str | None]:
+    if label is None:
+        return [None]
+    if long:
+        return list(label.labels)
+    return [_joined(label.labels, separator)]
+
+
+def _joined(names: Sequence[str], separator: str) -> str:
+    if len(names) > 1 and any(separator in name for name in names):
+        raise InvalidInputError(
+            f"The labels {', '.join(names)} cannot be joined by {separator!r}, which is part of one of them: choose another "
+            "--separator, or --long for one row a label."
+        )
+    return separator.join(names)
+
+
+def _written(row: LedgerRow, labels: str | None, separator: str) -> dict[str, Any]:
+    label = row.label
+    path = row.task.data.get("path")
+    return {
+        "filename": filename(row),
+        "label": labels,
+        "task_id": row.task.id,
+        "annotation_id": label.annotation_id if label else None,
+        "path": path if isinstance(path, str) else address_path(row.task.image or ""),
+        "image": row.task.image,
+        "content_hash": row.content_hash or row.task.data.get("sha256"),
+        "annotators": separator.join(map(str, label.annotators)) if label else None,
+        "agreement": label.agreement if label else None,
+        "conflict": row.conflict,
+        "ground_truth": label.ground_truth if label else None,
+        "split": SPLITS[row.split],
+        "round": row.round,
+        "strategy": row.strategy,
+        "arm": row.arm,
+        "rank": row.rank,
+        "acquisition": row.acquisition,
+        "reason": row.reason,
+        "confidence": row.confidence,
+        "prediction": separator.join(row.prediction),
+        "model_version": f"v{row.version}" if row.version is not None else None,
+        "seed": row.seed,
+        "queried_at": row.queried_at.isoformat() if row.queried_at else None,
+        "labelled_at": label.labelled_at.isoformat() if label else None,
+    }

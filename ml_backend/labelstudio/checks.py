@@ -1,0 +1,237 @@
+"""Looking whether a project is connected as it must be. Changes nothing; every fault says what to change."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from ml_backend.errors import InvalidInputError, LabelStudioError, NotFoundError
+from ml_backend.labelstudio.client import Json, LabelStudio
+from ml_backend.labelstudio.config import parse_label_config
+from ml_backend.labelstudio.queue import UNCERTAINTY
+
+TITLE = "Active learning"
+MARK = "X-Active-Learning"  # a header that tells our webhooks from others, also when they point elsewhere
+LABEL_EVENTS = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
+"""Sent inside an annotator's request, so without payload: to build that, Label Studio counts the whole project, which
+makes Submit take 1.2 times as long with 600 tasks, 1.3 times with 20,000. The API has it all anyhow."""
+TASK_EVENTS = ("TASKS_CREATED", "TASKS_DELETED", "PROJECT_UPDATED")
+"""Sent with their payload: which tasks are gone, no listing shows. PROJECT_UPDATED also follows our own pushes."""
+BACKEND_ADDRESS, WEBHOOK_ADDRESS = "backend address", "webhook address"
+WORKING = frozenset({"CO", "TR", "PR"})  # states of a backend: connected, training, predicting
+
+
+@dataclass(frozen=True)
+class Access:
+    """Basic auth that this service asks of its callers. Label Studio sends it itself, but not from a webhook."""
+
+    user: str
+    password: str
+
+    @property
+    def header(self) -> str:
+        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A webhook as it must be. `kind` is the value of its MARK."""
+
+    kind: str
+    url: str
+    events: tuple[str, ...]
+    payload: bool
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `message` says how it is; where not `ok`, what to change."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+def check(
+    client: LabelStudio, project_id: int, backend_url: str, *, access: Access | None = None, title: str = TITLE
+) -> list[Finding]:
+    """Look, in order, at everything a project needs; changes nothing. Raises only where Label Studio does not answer."""
+    project = client.get_project(project_id)
+    backends = our_backends(client, project_id, backend_url, title)
+    hooks = our_webhooks(client, project_id, backend_url)
+    return [
+        *check_addresses(client, backend_url),
+        _label_config(project),
+        _backend(backends, backend_url),
+        _webhook(hooks, wanted_hooks(project_id, backend_url), access),
+        *_serving(project, client.model_versions(project_id), {backend["title"] for backend in backends}),
+    ]
+
+
+def check_addresses(client: LabelStudio, backend_url: str) -> list[Finding]:
+    """Whether Label Studio would accept these addresses, found out without creating anything.
+
+    A backend or webhook without a project is never saved, yet its address is looked at first.
+    """
+    findings = []
+    for name, path, url in (
+        (BACKEND_ADDRESS, "/api/ml/", backend_url),
+        (WEBHOOK_ADDRESS, "/api/webhooks/", webhook_url(backend_url)),
+    ):
+        try:
+            client.transport.call("POST", path, json={"url": url})
+        except LabelStudioError as error:
+            sentence = refusal(str(error), url, name)
+            findings.append(Finding(name, sentence is None, sentence or f"Label Studio accepts {url}."))
+        except NotFoundError:
+            findings.append(Finding(name, ok=True, message=f"Label Studio accepts {url}."))
+    return findings
+
+
+def webhook_url(backend_url: str) -> str:
+    return backend_url.rstrip("/") + "/webhook"
+
+
+def our_backends(client: LabelStudio, project_id: int, backend_url: str, title: str) -> list[Json]:
+    """Backends at our address, then those of our title elsewhere (the service has moved)."""
+    backends = client.backends(project_id)
+    here = [b for b in backends if b["url"].rstrip("/") == backend_url.rstrip("/")]
+    return here + [b for b in backends if b["title"] == title and b not in here]
+
+
+def wanted_hooks(project_id: int, backend_url: str) -> tuple[Hook, Hook]:
+    """Both webhooks of a project. What is sent without payload names its project in the address."""
+    url = webhook_url(backend_url)
+    return (
+        Hook("tasks", url, TASK_EVENTS, payload=True),
+        Hook("labels", f"{url}?project={project_id}", LABEL_EVENTS, payload=False),
+    )
+
+
+def our_webhooks(client: LabelStudio, project_id: int, backend_url: str) -> list[Json]:
+    """Every webhook of the project that leads here or bears our mark."""
+    urls = {hook.url for hook in wanted_hooks(project_id, backend_url)}
+    return [h for h in client.webhooks(project_id) if h["url"] in urls or MARK in h["headers"]]
+
+
+def matching(hook: Hook, ours: list[Json]) -> list[Json]:
+    """Those of our webhooks that are meant to be this one, the best first."""
+    here = [h for h in ours if h["url"] == hook.url]
+    return here + [h for h in ours if h["headers"].get(MARK) == hook.kind and h not in here]
+
+
+def _label_config(project: Json) -> Finding:
+    try:
+        schema = parse_label_config(project["label_config"])
+    except InvalidInputError as error:
+        return Finding("label config", ok=False, message=str(error))
+    return Finding(
+        "label config", ok=True, message=f"{len(schema.labels)} labels about the image in {schema.image_key!r}."
+    )
+
+
+def _backend(backends: list[Json], backend_url: str) -> Finding:
+    name = "ML backend"
+    if not backends:
+        return Finding(name, ok=False, message=f"No ML backend is connected: connect {backend_url}.")
+    backend = backends[0]
+    if backend["url"].rstrip("/") != backend_url.rstrip("/"):
+        return Finding(
+            name, ok=False, message=f"The ML backend points at {backend['url']}, not at {backend_url}: connect again."
+        )
+    if backend["state"] not in WORKING:
+        reason = backend.get("error_message") or "no answer to /health"
+        return Finding(
+            name, ok=False, message=f"Label Studio does not reach {backend_url} ({reason}): check that it runs."
+        )
+    return Finding(name, ok=True, message=f"Label Studio reaches {backend_url}.")
+
+
+def _webhook(ours: list[Json], wanted: tuple[Hook, ...], access: Access | None) -> Finding:
+    for hook in wanted:
+        found = matching(hook, ours)
+        if not found:
+            message = f"The webhook of {hook.kind} is missing, so labels are seen late: connect again."
+            return Finding("webhook", ok=False, message=message)
+        if faults := webhook_faults(found[0], hook, access):
+            message = f"The webhook of {hook.kind} is not right: it {', '.join(faults)}. Connect again."
+            return Finding("webhook", ok=False, message=message)
+    return Finding("webhook", ok=True, message=f"Label Studio sends its events to {wanted[0].url}.")
+
+
+def webhook_faults(found: Json, hook: Hook, access: Access | None) -> list[str]:
+    """What is wrong with a webhook, each a phrase that follows "it"."""
+    faults = []
+    if found["url"] != hook.url:
+        faults.append(f"points at {found['url']}")
+    if not found["is_active"]:
+        faults.append("is switched off")
+    if access and found["headers"].get("Authorization") != access.header:
+        faults.append("carries no or another authorization")
+    if found["send_payload"] != hook.payload:
+        faults.append("sends no payload" if hook.payload else "sends a payload, which makes Submit slow")
+    if not found["send_for_all_actions"] and not set(hook.events) <= set(found["actions"]):
+        faults.append("does not send all events needed")
+    elif found["send_for_all_actions"] or set(found["actions"]) != set(hook.events):
+        faults.append("sends more events than needed")
+    return faults
+
+
+def _serving(project: Json, versions: Mapping[str, int], titles: Collection[str]) -> list[Finding]:
+    """Whether what is pushed decides what is served."""
+    sampling, version = project["sampling"], project["model_version"]
+    sampled = sampling == UNCERTAINTY
+    findings = [
+        Finding(
+            "sampling",
+            sampled,
+            f"Tasks are served by {sampling!r}"
+            + ("." if sampled else f': set Settings, Annotation, Task sampling to "{UNCERTAINTY}".'),
+        )
+    ]
+    if version and not versions.get(version):
+        why = "the title of a backend, no version" if version in titles else "a version no prediction has"
+        message = f"The project's model version is {version!r}, {why}, so tasks come at random: push a queue."
+        findings.append(Finding("model version", ok=False, message=message))
+    else:
+        message = f"The queue served is {version!r}." if version else "No queue has been pushed yet."
+        findings.append(Finding("model version", ok=True, message=message))
+    if project["maximum_annotations"] > 1:
+        message = "Each task is labelled more than once: Label Studio serves begun tasks first, then the queue."
+        findings.append(Finding("overlap", ok=True, message=message))
+    return findings
+
+
+def explained(error: LabelStudioError, url: str, what: str) -> LabelStudioError:
+    """The same error with a sentence that names the setting to change, where the refusal is a known one."""
+    sentence = refusal(str(error), url, what)
+    return LabelStudioError(sentence) if sentence else error
+
+
+def refusal(text: str, url: str, what: str) -> str | None:
+    """What to change, from Label Studio's words about an address; None where it says nothing against the address."""
+    host = urlsplit(url).hostname
+    setting = "ML_BLOCK_LOCAL_IP=false" if what == BACKEND_ADDRESS else "SSRF_PROTECTION_ENABLED=false"
+    sentences = {
+        "reserved network address": (
+            f"Label Studio refuses {url}, an address in a private network: start it with {setting}."
+        ),
+        "valid URL": (
+            f"Label Studio refuses {url} for a webhook, for it wants a host name with a dot: give this service a name such "
+            f"as {host}.internal (a network alias in docker compose), or use its IP address."
+        ),
+        "resolve hostname": (
+            f"Label Studio cannot resolve {host!r}: use an address that is known where Label Studio runs."
+        ),
+        "authentication parameters": (
+            f"The service at {url} wants a user and password and got none or wrong ones: give those it was started with."
+        ),
+        "health check failed": (
+            f"Label Studio cannot reach {url}: check that the service runs there and answers /health, and that this is its "
+            "address as seen from where Label Studio runs (not localhost, if that is another container)."
+        ),
+        "valid ML backend": f"The service at {url} refused the project: {text}",
+    }
+    return next((sentence for phrase, sentence in sentences.items() if phrase in text), None)

@@ -1,0 +1,398 @@
+"""What this service asks of Label Studio, in lean requests: a project, its tasks and labels, predictions, hooks, tabs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Self
+
+from ml_backend.errors import LabelStudioError, NotFoundError
+from ml_backend.labelstudio.config import annotation_from_json, parse_label_config, task_from_json
+from ml_backend.labelstudio.transport import Transport, detail_of, parsed
+from ml_backend.records import Annotation, LabelSchema, Task
+
+Json = dict[str, Any]
+
+PAGE = 1_000
+IMPORT_CHUNK = 5_000
+BULK_TIMEOUT_S = 600.0
+# The older bulk import recounts every task of the project (0.2 ms each); one prediction alone takes about 0.1 s.
+TASKS_WORTH_ONE_PREDICTION = 400
+_PROJECT_FIELDS = (
+    "id,title,label_config,model_version,sampling,created_at,task_number,num_tasks_with_annotations,maximum_annotations,"
+    "show_collab_predictions,evaluate_predictions_automatically,show_overlap_first,show_ground_truth_first,"
+    "skip_queue,annotator_evaluation_enabled"
+)
+
+
+class LabelStudio:
+    """One Label Studio host, seen with one token. Safe to share between threads.
+
+    Objects that only Label Studio defines (projects, backends, webhooks, tabs) are its own JSON; tasks and annotations
+    are records. Raises NotFoundError, LabelStudioUnavailableError (try again later) or LabelStudioError (change something).
+    """
+
+    def __init__(self, url: str, api_key: str, *, timeout: float = 60.0, retries: int = 4) -> None:
+        self.transport = Transport(url, api_key, timeout=timeout, retries=retries)
+        self.url = self.transport.url
+        self._lean_import: bool | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.transport.close()
+
+    # -- host ---------------------------------------------------------------------------------------------------------
+
+    def version(self) -> str:
+        return str(self._get("/api/version")["release"])
+
+    def clock(self) -> datetime:
+        """Label Studio's own time, to the second: the clock that its `updated_at` is by. Ours where it does not tell."""
+        told = self.transport.send("GET", "/api/version").headers.get("Date")
+        return parsedate_to_datetime(told).astimezone(UTC) if told else datetime.now(UTC)
+
+    def whoami(self) -> Json:
+        return dict(self._get("/api/current-user/whoami"))
+
+    # -- projects -----------------------------------------------------------------------------------------------------
+
+    def projects(self) -> Iterator[Json]:
+        page = 1
+        while True:
+            answer = self._get("/api/projects/", page=page, page_size=100, include=_PROJECT_FIELDS)
+            yield from answer["results"]
+            if not answer.get("next"):
+                return
+            page += 1
+
+    def get_project(self, project_id: int) -> Json:
+        return dict(self._get(f"/api/projects/{project_id}/", include=_PROJECT_FIELDS))
+
+    def create_project(self, title: str, label_config: str, **fields: Any) -> Json:
+        return dict(self._post("/api/projects/", {"title": title, "label_config": label_config, **fields}))
+
+    def update_project(self, project_id: int, **fields: Any) -> None:
+        """Label Studio sends PROJECT_UPDATED to the project's webhooks inside this request."""
+        self.transport.call("PATCH", f"/api/projects/{project_id}/", params={"include": "id"}, json=fields)
+
+    def delete_project(self, project_id: int) -> None:
+        self._delete(f"/api/projects/{project_id}/", timeout=BULK_TIMEOUT_S)
+
+    def schema(self, project_id: int) -> LabelSchema:
+        return parse_label_config(self.get_project(project_id)["label_config"])
+
+    # -- tasks and annotations ----------------------------------------------------------------------------------------
+
+    def tasks(
+        self, project_id: int, *, schema: LabelSchema | None = None, updated_since: datetime | None = None
+    ) -> Iterator[Task]:
+        """All tasks, or those changed at or after `updated_since`, by ascending id; pages of 1,000."""
+        schema = schema or self.schema(project_id)
+        changed = _since(updated_since)
+        for page in self._pages(project_id, "id,data,updated_at", changed):
+            for raw in page:
+                yield task_from_json(schema, raw)
+
+    def annotated(
+        self, project_id: int, *, schema: LabelSchema | None = None, updated_since: datetime | None = None
+    ) -> Iterator[tuple[Task, list[Annotation]]]:
+        """Every task with annotations (skips included), by ascending id; drafts are none.
+
+        With `updated_since`: every task changed at or after that time, those included that have no annotation (left):
+        creating, changing, skipping and deleting an annotation each move the task's `updated_at`.
+        """
+        schema = schema or self.schema(project_id)
+        if updated_since is None:
+            for page in self._pages(project_id, _ANNOTATED, [_HAS_ANNOTATIONS], fields="all"):
+                for raw in page:
+                    yield _with_annotations(schema, raw)
+            return
+        changed = _since(updated_since)
+        for page in self._pages(project_id, "id,data,updated_at", changed):
+            # Serializing annotations is what takes Label Studio long, so only tasks that have some are asked for them.
+            window = [*changed, _HAS_ANNOTATIONS, _number("id", "less_or_equal", page[-1]["id"])]
+            rich = {
+                raw["id"]: raw
+                for part in self._pages(project_id, _ANNOTATED, window, fields="all", after=page[0]["id"] - 1)
+                for raw in part
+            }
+            for raw in page:
+                yield _with_annotations(schema, rich.get(raw["id"], raw))
+
+    def task(self, task_id: int) -> Json:
+        """One task with its annotations and predictions, its image reference unresolved."""
+        return dict(self._get(f"/api/tasks/{task_id}/", resolve_uri="false"))
+
+    def import_tasks(self, project_id: int, data: Sequence[Mapping[str, Any]]) -> int:
+        """Create tasks: plain data, or {"data": ..., "annotations": [...]}. Returns how many Label Studio created."""
+        created = 0
+        for chunk in _chunks(data, IMPORT_CHUNK):
+            path = f"/api/projects/{project_id}/import"
+            created += int(self._post(path, list(chunk), timeout=BULK_TIMEOUT_S)["task_count"])
+        return created
+
+    def upload_files(self, project_id: int, paths: Sequence[Path]) -> list[int]:
+        """Upload image files, one task each; returns the upload ids. Label Studio renames what it stores."""
+        ids: list[int] = []
+        for chunk in _chunks(paths, 50):  # Django takes 100 files in one request
+            # Label Studio keeps one file a form field, so each needs a field of its own.
+            files = {f"file{index}": (path.name, path.read_bytes()) for index, path in enumerate(chunk)}
+            answer = self.transport.call(
+                "POST", f"/api/projects/{project_id}/import", files=files, timeout=BULK_TIMEOUT_S
+            )
+            ids += answer["file_upload_ids"]
+        return ids
+
+    def local_storages(self, project_id: int) -> list[Json]:
+        return list(self._get("/api/storages/localfiles/", project=project_id))
+
+    def create_local_storage(self, project_id: int, path: str, **fields: Any) -> Json:
+        """Let tasks of the project show files below `path`, a folder inside Label Studio's document root. Imports none."""
+        body = {"project": project_id, "path": path, "use_blob_urls": True, **fields}
+        return dict(self._post("/api/storages/localfiles/", body))
+
+    def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
+        self._act(project_id, "delete_tasks", task_ids)
+
+    # -- annotating (as an annotator's browser does) ------------------------------------------------------------------
+
+    def next_task(self, project_id: int) -> Json | None:
+        """The task Label Studio serves this user now, or None when there is none left. Locks it for the user."""
+        try:
+            return dict(self._get(f"/api/projects/{project_id}/next"))
+        except NotFoundError:
+            return None
+
+    def create_annotation(self, task_id: int, result: list[Json], *, lead_time: float = 1.0) -> Json:
+        return dict(self._post(f"/api/tasks/{task_id}/annotations/", {"result": result, "lead_time": lead_time}))
+
+    def skip(self, task_id: int) -> Json:
+        path = f"/api/tasks/{task_id}/annotations/?was_cancelled=1"
+        return dict(self._post(path, {"result": [], "was_cancelled": True}))
+
+    def update_annotation(self, annotation_id: int, **fields: Any) -> Json:
+        return dict(self.transport.call("PATCH", f"/api/annotations/{annotation_id}/", json=fields))
+
+    def delete_annotation(self, annotation_id: int) -> None:
+        self._delete(f"/api/annotations/{annotation_id}/")
+
+    # -- predictions --------------------------------------------------------------------------------------------------
+
+    def import_predictions(self, project_id: int, predictions: Sequence[Json]) -> int:
+        """Store predictions ({task, result, score, model_version}); returns how many.
+
+        Not idempotent: sent twice, they are there twice. Raises LabelStudioError where a task does not exist or where
+        Label Studio dropped one without saying so (it answers 201), naming the tasks.
+        """
+        for chunk in _chunks(predictions, IMPORT_CHUNK):
+            if self._singly(project_id, len(chunk)):
+                with ThreadPoolExecutor(4) as pool:
+                    list(pool.map(lambda item: self._post("/api/predictions/", item | {"project": project_id}), chunk))
+                continue
+            path = f"/api/projects/{project_id}/import/predictions"
+            created = int(self._post(path, list(chunk), timeout=BULK_TIMEOUT_S)["created"])
+            if created != len(chunk):
+                raise LabelStudioError(self._dropped(project_id, chunk, created))
+        return len(predictions)
+
+    def predictions_of(self, project_id: int, task_ids: Sequence[int]) -> dict[int, list[Json]]:
+        """The stored predictions of these tasks; tasks that no longer exist are not in the answer."""
+        found: dict[int, list[Json]] = {}
+        for chunk in _chunks(task_ids, PAGE):
+            for raw in self._listed(project_id, chunk, "id,predictions"):
+                found[raw["id"]] = raw["predictions"]
+        return found
+
+    def existing(self, project_id: int, task_ids: Sequence[int]) -> set[int]:
+        """Those of the tasks that exist in the project."""
+        return {
+            raw["id"] for chunk in _chunks(task_ids, PAGE) for raw in self._listed(project_id, chunk, "id", "task_only")
+        }
+
+    def model_versions(self, project_id: int) -> dict[str, int]:
+        """Model versions among the stored predictions, with their counts (0 for a mere name of the project)."""
+        return dict(self._get(f"/api/projects/{project_id}/model-versions/"))
+
+    def delete_predictions(self, project_id: int, model_version: str) -> int:
+        """Delete a version's predictions (14 ms each). Clears `project.model_version` where it is this version."""
+        path = f"/api/projects/{project_id}/model-versions/"
+        answer = self.transport.call("DELETE", path, json={"model_version": model_version}, timeout=BULK_TIMEOUT_S)
+        return int(answer["deleted_predictions"])
+
+    def delete_predictions_of(self, project_id: int, task_ids: Sequence[int]) -> None:
+        """Delete every prediction of these tasks, whatever its version."""
+        self._act(project_id, "delete_tasks_predictions", task_ids)
+
+    def set_model_version(self, project_id: int, model_version: str) -> None:
+        """Refused by Label Studio unless a stored prediction (or a connected backend's title) has this name."""
+        self.update_project(project_id, model_version=model_version)
+
+    # -- ML backends, webhooks, tabs ----------------------------------------------------------------------------------
+
+    def backends(self, project_id: int) -> list[Json]:
+        """The connected ML backends. Label Studio calls the /health and /setup of each before it answers."""
+        return list(self._get("/api/ml/", project=project_id))
+
+    def create_backend(self, project_id: int, **fields: Any) -> Json:
+        return dict(self._post("/api/ml/", {"project": project_id, **fields}))
+
+    def update_backend(self, backend_id: int, **fields: Any) -> Json:
+        return dict(self.transport.call("PATCH", f"/api/ml/{backend_id}", json=fields))
+
+    def delete_backend(self, backend_id: int) -> None:
+        """Leaves the backend's webhook behind."""
+        self._delete(f"/api/ml/{backend_id}")
+
+    def webhooks(self, project_id: int) -> list[Json]:
+        return list(self._get("/api/webhooks/", project=project_id))
+
+    def create_webhook(self, project_id: int, **fields: Any) -> Json:
+        return dict(self._post("/api/webhooks/", {"project": project_id, **fields}))
+
+    def update_webhook(self, webhook_id: int, **fields: Any) -> Json:
+        return dict(self.transport.call("PATCH", f"/api/webhooks/{webhook_id}/", json=fields))
+
+    def delete_webhook(self, webhook_id: int) -> None:
+        self._delete(f"/api/webhooks/{webhook_id}/")
+
+    def add_local_folder(self, project_id: int, folder: Path, title: str = "Images") -> None:
+        """Let the project's annotators see the files below `folder`, as Label Studio itself sees it; copies nothing.
+
+        Their address is /data/local-files/?d=<path below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT>. Safe to repeat.
+        """
+        path = str(folder)
+        known = self._get("/api/storages/localfiles", project=project_id)
+        if not any(storage["path"] == path for storage in known):
+            fields = {"project": project_id, "path": path, "title": title, "use_blob_urls": True}
+            self._post("/api/storages/localfiles", fields)
+
+    def tabs(self, project_id: int) -> list[Json]:
+        return list(self._get("/api/dm/views/", project=project_id))
+
+    def create_tab(self, project_id: int, data: Json) -> Json:
+        return dict(self._post("/api/dm/views/", {"project": project_id, "data": data}))
+
+    def update_tab(self, tab_id: int, data: Json) -> Json:
+        return dict(self.transport.call("PATCH", f"/api/dm/views/{tab_id}/", json={"data": data}))
+
+    def delete_tab(self, tab_id: int) -> None:
+        self._delete(f"/api/dm/views/{tab_id}/")
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def listing(
+        self, project_id: int, include: str, query: Json, *, fields: str = "task_only", page: int = 1, size: int = PAGE
+    ) -> Json:
+        """One page of the task list: {"tasks": [...], "total": n}. Raises NotFoundError past the last page.
+
+        `include` cuts both the task and the annotations in it to these fields, which makes the list five times faster.
+        `review` keeps Label Studio from asking the ML backend for predictions of every task it lists (which it does in
+        projects with `evaluate_predictions_automatically`); `resolve_uri=false` keeps image references as imported.
+        """
+        return dict(
+            self._get(
+                "/api/tasks/",
+                project=project_id, fields=fields, include=include, query=json.dumps(query),
+                resolve_uri="false", review="true", page=page, page_size=size,
+            )
+        )  # fmt: skip
+
+    def _pages(
+        self, project_id: int, include: str, filters: list[Json], *, fields: str = "task_only", after: int = 0
+    ) -> Iterator[list[Json]]:
+        """Task pages by ascending id. By key, not by offset: a task deleted meanwhile must not hide another one."""
+        while True:
+            query = {"filters": {"conjunction": "and", "items": [*filters, _number("id", "greater", after)]}}
+            page = self.listing(project_id, include, query, fields=fields)["tasks"]
+            if page:
+                yield page
+                after = page[-1]["id"]
+            if len(page) < PAGE:
+                return
+
+    def _listed(self, project_id: int, task_ids: Sequence[int], include: str, fields: str = "all") -> list[Json]:
+        query = {"selectedItems": {"all": False, "included": list(task_ids)}}
+        return list(self.listing(project_id, include, query, fields=fields, size=len(task_ids))["tasks"])
+
+    def _act(self, project_id: int, action: str, task_ids: Sequence[int]) -> None:
+        items = {"selectedItems": {"all": False, "included": list(task_ids)}}
+        if task_ids:
+            path = f"/api/dm/actions?id={action}&project={project_id}"
+            self._post(path, items, timeout=BULK_TIMEOUT_S)
+
+    def _singly(self, project_id: int, count: int) -> bool:
+        """Whether single predictions are the cheaper way: a small batch, a large project, the older bulk import."""
+        if self._lean_import is None:
+            # Each of the two imports refuses a task that does not exist, the older one in other words.
+            answer = self.transport.send("POST", f"/api/projects/{project_id}/import/predictions", json=[{"task": 0}])
+            self._lean_import = "couldn't be retrieved" not in detail_of(answer)
+        if self._lean_import:
+            return False
+        tasks = parsed(self.transport.send("GET", f"/api/projects/{project_id}/", params={"include": "task_number"}))
+        return bool(tasks.get("task_number", 0) > TASKS_WORTH_ONE_PREDICTION * count)
+
+    def _dropped(self, project_id: int, chunk: Sequence[Json], created: int) -> str:
+        stored = self.predictions_of(project_id, [item["task"] for item in chunk])
+        dropped = [
+            item["task"]
+            for item in chunk
+            if not any(p["model_version"] == item["model_version"] for p in stored.get(item["task"], []))
+        ]
+        shown = ", ".join(map(str, dropped[:20])) + (", ..." if len(dropped) > 20 else "")
+        return (
+            f"Label Studio stored only {created} of {len(chunk)} predictions; dropped: tasks {shown}. It drops a result "
+            "that does not fit the project's label config: check that every predicted label is still in it."
+        )
+
+    def _get(self, path: str, **params: Any) -> Any:
+        return self.transport.call("GET", path, params=params)
+
+    def _post(self, path: str, body: Any, *, timeout: float | None = None) -> Any:
+        return self.transport.call("POST", path, json=body, timeout=timeout)
+
+    def _delete(self, path: str, *, timeout: float | None = None) -> None:
+        """Deleting what is gone already is done: a repeated DELETE may find its first attempt served."""
+        try:
+            self.transport.call("DELETE", path, timeout=timeout)
+        except NotFoundError:
+            return
+
+
+_ANNOTATED = "id,data,updated_at,annotations,result,completed_by,was_cancelled,ground_truth,created_at"
+_HAS_ANNOTATIONS: Json = {
+    "filter": "filter:tasks:annotations_ids",
+    "operator": "empty",
+    "type": "Number",
+    "value": False,
+}
+
+
+def _with_annotations(schema: LabelSchema, raw: Json) -> tuple[Task, list[Annotation]]:
+    task = task_from_json(schema, raw)
+    return task, [annotation_from_json(schema, item, task_id=task.id) for item in raw.get("annotations", [])]
+
+
+def _since(moment: datetime | None) -> list[Json]:
+    if moment is None:
+        return []
+    if moment.tzinfo is None:
+        raise ValueError("updated_since must be an aware time.")
+    value = moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return [{"filter": "filter:tasks:updated_at", "operator": "greater_or_equal", "type": "Datetime", "value": value}]
+
+
+def _number(column: str, operator: str, value: float) -> Json:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": "Number", "value": value}
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

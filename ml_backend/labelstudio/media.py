@@ -1,0 +1,195 @@
+"""A task's image reference -> the file's bytes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
+
+import requests
+
+from ml_backend.errors import ImageError, LabelStudioUnavailableError
+from ml_backend.labelstudio.transport import CONNECT_TIMEOUT_S, TRY_AGAIN, Transport, pooled_session
+from ml_backend.records import Task
+
+MAX_BYTES = 200 * 2**20
+CLOUD = ("s3://", "gs://", "azure-blob://")
+_CHUNK = 2**16
+
+
+class ImageReader:
+    """Reads images wherever Label Studio says they are. Safe to share between threads.
+
+    transport: the Label Studio whose tasks these are (its token is sent to no other host).
+    document_root: its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, media_root: the `media` folder of its data folder, where
+    this process sees them; their files are then read without HTTP, and a path that leads out of them is refused.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        document_root: Path | None = None,
+        media_root: Path | None = None,
+        max_bytes: int = MAX_BYTES,
+        timeout: float = 30.0,
+        retries: int = 2,
+    ) -> None:
+        self._transport, self._timeout, self._max_bytes = transport, timeout, max_bytes
+        self._document_root, self._media_root = _resolved(document_root), _resolved(media_root)
+        self._anonymous, self._known = pooled_session(retries), pooled_session(retries)
+        self._known.auth = transport.auth
+
+    def close(self) -> None:
+        self._anonymous.close()
+        self._known.close()
+
+    def read(self, task: Task) -> bytes:
+        """The image file of a task. Raises ImageError, naming the fix; LabelStudioUnavailableError to try again later."""
+        if not task.image:
+            raise ImageError(
+                f"Task {task.id} has no image: its data lacks the key that the label config's <Image> shows."
+            )
+        return self.fetch(task.image, task_id=task.id)
+
+    def fetch(self, reference: str, *, task_id: int | None = None) -> bytes:
+        """The bytes behind a reference: data:, /data/upload/, /data/local-files/, http(s), s3://, gs://, azure-blob://.
+
+        The last three need the task id: Label Studio, which has the storage's credentials, presigns or proxies them.
+        """
+        if reference.startswith("data:"):
+            return self._inline(reference)
+        if reference.startswith(CLOUD):
+            return self._from_storage(reference, task_id)
+        parts = urlsplit(reference)
+        if parts.scheme in {"http", "https"}:
+            if _origin(reference) != _origin(self._transport.url):
+                return self._download(self._anonymous, reference, reference)
+            reference = reference[len(_origin(reference)) :]
+        elif parts.scheme or not reference.startswith("/"):
+            raise ImageError(
+                f"{reference!r} is no address of an image: use http(s), s3://, gs://, azure-blob://, /data/upload/... or "
+                "/data/local-files/?d=... in the task data."
+            )
+        return self._local(reference)
+
+    def _local(self, reference: str) -> bytes:
+        """A path on the Label Studio host: read from disk where it is in sight, else over HTTP with the token."""
+        prefix = urlsplit(self._transport.url).path
+        path = reference.removeprefix(prefix) if prefix else reference
+        parts = urlsplit(path)
+        if parts.path.startswith("/data/local-files/"):
+            relative = parse_qs(parts.query).get("d", [""])[0]
+            if self._document_root:
+                return self._from_disk(self._document_root, relative, "the document root")
+        elif parts.path.startswith("/data/upload/") and self._media_root:
+            return self._from_disk(self._media_root, unquote(parts.path.removeprefix("/data/")), "the media root")
+        return self._download(self._known, self._transport.url + path, reference)
+
+    def _from_disk(self, root: Path, relative: str, name: str) -> bytes:
+        try:
+            file = (root / relative.lstrip("/")).resolve()
+            if not file.is_relative_to(root):
+                raise ImageError(f"{relative!r} leads out of {name} {root}: it is not read.")
+            if file.stat().st_size > self._max_bytes:
+                raise ImageError(self._too_large(relative))
+            return file.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            raise ImageError(
+                f"{relative!r} cannot be read below {name} {root} ({getattr(error, 'strerror', error)}): check that this is the folder Label "
+                "Studio serves, and that it is mounted here."
+            ) from None
+
+    def _from_storage(self, reference: str, task_id: int | None) -> bytes:
+        if task_id is None:
+            raise ImageError(
+                f"{reference} can only be fetched through a task of Label Studio, which has the credentials."
+            )
+        encoded = base64.urlsafe_b64encode(reference.encode()).decode()
+        url = f"{self._transport.url}/tasks/{task_id}/resolve/?fileuri={encoded}"
+        return self._download(self._known, url, reference)
+
+    def _download(self, session: requests.Session, url: str, reference: str, *, again: bool = True) -> bytes:
+        """Streams, so that a body larger than allowed is never taken in. requests drops the token on another host."""
+        try:
+            with session.get(url, stream=True, timeout=(CONNECT_TIMEOUT_S, self._timeout)) as answer:
+                if answer.status_code == 401 and again and session is self._known:
+                    self._transport.auth.forget_access()
+                    return self._download(session, url, reference, again=False)
+                self._check(answer, reference)
+                return self._body(answer, reference)
+        except requests.RequestException as error:
+            failed = (error.request.url if error.request is not None else None) or url  # after a redirect: the storage
+            if session is self._known and _origin(failed) == _origin(url):
+                raise LabelStudioUnavailableError(
+                    f"Label Studio at {self._transport.url} cannot be reached for {_short(reference)}: check that it runs."
+                ) from error
+            raise ImageError(
+                f"{_short(reference)} cannot be fetched ({type(error).__name__}): check the address, and that this service "
+                "can reach it."
+            ) from None
+
+    def _body(self, answer: requests.Response, reference: str) -> bytes:
+        body = bytearray()
+        for chunk in answer.iter_content(_CHUNK):
+            body += chunk
+            if len(body) > self._max_bytes:
+                raise ImageError(self._too_large(reference))
+        return bytes(body)
+
+    def _check(self, answer: requests.Response, reference: str) -> None:
+        name = _short(reference)
+        if answer.status_code in TRY_AGAIN and _origin(answer.url) == _origin(self._transport.url):
+            raise LabelStudioUnavailableError(f"Label Studio answered {answer.status_code} to {name}: try again later.")
+        if answer.status_code in {401, 403}:
+            raise ImageError(f"{name} may not be read ({answer.status_code}): {_hint(reference)}")
+        if answer.status_code == 404:
+            raise ImageError(f"{name} is not there (404): {_hint(reference)}")
+        if not answer.ok:
+            raise ImageError(f"{name} cannot be fetched (status {answer.status_code}): {_hint(reference)}")
+        if "text/html" in answer.headers.get("Content-Type", ""):
+            raise ImageError(f"{name} is a web page, not an image: {_hint(reference)}")
+        if int(answer.headers.get("Content-Length") or 0) > self._max_bytes:
+            raise ImageError(self._too_large(reference))
+
+    def _inline(self, reference: str) -> bytes:
+        head, comma, body = reference.partition(",")
+        if not comma:
+            raise ImageError(f"{_short(reference)} is no data: address: it has no comma before the image.")
+        if len(body) > self._max_bytes * 3:
+            raise ImageError(self._too_large(reference))
+        try:
+            content = unquote_to_bytes(body)
+            return base64.b64decode(content, validate=True) if head.endswith(";base64") else content
+        except binascii.Error:
+            raise ImageError(f"{_short(reference)} is not valid base64: the image is damaged.") from None
+
+    def _too_large(self, reference: str) -> str:
+        return f"{_short(reference)} is larger than {self._max_bytes // 2**20} MB: make the image smaller, or raise the limit."
+
+
+def _hint(reference: str) -> str:
+    if "/data/local-files/" in reference:
+        return (
+            "start Label Studio with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and the right "
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, and give the project a Local Files storage whose path holds the file."
+        )
+    if reference.startswith(CLOUD):
+        return "connect the bucket to the project under Settings, Cloud Storage, with credentials that may read it."
+    if "/data/upload/" in reference:
+        return "the uploaded file is gone from Label Studio's media folder, or its project is not this user's."
+    return "check that the address is public, or serve the images through Label Studio."
+
+
+def _short(reference: str) -> str:
+    return reference if len(reference) <= 120 else reference[:117] + "..."
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _resolved(path: Path | None) -> Path | None:
+    return path.resolve() if path else None

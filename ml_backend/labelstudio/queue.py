@@ -1,0 +1,259 @@
+"""A ranking -> what Label Studio serves next, and the check that it does.
+
+Label Studio's uncertainty sampling serves, among unlabelled tasks with a prediction of `project.model_version`, the
+lowest prediction score first. So a round's batch is imported under a name of its own, with rising scores in (0, 1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ml_backend.errors import InvalidInputError, LabelStudioError, LabelStudioUnavailableError
+from ml_backend.labelstudio.client import PAGE, LabelStudio
+from ml_backend.records import LabelSchema
+
+UNCERTAINTY = "Uncertainty sampling"
+TAB = "Active learning queue"
+OUR_VERSION = re.compile(r"v\d+-r\d+")
+LIVE = 1.0  # a live prediction of a task outside the batch scores at least this
+SWEEP = 1_000  # old predictions deleted in one push at most (14 ms each)
+
+
+@dataclass(frozen=True)
+class QueueItem:
+    """One task of a batch. `score` in (0, 1): the lowest is served first. `result` may be empty (held out)."""
+
+    task_id: int
+    score: float
+    result: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What a push did: the tasks served in order, those that no longer exist, old predictions deleted and left."""
+
+    version: str
+    task_ids: tuple[int, ...]
+    gone: tuple[int, ...]
+    deleted: int
+    left: int
+
+
+def push(
+    client: LabelStudio, project_id: int, schema: LabelSchema, version: str, items: Sequence[QueueItem]
+) -> PushReport:
+    """Make `items` what Label Studio serves next, under the prediction and project version `version`.
+
+    Safe to repeat: after a crash at any line, the same call ends in the same state. The queue in service stays complete
+    until the new one is. Raises InvalidInputError for a label the config does not have, LabelStudioError for a refusal,
+    LabelStudioUnavailableError where a later attempt may succeed.
+    """
+    _check_labels(schema, items)
+    if not items:
+        raise LabelStudioError("There is nothing to serve: the batch is empty (every task is labelled?).")
+    items, gone = sorted(items, key=lambda item: item.score), tuple[int, ...]()
+    try:
+        _store(client, project_id, version, items)
+    except LabelStudioUnavailableError:
+        raise
+    except LabelStudioError:
+        # A task that was deleted since refuses them all. That is rare, and looking first would cost as much as storing.
+        there = client.existing(project_id, [item.task_id for item in items])
+        gone = tuple(item.task_id for item in items if item.task_id not in there)
+        if not gone:
+            raise
+        items = [item for item in items if item.task_id in there]
+        if not items:
+            raise LabelStudioError(
+                "None of the batch's tasks exists any more: reconcile the project and rank again."
+            ) from None
+        _store(client, project_id, version, items)
+    project = client.get_project(project_id)
+    wanted = {"model_version": version, "sampling": UNCERTAINTY}
+    if changes := {key: value for key, value in wanted.items() if project.get(key) != value}:
+        client.update_project(project_id, **changes)
+    deleted, left = _sweep(client, project_id, version)
+    show_tab(client, project_id, version)
+    return PushReport(version, tuple(item.task_id for item in items), gone, deleted, left)
+
+
+def read_back(client: LabelStudio, project_id: int, version: str) -> list[int]:
+    """The unlabelled tasks in the order in which uncertainty sampling would serve them under `version`.
+
+    Lowest score first, to the end of the batch; tasks with nothing but a live prediction come after it and are left out.
+    """
+    served: list[tuple[float, int]] = []
+    page, total = 0, 1
+    while page * PAGE < total:
+        page += 1
+        answer = client.listing(
+            project_id, "id,is_labeled,predictions", _of_version(version), fields="all", page=page, size=PAGE
+        )
+        total = answer["total"]
+        rows = [(score, raw) for raw in answer["tasks"] if (score := _score(raw, version)) is not None]
+        served += [(score, raw["id"]) for score, raw in rows if score < LIVE and not raw["is_labeled"]]
+        scores = [score for score, _ in rows]
+        # Label Studio sorts by the mean score over the project's version; where that is this one, the batch comes first.
+        if scores and scores == sorted(scores) and scores[-1] >= LIVE:
+            break
+    return [task_id for _, task_id in sorted(served)]
+
+
+def _in_order(client: LabelStudio, project_id: int, version: str) -> list[int]:
+    """The same as `read_back` where `version` is the project's, without the predictions (3 ms each to serialize).
+
+    Label Studio sorts by the score it samples by, and cuts off what only has a live prediction.
+    """
+    query = _of_version(version)
+    query["filters"]["items"].append(_filter("predictions_score", "less", "Number", LIVE))
+    served: list[int] = []
+    page, total = 0, 1
+    while page * PAGE < total:
+        page += 1
+        answer = client.listing(project_id, "id,is_labeled", query, page=page, size=PAGE)
+        total = answer["total"]
+        served += [raw["id"] for raw in answer["tasks"] if not raw["is_labeled"]]
+    return served
+
+
+def verify(client: LabelStudio, project_id: int, version: str, task_ids: Sequence[int]) -> None:
+    """Check that Label Studio serves `task_ids` in this order, save those labelled or deleted since.
+
+    Raises LabelStudioError with a sentence that says what is served instead.
+    """
+    project = client.get_project(project_id)
+    if project["model_version"] != version:
+        raise LabelStudioError(
+            f"Label Studio takes predictions of {project['model_version']!r} instead of {version!r}: somebody changed the "
+            "project's predictions under Settings, Predictions; push the queue again."
+        )
+    if project["sampling"] != UNCERTAINTY:
+        raise LabelStudioError(
+            f'Label Studio orders tasks by {project["sampling"]!r}: set Settings, Annotation, Task sampling to "Uncertainty '
+            'sampling", or push the queue again.'
+        )
+    served = _in_order(client, project_id, version)
+    due = [task_id for task_id in task_ids if task_id in set(served)]
+    for place, (is_served, is_due) in enumerate(zip(served, due, strict=False), start=1):
+        if is_served != is_due:
+            raise LabelStudioError(f"At place {place} Label Studio serves task {is_served}, where {is_due} is due.")
+    if len(served) > len(due):
+        raise LabelStudioError(f"Label Studio serves task {served[len(due)]}, which is not in the batch.")
+    if unserved := _unlabelled(client, project_id, set(task_ids) - set(served)):
+        raise LabelStudioError(f"Label Studio serves no such task of the batch: {', '.join(map(str, unserved))}.")
+
+
+def show_tab(client: LabelStudio, project_id: int, version: str) -> int:
+    """A Data Manager tab that shows the queue in the order it is served. Returns its id."""
+    data: dict[str, Any] = {
+        "ordering": ["tasks:predictions_score"],
+        "filters": {
+            "conjunction": "and",
+            "items": [
+                _filter("predictions_model_versions", "contains", "List", [version]),
+                _filter("total_annotations", "equal", "Number", 0),
+            ],
+        },
+    }
+    for tab in client.tabs(project_id):
+        if tab["data"].get("title") == TAB:
+            client.update_tab(tab["id"], tab["data"] | data)
+            return int(tab["id"])
+    shown = {
+        "title": TAB,
+        "type": "list",
+        "target": "tasks",
+        "hiddenColumns": {"explore": _HIDDEN, "labeling": _HIDDEN},
+    }
+    return int(client.create_tab(project_id, shown | data)["id"])
+
+
+def _check_labels(schema: LabelSchema, items: Sequence[QueueItem]) -> None:
+    """Label Studio drops such a prediction without a word, or stores it and shows nothing."""
+    labels = {label for item in items for result in item.result for label in result["value"]["choices"]}
+    if unknown := sorted(labels - set(schema.labels)):
+        raise InvalidInputError(
+            f"The predictions name labels that the project's label config does not have: {', '.join(unknown)}. Train "
+            "again with the present config, or put them back into it."
+        )
+
+
+def _store(client: LabelStudio, project_id: int, version: str, items: Sequence[QueueItem]) -> None:
+    """Bring exactly these predictions into Label Studio under `version`, whatever an earlier attempt left."""
+    if client.model_versions(project_id).get(version):
+        stored = client.predictions_of(project_id, [item.task_id for item in items])
+        if all(_is_stored(item, version, stored.get(item.task_id, [])) for item in items):
+            return
+        client.delete_predictions(project_id, version)
+    client.import_predictions(
+        project_id,
+        [
+            {"task": item.task_id, "result": item.result, "score": item.score, "model_version": version}
+            for item in items
+        ],
+    )
+
+
+def _is_stored(item: QueueItem, version: str, predictions: Sequence[dict[str, Any]]) -> bool:
+    same = [p for p in predictions if p["model_version"] == version]
+    return len(same) == 1 and same[0]["score"] == item.score and same[0]["result"] == item.result
+
+
+def _sweep(client: LabelStudio, project_id: int, version: str) -> tuple[int, int]:
+    """Delete predictions of our other versions, at most about SWEEP of them: (deleted, left for the next push).
+
+    They no longer decide what is served, but pile up; a project whose every task got a live one takes several pushes.
+    """
+    old = {
+        name: count
+        for name, count in client.model_versions(project_id).items()
+        if name != version and count and OUR_VERSION.fullmatch(name)
+    }
+    deleted = 0
+    for name, count in sorted(old.items(), key=lambda pair: pair[1]):
+        room = SWEEP - deleted
+        if count <= room:
+            deleted += client.delete_predictions(project_id, name)
+        elif room > 0:
+            rows = client.listing(project_id, "id,predictions", _of_version(name), fields="all", size=room)["tasks"]
+            stale = [raw["id"] for raw in rows if all(p["model_version"] in old for p in raw["predictions"])]
+            client.delete_predictions_of(project_id, stale)
+            deleted += len(stale)
+            break
+    return deleted, max(sum(old.values()) - deleted, 0)
+
+
+def _of_version(version: str) -> dict[str, Any]:
+    """Tasks with a prediction whose version contains `version` (Label Studio has no exact filter), by score."""
+    items = [_filter("predictions_model_versions", "contains", "List", [version])]
+    return {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:predictions_score"]}
+
+
+def _score(raw: dict[str, Any], version: str) -> float | None:
+    """The lowest score among a listed task's predictions of this version, None where there is none."""
+    scores = [p["score"] for p in raw["predictions"] if p["model_version"] == version and p["score"] is not None]
+    return min(scores, default=None)
+
+
+def _unlabelled(client: LabelStudio, project_id: int, task_ids: set[int]) -> list[int]:
+    if not task_ids:
+        return []
+    query = {"selectedItems": {"all": False, "included": sorted(task_ids)}}
+    rows = client.listing(project_id, "id,is_labeled", query, size=len(task_ids))["tasks"]
+    return [raw["id"] for raw in rows if not raw["is_labeled"]]
+
+
+def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+_HIDDEN = [
+    f"tasks:{name}"
+    for name in (
+        "inner_id", "annotations_results", "annotations_ids", "predictions_model_versions", "file_upload",
+        "storage_filename", "created_at", "updated_at", "updated_by", "avg_lead_time", "draft_exists",
+    )
+]  # fmt: skip

@@ -1,0 +1,129 @@
+"""Where a project's images lie: folders that Label Studio serves itself, without a copy, and files uploaded to it.
+
+Storages and projects go through label-studio-sdk, whose types follow Label Studio's releases. Bulk transfers do not: the
+SDK has no call for several files at once, and repeats a POST after a 5xx, which would double them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import PurePath, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
+from ml_backend.labelstudio.client import BULK_TIMEOUT_S, LabelStudio
+from ml_backend.labelstudio.transport import unavailable
+
+TITLE = "Images"
+_ROOT = re.compile(r'LOCAL_FILES_DOCUMENT_ROOT="([^"]+)"')
+_UPLOADED = re.compile(r"upload/\d+/[0-9a-f]{8}-(.+)")
+
+
+@contextmanager
+def sdk(client: LabelStudio) -> Iterator[Any]:
+    """label-studio-sdk with the same host and token; its errors become ours. Importing it takes about a second."""
+    import httpx  # noqa: PLC0415
+    from label_studio_sdk import LabelStudio as Sdk  # noqa: PLC0415
+    from label_studio_sdk.core.api_error import ApiError  # noqa: PLC0415
+
+    try:
+        yield Sdk(base_url=client.url, api_key=client.transport.auth.api_key, max_retries=0)
+    except ApiError as error:
+        kind = LabelStudioUnavailableError if (error.status_code or 500) >= 500 else LabelStudioError
+        raise kind(f"Label Studio refused ({error.status_code}): {_reason(error.body)}") from error
+    except httpx.HTTPError as error:
+        raise unavailable(client.url, error) from error
+
+
+def create_project(client: LabelStudio, title: str, label_config: str) -> int:
+    """Make a project; returns its number."""
+    with sdk(client) as api:
+        return int(api.projects.create(title=title, label_config=label_config).id)
+
+
+def document_root(client: LabelStudio, project_id: int) -> PurePosixPath | None:
+    """The folder below which this Label Studio may serve local files, as it sees it itself; None where it does not say.
+
+    It names the folder when it refuses one outside of it, and nothing lies outside of it like the root.
+    """
+    try:
+        with sdk(client) as api:
+            api.import_storage.local.validate(project=project_id, path="/", use_blob_urls=True)
+    except LabelStudioUnavailableError:
+        raise
+    except LabelStudioError as error:
+        found = _ROOT.search(str(error))
+        return PurePosixPath(found[1]) if found else None
+    return None
+
+
+def local_folder_refusal(client: LabelStudio, project_id: int, folder: PurePath) -> str | None:
+    """Why Label Studio would not serve this folder (as it sees it), in its words; None: it would."""
+    try:
+        with sdk(client) as api:
+            api.import_storage.local.validate(project=project_id, path=str(folder), use_blob_urls=True)
+    except LabelStudioUnavailableError:
+        raise
+    except LabelStudioError as error:
+        return str(error)
+    return None
+
+
+def add_local_storage(client: LabelStudio, project_id: int, folder: PurePath) -> int | None:
+    """Let the project show the files below `folder`; copies nothing. Returns the new storage's id, None if it is there."""
+    with sdk(client) as api:
+        known = [PurePosixPath(storage.path or "") for storage in api.import_storage.local.list(project=project_id)]
+        if any(path == folder or path in PurePosixPath(folder).parents for path in known):
+            return None
+        made = api.import_storage.local.create(project=project_id, path=str(folder), title=TITLE, use_blob_urls=True)
+        return int(made.id)
+
+
+def remove_local_storage(client: LabelStudio, storage_id: int) -> None:
+    with sdk(client) as api:
+        api.import_storage.local.delete(storage_id)
+
+
+def local_address(relative: PurePath) -> str:
+    """Address of a file, by its path below the document root."""
+    return f"/data/local-files/?d={quote(relative.as_posix())}"
+
+
+def upload(client: LabelStudio, project_id: int, files: Sequence[tuple[str, bytes]]) -> list[str]:
+    """Upload (name, bytes), at most 100, without making tasks of them; returns their addresses, in order."""
+    # A field of its own for each: of several files in one field, Label Studio takes the last.
+    fields = [(f"file{place}", (name, data)) for place, (name, data) in enumerate(files)]
+    path = f"/api/projects/{project_id}/import"
+    answer = client.transport.call(
+        "POST", path, params={"commit_to_project": "false"}, files=fields, timeout=BULK_TIMEOUT_S
+    )
+    ids = answer["file_upload_ids"]
+    listed = client.transport.call("GET", f"/api/projects/{project_id}/file-uploads", params={"ids": json.dumps(ids)})
+    names = {item["id"]: item["file"] for item in listed}
+    if len(ids) != len(files) or not set(ids) <= set(names):
+        raise LabelStudioError(f"Label Studio took {len(ids)} of {len(files)} files: upload the rest again.")
+    return [f"/data/{names[number]}" for number in ids]
+
+
+def uploads(client: LabelStudio, project_id: int) -> dict[str, str]:
+    """What this user has uploaded to the project: the name it was given -> its address."""
+    listed = client.transport.call("GET", f"/api/projects/{project_id}/file-uploads", params={"all": "true"})
+    found = {}
+    for item in listed:
+        if match := _UPLOADED.fullmatch(item["file"]):
+            found[match[1]] = f"/data/{item['file']}"
+    return found
+
+
+def _reason(body: Any) -> str:
+    if not isinstance(body, dict):
+        return str(body)[:500]
+    errors = body.get("validation_errors")
+    if isinstance(errors, dict):
+        texts = [" ".join(value) if isinstance(value, list) else str(value) for value in errors.values()]
+        return "; ".join(texts)[:500]
+    return str(errors or body.get("detail") or body)[:500]

@@ -1,0 +1,115 @@
+"""Encoders: a picture in, a unit vector out. Built once for a project, saved with every model version."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from torch import nn
+
+from ml_backend.errors import ConfigError, InvalidInputError
+from ml_backend.learning.foreign import SUFFIXES, FileEncoder, PythonEncoder, open_file_encoder
+from ml_backend.learning.networks import NetworkEncoder, build_network, cached_weights
+from ml_backend.learning.patches import FIT_IMAGES, PatchEncoder, fit_patches
+
+log = logging.getLogger(__name__)
+
+Sample = Callable[[int], Sequence[Image.Image]]
+"""`sample(k)` gives up to k images of the project."""
+
+
+class Encoder(Protocol):
+    """A frozen map from pictures to unit vectors.
+
+    id: the same weights and preprocessing give the same id, anything else another one; it keys the feature store.
+    input_size: pixels that the shorter side of a picture needs (see `images.decode`).
+    `encode` is `forward` of the stacked `prepare`d pictures; the pipeline runs the two apart, in different threads.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def input_size(self) -> int: ...
+
+    def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
+        """One picture -> the (height, width, channels) array that `forward` takes; same shape for every picture."""
+        ...
+
+    def forward(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Prepared pictures (n, height, width, channels) -> unit rows (n, dim)."""
+        ...
+
+    def module(self) -> nn.Module | None:
+        """`forward` as a network, for exports; None where the encoder is no network that can be taken along."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What `prepare` does, for whoever runs an exported model."""
+        ...
+
+    def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Pictures of any size and mode -> unit rows (n, dim)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write `encoder.json` and the weights beside it as safetensors."""
+        ...
+
+
+def build_encoder(name: str, *, weights: Path | None = None, sample: Sample, seed: int = 0) -> Encoder:
+    """Make the encoder called `name`.
+
+    name: "auto"; "patches" (fitted on `sample`); a torchvision classification model, its weights by name after "@"
+    ("resnet50@IMAGENET1K_V1", "resnet18@none"); "timm:<name>"; a .pt2, .onnx or .torchscript file; "module:Class".
+    weights: a state dict, safetensors or a torch file without code; without one, pretrained weights are used.
+    "auto" is resnet18 with the pretrained weights, where they were given or downloaded before; otherwise `patches`.
+    Nothing is downloaded for "auto". Raises ConfigError for a name or a file that cannot be used.
+    """
+    if name == "auto":
+        weights = weights or cached_weights("resnet18")
+        name = "patches" if weights is None else "resnet18"
+        log.info("encoder auto: %s (%s)", name, weights or "no pretrained weights at hand, so learned from the images")
+    if name == "patches":
+        images = sample(FIT_IMAGES)
+        if not images:
+            raise ConfigError(
+                "The encoder `patches` learns from the project's images, and there is none yet: import some."
+            )
+        return fit_patches(images, seed=seed)
+    if name.endswith(SUFFIXES):
+        return open_file_encoder(Path(name))
+    if ":" in name and not name.startswith("timm:"):
+        return PythonEncoder(name)
+    return build_network(name, weights=weights, seed=seed)
+
+
+LOADERS: dict[str, Callable[[Path, dict[str, Any]], Encoder]] = {
+    "patches": PatchEncoder.load,
+    "network": NetworkEncoder.load,
+    "file": FileEncoder.load,
+    "python": PythonEncoder.load,
+}
+
+
+def load_encoder(folder: Path) -> Encoder:
+    """Load what `Encoder.save` wrote. Raises InvalidInputError where it is not whole or of an unknown kind."""
+    path = folder / "encoder.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        encoder = LOADERS[meta["kind"]](folder, meta)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InvalidInputError(f"{path} is not a saved encoder ({error!r}): publish the version again.") from error
+    if encoder.id != meta["id"]:
+        raise InvalidInputError(f"The weights in {folder} are not those of {meta['id']}: publish the version again.")
+    return encoder

@@ -1,0 +1,207 @@
+"""Encoders brought along: a torch.export `.pt2`, a TorchScript or an ONNX file, or a Python class by `module:Class`.
+
+docs/encoders.md says what each has to look like.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from ml_backend.errors import ConfigError
+from ml_backend.learning.networks import Preprocessing
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.floating[Any]]]
+SUFFIXES = (".pt2", ".onnx", ".torchscript", ".ts")
+
+
+class FileEncoder:
+    """A model file that maps normalised float32 pictures (n, 3, size, size) to features (n, ...)."""
+
+    def __init__(self, path: Path, preprocessing: Preprocessing) -> None:
+        self.path = path
+        self.name = path.stem
+        self.preprocessing = preprocessing
+        self.input_size = preprocessing.resize
+        content = hashlib.sha256(path.read_bytes() + json.dumps(asdict(preprocessing)).encode())
+        self.id = f"{_slug(self.name)}-{content.hexdigest()[:12]}"
+        self.device = torch.device("cpu")
+        self._run = _open(path)
+        self.dim = int(self._features(np.zeros((1, preprocessing.crop, preprocessing.crop, 3), np.uint8)).shape[1])
+
+    def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
+        return self.preprocessing.prepare(image)
+
+    def forward(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return _unit(self._features(batch)) if len(batch) else np.zeros((0, self.dim), np.float32)
+
+    def module(self) -> nn.Module | None:
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self.preprocessing)
+
+    def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        return _encode(self, images)
+
+    def save(self, folder: Path) -> None:
+        """Take the file itself along."""
+        folder.mkdir(parents=True, exist_ok=True)
+        copy = folder / f"{_slug(self.name)}{self.path.suffix}"
+        if copy.resolve() != self.path.resolve():
+            shutil.copyfile(self.path, copy)
+        _write(folder, self, {"kind": "file", "file": copy.name, "preprocessing": asdict(self.preprocessing)})
+
+    @classmethod
+    def load(cls, folder: Path, meta: dict[str, Any]) -> FileEncoder:
+        return cls(folder / Path(meta["file"]).name, Preprocessing.of(meta["preprocessing"]))
+
+    def _features(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        mean, std = (255 * np.array(each, np.float32) for each in (self.preprocessing.mean, self.preprocessing.std))
+        pixels = np.ascontiguousarray(((batch.astype(np.float32) - mean) / std).transpose(0, 3, 1, 2))
+        features = np.asarray(self._run(pixels), np.float32)
+        return features.reshape(len(batch), -1)
+
+
+class PythonEncoder:
+    """An object of the user's own class, with `dim` and `encode(images)`; see docs/encoders.md."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        module_name, _, class_name = path.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+            self._own = getattr(module, class_name)()
+        except (ImportError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"The encoder {path} cannot be made ({error}): it must be importable, its class without arguments."
+            ) from error
+        missing = [name for name in ("dim", "encode") if not hasattr(self._own, name)]
+        if missing:
+            raise ConfigError(f"The encoder {path} lacks {' and '.join(missing)}; docs/encoders.md has an example.")
+        self.name = path
+        self.dim = int(self._own.dim)
+        self.input_size = int(getattr(self._own, "input_size", 224))
+        self._preprocessing = Preprocessing(resize=self.input_size, crop=self.input_size)
+        version = str(getattr(self._own, "version", "")) or _source_digest(module)
+        self.id = (
+            f"{_slug(class_name)}-{hashlib.sha256(f'{path} {version} {self.input_size}'.encode()).hexdigest()[:12]}"
+        )
+        self.device = torch.device("cpu")
+        self._lock = threading.Lock()
+
+    def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
+        return self._preprocessing.prepare(image)
+
+    def forward(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if len(batch) == 0:
+            return np.zeros((0, self.dim), np.float32)
+        with self._lock:  # nobody promised that the user's class may be called from several threads
+            features = np.asarray(self._own.encode([Image.fromarray(pixels) for pixels in batch]), np.float32)
+        if features.shape != (len(batch), self.dim) or not np.isfinite(features).all():
+            raise ConfigError(
+                f"{self.path}.encode must give ({len(batch)}, {self.dim}) finite numbers, not {features.shape}."
+            )
+        return _unit(features)
+
+    def module(self) -> nn.Module | None:
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self._preprocessing)
+
+    def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        return _encode(self, images)
+
+    def save(self, folder: Path) -> None:
+        """Only the class's name: its code stays where it is installed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, self, {"kind": "python", "path": self.path})
+
+    @classmethod
+    def load(cls, _folder: Path, meta: dict[str, Any]) -> PythonEncoder:
+        return cls(meta["path"])
+
+
+def open_file_encoder(path: Path) -> FileEncoder:
+    """Use a model file; `<name>.json` beside it may give Preprocessing's fields (resize, crop, mean, std)."""
+    if not path.is_file():
+        raise ConfigError(f"There is no encoder file {path}.")
+    beside = path.with_suffix(".json")
+    try:
+        options = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        return FileEncoder(path, Preprocessing.of(options))
+    except ConfigError:
+        raise
+    except Exception as error:  # torch's loaders fail in whichever way the file is broken
+        raise ConfigError(f"The encoder file {path.name} cannot be used ({str(error)[:300]}).") from error
+
+
+def _open(path: Path) -> Run:
+    if path.suffix == ".onnx":
+        return _open_onnx(path)
+    if path.suffix == ".pt2":
+        network = torch.export.load(path).module()
+    else:
+        network = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+
+    def run(pixels: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        with torch.inference_mode():
+            output = network(torch.from_numpy(pixels))
+        features = output[0] if isinstance(output, tuple | list) else output
+        array: NDArray[np.floating[Any]] = features.float().numpy()
+        return array
+
+    return run
+
+
+def _open_onnx(path: Path) -> Run:
+    try:
+        import onnxruntime  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigError("ONNX encoders need onnxruntime: install the extra `onnx`.") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # the pipeline runs one lane a core
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ConfigError(f"{path.name} is not an ONNX model that can be run ({str(error)[:300]}).") from error
+    name = session.get_inputs()[0].name
+    return lambda pixels: np.asarray(session.run(None, {name: pixels})[0])
+
+
+def _encode(encoder: FileEncoder | PythonEncoder, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+    if not images:
+        return np.zeros((0, encoder.dim), np.float32)
+    return encoder.forward(np.stack([encoder.prepare(image) for image in images]))
+
+
+def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def _source_digest(module: Any) -> str:
+    source = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).lstrip("._-") or "encoder"
+
+
+def _write(folder: Path, encoder: FileEncoder | PythonEncoder, meta: dict[str, Any]) -> None:
+    meta = {**meta, "name": encoder.name, "id": encoder.id, "dim": encoder.dim}
+    (folder / "encoder.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,182 @@
+"""Many L2-regularised logistic regressions on the same rows, solved side by side.
+
+Cross-validation asks for folds x penalties fits that differ only in row weights and penalty. One matrix product
+serves them all: the problems lie side by side as columns. Each runs its own L-BFGS (Nocedal and Wright 2006, ch. 7),
+preconditioned by the diagonal of the Böhning bound on the Hessian (D. Böhning, 1992) in the features' own
+principal axes, where that bound is diagonal; it converges in some ten to twenty steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+MEMORY = 8
+
+
+@dataclass(frozen=True)
+class Design:
+    """Features in their principal axes, ready for the solver.
+
+    rows: (n, p) float32, centred, last column constant. axes: (d, p - 1). centre: (d,). curvature: (p,) mean squares.
+    """
+
+    rows: torch.Tensor
+    axes: torch.Tensor
+    centre: torch.Tensor
+    curvature: torch.Tensor
+
+    @classmethod
+    def of(cls, features: torch.Tensor) -> Design:
+        """Rotate (n, d) features; directions without variance are dropped, so p <= min(n, d) + 1."""
+        n, d = features.shape
+        centre = features.mean(0)
+        rows = features - centre
+        if n <= d:
+            values, left = torch.linalg.eigh((rows @ rows.T).double())
+            keep = values > values[-1].clamp_min(1e-12) * 1e-7
+            scale = values[keep].sqrt()
+            axes = (rows.T.double() @ left[:, keep] / scale).float()
+            rotated = (left[:, keep] * scale).float()
+        else:
+            values, vectors = torch.linalg.eigh((rows.T @ rows).double())
+            keep = values > values[-1].clamp_min(1e-12) * 1e-7
+            axes = vectors[:, keep].float()
+            rotated = rows @ axes
+        rotated = torch.cat([rotated, rotated.new_ones(n, 1)], 1)
+        return cls(rotated, axes, centre, rotated.pow(2).mean(0))
+
+    def unrotate(self, solution: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A solution (p, C) in these axes -> weight (C, d) and bias (C,) for the original features."""
+        weight = (self.axes @ solution[:-1]).T
+        return weight, solution[-1] - weight @ self.centre
+
+
+@dataclass(frozen=True)
+class Problems:
+    """B problems over one design: targets (n, C) in 0..1, row weights (n, B, C or 1), penalties (B,)."""
+
+    design: Design
+    targets: torch.Tensor
+    weights: torch.Tensor
+    penalties: torch.Tensor
+    multilabel: bool
+    offset: torch.Tensor | None = None  # (n, C), added to the logits: what a head to start from says
+
+    def value_and_gradient(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses (B,) and gradients (B, p, C) at w (B, p, C): weighted mean cross-entropy + penalty/2 * |w|^2."""
+        b, p, c = w.shape
+        rows = self.design.rows
+        logits = (rows @ w.permute(1, 0, 2).reshape(p, b * c)).view(-1, b, c)
+        if self.offset is not None:
+            logits += self.offset[:, None, :]
+        targets = self.targets[:, None, :]
+        if self.multilabel:
+            loss = F.softplus(logits) - targets * logits
+            residual = torch.sigmoid(logits).sub_(targets)
+        else:
+            log_p = torch.log_softmax(logits, 2)
+            loss = -(targets * log_p).sum(2, keepdim=True)
+            residual = log_p.exp_().sub_(targets)
+        value = (loss * self.weights).sum((0, 2)) + 0.5 * self.penalties * w.pow(2).sum((1, 2))
+        gradient = (rows.T @ residual.mul_(self.weights).view(-1, b * c)).view(p, b, c).permute(1, 0, 2)
+        return value, gradient + self.penalties[:, None, None] * w
+
+    def only(self, index: torch.Tensor) -> Problems:
+        """The problems numbered `index`."""
+        return replace(self, weights=self.weights[:, index], penalties=self.penalties[index])
+
+
+def solve(problems: Problems, *, tolerance: float = 1e-4, max_steps: int = 60) -> torch.Tensor:
+    """Minimise every problem from zero: (B, p, C).
+
+    A problem is done when a step promises to lower its loss by less than the share `tolerance`; done problems leave
+    the batch. (A gradient's norm would stop separable problems early, at weights far smaller than the solution's.)
+    """
+    b = len(problems.penalties)
+    p, c = problems.design.rows.shape[1], problems.targets.shape[1]
+    result = problems.targets.new_zeros(b, p, c)
+    active = torch.arange(b)
+    state = _State.start(problems, result)
+    for _ in range(max_steps):
+        done = state.step() <= tolerance * state.value
+        if bool(done.any()):
+            result[active[done]] = state.w[done]
+            active, state = active[~done], state.only(torch.nonzero(~done)[:, 0])
+            if len(active) == 0:
+                return result
+    result[active] = state.w
+    return result
+
+
+@dataclass
+class _State:
+    problems: Problems
+    scale: torch.Tensor  # (B, p, 1) inverse of the diagonal bound
+    w: torch.Tensor
+    value: torch.Tensor
+    gradient: torch.Tensor
+    pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # s, y, 1 / (s.y), oldest first
+
+    @classmethod
+    def start(cls, problems: Problems, w: torch.Tensor) -> _State:
+        bound = 0.25 * problems.design.curvature
+        scale = 1.0 / (bound[None, :] + problems.penalties[:, None])[:, :, None]
+        value, gradient = problems.value_and_gradient(w)
+        return cls(problems, scale, w, value, gradient, [])
+
+    def step(self) -> torch.Tensor:
+        """One L-BFGS step for every problem, each halving its own step until its loss falls enough (Armijo).
+
+        Returns the decrease (B,) that the quadratic model promised for it.
+        """
+        direction = self._direction()
+        slope = _dot(direction, self.gradient)
+        length = torch.ones_like(slope)
+        for _ in range(12):
+            w = self.w + length[:, None, None] * direction
+            value, gradient = self.problems.value_and_gradient(w)
+            worse = value > self.value + 1e-4 * length * slope + 1e-7 * self.value.abs()
+            if not bool(worse.any()):
+                break
+            length = torch.where(worse, 0.5 * length, length)
+        s, y = w - self.w, gradient - self.gradient
+        curvature = _dot(s, y)
+        # Without positive curvature (rounding, at convergence) the pair is made to count for nothing.
+        rho = torch.where(curvature > 1e-12 * _dot(y, y * self.scale), 1.0 / curvature, 0.0)
+        self.pairs = [*self.pairs, (s, y, rho)][-MEMORY:]
+        self.w, self.value, self.gradient = w, value, gradient
+        return -0.5 * slope
+
+    def _direction(self) -> torch.Tensor:
+        q = self.gradient.clone()
+        alphas = []
+        for s, y, rho in reversed(self.pairs):
+            alpha = (rho * _dot(s, q))[:, None, None]
+            q.sub_(alpha * y)
+            alphas.append(alpha)
+        r = q * self.scale
+        if self.pairs:
+            s, y, rho = self.pairs[-1]
+            gamma = 1.0 / (rho * _dot(y, y * self.scale))
+            r.mul_(torch.where((rho > 0) & gamma.isfinite(), gamma, 1.0)[:, None, None])
+        for (s, y, rho), alpha in zip(self.pairs, reversed(alphas), strict=True):
+            r.add_(s * (alpha - (rho * _dot(y, r))[:, None, None]))
+        return -r
+
+    def only(self, index: torch.Tensor) -> _State:
+        pairs = [(s[index], y[index], rho[index]) for s, y, rho in self.pairs]
+        return _State(
+            self.problems.only(index),
+            self.scale[index],
+            self.w[index],
+            self.value[index],
+            self.gradient[index],
+            pairs,
+        )
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a * b).sum((1, 2))

@@ -1,0 +1,187 @@
+"""Many images -> vectors: reading, decoding and computing at the same time, each distinct image encoded once.
+
+On a CPU every core runs its own lane (decode a batch, then compute it with one thread): no core waits for another.
+On a GPU the lanes decode side by side and take turns on the device.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ml_backend.errors import BackendError, ImageError
+from ml_backend.learning.encoders import Encoder
+from ml_backend.learning.images import content_hash, decode
+
+T = TypeVar("T", bound=Hashable)
+Sink = Callable[[Sequence[str], NDArray[np.float32]], object]
+
+
+@dataclass
+class Encoded(Generic[T]):
+    """hashes: content hash of every item that could be decoded, now or before. failed: why the others could not."""
+
+    hashes: dict[T, str] = field(default_factory=dict)
+    failed: dict[T, BackendError] = field(default_factory=dict)
+
+
+def encode_all(
+    items: Sequence[T],
+    read: Callable[[T], bytes],
+    encoder: Encoder,
+    sink: Sink,
+    *,
+    known: Callable[[str], bool] = lambda _: False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    batch_size: int | None = None,
+    lanes: int | None = None,
+    readers: int = 8,
+) -> Encoded[T]:
+    """Encode `items`, whose bytes `read` gets, and hand (hashes, vectors) to `sink` batch by batch.
+
+    read: called from many threads; a BackendError of it concerns its item alone, anything else ends the run.
+    sink: called by one thread at a time. What it has stored survives: run again after a crash, with `known` telling
+    which hashes are stored, and only the rest is computed. progress(done, total) follows each batch; it may raise
+    to stop the run.
+    batch_size: halved, and the batch tried again, whenever memory runs out.
+    """
+    on_gpu = getattr(encoder, "device", torch.device("cpu")).type != "cpu"
+    count = lanes or os.cpu_count() or 1
+    size = batch_size or (128 if on_gpu else min(16, -(-len(items) // count)) or 1)  # few images: shared by all lanes
+    run: _Run[T] = _Run(encoder, sink, known, progress, len(items), size, on_gpu, Encoded())
+    threads = torch.get_num_threads()
+    with (
+        ThreadPoolExecutor(readers, "read") as reading,
+        ThreadPoolExecutor(count, "encode", initializer=_one_thread, initargs=(on_gpu,)) as encoding,
+    ):
+        batches = _batches(iter(items), size)
+        waiting: deque[Future[None]] = deque()
+        try:
+            for batch in batches:
+                reads = [reading.submit(_read, read, item) for item in batch]
+                waiting.append(encoding.submit(run.encode, batch, reads))
+                if len(waiting) > 2 * count:  # bounded: files read ahead, but never the whole pool in memory
+                    waiting.popleft().result()
+            while waiting:
+                waiting.popleft().result()
+        except BaseException:
+            reading.shutdown(wait=False, cancel_futures=True)
+            encoding.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            torch.set_num_threads(threads)  # the default of threads started later, which the lanes lowered
+    return run.finish()
+
+
+def forward_within_memory(encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """`encoder.forward`, in halves where the whole does not fit into memory. Raises only if one image does not fit."""
+    try:
+        return encoder.forward(pixels)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if len(pixels) == 1 or not _is_out_of_memory(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = len(pixels) // 2
+    return np.concatenate(
+        [forward_within_memory(encoder, pixels[:half]), forward_within_memory(encoder, pixels[half:])]
+    )
+
+
+@dataclass
+class _Run(Generic[T]):
+    encoder: Encoder
+    sink: Sink
+    known: Callable[[str], bool]
+    progress: Callable[[int, int], None]
+    total: int
+    size: int
+    take_turns: bool
+    result: Encoded[T]
+    done: int = 0
+    claimed: set[str] = field(default_factory=set)
+    damaged: dict[str, BackendError] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    device_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def encode(self, batch: Sequence[T], reads: Sequence[Future[bytes | BackendError]]) -> None:
+        hashes: list[str] = []
+        pixels: list[NDArray[np.uint8]] = []
+        claims: dict[T, str] = {}
+        for item, pending in zip(batch, reads, strict=True):
+            data = pending.result()
+            if isinstance(data, BackendError):
+                self.result.failed[item] = data
+                continue
+            key = content_hash(data)
+            claims[item] = key
+            if not self._claim(key):
+                continue
+            try:
+                pixels.append(self.encoder.prepare(decode(data, self.encoder.input_size)))
+                hashes.append(key)
+            except ImageError as error:
+                self.damaged[key] = error
+        vectors = self._forward(np.stack(pixels)) if pixels else None
+        with self.lock:
+            if vectors is not None:
+                self.sink(hashes, vectors)
+            self.result.hashes.update(claims)
+            self.done += len(batch)
+            self.progress(self.done, self.total)
+
+    def _forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if not self.take_turns:
+            return forward_within_memory(self.encoder, pixels)
+        with self.device_lock:
+            return forward_within_memory(self.encoder, pixels)
+
+    def _claim(self, key: str) -> bool:
+        """Whether the image of hash `key` is for the caller to encode: not stored, and nobody else's."""
+        with self.lock:
+            if key in self.claimed:
+                return False
+            self.claimed.add(key)
+        return not self.known(key)
+
+    def finish(self) -> Encoded[T]:
+        """Every item behind a damaged file has failed, not only the first one seen."""
+        for item, key in list(self.result.hashes.items()):
+            if key in self.damaged:
+                del self.result.hashes[item]
+                self.result.failed[item] = self.damaged[key]
+        return self.result
+
+
+def _read(read: Callable[[T], bytes], item: T) -> bytes | BackendError:
+    try:
+        return read(item)
+    except BackendError as error:
+        return error
+
+
+def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """The CPU allocator raises a plain RuntimeError, known by its text alone."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory"))
+
+
+def _one_thread(on_gpu: bool) -> None:
+    if not on_gpu:
+        torch.set_num_threads(1)  # of this lane alone: OpenMP's number of threads belongs to the calling thread

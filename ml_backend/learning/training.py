@@ -1,0 +1,214 @@
+"""Train the head: cold, in about a second, with its penalty and its temperature chosen on folds it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+
+from ml_backend.learning.classifier import Head
+from ml_backend.learning.logistic import Design, Problems, solve
+
+ClassWeight = Literal["balanced"] | None
+PENALTIES = (1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
+"""L2 penalties tried, on mean cross-entropy of unit rows: scikit-learn's C is 1 / (n * penalty)."""
+PRIOR_PENALTIES = (1e2, 1e1, 1.0, 1e-1, *PENALTIES)
+"""From a head that is there already: also stronger ones, that leave it nearly as it is."""
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What was chosen, and how well it did on held-out folds.
+
+    fold_probabilities: (n, C) float32, each row by a head that has not seen it; None with fewer than two labels a
+    fold can be made of. accuracy: share of these that name the label (multi-label: share of right decisions).
+    """
+
+    n: int
+    counts: tuple[int, ...]
+    penalty: float
+    temperature: float
+    folds: int
+    accuracy: float | None
+    log_loss: float | None
+    fold_probabilities: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    head: Head
+    report: TrainingReport
+
+
+def train_head(
+    features: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64] | NDArray[np.bool_],
+    classes: Sequence[str],
+    *,
+    seed: int,
+    class_weight: ClassWeight = None,
+    folds: int | None = None,
+    penalties: Sequence[float] | None = None,
+    prior: Head | None = None,
+) -> TrainedHead:
+    """Fit a linear head on features (n, d), any float type, rows of about unit length.
+
+    labels: (n,) int64 class index, or (n, C) bool for multi-label. Classes without a label keep a (small)
+    probability. prior: a head for the same classes to start from; only the difference to it is penalised, so few
+    labels correct it rather than replace it. Deterministic on one machine: same rows, same seed, same number of threads -> same weights.
+    Raises ValueError for no rows, mismatched shapes, or labels outside `classes`.
+    """
+    targets, multilabel = _targets(features, labels, len(classes))
+    rows = torch.from_numpy(np.array(features, np.float32))
+    design = Design.of(rows)
+    weights = _row_weights(targets, class_weight, multilabel=multilabel)
+    grid = torch.tensor(sorted(penalties or (PENALTIES if prior is None else PRIOR_PENALTIES), reverse=True))
+    base, base_bias = _prior(prior, tuple(classes), rows.shape[1])
+    offset = None if prior is None else torch.addmm(base_bias, rows, base.T)
+    problem = Problems(design, targets, (weights / weights.sum(0))[:, None, :], grid[:1], multilabel, offset)
+    folds = folds or (5 if len(targets) < 2000 else 3)  # many labels estimate as well with fewer folds
+    fold = assign_folds(targets.numpy(), min(folds, len(targets)), np.random.default_rng(seed))
+    chosen, logits = _cross_validate(problem, weights, fold, grid)
+    weight, bias = design.unrotate(solve(replace(problem, penalties=grid[chosen : chosen + 1]), tolerance=1e-4)[0])
+    temperature = 1.0 if logits is None else _temperature(logits, targets, multilabel=multilabel)
+    weight, bias = (weight + base).contiguous(), bias + base_bias
+    head = Head(tuple(classes), weight.numpy(), bias.numpy(), temperature, multilabel)
+    return TrainedHead(
+        head, _report(targets, logits, float(grid[chosen]), temperature, int(fold.max()) + 1, multilabel)
+    )
+
+
+def _prior(prior: Head | None, classes: tuple[str, ...], dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    if prior is None:
+        return torch.zeros(len(classes), dim), torch.zeros(len(classes))
+    if prior.classes != classes or prior.weight.shape[1] != dim:
+        raise ValueError("the prior head is for other classes or other features")
+    return torch.from_numpy(prior.weight) / prior.temperature, torch.from_numpy(prior.bias) / prior.temperature
+
+
+def _targets(features: NDArray[np.floating[Any]], labels: NDArray[Any], n_classes: int) -> tuple[torch.Tensor, bool]:
+    if features.ndim != 2 or len(features) == 0 or len(features) != len(labels):
+        raise ValueError(f"need features (n, d) and n labels, n > 0, not {features.shape} and {labels.shape}")
+    if labels.ndim == 2:
+        if labels.shape[1] != n_classes:
+            raise ValueError(f"multi-label labels must be (n, {n_classes}), not {labels.shape}")
+        return torch.from_numpy(labels.astype(np.float32)), True
+    if labels.min() < 0 or labels.max() >= n_classes:
+        raise ValueError(f"labels must be class indices in 0..{n_classes - 1}")
+    return F.one_hot(torch.from_numpy(labels.astype(np.int64)), n_classes).float(), False
+
+
+def _row_weights(targets: torch.Tensor, class_weight: ClassWeight, *, multilabel: bool) -> torch.Tensor:
+    """(n, 1), or (n, C) for balanced multi-label: each class (or each side of a class) gets the same total weight."""
+    n, c = targets.shape
+    if class_weight is None:
+        return targets.new_ones(n, 1)
+    counts = targets.sum(0).clamp_min(1)
+    if multilabel:
+        negatives = (n - targets.sum(0)).clamp_min(1)
+        return torch.where(targets > 0, n / (2 * counts), n / (2 * negatives))
+    return (targets @ (n / (c * counts)))[:, None]
+
+
+def assign_folds(targets: NDArray[np.float32], folds: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Fold numbers (n,): stratified by label (multi-label: by label set), sizes differing by one at most."""
+    order = generator.permutation(len(targets))
+    strata = np.unique(targets, axis=0, return_inverse=True)[1].reshape(-1)
+    order = order[np.argsort(strata[order], kind="stable")]
+    fold = np.empty(len(targets), np.int64)
+    fold[order] = np.arange(len(targets)) % folds
+    return fold
+
+
+def _cross_validate(
+    problem: Problems, weights: torch.Tensor, fold: NDArray[np.int64], grid: torch.Tensor
+) -> tuple[int, torch.Tensor | None]:
+    """Index of the best penalty and its held-out logits (n, C): the lowest held-out log loss after tempering."""
+    folds = int(fold.max()) + 1
+    if folds < 2:
+        return 0, None
+    targets, multilabel = problem.targets, problem.multilabel
+    held_out = F.one_hot(torch.from_numpy(fold), folds).bool()  # (n, folds)
+    kept = weights[:, None, :] * ~held_out[:, :, None]
+    kept = kept / kept.sum(0, keepdim=True).clamp_min(1e-12)
+    # Problem number = fold * len(grid) + penalty.
+    problems = replace(problem, weights=kept.repeat_interleave(len(grid), 1), penalties=grid.repeat(folds))
+    solution = solve(problems, tolerance=1e-2)
+    logits = targets.new_empty(len(grid), *targets.shape)
+    for k in range(folds):
+        rows = held_out[:, k]
+        block = solution[k * len(grid) : (k + 1) * len(grid)]
+        logits[:, rows] = problem.design.rows[rows] @ block
+    if problem.offset is not None:
+        logits += problem.offset
+    losses = torch.stack(
+        [_row_losses(each / _temperature(each, targets, multilabel=multilabel), targets, multilabel) for each in logits]
+    )
+    best = int(losses.mean(1).argmin())
+    if problem.offset is not None:
+        best = _strongest_as_good(losses, best)
+    return best, logits[best]
+
+
+def _strongest_as_good(losses: torch.Tensor, best: int) -> int:
+    """The strongest penalty whose losses (penalties, n) are within a standard error of the best's, row by row.
+
+    A head that is there already is left alone until the labels show that it is wrong.
+    """
+    excess = losses - losses[best]
+    error = excess.std(1, correction=0) / losses.shape[1] ** 0.5
+    return int(torch.nonzero(excess.mean(1) <= error)[0, 0])
+
+
+def _row_losses(logits: torch.Tensor, targets: torch.Tensor, multilabel: bool) -> torch.Tensor:
+    if multilabel:
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+    return -(targets * torch.log_softmax(logits, 1)).sum(1)
+
+
+def _loss(logits: torch.Tensor, targets: torch.Tensor, *, multilabel: bool) -> torch.Tensor:
+    return _row_losses(logits, targets, multilabel).mean()
+
+
+def _temperature(logits: torch.Tensor, targets: torch.Tensor, *, multilabel: bool) -> float:
+    """Temperature in 0.05..20 that minimises held-out log loss, by golden-section search on its logarithm.
+
+    C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. One undecided example is shared out over
+    the rows, so that a handful of right answers does not make the head certain.
+    """
+    uniform = 0.5 if multilabel else 1.0 / targets.shape[1]
+    targets = (len(targets) * targets + uniform) / (len(targets) + 1)
+    low, high, ratio = float(np.log(0.05)), float(np.log(20.0)), 0.6180339887498949
+    points = [high - ratio * (high - low), low + ratio * (high - low)]
+    losses = [float(_loss(logits / np.exp(t), targets, multilabel=multilabel)) for t in points]
+    for _ in range(16):
+        if losses[0] <= losses[1]:
+            high, points[1], losses[1] = points[1], points[0], losses[0]
+            points[0] = high - ratio * (high - low)
+            losses[0] = float(_loss(logits / np.exp(points[0]), targets, multilabel=multilabel))
+        else:
+            low, points[0], losses[0] = points[0], points[1], losses[1]
+            points[1] = low + ratio * (high - low)
+            losses[1] = float(_loss(logits / np.exp(points[1]), targets, multilabel=multilabel))
+    return float(np.exp(0.5 * (low + high)))
+
+
+def _report(
+    targets: torch.Tensor, logits: torch.Tensor | None, penalty: float, temperature: float, folds: int, multilabel: bool
+) -> TrainingReport:
+    counts = tuple(int(count) for count in targets.sum(0))
+    if logits is None:
+        return TrainingReport(len(targets), counts, penalty, temperature, folds, None, None, None)
+    logits = logits / temperature
+    probabilities = torch.sigmoid(logits) if multilabel else torch.softmax(logits, 1)
+    right = ((probabilities > 0.5) == (targets > 0.5)) if multilabel else logits.argmax(1) == targets.argmax(1)
+    loss = float(_loss(logits, targets, multilabel=multilabel))
+    accuracy = float(right.float().mean())
+    return TrainingReport(
+        len(targets), counts, penalty, temperature, folds, accuracy, loss, probabilities.float().numpy()
+    )

@@ -1,0 +1,101 @@
+"""Models in and out: start a project from one trained elsewhere, and take a version away as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ml_backend.encoding import sample_images
+from ml_backend.errors import InvalidInputError
+from ml_backend.learning.classifier import Head
+from ml_backend.learning.encoders import Encoder
+from ml_backend.learning.formats import Export, Format, export_model, load_bundle
+from ml_backend.learning.importing import LabelMatch, import_classifier, match_labels
+from ml_backend.services import Services
+from ml_backend.steps import labels as labels_step
+from ml_backend.store.projects import Project
+from ml_backend.store.versions import Version
+
+SAMPLE = 64
+
+
+def save_model(project: Project, services: Services, version: Version, kind: Format, path: Path) -> Export:
+    """Write a version to `path`, read it back and compare it on images of the project; then it gets its name.
+
+    Raises InvalidInputError where no image of the project can be read, BackendError where the copy does not agree.
+    """
+    model = services.predictor.load(project, version.number)
+    images = sample_images(project, services, SAMPLE, np.random.default_rng(services.settings.seed))
+    return export_model(model.encoder, model.head, path, kind, version=version.name, images=images)
+
+
+def start_from(
+    project: Project,
+    services: Services,
+    path: Path,
+    *,
+    model_type: str | None = None,
+    class_names: Sequence[str] | None = None,
+    n_classes: int | None = None,
+) -> tuple[Version, LabelMatch]:
+    """Publish and promote a model from `path`, and train on its features from now on.
+
+    path: a folder that `export model` wrote, or a state dict of `model_type` (torchvision or `timm:`), read without
+    running code. Raises InvalidInputError where file, model type and names do not fit; the message lists what differs.
+    """
+    encoder, head, match = _read(project, services, path, model_type, class_names, n_classes)
+    meta = {
+        "classes": list(head.classes),
+        "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
+        "mode": "import",
+        "imported_from": path.name,
+        "labels_matched": match.matched,
+    }
+
+    def write(folder: Path) -> None:
+        head.save(folder)
+        encoder.save(folder)
+
+    number = services.versions.next_number(project)
+    services.versions.publish(project, number, write, meta)
+    version = services.versions.promote(project, number)
+    services.ledger.configure(project, imported=number)
+    services.jobs.mark_due(project, immediately=True, reason=f"started from {path.name}")
+    return version, match
+
+
+def _read(
+    project: Project,
+    services: Services,
+    path: Path,
+    model_type: str | None,
+    class_names: Sequence[str] | None,
+    n_classes: int | None,
+) -> tuple[Encoder, Head, LabelMatch]:
+    labels, multiple = project.schema.labels, project.schema.multiple
+    if not path.exists():
+        raise InvalidInputError(f"There is no {path}: name a model file, or a folder that `export model` wrote.")
+    if path.is_dir():
+        encoder, head, _ = load_bundle(path)
+        match = match_labels(labels, head.classes)
+        if match.labels_without_class or head.multilabel != multiple:
+            raise InvalidInputError(f"{path.name} does not answer what this project asks: {match}.")
+        order = [head.classes.index(match.matched[label]) for label in labels]
+        return encoder, Head(labels, head.weight[order], head.bias[order], head.temperature, multiple), match
+    if model_type is None:
+        raise InvalidInputError(f"Say what {path.name} is a state dict of: --model-type resnet18, for example.")
+    if not len(services.ledger.pool(project).ids):
+        project, _ = labels_step.sync(project, services, full=True)
+    images = sample_images(project, services, SAMPLE, np.random.default_rng(services.settings.seed))
+    imported = import_classifier(
+        path,
+        model_type=model_type,
+        labels=labels,
+        class_names=class_names,
+        n_classes=n_classes,
+        multilabel=multiple,
+        sample=images,
+    )
+    return imported.encoder, imported.head, imported.match

@@ -1,0 +1,86 @@
+"""What a person or a script asks of the service over HTTP, beside Label Studio's protocol."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+
+from ml_backend.errors import NotFoundError
+from ml_backend.models import save_model
+from ml_backend.services import Services
+from ml_backend.status import job_status, project_status, round_status, version_status
+from ml_backend.store.projects import Project
+
+
+def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of routes
+    """Routes below /projects. A project is named by its number here, as `GET /projects` lists it."""
+    router = APIRouter(prefix="/projects")
+
+    def project(number: int) -> Project:
+        for known in services.ledger.projects():
+            if known.id == number:
+                return known
+        raise NotFoundError(f"There is no project {number} here; GET /projects lists them.")
+
+    @router.get("")
+    def projects() -> list[dict[str, Any]]:
+        return [project_status(services, known) for known in services.ledger.projects()]
+
+    @router.get("/{number}")
+    def status(number: int) -> dict[str, Any]:
+        return project_status(services, project(number))
+
+    @router.get("/{number}/rounds")
+    def rounds(number: int) -> list[dict[str, Any]]:
+        return [round_status(round_) for round_ in services.ledger.rounds(project(number))]
+
+    @router.get("/{number}/versions")
+    def versions(number: int) -> list[dict[str, Any]]:
+        return [version_status(version) for version in services.versions.list(project(number))]
+
+    @router.get("/{number}/jobs")
+    def jobs(number: int) -> list[dict[str, Any] | None]:
+        return [job_status(job) for job in services.jobs.history(project(number))]
+
+    @router.get("/{number}/model.{kind}")
+    def model(number: int, kind: Literal["pt2", "onnx"]) -> FileResponse:
+        version = services.versions.current(project(number))
+        if version is None:
+            raise NotFoundError("There is no model yet: label two images of different classes.")
+        name = f"{version.name}.{kind}"
+        path = services.settings.data_dir / "exports" / str(number) / name
+        if not path.exists():
+            save_model(project(number), services, version, kind, path)
+        return FileResponse(path, filename=name, media_type="application/octet-stream")
+
+    @router.post("/{number}/train")
+    def train(number: int) -> dict[str, Any] | None:
+        return job_status(services.jobs.mark_due(project(number), immediately=True, reason="asked for"))
+
+    @router.post("/{number}/cancel")
+    def cancel(number: int) -> dict[str, bool]:
+        return {"cancelled": services.jobs.cancel(project(number))}
+
+    @router.post("/{number}/roll-back")
+    def roll_back(number: int) -> dict[str, Any]:
+        return _served(services, project(number), services.versions.roll_back(project(number)).number)
+
+    @router.post("/{number}/pin/{version}")
+    def pin(number: int, version: int) -> dict[str, Any]:
+        return _served(services, project(number), services.versions.pin(project(number), version).number)
+
+    @router.post("/{number}/unpin")
+    def unpin(number: int) -> dict[str, Any]:
+        services.versions.unpin(project(number))
+        services.jobs.mark_due(project(number), immediately=True, reason="unpinned")
+        return project_status(services, project(number))
+
+    return router
+
+
+def _served(services: Services, project: Project, version: int) -> dict[str, Any]:
+    """Have the queue follow the version that a person chose."""
+    services.jobs.mark_due(project, immediately=True, reason=f"v{version} chosen by hand")
+    return version_status(services.versions.version(project, version))

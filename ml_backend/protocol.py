@@ -1,0 +1,94 @@
+"""The requests Label Studio sends, as it sends them, with sentences for what is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from ml_backend.errors import InvalidInputError
+
+NEEDED = {
+    "tasks": "a list of Label Studio tasks, each with `id` and `data`",
+    "project": "Label Studio's project, as `<id>.<created>` or an object with `id`",
+    "schema": "the project's label config as XML",
+    "action": "the name of the event, such as ANNOTATION_CREATED",
+    "id": "the id of the task",
+    "data": "the task's data, with the image in it",
+}
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class SetupRequest(_Message):
+    project: str
+    label_config: str = Field(alias="schema")
+    hostname: str | None = None
+    access_token: str | None = None
+    extra_params: Any = None
+
+
+class TaskMessage(_Message):
+    id: int
+    data: dict[str, Any]
+
+
+class PredictRequest(_Message):
+    tasks: list[TaskMessage]
+    project: str
+    label_config: str | None = None
+    params: dict[str, Any] | None = None
+
+
+class ProjectRequest(_Message):
+    project: str | None = None
+
+
+class WebhookRequest(_Message):
+    action: str
+    project: dict[str, Any] | int | str | None = None
+
+    def project_id(self, named: str | None = None) -> int:
+        """Return the id of the project that the event is about; `named` in the address where it has no payload."""
+        project = self.project.get("id") if isinstance(self.project, dict) else self.project
+        project = named if project is None else project
+        if project is None:
+            raise InvalidInputError(
+                f"The event {self.action} names no project. Create the webhook with `send_payload` on, or with "
+                "?project=<id> at the end of its address; `ml-backend setup-project` does so."
+            )
+        return parse_project(str(project))[0]
+
+
+def parse_project(text: str) -> tuple[int, int | None]:
+    """Split `<id>.<created>` into the id and the time of creation in seconds, None where it is not given."""
+    number, _, created = text.partition(".")
+    if not number.isdecimal():
+        raise InvalidInputError(
+            f"`project` is {text!r}; it must be Label Studio's project id, such as 1 or 1.1700000000"
+        )
+    return int(number), int(created) if created.isdecimal() else None
+
+
+def explain(error: RequestValidationError) -> tuple[int, str]:
+    """Turn a validation error into a status and one sentence that names the fix."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        detail = first.get("ctx", {}).get("error", "")
+        return 400, f"The body is not valid JSON ({detail}). Send a JSON object with Content-Type: application/json."
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    name = str(first["loc"][-1])
+    need = NEEDED.get(name)
+    if first["type"] == "missing":
+        return 422, f"`{where or 'body'}` is missing" + (f": send {need}." if need else ".")
+    return 422, f"`{where or 'body'}` is wrong: {first['msg']}" + (f". It must be {need}." if need else ".")
+
+
+def host_of(request: Request) -> str | None:
+    """Return the host's slug from the address Label Studio was given, None for the plain address."""
+    slug = request.path_params.get("host")
+    return str(slug) if slug is not None else None

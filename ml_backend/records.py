@@ -1,0 +1,137 @@
+"""Frozen records that travel between rooms. No behaviour beyond what the fields themselves imply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arm = Literal["strategy", "random", "holdout"]
+"""Why a task is in a batch: picked by the strategy, drawn at random to compare with, or held out to measure."""
+
+
+@dataclass(frozen=True, order=True)
+class ProjectKey:
+    """A project of one Label Studio host. The id alone is no key: two hosts may both have a project 1."""
+
+    host: str
+    project_id: int
+
+    def __str__(self) -> str:
+        return f"{self.host}/projects/{self.project_id}"
+
+
+@dataclass(frozen=True)
+class LabelSchema:
+    """What a label config asks: one `Choices` about one `Image`."""
+
+    from_name: str
+    to_name: str
+    image_key: str
+    labels: tuple[str, ...]
+    multiple: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """A Label Studio task, as far as this service cares. `image` is the reference, not the bytes."""
+
+    id: int
+    image: str | None
+    data: dict[str, Any] = field(default_factory=dict, compare=False)
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One annotator's answer to one task. `labels` is empty for a skip. Times are aware, in UTC."""
+
+    id: int
+    task_id: int
+    labels: tuple[str, ...]
+    was_cancelled: bool
+    ground_truth: bool
+    annotator: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Label:
+    """The one label of a task, after consensus. `labels` holds one name, or several for `choice="multiple"`."""
+
+    task_id: int
+    labels: tuple[str, ...]
+    annotation_id: int
+    annotators: tuple[int, ...]
+    agreement: float
+    conflict: bool
+    ground_truth: bool
+    labelled_at: datetime
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a strategy sees: one row per task, labelled rows included.
+
+    features: (N, d) float16 or float32, finite, may be memory-mapped; rows of unit length.
+    labelled: (N,) bool.
+    labels: (N,) int64, class index of labelled rows, -1 elsewhere.
+    n_classes: number of classes of the label config, seen or not.
+    probabilities: (N, C) float32 rows summing to one (multi-label: each in 0..1), or None before any model.
+    ids: (N,) int64, distinct; ties are broken by id, so that the order of the rows does not matter.
+    groups: (N,) int64, equal for near-duplicates, or None.
+    multilabel: whether `probabilities` are independent per class.
+    candidates: (N,) bool, rows that may be picked (labelled ones never are), or None for every unlabelled row.
+    class_names: names for the reasons a person reads; empty for the bare class numbers.
+    """
+
+    features: NDArray[np.floating[Any]]
+    labelled: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    n_classes: int
+    ids: NDArray[np.int64]
+    probabilities: NDArray[np.float32] | None = None
+    groups: NDArray[np.int64] | None = None
+    multilabel: bool = False
+    candidates: NDArray[np.bool_] | None = None
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A strategy's answer: pool row numbers, best first, with why.
+
+    rows: (b,) int64 distinct unlabelled rows. acquisition: (b,) float64, finite, higher = label sooner.
+    reasons: b short sentences for a person.
+    """
+
+    rows: NDArray[np.int64]
+    acquisition: NDArray[np.float64]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One task of a round. Three numbers kept apart: rank (when served), acquisition (why), confidence (belief)."""
+
+    task_id: int
+    rank: int
+    arm: Arm
+    acquisition: float
+    reason: str
+    confidence: float | None = None
+    prediction: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image. `labels` may be empty (held out, or nothing above threshold)."""
+
+    labels: tuple[str, ...]
+    confidence: float
+    probabilities: tuple[float, ...] = ()
+    error: str | None = None

@@ -1,0 +1,151 @@
+"""HTTP: what Label Studio calls, and what a person asks. Nothing here trains; `/setup` and `/health` answer at once."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import secrets
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ml_backend import __version__
+from ml_backend.errors import BackendError
+from ml_backend.operations import operations
+from ml_backend.protocol import (
+    PredictRequest,
+    ProjectRequest,
+    SetupRequest,
+    WebhookRequest,
+    explain,
+    host_of,
+    parse_project,
+)
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def app() -> FastAPI:
+    """Build the service from the environment; what gunicorn calls."""
+    settings = Settings.from_environ(os.environ)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return create_app(Services.open(settings))
+
+
+def create_app(services: Services) -> FastAPI:
+    """Build the service around `services`."""
+    application = FastAPI(title="Label Studio active learning backend", version=__version__)
+    application.state.services = services
+    _add_errors(application)
+    _add_authentication(application, services.settings)
+    routes = protocol_routes(services)
+    application.include_router(routes)
+    application.include_router(routes, prefix="/hosts/{host}")
+    application.include_router(operations(services))
+    return application
+
+
+def protocol_routes(services: Services) -> APIRouter:
+    """The ML backend protocol. The same routes stand under `/hosts/<slug>`, so that hosts cannot be confused."""
+    router = APIRouter()
+
+    @router.get("/")
+    @router.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "UP", "model_class": "ActiveLearningModel"}
+
+    @router.post("/setup")
+    def setup(message: SetupRequest, request: Request) -> dict[str, str]:
+        project_id, created = parse_project(message.project)
+        host = services.host(host_of(request), message.hostname)
+        project = services.register(host, project_id, message.label_config, created=created)
+        return {"model_version": services.predictor.served_name(project)}
+
+    @router.post("/predict")
+    def predict(message: PredictRequest, request: Request) -> dict[str, Any]:
+        project_id, created = parse_project(message.project)
+        project = services.find_project(host_of(request), project_id, created)
+        tasks = [task.model_dump() for task in message.tasks]
+        return {"results": services.predictor.predict(project, tasks)}
+
+    @router.get("/versions")
+    @router.post("/versions")
+    def versions(request: Request, message: ProjectRequest | None = None) -> dict[str, list[str]]:
+        name = (message.project if message else None) or request.query_params.get("project")
+        if name is None:
+            return {"versions": []}
+        project = services.find_project(host_of(request), *parse_project(name))
+        return {"versions": services.predictor.served_names(project)}
+
+    @router.post("/webhook")
+    def webhook(message: WebhookRequest, request: Request) -> dict[str, str]:
+        key = services.find_key(host_of(request), message.project_id(request.query_params.get("project")))
+        receipt = services.inbox.record(key, message.action, message.model_dump(exclude_unset=True))
+        return {"status": "doubled" if receipt.doubled else "ok" if receipt.known else "ignored"}
+
+    @router.post("/job_status")
+    def job_status(message: dict[str, Any]) -> dict[str, str]:
+        return {"job_status": "finished", "job": str(message.get("job", ""))}
+
+    @router.post("/duplicate_model")
+    @router.post("/delete")
+    def acknowledged(message: dict[str, Any]) -> dict[str, str]:  # noqa: ARG001 - nothing is deleted on Label Studio's word
+        return {"status": "ok"}
+
+    return router
+
+
+def _add_errors(application: FastAPI) -> None:
+    """One place where errors become HTTP; a caller never sees a traceback."""
+
+    @application.exception_handler(BackendError)
+    async def backend_error(_: Request, error: BackendError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, status_code=error.status)
+
+    @application.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        status, sentence = explain(error)
+        return JSONResponse({"error": sentence}, status_code=status)
+
+    @application.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": str(error.detail)}, status_code=error.status_code, headers=error.headers)
+
+    @application.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return JSONResponse({"error": "Something failed here; the service's log says what."}, status_code=500)
+
+
+def _add_authentication(application: FastAPI, settings: Settings) -> None:
+    if not settings.user:
+        return
+    expected = "Basic " + base64.b64encode(f"{settings.user}:{settings.password}".encode()).decode()
+
+    application.add_middleware(_Authentication, expected=expected.encode())
+
+
+class _Authentication:
+    """Lets in who sends the right header; /health is for everybody. Plain ASGI: it costs microseconds a request."""
+
+    def __init__(self, app: ASGIApp, expected: bytes) -> None:
+        self.app, self.expected = app, expected
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == "/health" or self._is_known(scope):
+            await self.app(scope, receive, send)
+            return
+        sentence = "Send the user and password of ML_BACKEND_USER and ML_BACKEND_PASSWORD (HTTP basic authentication)."
+        refusal = JSONResponse({"error": sentence}, status_code=401, headers={"WWW-Authenticate": "Basic"})
+        await refusal(scope, receive, send)
+
+    def _is_known(self, scope: Scope) -> bool:
+        sent = dict(scope["headers"]).get(b"authorization", b"")
+        return secrets.compare_digest(sent, self.expected)

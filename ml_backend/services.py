@@ -1,0 +1,163 @@
+"""The only place that puts collaborators together: settings in, everything a cycle or a request needs out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ml_backend.errors import ConflictError, NotFoundError
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.config import parse_label_config
+from ml_backend.labelstudio.media import ImageReader
+from ml_backend.learning.encoders import Encoder
+from ml_backend.records import ProjectKey
+from ml_backend.serving import Predictor
+from ml_backend.settings import Settings
+from ml_backend.store.consensus import ConsensusRule, Vote
+from ml_backend.store.database import Database
+from ml_backend.store.features import FeatureStore
+from ml_backend.store.inbox import Inbox
+from ml_backend.store.jobs import Debounce, Jobs
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.projects import Project
+from ml_backend.store.versions import Versions
+
+VOTES: dict[str, Vote] = {"majority": "majority", "latest": "most_recent", "exclude": "unanimous"}
+"""ML_BACKEND_CONFLICTS in the words of the consensus rule."""
+
+
+@dataclass
+class Services:
+    """Everything that a request or a cycle works with. One a process."""
+
+    settings: Settings
+    database: Database
+    ledger: Ledger
+    jobs: Jobs
+    inbox: Inbox
+    versions: Versions
+    features: FeatureStore
+    encoders: dict[Path, Encoder] = field(default_factory=dict)
+    _clients: dict[str, LabelStudio] = field(default_factory=dict)
+    _readers: dict[str, ImageReader] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, settings: Settings) -> Services:
+        """Open the stores named by `settings`, creating them on first use."""
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        database = Database(settings.database)
+        quiet = timedelta(seconds=settings.train_after_seconds)
+        jobs = Jobs(database, debounce=Debounce(settings.train_after_labels, quiet))
+        return cls(
+            settings=settings,
+            database=database,
+            ledger=Ledger(database),
+            jobs=jobs,
+            inbox=Inbox(database, jobs),
+            versions=Versions(settings.data_dir / "versions", database),
+            features=FeatureStore(settings.data_dir / "features"),
+        )
+
+    def __post_init__(self) -> None:
+        self.predictor = Predictor(self)
+        self.rule = ConsensusRule(vote=VOTES[self.settings.conflicts], tie="most_recent")
+
+    def client(self, host: str) -> LabelStudio:
+        """Return the client of a Label Studio host. Raises NotFoundError for a host without a key."""
+        if host not in self._clients:
+            self._clients[host] = LabelStudio(host, self._key(host))
+        return self._clients[host]
+
+    def images(self, host: str) -> ImageReader:
+        if host not in self._readers:
+            only = len(self.settings.hosts()) == 1
+            self._readers[host] = ImageReader(
+                self.client(host).transport,
+                media_root=self.settings.media_root if only else None,
+                document_root=self.settings.document_root if only else None,
+            )
+        return self._readers[host]
+
+    def host(self, slug: str | None, hostname: str | None) -> str:
+        """Return the Label Studio host that a request comes from, by the address it called or the name it gave."""
+        hosts = list(self.settings.hosts())
+        if slug is not None:
+            for host in hosts:
+                if host_slug(host) == slug:
+                    return host
+            raise NotFoundError(f"No Label Studio host is called {slug!r} here: add it to LABEL_STUDIO_API_KEYS.")
+        if hostname and hostname.rstrip("/") in hosts:
+            return hostname.rstrip("/")
+        if len(hosts) == 1:
+            return hosts[0]
+        raise ConflictError(
+            f"This backend serves several Label Studio hosts, and {hostname or 'this one'} is none of them by name: "
+            f"connect it with the address {self.settings.url}/hosts/<name>, <name> being one of "
+            f"{', '.join(host_slug(host) for host in hosts)}."
+        )
+
+    def register(self, host: str, project_id: int, label_config: str, *, created: int | None) -> Project:
+        """Make a project known, or note its new label config; a new or changed one is due at once."""
+        key = ProjectKey(host, project_id)
+        schema = parse_label_config(label_config)
+        known = next((p for p in self.ledger.projects() if p.key == key), None)
+        if known is not None and known.label_config == label_config:
+            if created in (None, known.settings.get("created")):
+                return known
+            return self.ledger.configure(known, created=created)
+        title = known.title if known else f"project {project_id}"
+        project = self.ledger.upsert_project(
+            key,
+            title=title,
+            label_config=label_config,
+            schema=schema,
+            rule=self.rule,
+            settings={"created": created} if created else None,
+        )
+        self.jobs.mark_due(project, immediately=True, reason="set up" if known is None else "label config changed")
+        return project
+
+    def find_project(self, slug: str | None, project_id: int, created: int | None) -> Project:
+        """Return the project that a request means. Raises NotFoundError, or ConflictError where it could be several."""
+        if slug is not None:
+            return self.ledger.project(ProjectKey(self.host(slug, None), project_id))
+        found = [p for p in self.ledger.projects() if p.key.project_id == project_id]
+        if len(found) > 1 and created is not None:
+            found = [p for p in found if p.settings.get("created") == created]
+        if not found:
+            raise NotFoundError(
+                f"Project {project_id} is not known here: connect it with `ml-backend setup-project`, or open its "
+                "Model settings in Label Studio, which introduces it."
+            )
+        if len(found) > 1:
+            raise ConflictError(
+                f"Several Label Studio hosts have a project {project_id}: connect each with "
+                f"{self.settings.url}/hosts/<name>, as `ml-backend setup-project` does."
+            )
+        return found[0]
+
+    def find_key(self, slug: str | None, project_id: int) -> ProjectKey:
+        """Name the project that an event is about. With the host in the address that takes no look into the store."""
+        if slug is not None:
+            return ProjectKey(self.host(slug, None), project_id)
+        return self.find_project(None, project_id, None).key
+
+    def backend_url(self, host: str) -> str:
+        """The address to give to a Label Studio host, which tells its projects from other hosts' projects."""
+        return f"{self.settings.url}/hosts/{host_slug(host)}"
+
+    def _key(self, host: str) -> str:
+        key = self.settings.hosts().get(host, "")
+        if not key:
+            raise NotFoundError(
+                f"No access token for {host}: set LABEL_STUDIO_API_KEY, or add it to LABEL_STUDIO_API_KEYS."
+            )
+        return key
+
+
+def host_slug(host: str) -> str:
+    """Name of a host for use in an address: its network location, in letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", urlsplit(host).netloc.lower() + urlsplit(host).path.lower()).strip("-")

@@ -1,0 +1,161 @@
+"""Predictions: the current version in memory, swapped as a whole; unseen images are encoded once and kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.encoding import encode_tasks, no_image
+from ml_backend.labelstudio.config import prediction_result, task_from_json
+from ml_backend.learning.classifier import Head
+from ml_backend.learning.encoders import Encoder, load_encoder
+from ml_backend.records import Prediction, Task
+from ml_backend.store.projects import Project
+from ml_backend.store.rounds import Round
+
+if TYPE_CHECKING:
+    from ml_backend.services import Services
+
+UNTRAINED = 1.5
+UNREADABLE = 3.0
+"""Scores outside a batch: below every trained confidence, and after everything else."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """One version, ready to predict. `number` is its place in the project's history."""
+
+    number: int
+    encoder: Encoder
+    head: Head
+
+
+@dataclass(frozen=True)
+class _Served:
+    """The queue Label Studio has: which score each of its tasks was given, and which are held out."""
+
+    round: Round
+    scores: Mapping[int, float]
+    held_out: frozenset[int]
+
+
+def serving_score(rank: int, total: int) -> float:
+    """Score of place `rank` (from 0) in a batch of `total`: in (0, 1), lowest served first."""
+    return (rank + 1) / (total + 1)
+
+
+def predicted(probabilities: NDArray[np.float32], names: Sequence[str], *, multiple: bool) -> Prediction:
+    """Turn (C,) probabilities into a prediction: the top class, or every class at 0.5 or more.
+
+    The confidence is the top class's probability; for several labels, that of the least certain class being as said.
+    """
+    if multiple:
+        chosen = tuple(name for name, p in zip(names, probabilities, strict=True) if p >= 0.5)
+        confidence = float(np.maximum(probabilities, 1 - probabilities).min())
+    else:
+        chosen = (names[int(probabilities.argmax())],)
+        confidence = float(probabilities.max())
+    return Prediction(chosen, confidence, tuple(float(p) for p in probabilities))
+
+
+class Predictor:
+    """Answers `/predict`. Safe to call from several threads."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self._models: dict[int, LoadedModel] = {}
+        self._queues: dict[int, _Served] = {}
+        self._loading = threading.Lock()
+
+    def current(self, project: Project) -> LoadedModel | None:
+        """Return the promoted version, loaded, or None before the first."""
+        version = self.services.versions.current(project)
+        if version is None:
+            return None
+        loaded = self._models.get(project.id)
+        if loaded is None or loaded.number != version.number:
+            with self._loading:
+                loaded = self.load(project, version.number)
+                self._models[project.id] = loaded
+        return loaded
+
+    def load(self, project: Project, number: int) -> LoadedModel:
+        versions = self.services.versions
+        folder = versions.folder(versions.version(project, number))
+        return LoadedModel(number, load_encoder(folder), Head.load(folder))
+
+    def served_name(self, project: Project) -> str:
+        """Return the version name Label Studio has now: `v<model>-r<round>`, v0-r0 before the first queue."""
+        round_ = self.services.ledger.current_round(project)
+        return round_.served_name if round_ else "v0-r0"
+
+    def served_names(self, project: Project) -> list[str]:
+        """All names under which a queue was served, newest first."""
+        return [r.served_name for r in self.services.ledger.rounds(project) if r.pushed_at] or ["v0-r0"]
+
+    def predict(self, project: Project, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """One Label Studio prediction a task, in order. An unreadable image gets an empty one that says why."""
+        queue = self._queue(project)
+        beliefs = self._beliefs(project, [task_from_json(project.schema, dict(task)) for task in tasks])
+        name = queue.round.served_name if queue else "v0-r0"
+        return [self._answer(project, int(t["id"]), b, queue, name) for t, b in zip(tasks, beliefs, strict=True)]
+
+    def _answer(
+        self, project: Project, task_id: int, belief: Prediction | None, queue: _Served | None, name: str
+    ) -> dict[str, Any]:
+        held_out = queue is not None and task_id in queue.held_out
+        shown = belief is not None and belief.error is None and not held_out
+        result = prediction_result(project.schema, belief.labels, belief.confidence) if belief and shown else []
+        score = queue.scores.get(task_id) if queue else None
+        if score is None:
+            score = UNTRAINED if belief is None else UNREADABLE if belief.error else 1 + belief.confidence
+        answer: dict[str, Any] = {"model_version": name, "score": score, "result": result}
+        if belief is not None and belief.error:
+            answer["error"] = belief.error
+        return answer
+
+    def _beliefs(self, project: Project, tasks: Sequence[Task]) -> list[Prediction | None]:
+        """What the current version says of each task; None where there is no version yet."""
+        model = self.current(project)
+        if model is None:
+            return [None if t.image else Prediction((), 0.0, error=no_image(project, t)) for t in tasks]
+        hashes, errors = self._hashes(project, model.encoder, tasks)
+        readable = [t.id for t in tasks if t.id in hashes]
+        found: dict[int, Prediction] = {}
+        if readable:
+            at = self.services.features.rows(model.encoder.id, [hashes[i] for i in readable])
+            probabilities = model.head.predict_proba(self.services.features.matrix(model.encoder.id)[at])
+            for task_id, row in zip(readable, probabilities, strict=True):
+                found[task_id] = predicted(row, model.head.classes, multiple=model.head.multilabel)
+        return [found.get(t.id) or Prediction((), 0.0, error=errors[t.id]) for t in tasks]
+
+    def _hashes(
+        self, project: Project, encoder: Encoder, tasks: Sequence[Task]
+    ) -> tuple[dict[int, str], dict[int, str]]:
+        """Content hash of each readable task, its vector stored; and why the others are not readable."""
+        known = self.services.ledger.content_hashes(project, tasks)
+        rows = self.services.features.rows(encoder.id, list(known.values()))
+        stored = {task_id: h for (task_id, h), row in zip(known.items(), rows, strict=True) if row >= 0}
+        missing = [task for task in tasks if task.id not in stored]
+        if not missing:
+            return stored, {}
+        new = encode_tasks(project, self.services, encoder, missing)
+        return stored | new.hashes, new.errors
+
+    def _queue(self, project: Project) -> _Served | None:
+        """The round Label Studio has, with its scores; read once a round."""
+        round_ = self.services.ledger.current_round(project)
+        if round_ is None:
+            return None
+        known = self._queues.get(project.id)
+        if known is None or known.round.number != round_.number:
+            queries = self.services.ledger.queries(round_)
+            scores = {q.task_id: serving_score(q.rank, len(queries)) for q in queries}
+            known = _Served(round_, scores, frozenset(q.task_id for q in queries if q.arm == "holdout"))
+            self._queues[project.id] = known
+        return known

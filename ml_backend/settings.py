@@ -1,0 +1,223 @@
+"""Every knob, read once from the environment. All mistakes are told at once, each with its fix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ml_backend.errors import ConfigError
+
+Parse = Callable[[str], Any]
+
+
+def _knob(env: str, default: Any, parse: Parse, doc: str) -> Any:
+    return field(default=default, metadata={"env": env, "parse": parse, "doc": doc})
+
+
+def _number(kind: type[int | float], low: float, high: float = float("inf")) -> Parse:
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
+        if not low <= value <= high:
+            upper = "" if high == float("inf") else f" and at most {high:g}"
+            raise ValueError(f"must be at least {low:g}{upper}")
+        return value
+
+    return parse
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise ValueError("must be an address such as http://localhost:8080")
+    return text.rstrip("/")
+
+
+def _keys(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        url, separator, key = item.rpartition("=")
+        if not separator or not key:
+            raise ValueError("must read http://one.example=KEY,http://two.example=KEY")
+        pairs.append((_url(url), key))
+    return tuple(pairs)
+
+
+def _choice(*names: str) -> Parse:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return text
+
+    return parse
+
+
+def _optional(parse: Parse) -> Parse:
+    return lambda text: None if text.lower() in {"", "none"} else parse(text)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set, with its defaults. One environment variable a field; `NAME_FILE` reads it from a file."""
+
+    label_studio_url: str = _knob(
+        "LABEL_STUDIO_URL", "http://localhost:8080", _url, "Label Studio's address, as seen from here"
+    )
+    label_studio_api_key: str = _knob(
+        "LABEL_STUDIO_API_KEY", "", str, "its access token: a personal access token or a legacy token"
+    )
+    label_studio_api_keys: tuple[tuple[str, str], ...] = _knob(
+        "LABEL_STUDIO_API_KEYS", (), _keys, "more Label Studio hosts: URL=KEY,URL=KEY"
+    )
+    media_root: Path | None = _knob(
+        "LABEL_STUDIO_MEDIA_ROOT",
+        None,
+        _optional(Path),
+        "Label Studio's media folder, where this process can see it: uploads are then read from disk",
+    )
+    document_root: Path | None = _knob(
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
+        None,
+        _optional(Path),
+        "its local-files root, where this process can see it",
+    )
+    data_dir: Path = _knob(
+        "ML_BACKEND_DATA_DIR", Path("ml-backend-data"), Path, "where state, features and model versions are kept"
+    )
+    database_url: str = _knob(
+        "ML_BACKEND_DATABASE_URL",
+        "",
+        str,
+        "state elsewhere than in SQLite: postgresql+psycopg://user:password@host/name",
+    )
+    host: str = _knob("ML_BACKEND_HOST", "127.0.0.1", str, "address to listen on; 0.0.0.0 in a container")
+    port: int = _knob("ML_BACKEND_PORT", 9090, _number(int, 1, 65535), "port to listen on")
+    public_url: str = _knob(
+        "ML_BACKEND_URL",
+        "",
+        _optional(_url),
+        "this service's address, as seen from Label Studio; default http://localhost:<port>",
+    )
+    user: str = _knob("ML_BACKEND_USER", "", str, "user name Label Studio must send; empty: no authentication")
+    password: str = _knob("ML_BACKEND_PASSWORD", "", str, "password that goes with it")
+    encoder: str = _knob(
+        "ML_BACKEND_ENCODER",
+        "auto",
+        str,
+        "auto, patches, a torchvision model name, timm:<name>, a model file, or module:Class",
+    )
+    encoder_weights: str = _knob(
+        "ML_BACKEND_ENCODER_WEIGHTS", "", str, "weights for it: a file, a torchvision weights name, or none"
+    )
+    strategy: str = _knob("ML_BACKEND_STRATEGY", "auto", str, "query strategy")
+    batch_size: int = _knob("ML_BACKEND_BATCH_SIZE", 20, _number(int, 1, 100_000), "tasks a batch")
+    pool_size: int | None = _knob(
+        "ML_BACKEND_POOL_SIZE", None, _optional(_number(int, 1)), "rank only a random sub-pool of this size"
+    )
+    power: float | None = _knob(
+        "ML_BACKEND_POWER",
+        None,
+        _optional(_number(float, 0)),
+        "power acquisition: softens the ranking with Gumbel noise of this inverse temperature",
+    )
+    random_share: float = _knob(
+        "ML_BACKEND_RANDOM_SHARE", 0.0, _number(float, 0, 1), "share of each batch drawn at random, to compare with"
+    )
+    holdout_share: float = _knob(
+        "ML_BACKEND_HOLDOUT_SHARE",
+        0.1,
+        _number(float, 0, 0.9),
+        "share of labels held out of training, drawn at random before labelling",
+    )
+    holdout_first: int = _knob("ML_BACKEND_HOLDOUT_FIRST", 20, _number(int, 0), "tasks held out first of all")
+    train_after_labels: int = _knob(
+        "ML_BACKEND_TRAIN_AFTER_LABELS", 10, _number(int, 1), "train after so many new labels"
+    )
+    train_after_seconds: float = _knob(
+        "ML_BACKEND_TRAIN_AFTER_SECONDS", 30.0, _number(float, 0), "or after so many seconds of quiet with at least one"
+    )
+    poll_seconds: float = _knob(
+        "ML_BACKEND_POLL_SECONDS", 60.0, _number(float, 1), "look for changes that no webhook told of, this often"
+    )
+    full_sync_seconds: float = _knob(
+        "ML_BACKEND_FULL_SYNC_SECONDS", 3600.0, _number(float, 0), "compare with all of the project, this often"
+    )
+    conflicts: str = _knob(
+        "ML_BACKEND_CONFLICTS",
+        "majority",
+        _choice("majority", "latest", "exclude"),
+        "how several annotators' labels of one task become one",
+    )
+    mode: str = _knob(
+        "ML_BACKEND_TRAINING",
+        "head",
+        _choice("head", "finetune"),
+        "train the head on frozen features, or fine-tune the whole network",
+    )
+    seed: int = _knob("ML_BACKEND_SEED", 0, _number(int, 0), "seed of everything that is drawn")
+    promotion_alpha: float = _knob(
+        "ML_BACKEND_PROMOTION_ALPHA", 0.05, _number(float, 0, 1), "a candidate worse at this significance is not served"
+    )
+    keep_versions: int = _knob("ML_BACKEND_KEEP_VERSIONS", 20, _number(int, 2), "model versions kept on disk")
+    log_level: str = _knob(
+        "ML_BACKEND_LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "how much is logged"
+    )
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+        """Read every knob from `environ`. Raises ConfigError that lists all mistakes."""
+        values: dict[str, Any] = {}
+        mistakes: list[str] = []
+        for knob in fields(cls):
+            name = knob.metadata["env"]
+            try:
+                text = _lookup(name, environ)
+                if text is not None:
+                    values[knob.name] = knob.metadata["parse"](text)
+            except (ValueError, OSError) as error:
+                mistakes.append(f"{name} {error}")
+        settings = cls(**values)
+        mistakes += settings._contradictions()
+        mistakes += _unknown(environ, {knob.metadata["env"] for knob in fields(cls)})
+        if mistakes:
+            raise ConfigError("Settings: " + "; ".join(mistakes))
+        return settings
+
+    def _contradictions(self) -> list[str]:
+        found = []
+        if bool(self.user) != bool(self.password):
+            found.append("ML_BACKEND_USER and ML_BACKEND_PASSWORD go together: set both or neither")
+        return found
+
+    @property
+    def url(self) -> str:
+        """This service's address as Label Studio sees it."""
+        return self.public_url or f"http://localhost:{self.port}"
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'state.sqlite3'}"
+
+    def hosts(self) -> dict[str, str]:
+        """Every Label Studio host with its key."""
+        return {self.label_studio_url: self.label_studio_api_key, **dict(self.label_studio_api_keys)}
+
+
+def _lookup(name: str, environ: Mapping[str, str]) -> str | None:
+    path = environ.get(f"{name}_FILE")
+    if path and name in environ:
+        raise ValueError(f"is set twice: take away {name} or {name}_FILE")
+    if path:
+        return Path(path).read_text(encoding="utf-8").strip()
+    return environ.get(name)
+
+
+def _unknown(environ: Mapping[str, str], known: set[str]) -> list[str]:
+    """A misspelt knob is silently ignored otherwise."""
+    names = {name.removesuffix("_FILE") for name in environ if name.startswith("ML_BACKEND_")}
+    return [f"{name} is not a setting; see docs/settings.md" for name in sorted(names - known)]

@@ -1,0 +1,1 @@
+"""Replaying strategies on labelled data: what a person runs before trusting one."""

@@ -1,0 +1,117 @@
+"""Labelled images -> features to replay on: a folder by class, a CSV, or rows somebody else exported."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from ml_backend.errors import ImageError, InvalidInputError
+from ml_backend.learning.encoders import Encoder, build_encoder
+from ml_backend.learning.images import decode
+from ml_backend.simulation.data import Source, split, unit_rows
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Example:
+    """A labelled image: what to call it, its label, and how to get the file's bytes (which may raise ImageError)."""
+
+    name: str
+    label: str
+    read: Callable[[], bytes]
+
+
+def from_folder(folder: Path) -> list[Example]:
+    """`folder/<class>/**/image`: the first folder is the label."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    inside = [(path, path.relative_to(folder)) for path in files]
+    examples = [Example(str(rel), rel.parts[0], path.read_bytes) for path, rel in inside if len(rel.parts) > 1]
+    if not examples:
+        raise InvalidInputError(f"{folder} has no images in folders named for their class, like {folder}/cat/1.jpg.")
+    return examples
+
+
+def from_csv(path: Path, root: Path | None = None) -> list[Example]:
+    """Columns `filename` (or `image`) and `label`; files relative to `root`, by default to the CSV's own folder."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        name = next((c for c in ("filename", "image") if c in columns), None)
+        if name is None or "label" not in columns:
+            raise InvalidInputError(
+                f"{path} needs the columns filename and label; it has {', '.join(columns) or 'none'}."
+            )
+        rows = [(row[name], row["label"]) for row in reader if row["label"]]
+    base = root or path.parent
+    return [Example(file, label, (base / file).read_bytes) for file, label in rows]
+
+
+def from_rows(rows: Iterable[tuple[str, str, Callable[[], bytes]]]) -> list[Example]:
+    """Rows of a labelled project, as its export gives them: (name, label, how to read the image)."""
+    return [Example(name, label, read) for name, label, read in rows if label]
+
+
+def encoded(
+    name: str,
+    examples: Sequence[Example],
+    encoder: str,
+    cache: Path,
+    *,
+    weights: Path | None = None,
+    progress: bool = True,
+) -> Source:
+    """Encode once, keep the features in the folder `cache`, split by the seed. Unreadable images are left out and told."""
+    key = hashlib.sha256(repr([(e.name, e.label) for e in examples]).encode() + f"{encoder} {weights}".encode())
+    file = cache / f"features-{key.hexdigest()[:16]}.npz"
+    if not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        built = build_encoder(encoder, weights=weights, sample=lambda count: _sample(examples, count))
+        features, kept = _encode(built, examples, progress=progress)
+        np.savez(file, features=features, kept=kept)
+    with np.load(file) as stored:
+        features, kept = stored["features"], stored["kept"]
+    classes = tuple(sorted({examples[i].label for i in kept}))
+    labels = np.array([classes.index(examples[i].label) for i in kept], dtype=np.int64)
+    return lambda seed: split(name, classes, features, labels, seed)
+
+
+def _sample(examples: Sequence[Example], count: int) -> list[Image.Image]:
+    order = np.random.default_rng(0).permutation(len(examples))[:count]
+    return [image for _, image in _pictures([examples[i] for i in order], None)]
+
+
+def _encode(
+    encoder: Encoder, examples: Sequence[Example], *, progress: bool
+) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+    rows: list[NDArray[np.float16]] = []
+    kept: list[int] = []
+    bar = tqdm(total=len(examples), desc=f"encoding with {encoder.name}", unit="image", disable=not progress)
+    for start in range(0, len(examples), AT_ONCE):
+        part = examples[start : start + AT_ONCE]
+        pictures = list(_pictures(part, encoder.input_size))
+        if pictures:
+            rows.append(unit_rows(encoder.encode([image for _, image in pictures])))
+            kept += [start + i for i, _ in pictures]
+        bar.update(len(part))
+    bar.close()
+    if not rows:
+        raise InvalidInputError("None of the images could be read: check the paths.")
+    return np.concatenate(rows), np.array(kept, dtype=np.int64)
+
+
+def _pictures(examples: Sequence[Example], size: int | None) -> Iterator[tuple[int, Image.Image]]:
+    for i, example in enumerate(examples):
+        try:
+            yield i, decode(example.read(), size)
+        except (ImageError, OSError) as error:
+            tqdm.write(f"left out {example.name}: {error}")

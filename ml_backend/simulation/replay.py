@@ -1,0 +1,104 @@
+"""One run: a strategy from zero labels to the budget, with an oracle in the annotator's place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.errors import InvalidInputError
+from ml_backend.records import Pool
+from ml_backend.simulation.data import Data
+from ml_backend.simulation.memory import peak_megabytes
+from ml_backend.strategies import STRATEGIES, select
+
+Probabilities = Callable[[NDArray[np.floating[Any]]], NDArray[np.float32]]
+"""Features (k, d) -> (k, C), rows summing to one."""
+Trainer = Callable[[NDArray[np.floating[Any]], NDArray[np.int64], int, int], Probabilities]
+"""(features, labels, number of classes, seed) -> a trained head; cold, whatever came before."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every run of a comparison is done. Runs under different settings are never mixed."""
+
+    batch: int = 20
+    budget: int = 400
+    pool_size: int | None = None
+    power: float | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round of one run came to. seconds, megabytes: of the selection alone."""
+
+    data: str
+    strategy: str
+    seed: int
+    labels: int
+    accuracy: float
+    seconds: float
+    megabytes: float
+    train_seconds: float
+
+
+def parts(strategy: str) -> tuple[str, str]:
+    """`margin` -> first batch and rest by margin; `random+margin` -> a random first batch, then margin."""
+    first, _, rest = strategy.partition("+")
+    for name in filter(None, (first, rest)):
+        if name not in STRATEGIES:
+            raise InvalidInputError(
+                f"There is no strategy {name!r}. Choose one of: {', '.join(STRATEGIES)}; or two joined by +, the first for the first batch."
+            )
+    return first, rest or first
+
+
+def replay(data: Data, strategy: str, seed: int, settings: Settings, train: Trainer) -> Iterator[Round]:
+    """A round a batch, until the budget is spent or the pool is empty."""
+    first, rest = parts(strategy)
+    rng = np.random.default_rng([seed, 0])
+    size = len(data.labels)
+    labelled, known, ids = np.zeros(size, dtype=bool), np.full(size, -1, dtype=np.int64), np.arange(size)
+    probabilities: NDArray[np.float32] | None = None
+    while (count := int(labelled.sum())) < min(settings.budget, size):
+        pool = Pool(data.features, labelled.copy(), known.copy(), len(data.classes), ids, probabilities)
+        want = min(settings.batch, settings.budget - count)
+        started = time.perf_counter()
+        with peak_megabytes() as peak:
+            ranking = select(
+                first if count == 0 else rest,
+                pool,
+                want,
+                rng,
+                pool_size=_at_least(settings.pool_size, want),
+                power=settings.power,
+            )
+        chosen = time.perf_counter()
+        labelled[ranking.rows], known[ranking.rows] = True, data.labels[ranking.rows]
+        head = train(data.features[labelled], known[labelled], len(data.classes), seed)
+        trained = time.perf_counter()
+        probabilities = head(data.features)
+        accuracy = float((head(data.test_features).argmax(1) == data.test_labels).mean())
+        yield Round(
+            data.name, strategy, seed, int(labelled.sum()), accuracy, chosen - started, peak.megabytes, trained - chosen
+        )
+
+
+def full_pool(data: Data, seed: int, train: Trainer) -> Round:
+    """Accuracy with every label of the pool: what the targets are a share of."""
+    started = time.perf_counter()
+    head = train(data.features, data.labels, len(data.classes), seed)
+    seconds = time.perf_counter() - started
+    accuracy = float((head(data.test_features).argmax(1) == data.test_labels).mean())
+    return Round(data.name, FULL_POOL, seed, len(data.labels), accuracy, 0.0, 0.0, seconds)
+
+
+FULL_POOL = "(all labels)"
+
+
+def _at_least(pool_size: int | None, want: int) -> int | None:
+    return None if pool_size is None else max(pool_size, want)

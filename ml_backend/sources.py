@@ -1,0 +1,188 @@
+"""Finding images: folders, files, globs, CSV files and lists of addresses -> one `Source` an image."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from ml_backend.errors import InvalidInputError
+from ml_backend.tabular import read_csv, unguarded
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif"})
+"""What is taken for an image in a folder. A file named by itself is taken whatever it is called."""
+SCHEMES = ("http://", "https://", "s3://", "gs://", "azure-blob://")
+NAME_COLUMNS = ("path", "filename", "image", "file")
+LABEL_COLUMNS = ("label", "labels", "choice", "class")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image to import: a file or an address. `relative`: its path below what was asked for, with slashes.
+
+    cells: labels as they stand in the CSV, one name or several joined; or the name of the folder.
+    """
+
+    relative: str
+    file: Path | None = None
+    address: str | None = None
+    cells: tuple[str, ...] = ()
+
+    @property
+    def filename(self) -> str:
+        return PurePosixPath(self.relative).name
+
+
+@dataclass
+class Found:
+    """Images in order, and sentences about what was named and is not there."""
+
+    sources: list[Source] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def find_images(wanted: Sequence[str], *, by_class: bool = False) -> Found:
+    """Find what `wanted` names: folders (recursive), files, globs, CSV files, .txt lists, addresses.
+
+    by_class: in a folder, the name of the folder an image lies in is its label.
+    Raises InvalidInputError where nothing is found at all.
+    """
+    found = Found()
+    for name in wanted:
+        _find(name, found, by_class=by_class)
+    unique = {(source.file or source.address): source for source in found.sources}
+    found.sources = list(unique.values())
+    if not found.sources:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise InvalidInputError(
+            f"No image in {', '.join(wanted)}: name a folder with {kinds}, files, a glob in quotes, a CSV with a column "
+            "filename or image, or a .txt with one address a line."
+        )
+    return found
+
+
+def read_labels(path: Path, columns: Sequence[str] = NAME_COLUMNS) -> dict[str, tuple[str, ...]]:
+    """A CSV with `label` and one of `columns`: name -> cells, one for each line with another label.
+
+    The first of the columns that has something in it names the image. Raises InvalidInputError without such columns.
+    """
+    labels: dict[str, dict[str, None]] = {}
+    for number, row in enumerate(read_csv(path), start=1):
+        named, labelled = _columns(row, columns), _columns(row, LABEL_COLUMNS)
+        if not named or not labelled:
+            raise InvalidInputError(f"{path} needs the columns filename and label; it has {', '.join(row)}.")
+        name = next((row[column] for column in named if row[column]), "")
+        if not name:
+            raise InvalidInputError(f"{path}, row {number}: no {named[0]}.")
+        cell = unguarded(row[labelled[0]])
+        labels.setdefault(unguarded(name), {}).update({cell: None} if cell else {})
+    return {name: tuple(several) for name, several in labels.items()}
+
+
+def _find(name: str, found: Found, *, by_class: bool) -> None:
+    path = Path(name)
+    if name.startswith(SCHEMES):
+        found.sources.append(_at(name))
+    elif path.is_dir():
+        found.sources += _in_folder(path, by_class=by_class)
+    elif path.is_file():
+        _in_file(path, found)
+    elif matches := _matches(name):
+        found.sources += matches
+    else:
+        found.missing.append(f"{name}: there is no such file or folder.")
+
+
+def _in_file(path: Path, found: Found) -> None:
+    """A list of images (.csv, .txt), or an image."""
+    if path.suffix.lower() == ".csv":
+        _in_csv(path, found)
+    elif path.suffix.lower() == ".txt":
+        for line in path.read_text(encoding="utf-8-sig").splitlines():
+            if line.strip():
+                _named(line.strip(), (), path.parent, found)
+    else:
+        found.sources.append(Source(path.name, file=path.resolve()))
+
+
+def _matches(pattern: str) -> list[Source]:
+    """Images that a glob finds; the shell has expanded those without quotes already."""
+    files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - Path.glob takes no absolute pattern
+    return [
+        Source(file.name if file.is_absolute() else file.as_posix(), file=file.resolve())
+        for file in files
+        if file.is_file() and file.suffix.lower() in SUFFIXES
+    ]
+
+
+def _in_folder(folder: Path, *, by_class: bool) -> Iterator[Source]:
+    """Images below a folder in the order of their paths; hidden files and folders are left out."""
+    for file in sorted(folder.rglob("*")):
+        relative = file.relative_to(folder)
+        if any(part.startswith(".") for part in relative.parts):
+            continue
+        if file.suffix.lower() in SUFFIXES and file.is_file():
+            cells = (file.parent.name,) if by_class and len(relative.parts) > 1 else ()
+            yield Source(relative.as_posix(), file=file.resolve(), cells=cells)
+
+
+def _in_csv(path: Path, found: Found) -> None:
+    """Rows name files beside the CSV (or absolute), or addresses; lines about the same image add up."""
+    names: dict[str, dict[str, None]] = {}
+    for number, row in enumerate(read_csv(path), start=1):
+        named, labelled = _columns(row, NAME_COLUMNS), _columns(row, LABEL_COLUMNS)
+        if not named:
+            raise InvalidInputError(f"{path} needs a column filename or image; it has {', '.join(row)}.")
+        name = next((unguarded(row[column]) for column in named if row[column]), "")
+        if not name:
+            found.missing.append(f"{path}, row {number}: no {named[0]}.")
+            continue
+        cell = unguarded(row[labelled[0]]) if labelled else ""
+        names.setdefault(name, {}).update({cell: None} if cell else {})
+    for name, cells in names.items():
+        _named(name, tuple(cells), path.parent, found)
+
+
+def _named(name: str, cells: tuple[str, ...], folder: Path, found: Found) -> None:
+    if name.startswith(SCHEMES):
+        found.sources.append(_at(name, cells))
+        return
+    file = folder / name
+    if file.is_file():
+        relative = PurePosixPath(Path(name).as_posix())
+        shown = relative.name if relative.is_absolute() or ".." in relative.parts else str(relative)
+        found.sources.append(Source(shown, file=file.resolve(), cells=cells))
+    else:
+        found.missing.append(f"{name}: there is no such file beside the list.")
+
+
+def _at(address: str, cells: tuple[str, ...] = ()) -> Source:
+    return Source(unquote(urlsplit(address).path).lstrip("/") or address, address=address, cells=cells)
+
+
+def _columns(row: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    """Those of the row's columns that have these names, whatever their case, in the order of `names`."""
+    by_name = {column.strip().lower(): column for column in row}
+    return [by_name[name] for name in names if name in by_name]
+
+
+def with_labels(found: Found, labels: Mapping[str, tuple[str, ...]]) -> Found:
+    """Give each image the cells that a labels file has for its path or filename; tells of names that are no image here.
+
+    A filename that several images have is no name for any of them: then only the path is.
+    """
+    names: dict[str, list[int]] = {}
+    for place, source in enumerate(found.sources):
+        for name in {source.relative, source.filename, str(source.file or source.address)}:
+            names.setdefault(name, []).append(place)
+    sources, missing = list(found.sources), list(found.missing)
+    for name, cells in labels.items():
+        places = names.get(name, [])
+        if len(places) == 1:
+            sources[places[0]] = replace(sources[places[0]], cells=sources[places[0]].cells + cells)
+        else:
+            why = "several images have this name: give the path" if places else "no image has this name"
+            missing.append(f"{name} (in the labels file): {why}.")
+    return Found(sources, missing)

@@ -1,0 +1,94 @@
+"""What a person wants to know of a project, as plain JSON: for HTTP, the command line and the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_backend.services import Services
+from ml_backend.store.jobs import Job
+from ml_backend.store.projects import Project
+from ml_backend.store.rounds import Round
+from ml_backend.store.versions import Version
+
+
+def project_status(services: Services, project: Project) -> dict[str, Any]:
+    """Counts, the version and queue in service, the job under way, and what is wrong, if anything."""
+    counts = services.ledger.counts(project)
+    jobs = services.jobs.status(project)
+    version = services.versions.current(project)
+    last = services.ledger.last_round(project)
+    return {
+        "id": project.id,
+        "project": str(project.key),
+        "title": project.title,
+        "counts": dict(vars(counts)),
+        "version": version_status(version) if version else None,
+        "pinned": services.versions.pinned(project),
+        "queue": round_status(last) if last else None,
+        "job": {
+            "due": job_status(jobs.due),
+            "running": job_status(jobs.running),
+            "last": job_status(jobs.last),
+            "stopped": jobs.stopped,
+        },
+        "advice": project.settings.get("advice"),
+        "problems": _problems(services, project, last, jobs.stopped),
+    }
+
+
+def version_status(version: Version) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "state": version.state,
+        "reason": version.reason,
+        "created_at": version.created_at.isoformat(),
+        "encoder": version.meta.get("encoder", {}).get("name"),
+        "holdout": version.meta.get("metrics", {}).get("holdout"),
+        "labels": version.meta.get("labels"),
+    }
+
+
+def round_status(round_: Round) -> dict[str, Any]:
+    return {
+        "name": round_.served_name,
+        "state": round_.state,
+        "strategy": round_.strategy,
+        "error": round_.error,
+        "created_at": round_.created_at.isoformat(),
+        "verified_at": round_.verified_at.isoformat() if round_.verified_at else None,
+    }
+
+
+def job_status(job: Job | None) -> dict[str, Any] | None:
+    if job is None:
+        return None
+    return {
+        "id": job.id,
+        "state": job.state,
+        "reason": job.reason,
+        "labels": job.labels,
+        "progress": job.progress,
+        "message": job.message,
+        "due_at": job.due_at.isoformat(),
+        "finished_at": job.finished_at.isoformat() if job.finished_at else None,
+        "summary": job.summary,
+        "error": job.error,
+    }
+
+
+def _problems(services: Services, project: Project, last: Round | None, stopped: str | None) -> list[str]:
+    """Sentences, each with its fix; empty when all is well."""
+    found = []
+    if stopped:
+        found.append(f"Training stopped: {stopped}")
+    if project.settings.get("gone"):
+        found.append("Label Studio does not have this project any more, or the access token may not see it.")
+    if fault := project.settings.get("webhook", {}).get("problem"):
+        found.append(f"Label Studio's events do not arrive, so labels are seen late: {fault}")
+    if last is not None and last.error:
+        found.append(f"The queue {last.served_name} is not served: {last.error}")
+    if failed := services.ledger.counts(project).failed_images:
+        found.append(f"{failed} images cannot be read; they are left out of the queue.")
+    if quarantined := services.ledger.counts(project).quarantined:
+        found.append(f"{quarantined} annotations do not fit the label config and do not count.")
+    return found

@@ -1,0 +1,192 @@
+"""Step 4: score the pool, let the strategy rank it, and mix in what is held out and what is drawn at random."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.errors import NothingToAskError
+from ml_backend.records import Arm, Pool, Query, Ranking
+from ml_backend.services import Services
+from ml_backend.serving import LoadedModel, predicted
+from ml_backend.settings import Settings
+from ml_backend.steps.corpus import Corpus
+from ml_backend.store.ledger import Ledger, PoolRows
+from ml_backend.store.projects import Project
+from ml_backend.store.rounds import Round
+from ml_backend.strategies import select
+
+BY_HAND = "by_hand"
+"""Set in the params of a round that a person asked for: it stays until half of it is answered, whatever is trained."""
+
+LARGEST_HOLDOUT = 0.2
+"""Of a small project, at most this share is held out, whatever `holdout_first` says."""
+
+
+def choose(project: Project, services: Services, corpus: Corpus | None, model: LoadedModel | None) -> Round:
+    """Return the round to serve: the last one while it is good, else a new one, recorded with what it holds out.
+
+    Raises ConflictError where there is no task left to ask for.
+    """
+    settings, ledger = services.settings, services.ledger
+    rows = corpus.rows if corpus else ledger.pool(project)
+    version = model.number if model else 0
+    last = ledger.last_round(project)
+    if last is not None and _still_good(last, ledger.queries(last), rows, settings, version):
+        return last
+    if last is not None and version < last.version and (former := _former(project, ledger, rows, version)):
+        return former
+    rng = np.random.default_rng([settings.seed, project.id, last.number if last else 0])
+    held_out = hold_out(rows, settings, rng)
+    pool = build_pool(corpus, model, held_out) if corpus else None
+    held = [Query(int(task), 0, "holdout", 0.0, "held out at random, to measure accuracy") for task in held_out]
+    queries = interleave(picks(pool, settings, len(held), rng), held, rng)
+    if not queries:
+        raise NothingToAskError(f"{project.key} has no task left to ask for: {_why_not(rows)}.")
+    return ledger.open_round(
+        project,
+        version=version,
+        strategy=settings.strategy,
+        seed=settings.seed,
+        queries=queries,
+        params=_params(settings),
+    )
+
+
+def _former(project: Project, ledger: Ledger, rows: PoolRows, version: int) -> Round | None:
+    """After a roll-back: what is yet unanswered of the queue that this version had, as a round of its own."""
+    before = next((round_ for round_ in ledger.rounds(project) if round_.version == version), None)
+    if before is None:
+        return None
+    waiting = set(_waiting(rows).tolist())
+    left = [query for query in ledger.queries(before) if query.task_id in waiting]
+    if not left:
+        return None
+    queries = [replace(query, rank=rank) for rank, query in enumerate(left)]
+    return ledger.open_round(
+        project, version=version, strategy=before.strategy, seed=before.seed, queries=queries, params=before.params
+    )
+
+
+def _waiting(rows: PoolRows) -> NDArray[np.int64]:
+    """Ids of the tasks that can still be asked for."""
+    return rows.ids[~rows.answered & ~rows.skipped & ~rows.failed]
+
+
+def _still_good(round_: Round, queries: Sequence[Query], rows: PoolRows, settings: Settings, version: int) -> bool:
+    """Whether the round was computed by the same model and settings, and more than half of it is yet unanswered."""
+    if not round_.params.get(BY_HAND) and (round_.version, round_.strategy, round_.seed, round_.params) != (
+        version, settings.strategy, settings.seed, _params(settings),
+    ):  # fmt: skip
+        return False
+    waiting = np.isin([query.task_id for query in queries], _waiting(rows))
+    return bool(2 * waiting.sum() > len(queries))
+
+
+def _params(settings: Settings) -> dict[str, float | None]:
+    """What else decides a batch; kept with the round."""
+    return {
+        "batch_size": settings.batch_size,
+        "pool_size": settings.pool_size,
+        "power": settings.power,
+        "random_share": settings.random_share,
+        "holdout_share": settings.holdout_share,
+        "holdout_first": settings.holdout_first,
+    }
+
+
+def _why_not(rows: PoolRows) -> str:
+    total = len(rows.ids)
+    if not total:
+        return "it has no tasks; import some"
+    return (
+        f"of {total} tasks {int(rows.answered.sum())} are answered, {int(rows.skipped.sum())} skipped, and the image of "
+        f"{int(rows.failed.sum())} cannot be read"
+    )
+
+
+def hold_out(rows: PoolRows, settings: Settings, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Task ids of the held-out slice that still wait for an answer, new draws included; uniform over unanswered tasks.
+
+    The slice grows to the larger of `holdout_first` and `holdout_share` of the labels, this batch counted in.
+    """
+    usable = rows.holdout & ~rows.failed & ~(rows.skipped & ~rows.labelled)
+    wanted = max(
+        settings.holdout_first, math.ceil(settings.holdout_share * (rows.labelled.sum() + settings.batch_size))
+    )
+    wanted = min(wanted, int(LARGEST_HOLDOUT * len(rows.ids))) if settings.holdout_share else 0
+    drawable = rows.ids[rows.drawable & ~rows.failed]
+    missing = min(max(0, wanted - int(usable.sum())), len(drawable))
+    drawn = rng.choice(drawable, missing, replace=False)
+    return np.concatenate([rows.ids[usable & ~rows.answered], drawn])
+
+
+def build_pool(corpus: Corpus, model: LoadedModel | None, held_out: NDArray[np.int64]) -> Pool | None:
+    """Put the encoded tasks into a pool, in the order of the feature store; None where there are none.
+
+    Held-out tasks are no part of it: neither picked, nor learned from.
+    """
+    rows = corpus.rows
+    inside = np.flatnonzero(corpus.encoded & ~rows.holdout & ~np.isin(rows.ids, held_out))
+    order = inside[np.argsort(corpus.at[inside], kind="stable")]
+    if not len(order):
+        return None
+    vectors = corpus.vectors(order)
+    return Pool(
+        features=vectors,
+        labelled=rows.labelled[order],
+        labels=rows.labels[order],
+        n_classes=len(corpus.classes),
+        ids=rows.ids[order],
+        probabilities=model.head.predict_proba(vectors) if model else None,
+        multilabel=corpus.multiple,
+        candidates=~(rows.answered | rows.skipped)[order],
+        class_names=corpus.classes,
+    )
+
+
+def interleave(ordered: Sequence[Query], others: Sequence[Query], rng: np.random.Generator) -> list[Query]:
+    """Put `others` at random places among `ordered`, whose order stays; ranks from 0."""
+    total = len(ordered) + len(others)
+    places = set(rng.choice(total, len(others), replace=False).tolist())
+    first, second = iter(ordered), iter(others)
+    mixed = [next(second) if place in places else next(first) for place in range(total)]
+    return [replace(query, rank=rank) for rank, query in enumerate(mixed)]
+
+
+def picks(pool: Pool | None, settings: Settings, held_out: int, rng: np.random.Generator) -> list[Query]:
+    """The strategy's picks and the random arm; at least `1 - holdout_share` of a batch, however many are held out."""
+    if pool is None or pool.candidates is None:
+        return []
+    size = max(math.ceil(settings.batch_size * (1 - settings.holdout_share)), settings.batch_size - held_out)
+    drawn = select("random", pool, round(size * settings.random_share), rng)
+    left = pool.candidates.copy()
+    left[drawn.rows] = False
+    ranking = select(
+        settings.strategy,
+        replace(pool, candidates=left),
+        size - len(drawn.rows),
+        rng,
+        pool_size=settings.pool_size,
+        power=settings.power,
+    )
+    return interleave(_queries(pool, ranking, "strategy"), _queries(pool, drawn, "random"), rng)
+
+
+def _queries(pool: Pool, ranking: Ranking, arm: Arm) -> list[Query]:
+    return [
+        Query(int(pool.ids[row]), 0, arm, float(acquisition), reason, *_belief(pool, row))
+        for row, acquisition, reason in zip(ranking.rows, ranking.acquisition, ranking.reasons, strict=True)
+    ]
+
+
+def _belief(pool: Pool, row: int) -> tuple[float | None, tuple[str, ...]]:
+    """Confidence and predicted names of one row, (None, ()) before any model."""
+    if pool.probabilities is None:
+        return None, ()
+    prediction = predicted(pool.probabilities[row], pool.class_names, multiple=pool.multilabel)
+    return prediction.confidence, prediction.labels

@@ -1,0 +1,170 @@
+"""Step 3: train a candidate on the labels, measure it on the held-out slice, and serve it unless it is worse."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.encoding import read_image
+from ml_backend.learning.classifier import Head
+from ml_backend.learning.encoders import Encoder
+from ml_backend.learning.evaluation import significantly_worse, wilson_interval
+from ml_backend.learning.finetuning import finetune
+from ml_backend.learning.images import decode
+from ml_backend.learning.training import TrainedHead, TrainingReport, train_head
+from ml_backend.services import Services
+from ml_backend.serving import LoadedModel
+from ml_backend.steps.corpus import Corpus, Examples
+from ml_backend.store.projects import Project
+from ml_backend.store.versions import Version
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may be served. out_of_sample: (n,) whether it is right on each training row, asked by folds."""
+
+    encoder: Encoder
+    head: Head
+    report: TrainingReport
+    held_out: Examples
+    out_of_sample: NDArray[np.bool_]
+
+
+def train(project: Project, services: Services, corpus: Corpus | None) -> LoadedModel | None:
+    """Return the model to serve: the candidate, or the current one where nothing is new or the candidate is worse."""
+    current = services.predictor.current(project)
+    if corpus is None:
+        return current
+    settings = services.settings
+    digest = f"{services.ledger.label_digest(project)} {corpus.encoder.id} {settings.mode} {settings.seed}"
+    versions = services.versions.list(project)
+    if versions and versions[0].meta.get("trained_on") == digest:
+        return current
+    examples = corpus.examples(held_out=False)
+    if len(np.unique(examples.targets, axis=0)) < 2:
+        return current
+    fit = _finetuned if settings.mode == "finetune" else _refitted
+    candidate = fit(project, services, corpus, examples)
+    reason = _worse(candidate, corpus, current, _imported(versions, current), services)
+    _publish(project, services, candidate, digest, reason)
+    return services.predictor.current(project)
+
+
+def _refitted(_project: Project, services: Services, corpus: Corpus, examples: Examples) -> Candidate:
+    """A head, trained cold on the stored vectors."""
+    trained = train_head(examples.features, examples.targets, corpus.classes, seed=services.settings.seed)
+    held_out = corpus.examples(held_out=True)
+    return Candidate(corpus.encoder, trained.head, trained.report, held_out, _by_folds(trained, examples))
+
+
+def _finetuned(project: Project, services: Services, corpus: Corpus, examples: Examples) -> Candidate:
+    """The whole network, from the weights the project started with, and a head on top."""
+    pixels, targets = _pictures(project, services, corpus, examples.tasks)
+    tuned = finetune(corpus.encoder, pixels, targets, corpus.classes, seed=services.settings.seed)
+    waiting = corpus.examples(held_out=True)
+    shown, answers = _pictures(project, services, corpus, waiting.tasks)
+    vectors = tuned.encoder.forward(shown) if len(shown) else np.empty((0, tuned.encoder.dim), np.float32)
+    held_out = Examples(vectors.astype(np.float16), answers, waiting.tasks)
+    return Candidate(tuned.encoder, tuned.trained.head, tuned.trained.report, held_out, np.zeros(0, dtype=np.bool_))
+
+
+def _pictures(
+    project: Project, services: Services, corpus: Corpus, tasks: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """Pictures (n, h, w, 3) as the encoder takes them, and their targets. Raises ImageError for one that went away."""
+    ids = corpus.rows.ids[tasks].tolist()
+    encoder = corpus.encoder
+    images = [
+        encoder.prepare(decode(read_image(project, services, task), encoder.input_size))
+        for task in services.ledger.tasks(project, ids)
+    ]
+    return np.stack(images) if images else np.empty((0,), np.uint8), corpus.targets(tasks)
+
+
+def _by_folds(trained: TrainedHead, examples: Examples) -> NDArray[np.bool_]:
+    probabilities = trained.report.fold_probabilities
+    return np.zeros(0, dtype=np.bool_) if probabilities is None else examples.right(probabilities)
+
+
+def _publish(project: Project, services: Services, candidate: Candidate, digest: str, reason: str | None) -> None:
+    """Keep the candidate as a new version; serve it unless there is a reason against it or another one is pinned."""
+    encoder = candidate.encoder
+    meta = {
+        "classes": list(candidate.head.classes),
+        "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
+        "metrics": {"holdout": accuracy(candidate.held_out.correct(candidate.head))},
+        "labels": candidate.report.n,
+        "training": {k: v for k, v in vars(candidate.report).items() if k != "fold_probabilities"},
+        "mode": services.settings.mode,
+        "seed": services.settings.seed,
+        "trained_on": digest,
+    }
+
+    def write(folder: Path) -> None:
+        candidate.head.save(folder)
+        encoder.save(folder)
+
+    number = services.versions.next_number(project)
+    services.versions.publish(project, number, write, meta)
+    if reason is not None:
+        services.versions.reject(project, number, reason)
+        logger.warning("%s: v%d is kept but not served: %s", project.key, number, reason)
+    elif not services.versions.pinned(project):
+        services.versions.promote(project, number)
+    services.versions.prune(project, keep=services.settings.keep_versions)
+
+
+def accuracy(correct: NDArray[np.bool_]) -> dict[str, float | int | None]:
+    """Held-out accuracy with its 95 % Wilson interval; None before anything held out is labelled."""
+    if not len(correct):
+        return {"n": 0, "accuracy": None, "low": None, "high": None}
+    low, high = wilson_interval(int(correct.sum()), len(correct))
+    return {"n": len(correct), "accuracy": float(correct.mean()), "low": low, "high": high}
+
+
+def _imported(versions: Sequence[Version], current: LoadedModel | None) -> bool:
+    """Whether the model in service came from elsewhere, so that it has seen none of the project's labels."""
+    return any(current is not None and v.number == current.number and v.meta.get("mode") == "import" for v in versions)
+
+
+def _worse(
+    candidate: Candidate, corpus: Corpus, current: LoadedModel | None, imported: bool, services: Services
+) -> str | None:
+    """Say why the candidate must not be served, None if it may.
+
+    An imported model is replaced only by one that is right at least as often: it has seen no label, so all of them
+    measure it, and the candidate is measured by its folds.
+    """
+    if current is None:
+        return None
+    now = candidate.held_out.correct(candidate.head)
+    before = _answers(current, corpus, candidate.held_out, services)
+    if imported and len(candidate.out_of_sample):
+        before = np.concatenate([before, _answers(current, corpus, corpus.examples(held_out=False), services)])
+        now = np.concatenate([now, candidate.out_of_sample])
+        if len(before) == len(now) and now.sum() < before.sum():
+            return f"{int(now.sum())} of {len(now)} labelled tasks right, v{current.number} has {int(before.sum())}"
+        return None
+    if not len(now) or len(before) < len(now):
+        return None
+    if not significantly_worse(now, before, alpha=services.settings.promotion_alpha):
+        return None
+    return f"{int(now.sum())} of {len(now)} held-out tasks right, v{current.number} has {int(before.sum())}"
+
+
+def _answers(model: LoadedModel, corpus: Corpus, examples: Examples, services: Services) -> NDArray[np.bool_]:
+    """(n,) whether a version is right on the examples, by vectors of its own encoder; empty where one is missing."""
+    hashes = [digest.decode() for digest in corpus.rows.hashes[examples.tasks].tolist()]
+    at = services.features.rows(model.encoder.id, hashes)
+    if (at < 0).any():
+        return np.zeros(0, dtype=np.bool_)
+    vectors = services.features.matrix(model.encoder.id)[at]
+    return Examples(vectors, examples.targets, examples.tasks).correct(model.head)

@@ -1,0 +1,93 @@
+"""What a turn works on: every task of the project beside the place of its vector in the feature store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.learning.classifier import Head
+from ml_backend.learning.encoders import Encoder
+from ml_backend.store.ledger import PoolRows
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tasks and vectors of one project at one moment.
+
+    rows: the N tasks by id. at: (N,) row of each task's vector in `matrix`, -1 where there is none.
+    matrix: (M, d) float16, memory-mapped. encoder: what made the vectors.
+    """
+
+    rows: PoolRows
+    at: NDArray[np.int64]
+    matrix: NDArray[np.float16]
+    encoder: Encoder
+    classes: tuple[str, ...]
+    multiple: bool
+
+    @property
+    def encoded(self) -> NDArray[np.bool_]:
+        """(N,) the vector is there."""
+        return self.at >= 0
+
+    def vectors(self, tasks: NDArray[np.int64]) -> NDArray[np.float16]:
+        """(n, d) vectors of the tasks at these positions. No copy where they are one run: a million stay on disk."""
+        places = self.at[tasks]
+        if len(places) and (np.diff(places) == 1).all():
+            return self.matrix[places[0] : places[-1] + 1]
+        return self.matrix[places]
+
+    def examples(self, *, held_out: bool) -> Examples:
+        """Labelled tasks with their vectors: those held out, or those to learn from."""
+        return self._labelled(self.rows.holdout == held_out)
+
+    def examples_of(self, task_ids: Sequence[int]) -> Examples:
+        """Those of these tasks that are labelled and not held out."""
+        return self._labelled(np.isin(self.rows.ids, task_ids) & ~self.rows.holdout)
+
+    def targets(self, tasks: NDArray[np.int64]) -> NDArray[Any]:
+        """Labels of the tasks at these positions: (n,) class indices, or (n, C) booleans."""
+        if not self.multiple:
+            return self.rows.labels[tasks]
+        ticked = np.zeros((len(self.rows.ids), len(self.classes)), dtype=np.bool_)
+        ticked[self.rows.pairs[:, 0], self.rows.pairs[:, 1]] = True
+        return ticked[tasks]
+
+    def _labelled(self, among: NDArray[np.bool_]) -> Examples:
+        tasks = np.flatnonzero(self.rows.labelled & self.encoded & among)
+        return Examples(self.vectors(tasks), self.targets(tasks), tasks)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled vectors: features (n, d), targets (n,) class indices or (n, C) booleans, tasks (n,) corpus positions."""
+
+    features: NDArray[np.float16]
+    targets: NDArray[Any]
+    tasks: NDArray[np.int64]
+
+    def at(self, places: NDArray[np.int64]) -> Examples:
+        return Examples(self.features[places], self.targets[places], self.tasks[places])
+
+    def joined(self, other: Examples) -> Examples:
+        return Examples(
+            np.concatenate([self.features, other.features]),
+            np.concatenate([self.targets, other.targets]),
+            np.concatenate([self.tasks, other.tasks]),
+        )
+
+    def correct(self, head: Head) -> NDArray[np.bool_]:
+        """(n,) whether the head is right on each row."""
+        if not len(self.targets):
+            return np.zeros(0, dtype=np.bool_)
+        return self.right(head.predict_proba(self.features))
+
+    def right(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(n,) whether (n, C) probabilities answer right: the top class, or for several labels the whole set."""
+        if self.targets.ndim == 1:
+            return np.asarray(probabilities.argmax(axis=1) == self.targets)
+        return np.asarray(((probabilities >= 0.5) == self.targets).all(axis=1))

@@ -1,0 +1,82 @@
+"""Step 2: encode the images not seen before, each exactly once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.encoding import encode_tasks, sample_images
+from ml_backend.learning.encoders import Encoder, build_encoder, load_encoder
+from ml_backend.services import Services
+from ml_backend.steps.corpus import Corpus
+from ml_backend.store.features import FeatureStore
+from ml_backend.store.ledger import PoolRows
+from ml_backend.store.projects import Project
+
+
+def encode_missing(
+    project: Project, services: Services, progress: Callable[[int, int], None], encoder: Encoder | None = None
+) -> Corpus | None:
+    """Bring the feature store up to date; None while the project has no task with a readable image.
+
+    encoder: another than the project's own: that of a fine-tuned version.
+    """
+    rows = services.ledger.pool(project)
+    if not len(rows.ids) or rows.failed.all():
+        return None
+    encoder = encoder or project_encoder(project, services)
+    missing = (places(services.features, encoder, rows) < 0) & ~rows.failed
+    if missing.any():
+        ids = rows.ids[missing]
+        tasks = services.ledger.tasks(project, ids.tolist())
+        encode_tasks(project, services, encoder, tasks, lambda done: progress(done, len(ids)))
+        rows = services.ledger.pool(project)
+    at = places(services.features, encoder, rows)
+    if not (at >= 0).any():
+        return None
+    matrix = services.features.matrix(encoder.id)
+    return Corpus(rows, at, matrix, encoder, project.schema.labels, project.schema.multiple)
+
+
+def places(features: FeatureStore, encoder: Encoder, rows: PoolRows) -> NDArray[np.int64]:
+    """(N,) row of each task's vector in the feature store, -1 where the image was not encoded yet."""
+    at = np.full(len(rows.ids), -1, dtype=np.int64)
+    known = np.flatnonzero(rows.hashes != b"")
+    at[known] = features.rows(encoder.id, [digest.decode() for digest in rows.hashes[known].tolist()])
+    return at
+
+
+def project_encoder(project: Project, services: Services) -> Encoder:
+    """Return the project's encoder: an imported model's, or one built once for the settings and then kept."""
+    settings = services.settings
+    if imported := project.settings.get("imported"):
+        return services.predictor.load(project, imported).encoder
+    choice = f"{settings.encoder} {settings.encoder_weights} {settings.seed}"
+    slug = hashlib.sha256(choice.encode()).hexdigest()[:12]
+    folder = settings.data_dir / "encoders" / str(project.id) / slug
+    cached = services.encoders.get(folder)
+    if cached is None:
+        cached = load_encoder(folder) if folder.exists() else _build(project, services, folder)
+        services.encoders[folder] = cached
+    return cached
+
+
+def _build(project: Project, services: Services, folder: Path) -> Encoder:
+    settings = services.settings
+    weights = Path(settings.encoder_weights) if settings.encoder_weights else None
+    rng = np.random.default_rng([settings.seed, project.id])
+    encoder = build_encoder(
+        settings.encoder,
+        weights=weights,
+        sample=lambda size: sample_images(project, services, size, rng),
+        seed=settings.seed,
+    )
+    temporary = folder.with_name(f".writing-{folder.name}")
+    temporary.mkdir(parents=True, exist_ok=True)
+    encoder.save(temporary)
+    temporary.rename(folder)
+    return encoder

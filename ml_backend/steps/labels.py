@@ -1,0 +1,83 @@
+"""Step 1: reconcile with Label Studio's API, which is the truth; webhooks only say that something happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+
+from ml_backend.errors import NotFoundError, ProjectGoneError
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.config import parse_label_config
+from ml_backend.records import Annotation, Task
+from ml_backend.services import Services
+from ml_backend.steps import webhook
+from ml_backend.store.projects import Project
+from ml_backend.store.reconcile import ReconcileReport
+
+OVERLAP = timedelta(seconds=15)
+"""Listings overlap by this much, for what was being written while the last one ran; reading twice changes nothing."""
+
+
+def sync(project: Project, services: Services, *, full: bool, lazily: bool = False) -> tuple[Project, ReconcileReport]:
+    """Bring the ledger up to date; returns the project as it is now, and what changed.
+
+    lazily: put off a full comparison that is due by the clock alone; somebody waits for the answer.
+    """
+    client, ledger = services.client(project.key.host), services.ledger
+    project = refresh(project, services)
+    touched = services.inbox.touched(project)
+    began = client.clock()
+    since = project.reconciled_at
+    if since is None or project.full_at is None or full or (not lazily and _full_is_due(project, services, began)):
+        report = ledger.reconcile(project, everything(client, project), full=True, now=began)
+    else:
+        changed = client.annotated(project.key.project_id, schema=project.schema, updated_since=since - OVERLAP)
+        there = client.existing(project.key.project_id, sorted(touched.task_ids))
+        report = ledger.reconcile(project, changed, full=False, gone=touched.task_ids - there, now=began)
+        if there - {task.id for task in ledger.tasks(project, sorted(there))}:
+            # A long import ends after tasks that carry later times: what an event names and no listing showed.
+            report = ledger.reconcile(project, everything(client, project), full=True, now=began)
+    services.inbox.settle(project, touched)
+    webhook.watch(project, services)
+    return project, report
+
+
+def refresh(project: Project, services: Services) -> Project:
+    """Read title and label config again: labels are judged by the config as it is now.
+
+    Raises ProjectGoneError for a project that was deleted. What is known of it stays: its labels cost money.
+    """
+    client = services.client(project.key.host)
+    try:
+        remote = client.get_project(project.key.project_id)
+    except NotFoundError as error:
+        services.ledger.configure(project, gone=True)
+        raise ProjectGoneError(
+            f"{project.key} is not there any more, or the access token may not see it; its labels are kept here."
+        ) from error
+    return services.ledger.upsert_project(
+        project.key,
+        title=remote["title"],
+        label_config=remote["label_config"],
+        schema=parse_label_config(remote["label_config"]),
+        rule=services.rule,
+        settings={"gone": None} if project.settings.get("gone") else None,
+    )
+
+
+def everything(client: LabelStudio, project: Project) -> Iterator[tuple[Task, list[Annotation]]]:
+    """Every task of the project with its annotations, from two lean listings by ascending id, merged as they come."""
+    number = project.key.project_id
+    annotated: Iterable[tuple[Task, list[Annotation]]] = client.annotated(number, schema=project.schema)
+    answers = iter(annotated)
+    task, annotations = next(answers, (None, []))
+    for plain in client.tasks(number, schema=project.schema):
+        while task is not None and task.id < plain.id:
+            task, annotations = next(answers, (None, []))
+        yield (plain, annotations) if task is not None and task.id == plain.id else (plain, [])
+
+
+def _full_is_due(project: Project, services: Services, now: datetime) -> bool:
+    if project.full_at is None or project.reconciled_at is None:
+        return True
+    return now - project.full_at >= timedelta(seconds=services.settings.full_sync_seconds)

@@ -1,0 +1,255 @@
+"""Vectors of images, each computed once: (encoder, content hash) -> float16 row.
+
+Per encoder one folder with two append-only files: `vectors.f16`, the rows, and `hashes.bin`, 32 bytes a row. A row
+exists when its hash is there in full; vectors are written and synced first, so a crash at any point leaves at most
+a tail that no hash speaks of, which the next writer cuts off. Readers map the files and need no lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.errors import ConflictError, InvalidInputError
+
+_HASH_BYTES = 32
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class FeatureStore:
+    """Safe for many threads and processes of one machine (an advisory lock on the folder serialises writers)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._tables: dict[str, _Table] = {}
+        self._lock = threading.Lock()
+
+    def append(self, encoder_id: str, hashes: Sequence[str], vectors: NDArray[np.floating[Any]]) -> int:
+        """Add rows (n, d) for hex SHA-256 `hashes`; those already stored are left as they are. Returns rows added.
+
+        On return the rows are on disk. Raises InvalidInputError for wrong shapes, hashes or values, ConflictError
+        for a dimension other than what the encoder's rows have.
+        """
+        keys = _keys(hashes)
+        if vectors.ndim != 2 or len(vectors) != len(keys):
+            raise InvalidInputError(f"{len(keys)} hashes need as many vectors, not an array of shape {vectors.shape}.")
+        with np.errstate(over="ignore"):
+            rows = vectors.astype(np.float16)
+        if not np.isfinite(rows).all():
+            raise InvalidInputError("Vectors must be finite numbers within float16's range.")
+        if len(keys) == 0:
+            return 0
+        table = self._table(encoder_id)
+        with self._lock:
+            return table.append(keys, rows)
+
+    def rows(self, encoder_id: str, hashes: Sequence[str]) -> NDArray[np.int64]:
+        """Row numbers (n,) in `matrix`, -1 for hashes that are not stored."""
+        table = self._table(encoder_id)
+        with self._lock:
+            table.refresh()
+            return table.find(_keys(hashes))
+
+    def matrix(self, encoder_id: str) -> NDArray[np.float16]:
+        """All rows (n, d), memory-mapped, read-only. Rows appended later need a new call; row numbers never change."""
+        table = self._table(encoder_id)
+        with self._lock:
+            table.refresh()
+            return table.matrix()
+
+    def gather(self, encoder_id: str, hashes: Sequence[str]) -> NDArray[np.float16]:
+        """The vectors (n, d) of `hashes`, in order. Raises KeyError naming one that is missing."""
+        numbers = self.rows(encoder_id, hashes)
+        if (numbers < 0).any():
+            raise KeyError(f"no vector of {hashes[int(np.argmax(numbers < 0))]} by {encoder_id}")
+        return np.asarray(self.matrix(encoder_id)[numbers])
+
+    def count(self, encoder_id: str) -> int:
+        """Number of rows stored."""
+        table = self._table(encoder_id)
+        with self._lock:
+            table.refresh()
+            return table.count
+
+    def encoders(self) -> list[str]:
+        """Ids of the encoders that have rows."""
+        return sorted(path.parent.name for path in self.root.glob("*/table.json"))
+
+    def drop(self, encoder_id: str) -> None:
+        """Remove all rows of an encoder that is no longer used. Maps that are still open stay readable."""
+        table = self._table(encoder_id)
+        with self._lock:
+            self._tables.pop(encoder_id, None)
+            shutil.rmtree(table.folder, ignore_errors=True)
+
+    def vacuum(self, keep: Sequence[str]) -> list[str]:
+        """Drop every encoder not in `keep`; returns those dropped."""
+        gone = [encoder_id for encoder_id in self.encoders() if encoder_id not in keep]
+        for encoder_id in gone:
+            self.drop(encoder_id)
+        return gone
+
+    def _table(self, encoder_id: str) -> _Table:
+        if not _NAME.fullmatch(encoder_id):
+            raise InvalidInputError(f"{encoder_id!r} is no encoder id: letters, digits, '.', '_' and '-' only.")
+        with self._lock:
+            return self._tables.setdefault(encoder_id, _Table(self.root / encoder_id))
+
+
+@dataclass
+class _Table:
+    """One encoder's files, and a sorted index of the first 8 bytes of each hash; new rows wait in a dict."""
+
+    folder: Path
+    dim: int = 0
+    count: int = 0
+    inode: int = 0
+    sorted_keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    sorted_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    recent: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def hashes_path(self) -> Path:
+        return self.folder / "hashes.bin"
+
+    @property
+    def vectors_path(self) -> Path:
+        return self.folder / "vectors.f16"
+
+    def append(self, keys: NDArray[np.uint8], rows: NDArray[np.float16]) -> int:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._ensure_dim(rows.shape[1])
+            self.refresh()
+            first: dict[bytes, int] = {}
+            for number, key in enumerate(_split(keys)):
+                first.setdefault(key, number)
+            distinct = np.fromiter(first.values(), np.int64)
+            new = distinct[self.find(keys[distinct]) < 0]
+            if len(new) == 0:
+                return 0
+            # Cut off what a writer before us left unfinished, then vectors, then the hashes that make them count.
+            _write_at(self.vectors_path, self.count * self.dim * 2, np.ascontiguousarray(rows[new]))
+            _write_at(self.hashes_path, self.count * _HASH_BYTES, np.ascontiguousarray(keys[new]))
+            self.refresh()
+            return len(new)
+
+    def refresh(self) -> None:
+        """Take notice of rows added since, by this process or another."""
+        try:
+            status = self.hashes_path.stat()
+        except FileNotFoundError:
+            self._forget()
+            return
+        if status.st_ino != self.inode or status.st_size // _HASH_BYTES < self.count:
+            self._forget()
+            self.inode = status.st_ino
+            self.dim = int(json.loads((self.folder / "table.json").read_text())["dim"])
+        count = status.st_size // _HASH_BYTES
+        if count == self.count:
+            return
+        fresh = self._hashes(count)[self.count :]
+        if len(fresh) + len(self.recent) > 50_000:
+            self._index(self._hashes(count))
+        else:
+            self.recent.update(zip(_split(fresh), range(self.count, count), strict=True))
+        self.count = count
+
+    def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
+        found = np.full(len(keys), -1, np.int64)
+        if len(self.sorted_keys) and len(keys):
+            prefixes, stored = _prefixes(keys), self._hashes(self.count)
+            place = np.searchsorted(self.sorted_keys, prefixes)
+            open_ = np.arange(len(keys))
+            # Each turn looks at one place a key; a second turn is needed only where two hashes share eight bytes.
+            while len(open_ := open_[place[open_] < len(self.sorted_keys)]):
+                open_ = open_[self.sorted_keys[place[open_]] == prefixes[open_]]
+                rows = self.sorted_rows[place[open_]]
+                same = (stored[rows] == keys[open_]).all(axis=1)
+                found[open_[same]] = rows[same]
+                open_ = open_[~same]
+                place[open_] += 1
+        if self.recent:
+            unknown = np.flatnonzero(found < 0)
+            found[unknown] = [self.recent.get(key, -1) for key in _split(keys[unknown])]
+        return found
+
+    def matrix(self) -> NDArray[np.float16]:
+        if self.count == 0:
+            return np.zeros((0, self.dim), np.float16)
+        return np.memmap(self.vectors_path, np.float16, "r", shape=(self.count, self.dim))
+
+    def _hashes(self, count: int) -> NDArray[np.uint8]:
+        return np.asarray(np.memmap(self.hashes_path, np.uint8, "r", shape=(count, _HASH_BYTES)))
+
+    def _index(self, hashes: NDArray[np.uint8]) -> None:
+        prefixes = _prefixes(hashes)
+        self.sorted_rows = np.argsort(prefixes, kind="stable")
+        self.sorted_keys = prefixes[self.sorted_rows]
+        self.recent = {}
+
+    def _forget(self) -> None:
+        self.count, self.inode, self.recent = 0, 0, {}
+        self.sorted_keys, self.sorted_rows = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+
+    def _ensure_dim(self, dim: int) -> None:
+        path = self.folder / "table.json"
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps({"dim": dim, "dtype": "float16"}) + "\n")
+            temporary.replace(path)
+            self.hashes_path.touch()
+        self.dim = int(json.loads(path.read_text())["dim"])
+        if self.dim != dim:
+            raise ConflictError(
+                f"{self.folder.name} has vectors of {self.dim} numbers, not {dim}: use another encoder id."
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.folder / "lock").open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+
+def _keys(hashes: Sequence[str]) -> NDArray[np.uint8]:
+    try:
+        raw = b"".join(map(bytes.fromhex, hashes))
+    except ValueError as error:
+        raise InvalidInputError(f"Content hashes are hex SHA-256 digests ({error}).") from error
+    if len(raw) != _HASH_BYTES * len(hashes):
+        raise InvalidInputError("Content hashes are hex SHA-256 digests of 64 digits.")
+    return np.frombuffer(raw, np.uint8).reshape(-1, _HASH_BYTES)
+
+
+def _split(keys: NDArray[np.uint8]) -> list[bytes]:
+    """One bytes object a row; slicing one buffer is several times faster than converting row by row."""
+    raw = keys.tobytes()
+    return [raw[start : start + _HASH_BYTES] for start in range(0, len(raw), _HASH_BYTES)]
+
+
+def _prefixes(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(keys[:, :8]).view(">u8")[:, 0].astype(np.uint64)
+
+
+def _write_at(path: Path, offset: int, data: NDArray[Any]) -> None:
+    """Write at `offset`, dropping anything behind it, and wait until it is on disk."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with os.fdopen(descriptor, "r+b") as handle:
+        handle.truncate(offset)
+        handle.seek(offset)
+        handle.write(data.data)
+        handle.flush()
+        os.fsync(handle.fileno())

@@ -1,0 +1,413 @@
+"""Durable jobs: at most one due and one running a project; a burst of labels becomes one training, not many.
+
+A job waits (due) until enough labels are there or it has been quiet, is claimed by a worker (running) and ends as done,
+failed or cancelled. Labels that arrive while it runs make one successor due. All times come from the clock given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ml_backend.errors import ConflictError
+from ml_backend.store.database import Clock, Database, utc_now
+from ml_backend.store.projects import Project, lock
+from ml_backend.store.tables import jobs
+
+JobState = Literal["due", "running", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Debounce:
+    """When a waiting job may start: at once with `labels` new labels, else after `quiet` without another."""
+
+    labels: int = 10
+    quiet: timedelta = timedelta(seconds=30)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a silent worker is believed in, and how often a job is tried.
+
+    lease: a worker without a heartbeat for this long is taken for dead, and its job is taken up by another.
+    failures: so many errors in a row and the job stops, with its reason. crashes: the same for dead workers; more are
+        borne, because a machine that restarts is nothing against the job.
+    backoff, longest: pause before the first retry, doubled each time up to the longest. away: the longest pause where
+        nothing is wrong but that Label Studio does not answer; one small request each time, and prompt when it is back.
+    """
+
+    lease: timedelta = timedelta(seconds=60)
+    failures: int = 3
+    crashes: int = 10
+    backoff: timedelta = timedelta(seconds=5)
+    longest: timedelta = timedelta(minutes=5)
+    away: timedelta = timedelta(seconds=15)
+
+    def pause(self, times: int) -> timedelta:
+        factor = 2 ** min(times - 1, 20)  # bounded, so that a long outage does not overflow
+        return min(self.backoff * int(factor), self.longest)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, as it was when read. `labels` counts the label events that asked for it, `claims` its claims so far."""
+
+    id: int
+    project_id: int
+    state: JobState
+    reason: str
+    labels: int
+    immediate: bool
+    created_at: datetime
+    due_at: datetime
+    started_at: datetime | None
+    heartbeat_at: datetime | None
+    finished_at: datetime | None
+    worker: str | None
+    claims: int
+    failures: int
+    crashes: int
+    delays: int
+    progress: float
+    message: str
+    cancel_requested: bool
+    summary: dict[str, Any] | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What a person wants to know: what waits, what runs, and how the last one ended."""
+
+    due: Job | None
+    running: Job | None
+    last: Job | None
+
+    @property
+    def stopped(self) -> str | None:
+        """Why nothing happens any more: the last job failed for good and nothing new has come in."""
+        failed = self.last is not None and self.last.state == "failed"
+        return self.last.error if self.last and failed and not self.due and not self.running else None
+
+
+class Jobs:
+    """The jobs of all projects of one store."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        debounce: Debounce | None = None,
+        patience: Patience | None = None,
+        clock: Clock = utc_now,
+    ) -> None:
+        self.database = database
+        self.debounce = debounce or Debounce()
+        self.patience = patience or Patience()
+        self.clock = clock
+
+    def mark_due(
+        self,
+        project: Project,
+        *,
+        labels: int = 0,
+        immediately: bool = False,
+        reason: str,
+        now: datetime | None = None,
+    ) -> Job:
+        """Ask for a training; joins the job that is already due, if there is one. Starts a failed project again."""
+        with self.database.write() as connection:
+            lock(connection, project.id)
+            return self.mark_due_in(
+                connection, project.id, labels=labels, immediately=immediately, reason=reason, now=now
+            )
+
+    def mark_due_in(
+        self,
+        connection: Connection,
+        project_id: int,
+        *,
+        labels: int = 0,
+        immediately: bool = False,
+        reason: str,
+        now: datetime | None = None,
+    ) -> Job:
+        """Do the same inside the caller's transaction, which has locked the project: event and job are kept together."""
+        now = now or self.clock()
+        waiting = _one(connection, jobs.c.project_id == project_id, jobs.c.state == "due")
+        total = labels + (waiting.labels if waiting else 0)
+        enough = immediately or total >= self.debounce.labels
+        due_at = now if enough else now + self.debounce.quiet
+        if waiting is None:
+            return _insert(
+                connection, project_id, reason=reason, labels=labels, immediate=immediately, now=now, due_at=due_at
+            )
+        if not immediately and (waiting.failures or waiting.crashes or waiting.delays):
+            due_at = waiting.due_at  # it waits for its next try: new labels do not hurry it, a person does
+        elif enough or waiting.immediate or waiting.due_at <= now:
+            due_at = min(due_at, waiting.due_at)  # never put off what was due already
+        return _update(connection, waiting.id, labels=total, immediate=immediately or waiting.immediate, due_at=due_at)
+
+    def claim(self, worker: str, now: datetime | None = None, *, project: Project | None = None) -> Job | None:
+        """Take the next job that is due, or None. Projects take turns: the one served longest ago comes first.
+
+        project: of this one alone. Jobs of workers that fell silent are made due again first. `worker` names the
+        process, for people and logs.
+        """
+        now = now or self.clock()
+        only = (jobs.c.project_id == project.id,) if project else ()
+        with self.database.read() as connection:  # idle workers ask often; asking must not take the write lock
+            if not self._silent(connection, now) and _next(connection, now, *only) is None:
+                return None
+        with self.database.write() as connection:
+            for silent in self._silent(connection, now):
+                self._crashed(connection, silent, now)
+            while (found := _next(connection, now, *only)) is not None:
+                lock(connection, found.project_id)
+                job = _one(connection, jobs.c.id == found.id, jobs.c.state == "due")
+                running = _one(connection, jobs.c.project_id == found.project_id, jobs.c.state == "running")
+                if job is None or running is not None:
+                    continue  # PostgreSQL: another worker was faster while we waited for the project's lock
+                return _update(
+                    connection,
+                    job.id,
+                    state="running",
+                    worker=worker,
+                    claims=job.claims + 1,
+                    started_at=now,
+                    heartbeat_at=now,
+                    progress=0.0,
+                    message="",
+                )
+        return None
+
+    def begin(self, project: Project, worker: str, reason: str) -> Job | None:
+        """Enter a job as running at once, for work that must not meet a cycle; None while another one runs.
+
+        What is due stays due, and starts when this one has ended.
+        """
+        now = self.clock()
+        with self.database.write() as connection:
+            for silent in self._silent(connection, now):
+                self._crashed(connection, silent, now)
+            lock(connection, project.id)
+            if _one(connection, jobs.c.project_id == project.id, jobs.c.state == "running") is not None:
+                return None
+            row = connection.execute(
+                jobs.insert()
+                .values(
+                    project_id=project.id,
+                    state="running",
+                    reason=reason,
+                    labels=0,
+                    immediate=False,
+                    created_at=now,
+                    due_at=now,
+                    started_at=now,
+                    heartbeat_at=now,
+                    worker=worker,
+                    claims=1,
+                )
+                .returning(jobs)
+            ).one()
+            return _job(row)
+
+    def heartbeat(self, job: Job, progress: float, message: str = "") -> Job:
+        """Say that the job is alive, how far (0..1) and at what. Raises ConflictError if it was given to another."""
+        now = self.clock()
+        with self.database.write() as connection:
+            self._own(connection, job)
+            return _update(connection, job.id, heartbeat_at=now, progress=progress, message=message)
+
+    def finish(self, job: Job, summary: dict[str, Any] | None = None) -> Job:
+        """The job is done. Raises ConflictError if it was given to another worker meanwhile."""
+        now = self.clock()
+        with self.database.write() as connection:
+            self._own(connection, job)
+            return _update(
+                connection, job.id, state="done", finished_at=now, progress=1.0, summary=summary or {}, error=None
+            )
+
+    def fail(self, job: Job, error: str) -> Job:
+        """The job went wrong: due again after a pause, or failed for good after `Patience.failures` errors in a row.
+
+        A failed project starts again when the next label arrives, or at once if labels arrived while the job ran.
+        """
+        now = self.clock()
+        with self.database.write() as connection:
+            current = self._own(connection, job)
+            failures = current.failures + 1
+            if failures >= self.patience.failures:
+                return _update(connection, job.id, state="failed", finished_at=now, failures=failures, error=error)
+            due_at = now + self.patience.pause(failures)
+            return self._again(connection, current, due_at=due_at, failures=failures, error=error)
+
+    def postpone(self, job: Job, reason: str) -> Job:
+        """Label Studio is away, which is not the job's fault: due again after a pause, as often as it takes."""
+        now = self.clock()
+        with self.database.write() as connection:
+            current = self._own(connection, job)
+            delays = current.delays + 1
+            due_at = now + min(self.patience.pause(delays), self.patience.away)
+            return self._again(connection, current, due_at=due_at, delays=delays, error=reason)
+
+    def abandon(self, worker: str) -> int:
+        """The worker of that name is known to be dead: its jobs are due again at once. Returns how many."""
+        now = self.clock()
+        with self.database.write() as connection:
+            left = connection.execute(sa.select(jobs).where(jobs.c.state == "running", jobs.c.worker == worker)).all()
+            return sum(self._crashed(connection, _job(row), now) for row in left)
+
+    def cancel(self, project: Project) -> bool:
+        """Drop what is due and ask what is running to stop; returns whether there was anything."""
+        now = self.clock()
+        with self.database.write() as connection:
+            lock(connection, project.id)
+            due = _one(connection, jobs.c.project_id == project.id, jobs.c.state == "due")
+            running = _one(connection, jobs.c.project_id == project.id, jobs.c.state == "running")
+            if due is not None:
+                _update(connection, due.id, state="cancelled", finished_at=now, error="cancelled before it started")
+            if running is not None:
+                _update(connection, running.id, cancel_requested=True)
+            return due is not None or running is not None
+
+    def cancelled(self, job: Job) -> bool:
+        """Whether the running job should stop. Cheap: asked between the steps of a cycle."""
+        with self.database.read() as connection:
+            return bool(connection.scalar(sa.select(jobs.c.cancel_requested).where(jobs.c.id == job.id)))
+
+    def stop(self, job: Job) -> Job:
+        """The running job has stopped because it was cancelled."""
+        now = self.clock()
+        with self.database.write() as connection:
+            self._own(connection, job)
+            return _update(connection, job.id, state="cancelled", finished_at=now, error="cancelled while running")
+
+    def history(self, project: Project, *, limit: int = 50) -> list[Job]:
+        """The project's jobs, newest first, the due and the running one included."""
+        statement = sa.select(jobs).where(jobs.c.project_id == project.id).order_by(jobs.c.id.desc()).limit(limit)
+        with self.database.read() as connection:
+            return [_job(row) for row in connection.execute(statement)]
+
+    def status(self, project: Project) -> JobStatus:
+        mine = jobs.c.project_id == project.id
+        with self.database.read() as connection:
+            ended = (
+                sa.select(jobs)
+                .where(mine, jobs.c.finished_at.is_not(None))
+                .order_by(jobs.c.finished_at.desc(), jobs.c.id.desc())
+                .limit(1)
+            )
+            last = connection.execute(ended).one_or_none()
+            return JobStatus(
+                due=_one(connection, mine, jobs.c.state == "due"),
+                running=_one(connection, mine, jobs.c.state == "running"),
+                last=None if last is None else _job(last),
+            )
+
+    def prune(self, project: Project, *, keep: int = 1000) -> int:
+        """Forget all but the last `keep` ended jobs."""
+        mine = (jobs.c.project_id == project.id, jobs.c.finished_at.is_not(None))
+        with self.database.write() as connection:
+            kept = sa.select(jobs.c.id).where(*mine).order_by(jobs.c.id.desc()).limit(keep)
+            return connection.execute(jobs.delete().where(*mine, jobs.c.id.not_in(kept))).rowcount
+
+    def _own(self, connection: Connection, job: Job) -> Job:
+        """Return the job as it is now, if this claim of it still holds."""
+        lock(connection, job.project_id)
+        mine = _one(connection, jobs.c.id == job.id, jobs.c.state == "running", jobs.c.claims == job.claims)
+        if mine is None:
+            raise ConflictError(
+                f"Job {job.id} is no longer this worker's: it was silent for too long and another took it up. "
+                "Drop the work; a longer lease helps if this happens often."
+            )
+        return mine
+
+    def _silent(self, connection: Connection, now: datetime) -> list[Job]:
+        limit = now - self.patience.lease
+        rows = connection.execute(sa.select(jobs).where(jobs.c.state == "running", jobs.c.heartbeat_at < limit))
+        return [_job(row) for row in rows]
+
+    def _crashed(self, connection: Connection, job: Job, now: datetime) -> bool:
+        lock(connection, job.project_id)
+        current = _one(connection, jobs.c.id == job.id, jobs.c.state == "running", jobs.c.claims == job.claims)
+        if current is None:
+            return False
+        crashes = current.crashes + 1
+        error = f"the worker {current.worker} died at {current.progress:.0%} ({current.message or 'just started'})"
+        if current.cancel_requested:
+            _update(connection, job.id, state="cancelled", finished_at=now, error="cancelled while running")
+        elif crashes >= self.patience.crashes:
+            error += f", the {crashes}th time; memory is the usual reason"
+            _update(connection, job.id, state="failed", finished_at=now, crashes=crashes, error=error)
+        else:
+            self._again(connection, current, due_at=now, crashes=crashes, error=error)
+        return True
+
+    def _again(self, connection: Connection, job: Job, *, due_at: datetime, **values: Any) -> Job:
+        """Make a running job due again; a successor that came up meanwhile is taken into it."""
+        successor = _one(connection, jobs.c.project_id == job.project_id, jobs.c.state == "due")
+        if successor is not None:
+            connection.execute(jobs.delete().where(jobs.c.id == successor.id))
+            values |= {"labels": job.labels + successor.labels, "immediate": job.immediate or successor.immediate}
+        return _update(connection, job.id, state="due", due_at=due_at, worker=None, heartbeat_at=None, **values)
+
+
+def _next(connection: Connection, now: datetime, *only: sa.ColumnElement[bool]) -> Job | None:
+    """Find the due job of the project that was served longest ago, among projects with nothing running."""
+    other, before = jobs.alias(), jobs.alias()
+    running = sa.exists().where(other.c.project_id == jobs.c.project_id, other.c.state == "running")
+    last_turn = (
+        sa.select(sa.func.max(before.c.started_at)).where(before.c.project_id == jobs.c.project_id).scalar_subquery()
+    )
+    statement = (
+        sa.select(jobs)
+        .where(jobs.c.state == "due", jobs.c.due_at <= now, sa.not_(running), *only)
+        .order_by(last_turn.asc().nulls_first(), jobs.c.due_at, jobs.c.id)
+        .limit(1)
+    )
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else _job(row)
+
+
+def _one(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Job | None:
+    row = connection.execute(sa.select(jobs).where(*conditions)).one_or_none()
+    return None if row is None else _job(row)
+
+
+def _insert(
+    connection: Connection,
+    project_id: int,
+    *,
+    reason: str,
+    labels: int,
+    immediate: bool,
+    now: datetime,
+    due_at: datetime,
+) -> Job:
+    row = connection.execute(
+        jobs.insert()
+        .values(
+            project_id=project_id,
+            state="due",
+            reason=reason,
+            labels=labels,
+            immediate=immediate,
+            created_at=now,
+            due_at=due_at,
+        )
+        .returning(jobs)
+    ).one()
+    return _job(row)
+
+
+def _update(connection: Connection, job_id: int, **values: Any) -> Job:
+    return _job(connection.execute(jobs.update().where(jobs.c.id == job_id).values(**values).returning(jobs)).one())
+
+
+def _job(row: Any) -> Job:
+    return Job(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name

@@ -1,0 +1,440 @@
+"""The bookkeeping of a project: its tasks, its labels, what is held out, and the rounds asked for.
+
+Labels come from `reconcile` alone, that is from Label Studio's API; nothing else writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from ml_backend.records import Annotation, Label, LabelSchema, ProjectKey, Task
+from ml_backend.store.consensus import ConsensusRule
+from ml_backend.store.projects import Project
+from ml_backend.store.reconcile import ReconcileReport, judge_again, reconcile
+from ml_backend.store.rounds import Round, Rounds
+from ml_backend.store.rows import SAME_TASK, TASK_COLUMNS, annotation_of, label_of, task_of
+from ml_backend.store.tables import answers, labels, queries, rounds, tasks
+
+Split = Literal["train", "holdout"]
+STREAM = 5_000
+"""Rows fetched at a time where a whole project is read."""
+CHUNK = 200
+"""Rows written at a time, so that webhooks wait a few milliseconds at most."""
+
+
+@dataclass(frozen=True)
+class PoolRows:
+    """All tasks of a project as arrays, one row per task, ascending task ids.
+
+    ids: (N,) int64. hashes: (N,) bytes, hex SHA-256 of the image, b"" where not known yet.
+    labelled: (N,) bool, the task has a label that counts. labels: (N,) int64, its class index, -1 elsewhere (with
+    several labels, the first in the label config's order; `pairs` has them all).
+    pairs: (M, 2) int64, one line (row, class index) for every label of every labelled row.
+    answered: (N,) bool, somebody has answered, whether it gave a label or not: Label Studio serves it no more.
+    skipped: (N,) bool, skipped by somebody and labelled by nobody.
+    holdout: (N,) bool. drawable: (N,) bool, could still be drawn into the held-out slice.
+    failed: (N,) bool, the image cannot be read.
+    """
+
+    ids: NDArray[np.int64]
+    hashes: NDArray[np.bytes_]
+    labelled: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+    answered: NDArray[np.bool_]
+    skipped: NDArray[np.bool_]
+    holdout: NDArray[np.bool_]
+    drawable: NDArray[np.bool_]
+    failed: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """An answer that cannot count under the present label config, and why."""
+
+    task_id: int
+    annotation_id: int
+    labels: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """All that is known of one task, for exports. The query fields are of the last round that asked for it."""
+
+    task: Task
+    split: Split
+    content_hash: str | None
+    image_error: str | None
+    conflict: bool
+    label: Label | None
+    round: int | None = None
+    strategy: str | None = None
+    seed: int | None = None
+    version: int | None = None
+    arm: str | None = None
+    rank: int | None = None
+    acquisition: float | None = None
+    reason: str | None = None
+    confidence: float | None = None
+    prediction: tuple[str, ...] = ()
+    queried_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How far a project is. labelled: tasks with a label that counts, held-out ones included."""
+
+    tasks: int
+    labelled: int
+    holdout: int
+    holdout_labelled: int
+    conflicts: int
+    quarantined: int
+    skips: int
+    failed_images: int
+
+
+class Ledger(Rounds):
+    """The ledger of all projects of one store."""
+
+    def upsert_project(
+        self,
+        key: ProjectKey,
+        *,
+        title: str,
+        label_config: str,
+        schema: LabelSchema,
+        rule: ConsensusRule | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> Project:
+        """Make a project known, or bring it up to date. `settings` are merged into the known ones, None removes.
+
+        A changed schema makes the next reconcile a full one (`full_at` is None), and every answer is judged again by the
+        new one, before labels are next read.
+        """
+        return self._upsert(key, title=title, label_config=label_config, schema=schema, rule=rule, settings=settings)
+
+    def reconcile(
+        self,
+        project: Project,
+        changed: Iterable[tuple[Task, list[Annotation] | None]],
+        *,
+        full: bool,
+        gone: Iterable[int] = (),
+        now: datetime | None = None,
+    ) -> ReconcileReport:
+        """Make the ledger agree with what Label Studio's API says; the only way labels get in.
+
+        changed: tasks with all their annotations, which replace what was known of them; None in place of the
+            annotations means that they are as they were. Consumed once, a chunk at a time.
+        full: `changed` is every task of the project, so what is missing there is gone.
+        gone: tasks known to be gone (an incremental listing cannot show them).
+        now: when the listing began, by Label Studio's clock if that is known; kept as `Project.reconciled_at`.
+
+        Should `changed` raise, what it gave before is kept, nothing is taken for gone, and `reconciled_at` stays.
+        One reconcile at a time a project: the running job's.
+        """
+        return reconcile(self.database, project, changed, gone=gone, full=full, now=now or self.clock())
+
+    def labels(self, project: Project, *, split: Split | None = None) -> list[Label]:
+        """Every label that counts, by task id; of one split if asked."""
+        statement = (
+            sa.select(labels, tasks.c.conflict)
+            .join_from(labels, tasks, SAME_TASK)
+            .where(labels.c.project_id == project.id)
+            .order_by(labels.c.task_id)
+        )
+        if split is not None:
+            statement = statement.where(tasks.c.split == split)
+        self._judged(project)
+        with self.database.read() as connection:
+            return [label_of(row) for row in connection.execute(statement)]
+
+    def label_digest(self, project: Project) -> str:
+        """SHA-256 over (task id, split, labels) of every label, by task id: the same digest, the same training set."""
+        digest = hashlib.sha256()
+        statement = (
+            sa.select(labels.c.task_id, tasks.c.split, sa.type_coerce(labels.c.labels, sa.Text))
+            .join_from(labels, tasks, SAME_TASK)
+            .where(labels.c.project_id == project.id)
+            .order_by(labels.c.task_id)
+        )
+        self._judged(project)
+        with self.database.read() as connection:
+            for task_id, split, names in connection.execute(statement.execution_options(yield_per=STREAM)):
+                digest.update(f"{task_id} {split} {names}\n".encode())
+        return digest.hexdigest()
+
+    def annotations(self, project: Project, task_id: int) -> list[Annotation]:
+        """What every annotator said of one task, skips and quarantined answers included, by id."""
+        statement = (
+            sa.select(answers)
+            .where(answers.c.project_id == project.id, answers.c.task_id == task_id)
+            .order_by(answers.c.annotation_id)
+        )
+        with self.database.read() as connection:
+            return [annotation_of(row) for row in connection.execute(statement)]
+
+    def quarantined(self, project: Project) -> list[Quarantined]:
+        statement = (
+            sa.select(answers)
+            .where(answers.c.project_id == project.id, answers.c.quarantine.is_not(None))
+            .order_by(answers.c.task_id, answers.c.annotation_id)
+        )
+        self._judged(project)
+        with self.database.read() as connection:
+            return [
+                Quarantined(row.task_id, row.annotation_id, row.labels, row.quarantine)
+                for row in connection.execute(statement)
+            ]
+
+    def holdout(self, project: Project) -> list[int]:
+        """Ids of the tasks held out, labelled or not, ascending."""
+        statement = (
+            sa.select(tasks.c.task_id)
+            .where(tasks.c.project_id == project.id, tasks.c.split == "holdout", sa.not_(tasks.c.gone))
+            .order_by(tasks.c.task_id)
+        )
+        with self.database.read() as connection:
+            return list(connection.scalars(statement))
+
+    def counts(self, project: Project) -> Counts:
+        live = sa.and_(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
+        held = tasks.c.split == "holdout"
+        has_label = labels.c.task_id.is_not(None)
+        by_task = (
+            sa.select(
+                sa.func.count(),
+                sa.func.count().filter(has_label),
+                sa.func.count().filter(held),
+                sa.func.count().filter(sa.and_(held, has_label)),
+                sa.func.count().filter(tasks.c.conflict),
+                sa.func.count().filter(tasks.c.image_error.is_not(None)),
+            )
+            .select_from(tasks.outerjoin(labels, SAME_TASK))
+            .where(live)
+        )
+        by_annotation = sa.select(
+            sa.func.count().filter(answers.c.quarantine.is_not(None)),
+            sa.func.count().filter(answers.c.was_cancelled),
+        ).where(answers.c.project_id == project.id)
+        self._judged(project)
+        with self.database.read() as connection:
+            every, labelled, held_out, held_labelled, conflicts, failed = connection.execute(by_task).one()
+            quarantined, skips = connection.execute(by_annotation).one()
+        return Counts(every, labelled, held_out, held_labelled, conflicts, quarantined, skips, failed)
+
+    def tasks(self, project: Project, task_ids: Sequence[int] | None = None) -> Iterator[Task]:
+        """The tasks as last seen, by id; a snapshot, streamed. Tasks that are gone are left out."""
+        statement = (
+            sa.select(*TASK_COLUMNS)
+            .where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
+            .order_by(tasks.c.task_id)
+        )
+        if task_ids is not None:
+            statement = statement.where(tasks.c.task_id.in_(list(task_ids)))
+        with self.database.read() as connection:
+            for row in connection.execute(statement.execution_options(yield_per=STREAM)):
+                yield task_of(row)
+
+    def tasks_without_hash(self, project: Project) -> Iterator[Task]:
+        """Tasks whose image has not been read yet, by id; those whose image failed are not offered again."""
+        statement = (
+            sa.select(*TASK_COLUMNS)
+            .where(
+                tasks.c.project_id == project.id,
+                tasks.c.content_hash.is_(None),
+                tasks.c.image_error.is_(None),
+                sa.not_(tasks.c.gone),
+            )
+            .order_by(tasks.c.task_id)
+        )
+        with self.database.read() as connection:
+            for row in connection.execute(statement.execution_options(yield_per=STREAM)):
+                yield task_of(row)
+
+    def set_content_hash(self, project: Project, hashes: Mapping[int, str]) -> None:
+        """Note what the image of each task is, by hex SHA-256 of its bytes. Clears an earlier failure."""
+        self._set_image(project, [{"of": i, "hash": h, "error": None} for i, h in hashes.items()])
+
+    def content_hashes(self, project: Project, given: Sequence[Task]) -> dict[int, str]:
+        """Hash by task id, of those `given` tasks whose image is known and still the same reference."""
+        references = {task.id: task.image for task in given}
+        statement = sa.select(tasks.c.task_id, tasks.c.image, tasks.c.content_hash).where(
+            tasks.c.project_id == project.id, tasks.c.task_id.in_(list(references)), tasks.c.content_hash.is_not(None)
+        )
+        with self.database.read() as connection:
+            rows = connection.execute(statement).all()
+        return {row.task_id: row.content_hash for row in rows if row.image == references[row.task_id]}
+
+    def set_image_errors(self, project: Project, errors: Mapping[int, str]) -> None:
+        """Note the tasks whose image could not be read, and why. `retry_images` offers them again."""
+        self._set_image(project, [{"of": i, "hash": None, "error": e} for i, e in errors.items()])
+
+    def image_errors(self, project: Project) -> dict[int, str]:
+        statement = (
+            sa.select(tasks.c.task_id, tasks.c.image_error)
+            .where(tasks.c.project_id == project.id, tasks.c.image_error.is_not(None), sa.not_(tasks.c.gone))
+            .order_by(tasks.c.task_id)
+        )
+        with self.database.read() as connection:
+            return {row.task_id: row.image_error for row in connection.execute(statement)}
+
+    def retry_images(self, project: Project) -> int:
+        """Offer the failed images again (`tasks_without_hash`); returns how many."""
+        with self.database.write() as connection:
+            failed = (tasks.c.project_id == project.id, tasks.c.image_error.is_not(None))
+            return connection.execute(tasks.update().where(*failed).values(image_error=None)).rowcount
+
+    def pool(self, project: Project) -> PoolRows:
+        """Read the whole project into arrays; a million tasks take a few seconds and about 100 bytes each."""
+        zero: sa.ColumnElement[int] = sa.literal_column("0", sa.Integer)
+        flags = sum((sa.case((condition, bit), else_=0) for bit, condition in _FLAGS.items()), start=zero)
+        statement = (
+            sa.select(tasks.c.task_id, tasks.c.content_hash, sa.type_coerce(labels.c.labels, sa.Text), flags)
+            .select_from(tasks.outerjoin(labels, SAME_TASK))
+            .where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
+            .order_by(tasks.c.task_id)
+        )
+        project = self._judged(project)
+        with self.database.read() as connection:
+            result = connection.execute(statement.execution_options(yield_per=STREAM))
+            columns = [_arrays(part) for part in result.partitions()]
+        return _pool_rows(columns, project.schema)
+
+    def rows(self, project: Project) -> Iterator[LedgerRow]:
+        """Everything known of each task, by task id; one snapshot, streamed, in memory that does not grow."""
+        statement = (
+            sa.select(
+                tasks,
+                labels.c.labels,
+                labels.c.annotation_id,
+                labels.c.annotators,
+                labels.c.agreement,
+                labels.c.ground_truth,
+                labels.c.labelled_at,
+                *(queries.c[name] for name in _QUERY_FIELDS),
+                *(rounds.c[name] for name in _ROUND_FIELDS),
+                rounds.c.created_at.label("queried_at"),
+            )
+            .select_from(
+                tasks.outerjoin(labels, SAME_TASK)
+                .outerjoin(
+                    queries,
+                    sa.and_(
+                        queries.c.project_id == tasks.c.project_id,
+                        queries.c.round == tasks.c.last_round,
+                        queries.c.task_id == tasks.c.task_id,
+                    ),
+                )
+                .outerjoin(
+                    rounds,
+                    sa.and_(rounds.c.project_id == tasks.c.project_id, rounds.c.number == tasks.c.last_round),
+                )
+            )
+            .where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
+            .order_by(tasks.c.task_id)
+        )
+        self._judged(project)
+        with self.database.read() as connection:
+            for row in connection.execute(statement.execution_options(yield_per=STREAM)):
+                yield _ledger_row(row)
+
+    def _set_image(self, project: Project, values: list[dict[str, Any]]) -> None:
+        statement = (
+            tasks.update()
+            .where(tasks.c.project_id == project.id, tasks.c.task_id == sa.bindparam("of"))
+            .values(content_hash=sa.bindparam("hash"), image_error=sa.bindparam("error"))
+        )
+        for start in range(0, len(values), CHUNK):
+            with self.database.write(bulk=True) as connection:
+                connection.execute(statement, values[start : start + CHUNK])
+
+    def _judged(self, project: Project) -> Project:
+        return judge_again(self.database, project, ReconcileReport())
+
+
+_ANSWERED, _SKIPPED, _HELD, _UNANSWERED, _FAILED = 1, 2, 4, 8, 16
+_FLAGS = {
+    _ANSWERED: tasks.c.answers > 0,
+    _SKIPPED: tasks.c.skips > 0,
+    _HELD: tasks.c.split == "holdout",
+    _UNANSWERED: tasks.c.first_answered_at.is_(None),
+    _FAILED: tasks.c.image_error.is_not(None),
+}
+_QUERY_FIELDS = ("arm", "rank", "acquisition", "reason", "confidence", "prediction")
+_ROUND_FIELDS = ("strategy", "seed", "version")
+
+
+def _ledger_row(row: Any) -> LedgerRow:
+    asked = {} if row.rank is None else {name: getattr(row, name) for name in (*_QUERY_FIELDS, *_ROUND_FIELDS)}
+    return LedgerRow(
+        task=task_of(row),
+        split=row.split,
+        content_hash=row.content_hash,
+        image_error=row.image_error,
+        conflict=row.conflict,
+        label=None if row.labels is None else label_of(row),
+        round=row.last_round,
+        queried_at=row.queried_at,
+        **asked,
+    )
+
+
+def _arrays(part: Sequence[Any]) -> tuple[NDArray[Any], ...]:
+    """Turn rows into arrays chunk by chunk, so that the strings of a million rows never live at once."""
+    ids, hashes, names, flags = zip(*part, strict=True)
+    return (
+        np.array(ids, dtype=np.int64),
+        np.array([h or "" for h in hashes], dtype="S64"),
+        np.array([n or "" for n in names], dtype=object),
+        np.array(flags, dtype=np.uint8),
+    )
+
+
+def _pool_rows(columns: Sequence[tuple[NDArray[Any], ...]], schema: LabelSchema) -> PoolRows:
+    kinds = (np.int64, "S64", object, np.uint8)
+    parts = zip(*columns, strict=True) if columns else ([np.empty(0, dtype=kind)] for kind in kinds)
+    ids, hashes, names, flags = (np.concatenate(part) for part in parts)
+    index = {name: i for i, name in enumerate(schema.labels)}
+    classes = {text: [index[name] for name in json.loads(text)] for text in set(names) if text}
+    labelled = np.array(names != "", dtype=np.bool_)
+    rows = np.flatnonzero(labelled)
+    label = np.full(len(ids), -1, dtype=np.int64)
+    label[rows] = [classes[names[row]][0] for row in rows]
+    holdout = flags & _HELD > 0
+    return PoolRows(
+        ids=ids,
+        hashes=hashes,
+        labelled=labelled,
+        labels=label,
+        pairs=np.array([(row, c) for row in rows for c in classes[names[row]]], dtype=np.int64).reshape(-1, 2),
+        answered=flags & _ANSWERED > 0,
+        skipped=(flags & _SKIPPED > 0) & ~labelled,
+        holdout=holdout,
+        drawable=(flags & _UNANSWERED > 0) & ~holdout,
+        failed=flags & _FAILED > 0,
+    )
+
+
+__all__ = [
+    "Counts",
+    "Ledger",
+    "LedgerRow",
+    "PoolRows",
+    "Project",
+    "Quarantined",
+    "ReconcileReport",
+    "Round",
+    "Split",
+]

@@ -1,0 +1,176 @@
+"""The projects a store knows: one row per Label Studio host and project, with the label config it is judged by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ml_backend.errors import NotFoundError
+from ml_backend.records import LabelSchema, ProjectKey
+from ml_backend.store.consensus import ConsensusRule
+from ml_backend.store.database import Clock, Database, utc_now
+from ml_backend.store.tables import answers, events, labels, projects, queries, tasks
+
+PIECE = 1_000
+
+
+@dataclass(frozen=True)
+class Project:
+    """A known project. `id` is the store's own key; `key` says which project of which Label Studio it is.
+
+    `reconciled_at`: when the listing of the last reconcile began; None before any. The next incremental listing asks
+    for what changed since then, less an overlap for clocks that differ.
+    `full_at`: the same of the last full reconcile; None as well after the label config changed, so that the answers
+    are read again under the new one.
+    """
+
+    id: int
+    key: ProjectKey
+    title: str
+    label_config: str
+    schema: LabelSchema
+    rule: ConsensusRule
+    settings: dict[str, Any]
+    created_at: datetime
+    reconciled_at: datetime | None
+    full_at: datetime | None
+
+    @property
+    def judged_by(self) -> str:
+        """Digest of everything that decides a label, so that a change is noticed."""
+        decisive = json.dumps([asdict(self.schema), asdict(self.rule)], sort_keys=True)
+        return hashlib.sha256(decisive.encode()).hexdigest()
+
+
+class Projects:
+    """Known projects; the base of the ledger, which adds what belongs to them."""
+
+    def __init__(self, database: Database, *, clock: Clock = utc_now) -> None:
+        self.database = database
+        self.clock = clock
+
+    def project(self, key: ProjectKey) -> Project:
+        """Return the project, or raise NotFoundError."""
+        with self.database.read() as connection:
+            found = find(connection, key)
+        if found is None:
+            raise NotFoundError(f"The project {key} is not known here. Set it up first: ml-backend setup-project.")
+        return found
+
+    def projects(self) -> list[Project]:
+        with self.database.read() as connection:
+            return [_record(row) for row in connection.execute(sa.select(projects).order_by(projects.c.id))]
+
+    def forget(self, project: Project) -> None:
+        """Delete a project and everything kept of it, a piece at a time. Label Studio is not touched."""
+        for table in (queries, answers, labels, tasks, events):
+            key = sa.tuple_(*table.primary_key.columns)
+            piece = sa.select(*table.primary_key.columns).where(table.c.project_id == project.id).limit(PIECE)
+            removed = PIECE
+            while removed == PIECE:
+                with self.database.write(bulk=True) as connection:
+                    removed = connection.execute(table.delete().where(key.in_(piece))).rowcount
+        with self.database.write() as connection:
+            connection.execute(projects.delete().where(projects.c.id == project.id))
+
+    def configure(self, project: Project, **settings: Any) -> Project:
+        """Merge `settings` into those of the project; a value of None takes one away."""
+        with self.database.write() as connection:
+            merged = _merged(lock(connection, project.id).settings, settings)
+            connection.execute(projects.update().where(projects.c.id == project.id).values(settings=merged))
+            return lock(connection, project.id)
+
+    def _upsert(
+        self,
+        key: ProjectKey,
+        *,
+        title: str,
+        label_config: str,
+        schema: LabelSchema,
+        rule: ConsensusRule | None,
+        settings: dict[str, Any] | None,
+    ) -> Project:
+        new = {
+            "host": key.host,
+            "external_id": key.project_id,
+            "title": title,
+            "label_config": label_config,
+            "label_schema": asdict(schema),
+            "rule": asdict(rule or ConsensusRule()),
+            "settings": _merged({}, settings or {}),
+            "created_at": self.clock(),
+        }
+        with self.database.write() as connection:
+            connection.execute(
+                self.database.insert(projects)
+                .values(new)
+                .on_conflict_do_nothing(index_elements=["host", "external_id"])
+            )
+            row = connection.execute(_by_key(key).with_for_update()).one()
+            changes: dict[str, Any] = {
+                name: new[name] for name in ("title", "label_config", "label_schema") if getattr(row, name) != new[name]
+            }
+            if "label_schema" in changes:
+                # As stored JSON a tuple comes back as a list; only a real difference asks for a full reconcile.
+                if _schema(row.label_schema) == schema:
+                    del changes["label_schema"]
+                else:
+                    changes |= {"full_at": None, "judged": None}
+            if rule is not None and row.rule != asdict(rule):
+                changes |= {"rule": asdict(rule), "judged": None}
+            if settings is not None:
+                changes["settings"] = _merged(row.settings, settings)
+            if changes:
+                connection.execute(projects.update().where(projects.c.id == row.id).values(changes))
+            return lock(connection, row.id)
+
+
+def find(connection: Connection, key: ProjectKey, *, lock: bool = False) -> Project | None:
+    """Return the project, or None. `lock`: this transaction alone changes it, until it ends."""
+    statement = _by_key(key).with_for_update() if lock else _by_key(key)
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else _record(row)
+
+
+def lock(connection: Connection, project_id: int) -> Project:
+    """Make this transaction the only one that changes the project's state, until it ends; returns the project as it is.
+
+    SQLite's writers are alone anyhow; PostgreSQL locks the project's row. Raises NotFoundError for a forgotten project.
+    """
+    row = connection.execute(sa.select(projects).where(projects.c.id == project_id).with_for_update()).one_or_none()
+    if row is None:
+        raise NotFoundError("The project was forgotten. Set it up again: ml-backend setup-project.")
+    return _record(row)
+
+
+def _by_key(key: ProjectKey) -> sa.Select[Any]:
+    return sa.select(projects).where(projects.c.host == key.host, projects.c.external_id == key.project_id)
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**old, **new}.items() if value is not None}
+
+
+def _schema(stored: dict[str, Any]) -> LabelSchema:
+    return LabelSchema(**{**stored, "labels": tuple(stored["labels"])})
+
+
+def _record(row: Any) -> Project:
+    return Project(
+        id=row.id,
+        key=ProjectKey(row.host, row.external_id),
+        title=row.title,
+        label_config=row.label_config,
+        schema=_schema(row.label_schema),
+        rule=ConsensusRule(**row.rule),
+        settings=row.settings,
+        created_at=row.created_at,
+        reconciled_at=row.reconciled_at,
+        full_at=row.full_at,
+    )

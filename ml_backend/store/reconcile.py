@@ -1,0 +1,388 @@
+"""Making the ledger agree with Label Studio's API, in short transactions and without holding a project in memory.
+
+Every chunk of tasks is compared with what is known in a read-only snapshot; only what differs is written, and a task's
+annotations, counts and label change in one transaction. Killed at any line, the ledger holds for each task either its
+former or its present state, and the next reconcile makes good the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ml_backend.records import Annotation, Label, Task
+from ml_backend.store.consensus import Verdict, consensus
+from ml_backend.store.database import Database
+from ml_backend.store.projects import Project, lock
+from ml_backend.store.rows import SAME_TASK, annotation_of, label_of
+from ml_backend.store.tables import answers, labels, projects, tasks
+
+CHUNK = 100
+"""Tasks compared at a time."""
+PIECE = 25
+"""Tasks written before looking whether a webhook waits."""
+
+Item = TypeVar("Item")
+Reported = tuple[Task, list[Annotation] | None]
+
+
+@dataclass
+class ReconcileReport:
+    """What a reconcile found: the first seven count changes, the last four the project's state afterwards.
+
+    added, changed, deleted: tasks; one that came back counts as added.
+    released: held-out tasks that had been answered before they were drawn, and so are held out no more.
+    conflicts: tasks whose annotators differ. quarantined, skips, blanks: annotations that give no label.
+    """
+
+    added: int = 0
+    changed: int = 0
+    deleted: int = 0
+    labels_added: int = 0
+    labels_changed: int = 0
+    labels_removed: int = 0
+    released: int = 0
+    conflicts: int = 0
+    quarantined: int = 0
+    skips: int = 0
+    blanks: int = 0
+
+    @property
+    def labels_touched(self) -> int:
+        return self.labels_added + self.labels_changed + self.labels_removed
+
+
+def reconcile(
+    database: Database,
+    project: Project,
+    reported: Iterable[Reported],
+    *,
+    gone: Iterable[int],
+    full: bool,
+    now: datetime,
+) -> ReconcileReport:
+    """Do what `Ledger.reconcile` promises."""
+    report = ReconcileReport()
+    project = judge_again(database, project, report)
+    seen = array("q")  # eight bytes a task: all that is remembered of the listing
+    for chunk in _chunks(reported):
+        given = {task.id: (task, known) for task, known in chunk}
+        seen.extend(given)
+        _take(database, project, given, report)
+    missing = [*gone, *(_unseen(database, project, seen) if full else ())]
+    for ids in _chunks(missing):
+        _remove(database, project, ids, report)
+    with database.write() as connection:
+        reached = {"reconciled_at": now, "full_at": now} if full else {"reconciled_at": now}
+        connection.execute(projects.update().where(projects.c.id == project.id).values(reached))
+    _count_state(database, project, report)
+    return report
+
+
+def judge_again(database: Database, project: Project, report: ReconcileReport) -> Project:
+    """Decide every label anew if the label config or the rule has changed since. Returns the project as it is now."""
+    with database.read() as connection:
+        row = connection.execute(sa.select(projects.c.judged).where(projects.c.id == project.id)).one_or_none()
+        if row is not None and row.judged == project.judged_by:
+            return project
+    with database.write() as connection:
+        project = lock(connection, project.id)
+    for ids in _answered(database, project):
+        with database.read() as connection:
+            known = _known_annotations(connection, project.id, ids)
+            before = _known_labels(connection, project.id, ids)
+        decisions = [_decide(project, task_id, known[task_id]) for task_id in ids]
+        _tally(decisions, before, report)
+        database.write_pieces(_pieces(database, project, [], decisions, report))
+    with database.write() as connection:
+        if lock(connection, project.id).judged_by == project.judged_by:
+            connection.execute(projects.update().where(projects.c.id == project.id).values(judged=project.judged_by))
+    return project
+
+
+def _answered(database: Database, project: Project) -> Iterator[Sequence[int]]:
+    """Ids of the tasks with annotations, chunk by chunk; no transaction is open while one is worked on."""
+    last = -1
+    while True:
+        statement = (
+            sa.select(answers.c.task_id)
+            .where(answers.c.project_id == project.id, answers.c.task_id > last)
+            .distinct()
+            .order_by(answers.c.task_id)
+            .limit(CHUNK)
+        )
+        with database.read() as connection:
+            ids = connection.scalars(statement).all()
+        if not ids:
+            return
+        yield ids
+        last = ids[-1]
+
+
+def _take(database: Database, project: Project, given: Mapping[int, Reported], report: ReconcileReport) -> None:
+    """Compare one chunk with what is known, and write the difference in one transaction."""
+    asked = [task_id for task_id, (_, known) in given.items() if known is not None]
+    with database.read() as connection:
+        rows = connection.execute(
+            sa.select(tasks.c.task_id, tasks.c.gone, tasks.c.image, tasks.c.data, tasks.c.updated_at).where(
+                tasks.c.project_id == project.id, tasks.c.task_id.in_(list(given))
+            )
+        )
+        before = {row.task_id: row for row in rows}
+        known_before = _known_annotations(connection, project.id, asked)
+        labels_before = _known_labels(connection, project.id, asked)
+    changed_tasks = _changed_tasks(project, given, before, report)
+    decisions = [
+        _decide(project, task_id, given[task_id][1] or [])
+        for task_id in asked
+        if set(given[task_id][1] or []) != set(known_before[task_id])
+    ]
+    _tally(decisions, labels_before, report)
+    database.write_pieces(_pieces(database, project, changed_tasks, decisions, report))
+
+
+def _pieces(
+    database: Database,
+    project: Project,
+    rows: Sequence[dict[str, Any]],
+    decisions: Sequence[_Decision],
+    report: ReconcileReport,
+) -> Iterator[Callable[[Connection], None]]:
+    """The writing of one chunk, a few tasks at a time; everything is worked out, so the write lock is held briefly."""
+
+    def write_tasks(connection: Connection, part: Sequence[dict[str, Any]]) -> None:
+        _write_tasks(database, connection, part)
+
+    def write_decisions(connection: Connection, part: Sequence[_Decision]) -> None:
+        report.released += _write_decisions(connection, project, part)
+
+    for start in range(0, len(rows), PIECE):
+        yield partial(write_tasks, part=rows[start : start + PIECE])
+    for start in range(0, len(decisions), PIECE):
+        yield partial(write_decisions, part=decisions[start : start + PIECE])
+
+
+def _changed_tasks(
+    project: Project, given: Mapping[int, Reported], before: Mapping[int, Any], report: ReconcileReport
+) -> list[dict[str, Any]]:
+    changed = []
+    for task, _ in given.values():
+        row, old = _task_row(project.id, task), before.get(task.id)
+        if old is None or old.gone:
+            report.added += 1
+        elif (old.image, old.data) != (row["image"], row["data"]):
+            report.changed += 1
+        elif old.updated_at == row["updated_at"]:
+            continue
+        changed.append(row)
+    return changed
+
+
+def _task_row(project_id: int, task: Task) -> dict[str, Any]:
+    return {
+        "project_id": project_id,
+        "task_id": task.id,
+        "gone": False,
+        "image": task.image,
+        "data": json.dumps(task.data, sort_keys=True, separators=(",", ":")),
+        "updated_at": task.updated_at,
+    }
+
+
+def _write_tasks(database: Database, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert or replace. Another image means another content hash, so the old one is dropped; the split is kept."""
+    new = database.insert(tasks)
+    same_image = new.excluded.image.is_not_distinct_from(tasks.c.image)
+    statement = new.on_conflict_do_update(
+        index_elements=["project_id", "task_id"],
+        set_={
+            "gone": False,
+            "data": new.excluded.data,
+            "updated_at": new.excluded.updated_at,
+            "content_hash": sa.case((same_image, tasks.c.content_hash)),
+            "image_error": sa.case((same_image, tasks.c.image_error)),
+            "image": new.excluded.image,
+        },
+    )
+    connection.execute(statement, list(rows))
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """A task with all its annotations, and what they come to."""
+
+    task_id: int
+    annotations: Sequence[Annotation]
+    verdict: Verdict
+
+
+def _decide(project: Project, task_id: int, known: Sequence[Annotation]) -> _Decision:
+    return _Decision(task_id, known, consensus(known, project.schema, project.rule))
+
+
+def _tally(decisions: Sequence[_Decision], before: Mapping[int, Label], report: ReconcileReport) -> None:
+    for decision in decisions:
+        old, new = before.get(decision.task_id), decision.verdict.label
+        report.labels_added += old is None and new is not None
+        report.labels_removed += old is not None and new is None
+        report.labels_changed += old is not None and new is not None and old != new
+
+
+def _write_decisions(connection: Connection, project: Project, decisions: Sequence[_Decision]) -> int:
+    """Replace annotations, label and counts of each task; returns how many held-out tasks were released."""
+    ids = [decision.task_id for decision in decisions]
+    rows = {a.id: _annotation_row(project.id, a, d.verdict) for d in decisions for a in d.annotations}
+    stale = sa.or_(answers.c.task_id.in_(ids), answers.c.annotation_id.in_(list(rows)))
+    connection.execute(answers.delete().where(answers.c.project_id == project.id, stale))
+    if rows:
+        connection.execute(answers.insert(), list(rows.values()))
+    connection.execute(labels.delete().where(labels.c.project_id == project.id, labels.c.task_id.in_(ids)))
+    decided = [_label_row(project.id, d.verdict.label) for d in decisions if d.verdict.label is not None]
+    if decided:
+        connection.execute(labels.insert(), decided)
+    connection.execute(
+        tasks.update()
+        .where(tasks.c.project_id == project.id, tasks.c.task_id == sa.bindparam("of"))
+        .values(
+            answers=sa.bindparam("answers"),
+            skips=sa.bindparam("skips"),
+            conflict=sa.bindparam("conflict"),
+            first_answered_at=sa.func.coalesce(
+                tasks.c.first_answered_at, sa.bindparam("first", type_=tasks.c.first_answered_at.type)
+            ),
+        ),
+        [_counts_row(decision) for decision in decisions],
+    )
+    return _release(connection, project, ids)
+
+
+def _annotation_row(project_id: int, annotation: Annotation, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "project_id": project_id,
+        "annotation_id": annotation.id,
+        "task_id": annotation.task_id,
+        "labels": annotation.labels,
+        "was_cancelled": annotation.was_cancelled,
+        "ground_truth": annotation.ground_truth,
+        "annotator": annotation.annotator,
+        "created_at": annotation.created_at,
+        "updated_at": annotation.updated_at,
+        "quarantine": verdict.quarantined.get(annotation.id),
+    }
+
+
+def _label_row(project_id: int, label: Label) -> dict[str, Any]:
+    return {
+        "project_id": project_id,
+        "task_id": label.task_id,
+        "labels": label.labels,
+        "annotation_id": label.annotation_id,
+        "annotators": label.annotators,
+        "agreement": label.agreement,
+        "ground_truth": label.ground_truth,
+        "labelled_at": label.labelled_at,
+    }
+
+
+def _counts_row(decision: _Decision) -> dict[str, Any]:
+    verdict = decision.verdict
+    return {
+        "of": decision.task_id,
+        "answers": verdict.answers,
+        "skips": verdict.skips,
+        "conflict": verdict.conflict,
+        "first": min((a.created_at for a in decision.annotations if not a.was_cancelled), default=None),
+    }
+
+
+def _release(connection: Connection, project: Project, task_ids: Sequence[int]) -> int:
+    """Give back tasks that turn out to have been answered before they were drawn: they were no random draw."""
+    released = connection.execute(
+        tasks.update()
+        .where(
+            tasks.c.project_id == project.id,
+            tasks.c.task_id.in_(task_ids),
+            tasks.c.split == "holdout",
+            tasks.c.first_answered_at < tasks.c.drawn_at,
+        )
+        .values(split="train", drawn_at=None)
+    )
+    return released.rowcount
+
+
+def _known_labels(connection: Connection, project_id: int, task_ids: Sequence[int]) -> dict[int, Label]:
+    statement = (
+        sa.select(labels, tasks.c.conflict)
+        .join_from(labels, tasks, SAME_TASK)
+        .where(labels.c.project_id == project_id, labels.c.task_id.in_(task_ids))
+    )
+    return {row.task_id: label_of(row) for row in connection.execute(statement)}
+
+
+def _known_annotations(connection: Connection, project_id: int, task_ids: Sequence[int]) -> dict[int, list[Annotation]]:
+    rows = connection.execute(
+        sa.select(answers).where(answers.c.project_id == project_id, answers.c.task_id.in_(task_ids))
+    )
+    known: dict[int, list[Annotation]] = defaultdict(list)
+    for row in rows:
+        known[row.task_id].append(annotation_of(row))
+    return known
+
+
+def _unseen(database: Database, project: Project, seen: array[int]) -> list[int]:
+    with database.read() as connection:
+        known = connection.scalars(
+            sa.select(tasks.c.task_id).where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
+        )
+        ids = np.fromiter(known, dtype=np.int64)
+    return [int(i) for i in np.setdiff1d(ids, np.frombuffer(seen, dtype=np.int64) if seen else ids[:0])]
+
+
+def _remove(database: Database, project: Project, task_ids: Sequence[int], report: ReconcileReport) -> None:
+    """Unlearn tasks that are gone. Their row stays, so that a task that comes back finds its split and its hash."""
+    with database.write(bulk=True) as connection:
+        held = connection.execute(
+            labels.delete().where(labels.c.project_id == project.id, labels.c.task_id.in_(task_ids))
+        )
+        connection.execute(answers.delete().where(answers.c.project_id == project.id, answers.c.task_id.in_(task_ids)))
+        left = connection.execute(
+            tasks.update()
+            .where(tasks.c.project_id == project.id, tasks.c.task_id.in_(task_ids), sa.not_(tasks.c.gone))
+            .values(gone=True, answers=0, skips=0, conflict=False)
+        )
+    report.labels_removed += held.rowcount
+    report.deleted += left.rowcount
+
+
+def _count_state(database: Database, project: Project, report: ReconcileReport) -> None:
+    def count(connection: Connection, table: sa.Table, condition: sa.ColumnElement[bool]) -> int:
+        statement = sa.select(sa.func.count()).select_from(table).where(table.c.project_id == project.id, condition)
+        return int(connection.scalar(statement) or 0)
+
+    with database.read() as connection:
+        report.conflicts = count(connection, tasks, tasks.c.conflict)
+        report.quarantined = count(connection, answers, answers.c.quarantine.is_not(None))
+        report.skips = count(connection, answers, answers.c.was_cancelled)
+        report.blanks = count(connection, answers, _blank())
+
+
+def _blank() -> sa.ColumnElement[bool]:
+    empty = sa.type_coerce(answers.c.labels, sa.Text) == "[]"
+    return sa.and_(empty, sa.not_(answers.c.was_cancelled))
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk

@@ -1,0 +1,214 @@
+"""Rounds and their queries: which tasks were asked for, in which order, why, and whether Label Studio serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ml_backend.errors import ConflictError, NotFoundError
+from ml_backend.records import Query
+from ml_backend.store.projects import Project, Projects, lock
+from ml_backend.store.tables import queries, rounds, tasks
+
+RoundState = Literal["computed", "pushed", "verified", "failed"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One batch of queries. computed -> pushed (Label Studio has it) -> verified (Label Studio serves it); or failed.
+
+    A computed or failed round is pushed again by the next cycle; annotators keep the queue of the round before it.
+    `version` 0 means before any model.
+    """
+
+    project_id: int
+    number: int
+    version: int
+    strategy: str
+    seed: int
+    params: dict[str, Any]
+    state: RoundState
+    error: str | None
+    created_at: datetime
+    pushed_at: datetime | None
+    verified_at: datetime | None
+
+    @property
+    def served_name(self) -> str:
+        """The `model_version` under which Label Studio serves this round: a new name for every queue."""
+        return f"v{self.version}-r{self.number}"
+
+
+class Rounds(Projects):
+    """The rounds of each project, and the held-out slice drawn with them."""
+
+    def open_round(
+        self,
+        project: Project,
+        *,
+        version: int,
+        strategy: str,
+        seed: int,
+        queries: Sequence[Query],
+        params: dict[str, Any] | None = None,
+    ) -> Round:
+        """Record a computed round. Queries of the arm "holdout" are drawn into the held-out slice with it.
+
+        Raises ConflictError where a task to hold out has been answered already, NotFoundError for an unknown task; then
+        nothing is recorded.
+        """
+        now = self.clock()
+        with self.database.write() as connection:
+            lock(connection, project.id)
+            last = connection.scalar(sa.select(sa.func.max(rounds.c.number)).where(rounds.c.project_id == project.id))
+            number = (last or 0) + 1
+            connection.execute(
+                rounds.insert().values(
+                    project_id=project.id,
+                    number=number,
+                    version=version,
+                    strategy=strategy,
+                    seed=seed,
+                    params=params or {},
+                    state="computed",
+                    created_at=now,
+                )
+            )
+            _draw(connection, project, [q.task_id for q in queries if q.arm == "holdout"], now)
+            _write_queries(connection, project, number, queries)
+        return self.round(project, number)
+
+    def draw_holdout(self, project: Project, task_ids: Sequence[int]) -> None:
+        """Hold the tasks out, for ever, before they are labelled. Drawing one twice changes nothing.
+
+        Raises ConflictError where one has been answered already (labelled once is seen once, even if the label was
+        deleted since), NotFoundError for an unknown task; then none is drawn.
+        """
+        with self.database.write() as connection:
+            lock(connection, project.id)
+            _draw(connection, project, task_ids, self.clock())
+
+    def mark_pushed(self, round_: Round) -> Round:
+        return self._mark(round_, state="pushed", pushed_at=self.clock(), error=None)
+
+    def mark_verified(self, round_: Round) -> Round:
+        """Label Studio was asked and serves this round's order."""
+        return self._mark(round_, state="verified", verified_at=self.clock(), error=None)
+
+    def mark_failed(self, round_: Round, error: str) -> Round:
+        return self._mark(round_, state="failed", error=error)
+
+    def round(self, project: Project, number: int) -> Round:
+        found = self._rounds(project, rounds.c.number == number)
+        if not found:
+            raise NotFoundError(f"{project.key} has no round {number}; `sync status` names the last one.")
+        return found[0]
+
+    def current_round(self, project: Project) -> Round | None:
+        """The round whose queue Label Studio has: the last one pushed."""
+        found = self._rounds(project, rounds.c.pushed_at.is_not(None), limit=1)
+        return found[0] if found else None
+
+    def last_round(self, project: Project) -> Round | None:
+        """The last round computed, pushed or not."""
+        found = self._rounds(project, limit=1)
+        return found[0] if found else None
+
+    def rounds(self, project: Project) -> list[Round]:
+        """All rounds, newest first."""
+        return self._rounds(project)
+
+    def queries(self, round_: Round) -> list[Query]:
+        """The queries of a round by rank."""
+        statement = (
+            sa.select(queries)
+            .where(queries.c.project_id == round_.project_id, queries.c.round == round_.number)
+            .order_by(queries.c.rank)
+        )
+        with self.database.read() as connection:
+            return [
+                Query(
+                    task_id=row.task_id,
+                    rank=row.rank,
+                    arm=row.arm,
+                    acquisition=row.acquisition,
+                    reason=row.reason,
+                    confidence=row.confidence,
+                    prediction=row.prediction,
+                )
+                for row in connection.execute(statement)
+            ]
+
+    def asked_at_random(self, project: Project) -> list[int]:
+        """Tasks that were asked for by a random draw (the random arm of any batch), ascending."""
+        drawn = sa.select(queries.c.task_id).where(queries.c.project_id == project.id, queries.c.arm == "random")
+        with self.database.read() as connection:
+            return list(connection.scalars(drawn.distinct().order_by(queries.c.task_id)))
+
+    def _rounds(self, project: Project, *conditions: sa.ColumnElement[bool], limit: int | None = None) -> list[Round]:
+        statement = (
+            sa.select(rounds)
+            .where(rounds.c.project_id == project.id, *conditions)
+            .order_by(rounds.c.number.desc())
+            .limit(limit)
+        )
+        with self.database.read() as connection:
+            return [Round(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001 - its public name
+
+    def _mark(self, round_: Round, **values: Any) -> Round:
+        this = (rounds.c.project_id == round_.project_id, rounds.c.number == round_.number)
+        with self.database.write() as connection:
+            connection.execute(rounds.update().where(*this).values(**values))
+            row = connection.execute(sa.select(rounds).where(*this)).one_or_none()
+        if row is None:
+            raise NotFoundError(f"Round {round_.number} is gone: its project was forgotten.")
+        return Round(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+
+
+def _write_queries(connection: Connection, project: Project, number: int, given: Sequence[Query]) -> None:
+    if not given:
+        return
+    rows = [
+        {
+            "project_id": project.id,
+            "round": number,
+            "task_id": q.task_id,
+            "rank": q.rank,
+            "arm": q.arm,
+            "acquisition": q.acquisition,
+            "reason": q.reason,
+            "confidence": q.confidence,
+            "prediction": q.prediction,
+        }
+        for q in given
+    ]
+    connection.execute(queries.insert(), rows)
+    connection.execute(
+        tasks.update()
+        .where(tasks.c.project_id == project.id, tasks.c.task_id == sa.bindparam("of"))
+        .values(last_round=number),
+        [{"of": q.task_id} for q in given],
+    )
+
+
+def _draw(connection: Connection, project: Project, task_ids: Sequence[int], now: datetime) -> None:
+    if not task_ids:
+        return
+    these = (tasks.c.project_id == project.id, tasks.c.task_id.in_(list(task_ids)))
+    rows = connection.execute(
+        sa.select(tasks.c.task_id, tasks.c.split, tasks.c.first_answered_at).where(*these, sa.not_(tasks.c.gone))
+    ).all()
+    unknown = set(task_ids) - {row.task_id for row in rows}
+    if unknown:
+        raise NotFoundError(f"Tasks {sorted(unknown)[:10]} are not known here; reconcile with Label Studio first.")
+    answered = sorted(r.task_id for r in rows if r.split == "train" and r.first_answered_at is not None)
+    if answered:
+        raise ConflictError(
+            f"Tasks {answered[:10]} have been answered already and cannot be held out: draw among unanswered tasks."
+        )
+    connection.execute(tasks.update().where(*these, tasks.c.split == "train").values(split="holdout", drawn_at=now))

@@ -1,0 +1,95 @@
+"""Run the web service and the worker as one: start both, restart what dies, stop both."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 15.0
+YOUNG_SECONDS = 10.0
+LONGEST_PAUSE = 5.0
+"""Starting a process costs some three seconds of one core: a pause of this length keeps a broken one from being a load."""
+
+
+def die_with_parent() -> None:
+    """In a child, before exec: ask Linux for SIGTERM should the parent be killed. Elsewhere a no-op."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+@dataclass
+class Child:
+    """One process that should always be there. Restarts pause longer each time it dies young."""
+
+    name: str
+    command: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    pause: float = 0.0
+    restarts: int = 0
+    due: float = field(default=0.0)
+
+    def start(self) -> None:
+        logger.info("starting the %s", self.name)
+        self.process = subprocess.Popen(self.command, preexec_fn=die_with_parent)  # noqa: PLW1509 - no threads yet run code of ours
+        self.started = time.monotonic()
+
+    def watch(self) -> None:
+        """Start the process again when it is gone and its pause is over."""
+        now = time.monotonic()
+        if self.process is None:
+            if now >= self.due:
+                self.start()
+            return
+        code = self.process.poll()
+        if code is None:
+            return
+        self.process = None
+        self.restarts += 1
+        young = now - self.started < YOUNG_SECONDS
+        self.pause = min(LONGEST_PAUSE, max(0.2, self.pause * 2)) if young else 0.2
+        self.due = now + self.pause
+        logger.error("the %s ended with %s; starting it again in %.1f s", self.name, code, self.pause)
+
+    def stop(self, deadline: float) -> None:
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def run(children: Sequence[Child]) -> int:
+    """Keep `children` running until SIGTERM or SIGINT, then stop them all."""
+    stopping = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    while not stopping.is_set():
+        for child in children:
+            child.watch()
+        stopping.wait(0.2)
+    deadline = time.monotonic() + STOP_SECONDS
+    for child in children:
+        if child.process is not None:
+            child.process.terminate()
+    for child in children:
+        child.stop(deadline)
+    return 0

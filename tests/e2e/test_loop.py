@@ -1,0 +1,112 @@
+"""The loop on a real Label Studio: what is served is what the round says, to one and to many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+import pytest
+
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.config import annotation_result
+from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
+from ml_backend.store.rounds import Round
+from tests.e2e.helpers import add_members
+from tests.e2e.stack import Stack, running
+
+LOOK = 0.7
+"""Seconds a simulated annotator looks at an image: quicker than people are."""
+
+
+@pytest.fixture
+def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path) -> Iterator[Stack]:
+    with running(label_studio, client, tmp_path, ML_BACKEND_TRAIN_AFTER_LABELS="20") as stack:
+        yield stack
+
+
+def test_one_annotator_is_served_each_rounds_ranking_in_order(stack: Stack) -> None:
+    first = stack.round_after(0)
+    served = [stack.label_next() for _ in range(20)]
+    assert served == stack.ranking(first)[:20]
+    second = stack.round_after(first.number)
+    assert second.version == 1
+    served = [stack.label_next() for _ in range(20)]
+    assert served == stack.ranking(second)[:20]
+    third = stack.round_after(second.number)
+    assert third.version == 2
+
+
+def test_retrieving_predictions_gives_one_each_and_leaves_the_order(stack: Stack) -> None:
+    first = stack.round_after(0)
+    for _ in range(20):
+        stack.label_next()
+    second = stack.round_after(first.number)
+    waiting = [task.id for task in stack.client.tasks(stack.project_id)][-200:]
+    stack.client.transport.call(
+        "POST",
+        f"/api/dm/actions?id=retrieve_tasks_predictions&project={stack.project_id}",
+        json={"selectedItems": {"all": False, "included": waiting}},
+    )
+    predictions = stack.client.predictions_of(stack.project_id, waiting)
+    assert {len([p for p in given if p["model_version"] == second.served_name]) for given in predictions.values()} == {
+        1
+    }
+    outside = set(waiting) - set(stack.ranking(second))
+    assert outside
+    assert min(predictions[task_id][0]["score"] for task_id in outside) >= 1
+    served = [stack.label_next() for _ in range(19)]
+    assert served == stack.ranking(second)[:19]
+
+
+@pytest.mark.parametrize("members", [False, True], ids=["users of the organization", "members of the project"])
+def test_three_annotators_are_served_the_current_batch_and_never_the_same_task(
+    label_studio: EmbeddedLabelStudio,
+    client: LabelStudio,
+    three_users: list[LabelStudio],
+    tmp_path: Path,
+    *,
+    members: bool,
+) -> None:
+    with running(label_studio, client, tmp_path) as stack:
+        stack.round_after(0)
+        if members:
+            add_members(label_studio, stack.project_id, three_users)
+        with ThreadPoolExecutor(3) as pool:
+            asking = (
+                Lock()
+            )  # on SQLite, Label Studio takes no row lock: asked twice in one instant, it gives one task twice
+            parts = pool.map(lambda who: annotate(stack, who, 20, asking), three_users)
+            answers = [served for part in parts for served in part]
+        queues = rounds_by_time(stack)
+        assert len({task_id for task_id, _, _ in answers}) == len(answers) == 60
+        for task_id, asked, told in answers:
+            current = [round_ for since, until, round_ in queues if since <= told and asked <= until]
+            assert any(task_id in stack.ranking(round_) for round_ in current), f"task {task_id} is of no current batch"
+        assert len(queues) >= 3, "the queue was never renewed"
+
+
+def annotate(stack: Stack, who: LabelStudio, count: int, asking: Lock) -> list[tuple[int, float, float]]:
+    """Label `count` tasks; returns task, time asked for it, time told it."""
+    answers = []
+    for _ in range(count):
+        with asking:
+            asked = time.time()
+            task = who.next_task(stack.project_id)
+            told = time.time()
+        assert task is not None, "the queue ran dry"
+        time.sleep(LOOK)
+        label = stack.truth[task["data"]["filename"]]
+        who.create_annotation(task["id"], annotation_result(stack.schema, [label]))
+        answers.append((int(task["id"]), asked, told))
+    return answers
+
+
+def rounds_by_time(stack: Stack) -> list[tuple[float, float, Round]]:
+    """Each round with the time its queue was made (computed) and the time the next one was verified."""
+    rounds = sorted(stack.services.ledger.rounds(stack.project), key=lambda round_: round_.number)
+    made = [round_.created_at.timestamp() for round_ in rounds]
+    replaced = [round_.verified_at.timestamp() if round_.verified_at else float("inf") for round_ in rounds[1:]]
+    return list(zip(made, [*replaced, float("inf")], rounds, strict=True))

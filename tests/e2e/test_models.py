@@ -1,0 +1,123 @@
+"""Models in and out, and projects with several labels an image, on a real Label Studio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ml_backend.commands.demo_images import CLASSES
+from ml_backend.errors import InvalidInputError
+from ml_backend.export import export_rows
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.config import annotation_result, label_config
+from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
+from ml_backend.learning.formats import load_bundle
+from ml_backend.learning.vision import torchvision
+from ml_backend.models import save_model, start_from
+from tests.e2e.stack import Stack, inline
+
+KINDS = ("even", "odd", "small", "large")
+
+
+def kinds_of(digit: str) -> list[str]:
+    return ["odd" if int(digit) % 2 else "even", "small" if int(digit) < 5 else "large"]
+
+
+@pytest.fixture
+def state_dict(tmp_path: Path) -> Path:
+    """A resnet18 state dict as torchvision's training scripts write it, of ten classes, knowing nothing."""
+    torch.manual_seed(0)
+    network = torchvision().models.resnet18(num_classes=10)
+    save_file(network.state_dict(), tmp_path / "digits.safetensors", {"classes": ",".join(CLASSES)})
+    return tmp_path / "digits.safetensors"
+
+
+@pytest.fixture
+def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path) -> Iterator[Stack]:
+    with inline(label_studio, client, tmp_path, tasks=150) as stack:
+        yield stack
+
+
+def accuracy(stack: Stack, number: int) -> float:
+    """Share of all tasks that a version gets right."""
+    model, features, ledger = (
+        stack.services.predictor.load(stack.project, number),
+        stack.services.features,
+        stack.services.ledger,
+    )
+    tasks = list(ledger.tasks(stack.project))
+    hashes = ledger.content_hashes(stack.project, tasks)
+    vectors = features.gather(model.encoder.id, [hashes[task.id] for task in tasks])
+    answers = model.head.predict_proba(vectors).argmax(1)
+    return float(np.mean([CLASSES[a] == stack.truth[t.data["filename"]] for a, t in zip(answers, tasks, strict=True)]))
+
+
+def test_an_imported_classifier_predicts_before_any_label_and_is_better_after_fifty(
+    stack: Stack, state_dict: Path
+) -> None:
+    version, match = start_from(stack.project, stack.services, state_dict, model_type="resnet18")
+    assert version.name == "v1"
+    assert sorted(match.matched) == sorted(CLASSES)
+    first = stack.turn()
+    assert first.served_name == "v1-r1"
+    shown = stack.client.predictions_of(stack.project_id, stack.ranking(first))
+    assert sum(bool(given[0]["result"]) for given in shown.values()) == 18
+    for _ in range(50):
+        if stack.client.next_task(stack.project_id) is None:
+            stack.turn()
+        stack.label_next()
+    stack.turn()
+    latest = stack.services.versions.current(stack.project)
+    assert latest is not None
+    assert latest.number > 1
+    assert accuracy(stack, latest.number) > accuracy(stack, 1) + 0.2
+
+
+def test_a_version_is_taken_away_and_starts_another_project(stack: Stack, client: LabelStudio, tmp_path: Path) -> None:
+    stack.turn()
+    for _ in range(20):
+        stack.label_next()
+    stack.turn()
+    version = stack.services.versions.current(stack.project)
+    assert version is not None
+    for kind in ("pt2", "onnx"):
+        saved = save_model(stack.project, stack.services, version, kind, tmp_path / f"model.{kind}")
+        assert saved.difference < 1e-3
+    saved = save_model(stack.project, stack.services, version, "bundle", tmp_path / "bundle")
+    assert load_bundle(saved.path)[1].classes == CLASSES
+    again, _ = start_from(stack.project, stack.services, saved.path)
+    assert accuracy(stack, again.number) == accuracy(stack, version.number)
+    with pytest.raises(InvalidInputError, match="--model-type"):
+        start_from(stack.project, stack.services, tmp_path / "model.onnx")
+
+
+def test_several_labels_an_image_from_the_first_answer_to_the_csv(
+    label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path
+) -> None:
+    config = label_config(KINDS, multiple=True)
+    with inline(label_studio, client, tmp_path, tasks=120, config=config) as stack:
+        assert stack.project.schema.multiple
+        stack.turn()
+        labelled = {}
+        for _ in range(38):
+            task = client.next_task(stack.project_id)
+            if task is None:
+                break
+            kinds = kinds_of(stack.truth[task["data"]["filename"]])
+            client.create_annotation(task["id"], annotation_result(stack.schema, kinds))
+            labelled[task["data"]["filename"]] = set(kinds)
+        round_ = stack.turn()
+        assert round_.version == 1
+        version = stack.services.versions.current(stack.project)
+        assert version is not None
+        assert version.meta["metrics"]["holdout"]["n"] >= 10
+        predictions = client.predictions_of(stack.project_id, stack.ranking(round_))
+        chosen = [given[0]["result"][0]["value"]["choices"] for given in predictions.values() if given[0]["result"]]
+        assert any(len(choices) > 1 for choices in chosen)
+        rows = list(export_rows(stack.services.ledger.rows(stack.project)))
+        assert {row["filename"]: set(row["label"].split("|")) for row in rows} == labelled

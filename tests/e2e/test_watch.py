@@ -1,0 +1,75 @@
+"""The cycle looks after its webhook in a real Label Studio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.connection import check, connect
+from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
+from ml_backend.status import project_status
+from ml_backend.steps import webhook
+from tests.e2e.helpers import FakeBackend
+from tests.e2e.stack import Stack, inline
+
+
+@pytest.fixture
+def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path) -> Iterator[Stack]:
+    with inline(label_studio, client, tmp_path, tasks=20) as stack:
+        yield stack
+
+
+def watch_again(stack: Stack) -> dict[str, Any]:
+    """Look as if five minutes had passed; returns what was found."""
+    stack.services.ledger.configure(stack.project, webhook=None)
+    webhook.watch(stack.project, stack.services)
+    return dict(stack.project.settings["webhook"])
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ({"is_active": False}, "is switched off"),
+        ({"url": "http://127.0.0.1:9/webhook"}, "points at http://127.0.0.1:9/webhook"),
+        (None, "created the webhook"),
+    ],
+    ids=["switched off", "pointing elsewhere", "missing"],
+)
+def test_a_broken_webhook_is_repaired_by_the_next_cycle_and_told(
+    stack: Stack, backend: FakeBackend, harm: dict[str, Any] | None, told: str
+) -> None:
+    _, hook = connect(stack.client, stack.project_id, backend.url).webhook_ids
+    if harm is None:
+        stack.client.delete_webhook(hook)
+    else:
+        stack.client.update_webhook(hook, **harm)
+    stack.turn()
+    found = stack.project.settings["webhook"]
+    assert told in found["repaired"][0]
+    assert {f.name: f.ok for f in check(stack.client, stack.project_id, backend.url)}["webhook"]
+    assert project_status(stack.services, stack.project)["problems"] == []
+
+
+def test_a_webhook_that_is_right_is_left_alone_and_looked_at_only_now_and_then(
+    stack: Stack, backend: FakeBackend
+) -> None:
+    _, hook = connect(stack.client, stack.project_id, backend.url).webhook_ids
+    stack.turn()
+    assert "repaired" not in stack.project.settings["webhook"]
+    stack.client.update_webhook(hook, is_active=False)
+    stack.turn()
+    assert [left["is_active"] for left in stack.client.webhooks(stack.project_id) if left["id"] == hook] == [False]
+    assert "is switched off" in watch_again(stack)["repaired"][0]
+
+
+def test_no_webhook_is_made_for_a_project_that_was_disconnected(stack: Stack, backend: FakeBackend) -> None:
+    backend_id = connect(stack.client, stack.project_id, backend.url).backend_id
+    stack.client.delete_backend(backend_id)
+    for left in stack.client.webhooks(stack.project_id):
+        stack.client.delete_webhook(left["id"])
+    assert watch_again(stack)["problem"] is None
+    assert stack.client.webhooks(stack.project_id) == []

@@ -1,0 +1,145 @@
+"""The command line as such: help, documentation, scripts, completion, and how it fails."""
+
+import argparse
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ml_backend import cli
+from tests.documented import parsers, rows
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTED = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+TOKEN = "f" * 40
+
+
+def section(name: str) -> str:
+    """What docs/commands.md says of one command or verb, up to the next heading."""
+    marks = "##" if " " not in name else "###"
+    found = re.search(rf"^{marks} {re.escape(name)}\n(.*?)(?=^##|\Z)", DOCUMENTED, re.DOTALL | re.MULTILINE)
+    assert found, f"docs/commands.md has no section {name}"
+    return found[1]
+
+
+@pytest.fixture
+def no_label_studio(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
+    monkeypatch.setenv("ML_BACKEND_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "parser"), list(parsers()), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_has_help_and_its_options_are_documented_word_for_word(
+    name: str, parser: argparse.ArgumentParser
+) -> None:
+    assert parser.format_help()
+    for action in parser._actions:
+        assert action.help or action.choices, f"{name} {action.option_strings} has no help"
+    text = section(name)
+    for row in rows(parser):
+        assert row in text, f"docs/commands.md, {name}, lacks: {row}"
+
+
+@pytest.mark.parametrize(("name", "parser"), list(parsers()), ids=lambda value: value if isinstance(value, str) else "")
+def test_nothing_is_documented_that_is_not_there(name: str, parser: argparse.ArgumentParser) -> None:
+    options = {option for action in parser._actions for option in action.option_strings}
+    documented = set(re.findall(r"^\| `(--[a-z-]+)", section(name), re.MULTILINE))
+    assert documented <= options
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_is_shown_and_exits_well(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0
+    assert "--help" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_is_the_command_of_its_name(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--help"])
+    assert ended.value.code == 0
+    assert f"ml-backend {path.stem.replace('_', '-')}" in capsys.readouterr().out
+
+
+def test_import_labels_may_be_written_as_two_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["import", "labels", "--help"])
+    assert "usage: ml-backend import-labels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_code_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", shell]) == 0
+    assert "ml-backend" in capsys.readouterr().out
+
+
+def test_the_shell_is_offered_verbs_and_options(tmp_path: Path) -> None:
+    line = "ml-backend sync prioritize --str"
+    asked = {
+        "_ARGCOMPLETE": "1",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "out"),
+    }
+    subprocess.run([sys.executable, "-m", "ml_backend.cli"], env=os.environ | asked, check=True, capture_output=True)
+    assert (tmp_path / "out").read_text().strip() == "--strategy"
+
+
+def test_a_mistyped_option_exits_with_two() -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sync", "query", "--sise", "3"])
+    assert ended.value.code == 2
+
+
+@pytest.mark.usefixtures("no_label_studio")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["setup-project", "--project", "1"],
+        ["import-images", "."],
+        ["sync", "status", "--project", "1"],
+        ["export", "labels", "--project", "1"],
+        ["doctor"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_label_studio_away_is_one_sentence_and_exit_code_one(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)  # between the retries
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr()
+    assert "cannot be reached" in said.out + said.err
+    assert "Traceback" not in said.out + said.err
+    assert TOKEN not in said.out + said.err
+
+
+def test_without_a_token_the_sentence_says_where_it_is_read_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
+    monkeypatch.setenv("ML_BACKEND_DATA_DIR", str(tmp_path))
+    assert cli.main(["setup-project", "--project", "1"]) == 1
+    assert "LABEL_STUDIO_API_KEY_FILE" in capsys.readouterr().err
+
+
+def test_the_token_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from ml_backend.commands.options import read_settings
+
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY_FILE", str(tmp_path / "token"))
+    assert read_settings().label_studio_api_key == TOKEN

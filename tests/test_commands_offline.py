@@ -1,0 +1,204 @@
+"""Commands that need no Label Studio: what the store knows, as status, rounds, labels and a data set."""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ml_backend import cli, runner
+from ml_backend.dataset import write_dataset
+from ml_backend.errors import InvalidInputError
+from ml_backend.records import Annotation, Query, Task
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+from ml_backend.store.projects import Project
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HOST = "http://127.0.0.1:9"
+LABELS = ("cat", "dog/wolf")
+
+
+def config(choice: str = "single") -> str:
+    choices = "".join(f'<Choice value="{label}"/>' for label in LABELS)
+    return f'<View><Image name="i" value="$image"/><Choices name="c" toName="i" choice="{choice}">{choices}</Choices></View>'
+
+
+def picture(shade: int) -> str:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4), shade).save(buffer, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@pytest.fixture
+def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    monkeypatch.setenv("LABEL_STUDIO_URL", HOST)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "k" * 40)
+    monkeypatch.setenv("ML_BACKEND_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    opened = Services.open(Settings(data_dir=tmp_path / "data", label_studio_url=HOST, label_studio_api_key="k" * 40))
+    yield opened
+    opened.database.close()
+
+
+def known(services: Services, project: Project, labels: dict[int, str], *, broken: int | None = None) -> None:
+    """Five tasks; two of them have the same filename."""
+    rows = []
+    for i in range(1, 6):
+        image = "data:broken" if i == broken else picture(i)
+        task = Task(i, image, {"image": image, "filename": "same.png" if i < 3 else f"{i}.png"}, NOW)
+        answers = [Annotation(i, i, (labels[i],), False, False, 1, NOW, NOW)] if i in labels else []
+        rows.append((task, answers))
+    services.ledger.reconcile(project, rows, full=True)
+
+
+@pytest.fixture
+def project(services: Services) -> Project:
+    project = services.register(HOST, 1, config(), created=1)
+    known(services, project, {1: "cat", 2: "cat", 3: "dog/wolf"})
+    queries = [Query(4, 0, "strategy", 0.5, "why not", 0.7, ("cat",)), Query(5, 1, "holdout", 0.0, "held out")]
+    services.ledger.open_round(project, version=0, strategy="margin", seed=3, queries=queries)
+    return project
+
+
+def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    capsys.readouterr()
+    assert cli.main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.usefixtures("project")
+def test_status_is_told_without_label_studio(capsys: pytest.CaptureFixture[str]) -> None:
+    status = asked(capsys, "sync", "status")
+    assert (status["counts"]["labelled"], status["queue"]["strategy"]) == (3, "margin")
+    assert cli.main(["sync", "status"]) == 0
+    said = capsys.readouterr().out
+    assert "labelled   3 of 5" in said
+    assert "accuracy   not measured yet" in said
+
+
+@pytest.mark.usefixtures("project")
+def test_labels_are_exported_offline_and_with_label_studio_away_with_a_warning(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert asked(capsys, "export", "labels", "--offline")["rows"] == 3
+    assert [row["label"] for row in read(tmp_path / "labels.csv")] == ["cat", "cat", "dog/wolf"]
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    assert cli.main(["export", "labels", "--out", "away.csv"]) == 0
+    assert "as of" in capsys.readouterr().err
+    assert (tmp_path / "away.csv").read_bytes() == (tmp_path / "labels.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("project")
+def test_strict_writes_nothing_where_there_is_a_warning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["export", "labels", "--offline", "--strict"]) == 1
+    assert "2 rows share their filename" in capsys.readouterr().err
+    assert not (tmp_path / "labels.csv").exists()
+
+
+@pytest.mark.usefixtures("project")
+def test_standard_output_holds_the_table_and_nothing_else(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert cli.main(["export", "labels", "--offline", "--minimal", "--out", "-"]) == 0
+    assert capfdbinary.readouterr().out == b"filename,label\r\nsame.png,cat\r\nsame.png,cat\r\n3.png,dog/wolf\r\n"
+
+
+@pytest.mark.usefixtures("project")
+def test_rounds_are_a_row_each_or_a_row_a_query(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    asked(capsys, "export", "rounds", "--offline")
+    (row,) = read(tmp_path / "rounds.csv")
+    assert (row["strategy"], row["seed"], row["queries"], row["held_out"]) == ("margin", "3", "2", "1")
+    asked(capsys, "export", "rounds", "--offline", "--queries", "--out", "queries.jsonl")
+    queries = [json.loads(line) for line in (tmp_path / "queries.jsonl").read_text().splitlines()]
+    assert [(q["rank"], q["filename"], q["arm"]) for q in queries] == [
+        (0, "4.png", "strategy"),
+        (1, "5.png", "holdout"),
+    ]
+
+
+@pytest.mark.usefixtures("project")
+def test_a_data_set_has_a_folder_a_label_and_a_manifest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    report = asked(capsys, "export", "dataset", "--offline", "--out", "set")
+    assert (report["images"], report["copied"]) == (3, 3)
+    assert files(tmp_path / "set") == [
+        ".dataset.json",
+        "cat/same-2.png",
+        "cat/same.png",
+        "dog_wolf/3.png",
+        "labels.csv",
+    ]
+    assert [row["path"] for row in read(tmp_path / "set" / "labels.csv")] == [
+        "cat/same.png",
+        "cat/same-2.png",
+        "dog_wolf/3.png",
+    ]
+    asked(capsys, "export", "dataset", "--offline", "--out", "flat", "--layout", "manifest", "--splits")
+    assert "train/images/3.png" in files(tmp_path / "flat")
+
+
+def test_a_data_set_follows_the_labels_and_forgets_what_is_no_longer_so(
+    services: Services, project: Project, tmp_path: Path
+) -> None:
+    write_dataset(services, project, tmp_path / "set")
+    known(services, project, {2: "cat", 3: "cat", 4: "dog/wolf"})
+    report = write_dataset(services, project, tmp_path / "set")
+    assert report.removed == 2  # same-2.png became same.png again, and 3.png changed its folder
+    assert files(tmp_path / "set") == [".dataset.json", "cat/3.png", "cat/same.png", "dog_wolf/4.png", "labels.csv"]
+
+
+def test_an_image_that_cannot_be_read_is_told_and_the_others_are_there(
+    services: Services, project: Project, tmp_path: Path
+) -> None:
+    known(services, project, {3: "cat", 4: "cat"}, broken=3)
+    report = write_dataset(services, project, tmp_path / "set")
+    assert (report.images, len(report.problems)) == (1, 1)
+    assert [row["filename"] for row in read(tmp_path / "set" / "labels.csv")] == ["4.png"]
+
+
+def test_a_folder_with_other_files_is_not_touched(services: Services, project: Project, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.pdf").write_text("years of work")
+    with pytest.raises(InvalidInputError, match="folder of its own"):
+        write_dataset(services, project, tmp_path / "mine")
+    assert files(tmp_path / "mine") == ["thesis.pdf"]
+
+
+def test_images_with_several_labels_need_a_manifest(services: Services, tmp_path: Path) -> None:
+    project = services.register(HOST, 2, config("multiple"), created=1)
+    known(services, project, {1: "cat"})
+    with pytest.raises(InvalidInputError, match="--layout manifest"):
+        write_dataset(services, project, tmp_path / "set")
+    assert write_dataset(services, project, tmp_path / "set", manifest=True).images == 1
+
+
+@pytest.mark.usefixtures("project")
+def test_watch_tells_of_turns_that_changed_something_until_it_is_stopped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [
+        {"labels_changed": 2, "labelled": 9, "version": 1, "served": "v1-r1", "seconds": {"train": 1.0}},
+        {"labels_changed": 0, "labelled": 9, "version": 1, "served": "v1-r1", "seconds": {}},
+    ]
+    monkeypatch.setattr(runner, "run_turn", lambda *_: turns.pop(0))
+
+    def sleep(_seconds: float) -> None:
+        if not turns:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    assert cli.main(["sync", "watch"]) == 130
+    assert capsys.readouterr().out.count("9 labels, model v1") == 1

@@ -1,0 +1,217 @@
+"""Each check of the doctor, broken on purpose; the connection's own are broken on a real Label Studio in e2e/."""
+
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_backend import doctor
+from ml_backend.errors import ImageError, LabelStudioError, LabelStudioUnavailableError
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.records import Query, Task
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+from ml_backend.store.projects import Project
+
+CONFIG = """<View><Image name="image" value="$image"/>
+<Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[dict[str, tuple[int, str]]], str]]:
+    """serve({path: (status, body)}) -> address of a server that answers so, and 404 elsewhere."""
+    servers = []
+
+    def start(answers: dict[str, tuple[int, str]]) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, body = answers.get(self.path.split("?")[0], (404, "{}"))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+LABEL_STUDIO = {
+    "/health": (200, '{"status": "UP"}'),
+    "/api/current-user/whoami": (200, '{"id": 1, "email": "a@example.com"}'),
+    "/api/version": (200, '{"release": "1.23.2"}'),
+}
+
+
+def opened(tmp_path: Path, host: str, key: str = "k" * 40, **settings: Any) -> Services:
+    return Services.open(Settings(data_dir=tmp_path, label_studio_url=host, label_studio_api_key=key, **settings))
+
+
+def results(services: Services, host: str, projects: list[Project] | None = None) -> dict[str, doctor.Result]:
+    return {result.name: result for result in doctor.examine(services, host, lambda: projects or [])}
+
+
+def test_all_is_well_without_a_project(tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "check_addresses", lambda *_: [])
+    host, service = serve(LABEL_STUDIO), serve({"/health": (200, '{"status": "UP"}')})
+    found = results(opened(tmp_path, host, public_url=service), host)
+    assert all(result.ok for result in found.values())
+    assert found["project"].state == "note"
+
+
+def test_label_studio_that_does_not_answer(tmp_path: Path) -> None:
+    found = results(opened(tmp_path, "http://127.0.0.1:9"), "http://127.0.0.1:9")
+    assert found["Label Studio"].state == "FIX"
+    assert "LABEL_STUDIO_URL" in found["Label Studio"].message
+    assert "backend address" not in found
+
+
+def test_a_missing_token(tmp_path: Path, serve: Any) -> None:
+    host = serve(LABEL_STUDIO)
+    assert "LABEL_STUDIO_API_KEY" in results(opened(tmp_path, host, key=""), host)["token"].message
+
+
+def test_a_legacy_token_that_is_switched_off(tmp_path: Path, serve: Any) -> None:
+    off = '{"detail": "Authentication token no longer valid: legacy token authentication has been disabled."}'
+    host = serve(LABEL_STUDIO | {"/api/current-user/whoami": (401, off)})
+    found = results(opened(tmp_path, host), host)["token"]
+    assert found.state == "FIX"
+    assert "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN=true" in found.message
+    assert "k" * 40 not in found.message
+
+
+def test_a_version_nobody_tested_is_a_note(tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "check_addresses", lambda *_: [])
+    host = serve(LABEL_STUDIO | {"/api/version": (200, '{"release": "2.0.0"}')})
+    assert results(opened(tmp_path, host), host)["version"].state == "note"
+
+
+@pytest.mark.parametrize("answers", [{}, {"/health": (200, "<html>")}, {"/health": (500, "{}")}])
+def test_a_service_that_is_not_there(
+    tmp_path: Path, serve: Any, answers: dict[str, tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "check_addresses", lambda *_: [])
+    host = serve(LABEL_STUDIO)
+    found = results(opened(tmp_path, host, public_url=serve(answers)), host)["this service"]
+    assert found.state == "FIX"
+    assert "ml-backend serve" in found.message
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> tuple[Services, LabelStudio, Project]:
+    services = opened(tmp_path, "http://localhost:8080")
+    project = services.register("http://localhost:8080", 1, CONFIG, created=1)
+    services.ledger.reconcile(project, [(Task(1, "/a.png", {}), [])], full=True)
+    return services, services.client("http://localhost:8080"), project
+
+
+def test_an_order_that_is_not_served(
+    project: tuple[Services, LabelStudio, Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services, client, known = project
+    assert doctor._order(services, client, known).state == "note"
+    queries = [Query(1, 0, "strategy", 1.0, "")]
+    services.ledger.mark_pushed(services.ledger.open_round(known, version=0, strategy="auto", seed=0, queries=queries))
+
+    def wrong(*_: Any) -> None:
+        raise LabelStudioError("At place 1 Label Studio serves task 2, where 1 is due.")
+
+    monkeypatch.setattr(doctor, "verify", wrong)
+    found = doctor._order(services, client, known)
+    assert found.state == "FIX"
+    assert "sync run" in found.message
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        ("/data/upload/1/a.png", "upload"),
+        ("/data/local-files/?d=a.png", "local files"),
+        ("s3://b/a.png", "s3"),
+        ("gs://b/a.png", "gs"),
+        ("azure-blob://b/a.png", "azure-blob"),
+        ("https://h/a.png", "https"),
+        ("data:image/png;base64,x", "data"),
+        (None, "none"),
+        ("a.png", "unknown"),
+    ],
+)
+def test_one_image_of_each_kind_of_storage_is_looked_at(
+    project: tuple[Services, LabelStudio, Project], monkeypatch: pytest.MonkeyPatch, image: str | None, kind: str
+) -> None:
+    services, client, known = project
+
+    class Broken:
+        def read(self, task: Task) -> bytes:
+            raise ImageError(f"task {task.id} cannot be read: give the storage its credentials.")
+
+    monkeypatch.setattr(client, "tasks", lambda *_, **__: iter([Task(7, image), Task(8, image)]))
+    monkeypatch.setattr(services, "images", lambda _host: Broken())
+    (found,) = doctor._images(services, client, known)
+    assert (found.name, found.state) == (f"images ({kind})", "FIX")
+    assert "task 7" in found.message
+
+
+def test_local_files_that_only_this_service_can_read(tmp_path: Path, serve: Any) -> None:
+    image = "/data/local-files/?d=a.png"
+    off = LabelStudio(serve({"/data/local-files/": (403, "")}), "k")
+    gone = LabelStudio(serve({}), "k")
+    assert "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true" in str(doctor._unseen(off, Task(1, image)))
+    assert "no local storage" in str(doctor._unseen(gone, Task(1, image)))
+    assert doctor._unseen(LabelStudio(serve({"/data/local-files/": (200, "")}), "k"), Task(1, image)) is None
+
+
+def test_a_project_that_is_gone_and_a_training_that_stopped(
+    project: tuple[Services, LabelStudio, Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services, client, known = project
+
+    def gone(*_: Any, **__: Any) -> list[Any]:
+        raise LabelStudioUnavailableError("Label Studio has no such project.")
+
+    monkeypatch.setattr(doctor, "check", gone)
+    assert [r.state for r in doctor._project(services, client, known, several=False)] == ["FIX"]
+    monkeypatch.setattr(doctor, "check", lambda *_, **__: [])
+    monkeypatch.setattr(client, "tasks", lambda *_, **__: iter([]))
+    for _ in range(services.jobs.patience.failures):
+        services.jobs.mark_due(known, immediately=True, reason="test")
+        job = services.jobs.claim("w", project=known)
+        assert job is not None
+        services.jobs.fail(job, "the head exploded")
+    found = {r.name: r for r in doctor._project(services, client, known, several=False)}
+    assert found["training"].state == "FIX"
+    assert "the head exploded" in found["training"].message
+
+
+def test_memory_is_the_lesser_of_machine_and_container(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   2048 kB\n")
+    (tmp_path / "memory.current").write_text("1000")
+    (tmp_path / "memory.max").write_text("max")
+    assert doctor.free_memory(tmp_path / "meminfo", tmp_path) == 2048 * 1024
+    (tmp_path / "memory.max").write_text("5000")
+    assert doctor.free_memory(tmp_path / "meminfo", tmp_path) == 4000
+    assert doctor.free_memory(tmp_path / "nothing", tmp_path / "nothing") is None
+
+
+def test_too_little_memory_or_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "free_memory", lambda: 100 * 2**20)
+    monkeypatch.setattr(doctor, "LEAST_DISK", 2**80)
+    found = {result.name: result for result in doctor._machine(tmp_path)}
+    assert found["memory"].state == found["disk"].state == "FIX"
+    assert "ML_BACKEND_DATA_DIR" in found["disk"].message
+
+
+def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert doctor.disk(tmp_path / "new").state == "FIX"

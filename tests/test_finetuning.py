@@ -1,0 +1,148 @@
+"""Fine-tuning: better than the head where features are poor, repeatable, and resumable."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from ml_backend.errors import ConfigError
+from ml_backend.learning.augmentation import augment
+from ml_backend.learning.finetuning import Epoch, Recipe, finetune
+from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
+from ml_backend.learning.patches import fit_patches
+from ml_backend.learning.training import train_head
+
+Poor = tuple[NetworkEncoder, NDArray[np.uint8], NDArray[np.int64]]
+
+CLASSES = tuple("0123456789")
+RECIPE = Recipe(epochs=7, batch_size=32, learning_rate=0.05, head_learning_rate=0.05, flip=False)
+
+
+@pytest.fixture(scope="module")
+def poor() -> Poor:
+    """An untrained network, whose features are poor, and 1,797 digits prepared for it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        body, dim = headless(new_network("resnet18"))
+    encoder = NetworkEncoder("resnet18", body, dim, Preprocessing(resize=32, crop=32))
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.images))
+    images = [Image.fromarray((image * 15.9).astype(np.uint8)) for image in data.images[order]]
+    return encoder, np.stack([encoder.prepare(image) for image in images]), data.target[order]
+
+
+@pytest.mark.slow
+def test_tuned_network_beats_the_head_where_features_are_poor(poor: Poor) -> None:
+    encoder, pixels, labels = poor
+    head = train_head(encoder.forward(pixels[:400]), labels[:400], CLASSES, seed=0).head
+    tuned = finetune(encoder, pixels[:400], labels[:400], CLASSES, seed=0, recipe=RECIPE)
+    test = slice(1000, None)
+    before = (head.predict_proba(encoder.forward(pixels[test])).argmax(1) == labels[test]).mean()
+    after = (tuned.trained.head.predict_proba(tuned.encoder.forward(pixels[test])).argmax(1) == labels[test]).mean()
+    assert after > before
+    assert tuned.encoder.id != encoder.id
+    assert tuned.best.accuracy == max(epoch.accuracy for epoch in tuned.history)
+
+
+@pytest.mark.slow
+def test_interrupted_run_goes_on_and_ends_with_the_same_weights(poor: Poor, tmp_path: Path) -> None:
+    encoder, pixels, labels = poor
+    recipe = Recipe(epochs=3, batch_size=16, flip=False)
+    arguments = (encoder, pixels[:64], labels[:64], CLASSES)
+    whole = finetune(*arguments, seed=0, recipe=recipe)
+
+    class InterruptError(Exception):
+        pass
+
+    def interrupt(epoch: Epoch) -> None:
+        if epoch.number == 2:
+            raise InterruptError
+
+    with pytest.raises(InterruptError):
+        finetune(*arguments, seed=0, recipe=recipe, checkpoint=tmp_path / "run.pt", progress=interrupt)
+    resumed = finetune(*arguments, seed=0, recipe=recipe, checkpoint=tmp_path / "run.pt")
+    assert resumed.encoder.id == whole.encoder.id
+    assert resumed.history == whole.history
+
+
+def test_run_stops_when_the_held_out_accuracy_no_longer_rises(poor: Poor) -> None:
+    encoder, pixels, labels = poor
+    recipe = Recipe(epochs=30, batch_size=8, learning_rate=0.0, head_learning_rate=0.0, patience=2)
+    tuned = finetune(encoder, pixels[:24], labels[:24], CLASSES, seed=0, recipe=recipe)
+    assert (tuned.best.number, len(tuned.history)) == (1, 3)
+
+
+def test_several_labels_an_image_can_be_tuned(poor: Poor) -> None:
+    encoder, pixels, labels = poor
+    truth = np.stack([labels % 2 == 0, labels > 4], 1)[:32]
+    tuned = finetune(encoder, pixels[:32], truth, ("even", "large"), seed=0, recipe=Recipe(epochs=1, batch_size=16))
+    assert tuned.trained.head.multilabel
+
+
+def test_encoder_that_was_not_made_to_be_tuned_is_refused() -> None:
+    encoder = fit_patches([Image.effect_noise((28, 28), 60)], seed=0)
+    with pytest.raises(ConfigError, match="network"):
+        finetune(encoder, np.zeros((2, 28, 28, 1), np.uint8), np.array([0, 1]), ("a", "b"), seed=0)
+
+
+def test_encoder_that_is_tuned_stays_as_it_is(poor: Poor) -> None:
+    encoder, pixels, labels = poor
+    before = encoder.forward(pixels[:4])
+    finetune(encoder, pixels[:16], labels[:16], CLASSES, seed=0, recipe=Recipe(epochs=1, batch_size=8))
+    assert np.array_equal(encoder.forward(pixels[:4]), before)
+
+
+def test_augmented_views_follow_the_generator_and_stay_in_range() -> None:
+    batch = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (4, 20, 24, 3), np.uint8))
+    one, two, three = (augment(batch, 1.0, flip=True, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
+    assert one.shape == batch.shape
+    assert one.min() >= 0
+    assert one.max() <= 255
+
+
+def test_augmentation_of_no_strength_is_the_picture_itself() -> None:
+    batch = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8))
+    views = augment(batch, 0.0, flip=False, generator=torch.Generator().manual_seed(0))
+    assert (views - batch).abs().max() < 0.1
+
+
+TWO_PROCESSES = """
+import numpy as np, torch
+from torch import distributed
+from ml_backend.learning.finetuning import Recipe, distributed_training, finetune
+from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+body, dim = headless(new_network("squeezenet1_1"))
+encoder = NetworkEncoder("squeezenet1_1", body, dim, Preprocessing(resize=32, crop=32))
+pixels = np.random.default_rng(0).integers(0, 255, (48, 32, 32, 3), np.uint8)
+with distributed_training():
+    assert distributed.get_world_size() == 2
+    tuned = finetune(encoder, pixels, np.arange(48) % 2, ("a", "b"), seed=0, recipe=Recipe(epochs=1, batch_size=8))
+    ids = [None, None]
+    distributed.all_gather_object(ids, tuned.encoder.id)
+    assert ids[0] == ids[1] != encoder.id, ids
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_by_torchrun_end_with_the_same_weights(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    root = str(Path(__file__).parent.parent)
+    import os
+
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, timeout=250, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,260 @@
+"""Finding images and labels, and bringing them in: each once, whatever was killed before."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ml_backend.errors import InvalidInputError
+from ml_backend.importing import ImportReport, check_labels, import_images, inspect
+from ml_backend.labelling import import_labels
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.placement import Ready
+from ml_backend.records import Annotation, LabelSchema, Task
+from ml_backend.sources import Source, find_images, read_labels, with_labels
+
+SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog", "a|b"))
+MANY = LabelSchema("choice", "image", "image", ("cat", "dog", "a|b"), multiple=True)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class FakeProject(LabelStudio):
+    """The one project of a Label Studio in memory, as far as importing goes."""
+
+    rows: list[Task] = field(default_factory=list)
+    given: dict[int, list[Annotation]] = field(default_factory=dict)
+    predictions: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    late: list[Mapping[str, Any]] = field(default_factory=list)
+    writes: int = 0
+
+    def get_project(self, project_id: int) -> dict[str, Any]:
+        return {"id": project_id, "task_number": len(self.rows)}
+
+    def whoami(self) -> dict[str, Any]:
+        return {"id": 1}
+
+    def tasks(self, project_id: int, **_: Any) -> Iterator[Task]:
+        return iter(list(self.rows))
+
+    def annotated(self, project_id: int, **_: Any) -> Iterator[tuple[Task, list[Annotation]]]:
+        return ((task, self.given[task.id]) for task in list(self.rows) if task.id in self.given)
+
+    def import_tasks(self, project_id: int, data: Sequence[Mapping[str, Any]]) -> int:
+        arrived, self.late = [*self.late, *data], []
+        for item in arrived:
+            task = Task(len(self.rows) + 1, item["data"]["image"], dict(item["data"]))
+            self.rows.append(task)
+            for annotation in item.get("annotations", []):
+                self.create_annotation(task.id, annotation["result"])
+            self.predictions[task.id] = list(item.get("predictions", []))
+        return len(data)
+
+    def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
+        self.rows = [task for task in self.rows if task.id not in task_ids]
+
+    def create_annotation(
+        self, task_id: int, result: list[dict[str, Any]], *, lead_time: float = 1.0
+    ) -> dict[str, Any]:
+        self.writes += 1
+        annotation = Annotation(self.writes, task_id, tuple(result[0]["value"]["choices"]), False, False, 1, NOW, NOW)
+        self.given.setdefault(task_id, []).append(annotation)
+        return {}
+
+    def update_annotation(self, annotation_id: int, **fields: Any) -> dict[str, Any]:
+        for task_id, annotations in self.given.items():
+            kept = [a for a in annotations if a.id != annotation_id]
+            if len(kept) < len(annotations):
+                self.given[task_id] = kept
+                return self.create_annotation(task_id, fields["result"])
+        raise AssertionError
+
+    def predictions_of(self, project_id: int, task_ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+        return {task: self.predictions.get(task, []) for task in task_ids}
+
+    def import_predictions(self, project_id: int, predictions: Sequence[dict[str, Any]]) -> int:
+        for prediction in predictions:
+            self.predictions.setdefault(prediction["task"], []).append(prediction)
+        return len(predictions)
+
+
+def picture(path: Path, shade: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (4, 4), shade).save(path)
+    return path
+
+
+def at(count: int, start: int = 0) -> list[Ready]:
+    """Images known by address, so that no file has to travel."""
+    return [Ready(Source(f"{i}.png", address=f"https://host/{i}.png"), None) for i in range(start, start + count)]
+
+
+def names(found: Sequence[Source]) -> list[str]:
+    return [source.relative for source in found]
+
+
+def test_a_folder_is_searched_to_the_bottom_and_hidden_files_are_left(tmp_path: Path) -> None:
+    for name in ("b.png", "a/c.JPG", "a/.hidden.png", ".git/d.png", "notes.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert names(find_images([str(tmp_path)]).sources) == ["a/c.JPG", "b.png"]
+
+
+def test_folders_may_be_labels(tmp_path: Path) -> None:
+    for name in ("cat/1.png", "dog/2.png", "top.png"):
+        picture(tmp_path / name)
+    found = find_images([str(tmp_path)], by_class=True).sources
+    assert [source.cells for source in found] == [("cat",), ("dog",), ()]
+
+
+def test_files_globs_lists_and_addresses_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one.png", "deep/er/two.jpg", "three.png"):
+        picture(tmp_path / name)
+    (tmp_path / "list.txt").write_text("three.png\n\ns3://bucket/a%20b.png\n")
+    found = find_images(["one.png", "deep/**/*.jpg", "list.txt", "http://host/five.png", "nowhere.png"])
+    assert names(found.sources) == ["one.png", "deep/er/two.jpg", "three.png", "a b.png", "five.png"]
+    assert found.missing == ["nowhere.png: there is no such file or folder."]
+
+
+def test_a_csv_names_images_and_labels_and_what_is_missing_is_told(tmp_path: Path) -> None:
+    picture(tmp_path / "=a.png")
+    (tmp_path / "x.csv").write_text("label,filename\ncat,=a.png\ndog,=a.png\ncat,gone.png\ncat,https://host/b.png\n")
+    found = find_images([str(tmp_path / "x.csv")])
+    assert [(s.relative, s.cells) for s in found.sources] == [("=a.png", ("cat", "dog")), ("b.png", ("cat",))]
+    assert found.missing == ["gone.png: there is no such file beside the list."]
+
+
+def test_the_same_file_named_twice_is_one_image(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    assert len(find_images([str(path), str(tmp_path)]).sources) == 1
+
+
+def test_nothing_found_says_what_can_be_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"name a folder with .*\.png"):
+        find_images([str(tmp_path)])
+
+
+def test_labels_find_their_image_by_path_or_unique_name(tmp_path: Path) -> None:
+    for name in ("a/x.png", "b/x.png", "y.png"):
+        picture(tmp_path / name)
+    (tmp_path / "l.csv").write_text("path,filename,label\na/x.png,x.png,cat\n,y.png,dog\n,x.png,dog\n,z.png,dog\n")
+    found = with_labels(find_images([str(tmp_path)]), read_labels(tmp_path / "l.csv"))
+    assert {s.relative: s.cells for s in found.sources} == {"a/x.png": ("cat",), "b/x.png": (), "y.png": ("dog",)}
+    assert [text.split(":")[0] for text in found.missing] == [
+        "x.png (in the labels file)",
+        "z.png (in the labels file)",
+    ]
+
+
+def test_labels_outside_the_config_stop_everything_and_are_all_named() -> None:
+    sources = [Source("1.png", cells=("cow",)), Source("2.png", cells=("cow|hen",)), Source("3.png", cells=("a|b",))]
+    with pytest.raises(InvalidInputError, match=r"'cow' \(2\), 'hen' \(1\).*It has cat, dog, a\|b"):
+        check_labels(MANY, sources, "|")
+    with pytest.raises(InvalidInputError, match="several labels for one image"):
+        check_labels(SCHEMA, [Source("1.png", cells=("cat", "dog"))], "|")
+
+
+def test_a_label_that_holds_the_separator_is_one_label() -> None:
+    assert list(check_labels(MANY, [Source("1.png", cells=("a|b", "cat|dog"))], "|").values()) == [
+        ("a|b", "cat", "dog")
+    ]
+
+
+def test_unreadable_and_doubled_files_are_listed_not_fatal(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png", 1)
+    picture(tmp_path / "2.png", 1)
+    picture(tmp_path / "3.png", 3)
+    (tmp_path / "4.png").write_bytes(b"no image")
+    Image.new("L", (4, 4)).save(tmp_path / "5.png", format="TIFF")
+    sources = find_images([str(tmp_path)]).sources
+    report = ImportReport()
+    labels = {sources[0]: ("cat",), sources[1]: ("dog",)}
+    ready = inspect(sources, labels, report, lambda _: None)
+    assert [image.source.relative for image in ready] == ["1.png", "3.png"]
+    assert report.doubles == ["2.png is the same image as 1.png, labelled 'dog' there and 'cat' here"]
+    assert [text.split(":")[0] for text in report.unreadable] == ["4.png", "5.png"]
+
+
+def test_a_second_run_imports_only_what_is_new() -> None:
+    client, report = FakeProject(), ImportReport()
+    import_images(client, 1, SCHEMA, at(3), report)
+    again = ImportReport()
+    import_images(client, 1, SCHEMA, at(5), again)
+    assert (report.imported, again.imported, again.there) == (3, 2, 3)
+    assert len(client.rows) == 5
+
+
+def test_a_dry_run_changes_nothing() -> None:
+    client, report = FakeProject(), ImportReport()
+    import_images(client, 1, SCHEMA, at(3), report, dry_run=True)
+    assert (report.imported, client.rows) == (3, [])
+
+
+def test_a_killed_runs_last_request_that_arrives_late_leaves_no_double() -> None:
+    """It arrives after this run has looked at what is there, and before it is done."""
+    client, report = FakeProject(), ImportReport()
+    client.late = [{"data": {"image": f"https://host/{i}.png", "filename": f"{i}.png"}} for i in range(2)]
+    import_images(client, 1, SCHEMA, at(4), report)
+    assert sorted(str(task.image) for task in client.rows) == [f"https://host/{i}.png" for i in range(4)]
+
+
+def test_a_double_that_somebody_answered_otherwise_is_kept() -> None:
+    client, report = FakeProject(), ImportReport()
+    answered = {"data": {"image": "https://host/0.png"}, "annotations": [{"result": [{"value": {"choices": ["cat"]}}]}]}
+    client.late = [{"data": {"image": "https://host/0.png"}}, answered]
+    import_images(client, 1, SCHEMA, at(2), report)
+    assert len(client.rows) == 3
+    assert [len(a) for a in client.given.values()] == [1]
+
+
+@pytest.mark.parametrize("labels_as", ["annotations", "predictions"])
+def test_labels_come_with_their_image_as_asked(labels_as: Any) -> None:
+    client, report = FakeProject(), ImportReport()
+    image = Ready(Source("0.png", address="https://host/0.png"), None, ("dog",))
+    import_images(client, 1, SCHEMA, [image], report, labels_as=labels_as)
+    assert report.labelled == 1
+    assert [a.labels for a in client.given.get(1, [])] == ([("dog",)] if labels_as == "annotations" else [])
+    assert len(client.predictions[1]) == (labels_as == "predictions")
+
+
+@pytest.fixture
+def labelled() -> FakeProject:
+    client = FakeProject()
+    import_images(client, 1, SCHEMA, at(4), ImportReport())
+    return client
+
+
+def test_labels_for_existing_tasks_are_written_once(labelled: FakeProject) -> None:
+    given = {"0.png": ["cat"], "https://host/1.png": ["dog"], "nobody.png": ["cat"]}
+    first = import_labels(labelled, 1, SCHEMA, given)
+    second = import_labels(labelled, 1, SCHEMA, given)
+    assert (first.written, first.unknown) == (2, ["nobody.png"])
+    assert (second.written, second.same, labelled.writes) == (0, 2, 2)
+
+
+def test_another_label_is_kept_and_told_unless_it_is_to_be_replaced(labelled: FakeProject) -> None:
+    import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"]})
+    kept = import_labels(labelled, 1, SCHEMA, {"0.png": ["dog"]})
+    assert kept.differing == ["task 1: 'cat', not 'dog'"]
+    replaced = import_labels(labelled, 1, SCHEMA, {"0.png": ["dog"]}, replace=True)
+    assert replaced.replaced == 1
+    assert [a.labels for a in labelled.given[1]] == [("dog",)]
+
+
+def test_labels_that_do_not_fit_write_nothing(labelled: FakeProject) -> None:
+    with pytest.raises(InvalidInputError, match="'cow'"):
+        import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"], "1.png": ["cow"]})
+    with pytest.raises(InvalidInputError, match="labelled twice"):
+        import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"], "https://host/0.png": ["dog"]})
+    assert labelled.writes == 0
+
+
+def test_labels_as_predictions_are_sent_once(labelled: FakeProject) -> None:
+    first = import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"]}, labels_as="predictions")
+    second = import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"]}, labels_as="predictions")
+    assert (first.written, second.written, second.same) == (1, 0, 1)

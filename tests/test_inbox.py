@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ml_backend.errors import InvalidInputError, NotFoundError
+from ml_backend.records import LabelSchema, ProjectKey
+from ml_backend.store.database import Database
+from ml_backend.store.inbox import READERS, Inbox
+from ml_backend.store.jobs import Job, Jobs
+from ml_backend.store.ledger import Ledger, Project
+from tests.fakes import FakeClock, FakeLabelStudio, quick_database
+
+KEY = ProjectKey("http://label-studio", 1)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = quick_database(tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ledger(database: Database, clock: FakeClock) -> Ledger:
+    return Ledger(database, clock=clock)
+
+
+@pytest.fixture
+def jobs(database: Database, clock: FakeClock) -> Jobs:
+    return Jobs(database, clock=clock)
+
+
+@pytest.fixture
+def inbox(database: Database, jobs: Jobs, clock: FakeClock) -> Inbox:
+    return Inbox(database, jobs, clock=clock)
+
+
+@pytest.fixture
+def project(ledger: Ledger) -> Project:
+    schema = LabelSchema("choice", "image", "image", ("cat", "dog"))
+    return ledger.upsert_project(KEY, title="Pets", label_config="<View/>", schema=schema)
+
+
+def due(jobs: Jobs, project: Project) -> Job:
+    found = jobs.status(project).due
+    assert found is not None
+    return found
+
+
+def annotation(number: int, *, task: int = 7, at: str = "2026-01-01T00:00:00Z", skip: bool = False) -> dict[str, Any]:
+    return {"id": number, "task": task, "was_cancelled": skip, "updated_at": at, "result": []}
+
+
+def test_a_created_annotation_counts_one_label_and_names_its_task(inbox: Inbox, jobs: Jobs, project: Project) -> None:
+    receipt = inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)})
+    assert (receipt.known, receipt.doubled, receipt.labels) == (True, False, 1)
+    assert inbox.touched(project).task_ids == {7}
+    assert due(jobs, project).labels == 1
+
+
+def test_an_event_writes_no_label(inbox: Inbox, ledger: Ledger, project: Project) -> None:
+    inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)})
+    assert ledger.labels(project) == []
+    assert ledger.counts(project).tasks == 0
+
+
+def test_a_bulk_event_counts_every_label_in_it_but_no_skip(inbox: Inbox, jobs: Jobs, project: Project) -> None:
+    bulk = [annotation(n, task=n, skip=n % 5 == 0) for n in range(5000)]
+    assert inbox.record(KEY, "ANNOTATIONS_CREATED", {"annotation": bulk}).labels == 4000
+    assert len(inbox.touched(project).task_ids) == 5000
+    assert jobs.claim("worker") is not None
+
+
+def test_the_same_delivery_twice_counts_once(inbox: Inbox, jobs: Jobs, project: Project) -> None:
+    for action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED"):
+        assert not inbox.record(KEY, action, {"annotation": annotation(5)}).doubled
+        assert inbox.record(KEY, action, {"annotation": annotation(5)}).doubled
+    assert due(jobs, project).labels == 2
+
+
+def test_a_second_update_of_the_same_annotation_counts_again(inbox: Inbox, jobs: Jobs, project: Project) -> None:
+    inbox.record(KEY, "ANNOTATION_UPDATED", {"annotation": annotation(5, at="2026-01-01T00:00:00Z")})
+    inbox.record(KEY, "ANNOTATION_UPDATED", {"annotation": annotation(5, at="2026-01-01T00:00:01Z")})
+    assert due(jobs, project).labels == 2
+
+
+def test_updates_that_do_not_say_when_are_never_taken_for_doubled(inbox: Inbox, project: Project) -> None:
+    unstamped = {"annotation": {"id": 5, "task": 7}}
+    assert not inbox.record(KEY, "ANNOTATION_UPDATED", unstamped).doubled
+    assert not inbox.record(KEY, "ANNOTATION_UPDATED", unstamped).doubled
+
+
+def test_a_skip_is_no_label_but_turning_a_label_into_a_skip_is_a_change(inbox: Inbox, project: Project) -> None:
+    assert inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5, skip=True)}).labels == 0
+    assert inbox.record(KEY, "ANNOTATION_UPDATED", {"annotation": annotation(6, skip=True)}).labels == 1
+
+
+def test_deleted_annotations_name_the_tasks_the_ledger_knows_them_by(
+    inbox: Inbox, ledger: Ledger, project: Project, clock: FakeClock
+) -> None:
+    studio = FakeLabelStudio(clock)
+    task = studio.create_task(1)
+    made = studio.annotate(task.id, "cat")
+    ledger.reconcile(project, studio.listing(1), full=True)
+    receipt = inbox.record(KEY, "ANNOTATIONS_DELETED", {"annotations": [{"id": made.id}, {"id": 999}]})
+    assert receipt.labels == 2
+    assert inbox.touched(project).task_ids == {task.id}
+
+
+def test_created_and_deleted_tasks_are_named_and_make_a_job_due_without_labels(
+    inbox: Inbox, jobs: Jobs, project: Project, clock: FakeClock
+) -> None:
+    inbox.record(KEY, "TASKS_CREATED", {"tasks": [{"id": 1, "data": {}}, {"id": 2, "data": {}}]})
+    inbox.record(KEY, "TASKS_DELETED", {"tasks": [{"id": 3}]})
+    assert inbox.touched(project).task_ids == {1, 2, 3}
+    assert jobs.claim("worker") is None
+    clock.advance(30)
+    assert jobs.claim("worker") is not None
+
+
+def test_start_training_is_due_at_once_every_time(inbox: Inbox, jobs: Jobs, project: Project) -> None:
+    for _ in range(2):
+        assert not inbox.record(KEY, "START_TRAINING", {"project": {"id": 1}}).doubled
+        job = jobs.claim("worker")
+        assert job is not None
+        jobs.finish(job)
+
+
+def test_our_own_push_updates_the_project_and_must_not_call_for_the_next_one(
+    inbox: Inbox, jobs: Jobs, project: Project
+) -> None:
+    inbox.record(KEY, "PROJECT_UPDATED", {"project": {"id": 1, "label_config": "<View/>", "model_version": "v3-r7"}})
+    assert jobs.status(project).due is None
+
+
+def test_a_changed_label_config_does_call_for_a_job(inbox: Inbox, jobs: Jobs, project: Project) -> None:
+    inbox.record(KEY, "PROJECT_UPDATED", {"project": {"id": 1, "label_config": "<View><Image/></View>"}})
+    assert jobs.status(project).due is not None
+
+
+def test_a_deleted_project_is_looked_at_at_once(inbox: Inbox, jobs: Jobs, project: Project) -> None:
+    inbox.record(KEY, "PROJECT_DELETED", {"project": {"id": 1}})
+    assert jobs.claim("worker") is not None
+
+
+def test_unknown_actions_are_accepted_ignored_and_counted(inbox: Inbox, jobs: Jobs, project: Project) -> None:
+    for _ in range(3):
+        receipt = inbox.record(KEY, "LABEL_LINK_CREATED", {"anything": [1]})
+        assert not receipt.known
+    assert inbox.ignored(project) == {"LABEL_LINK_CREATED": 3}
+    assert jobs.status(project).due is None
+    assert inbox.touched(project).events == 0
+
+
+def test_an_unknown_project_says_how_to_set_it_up(inbox: Inbox, project: Project) -> None:
+    with pytest.raises(NotFoundError, match="setup-project"):
+        inbox.record(ProjectKey("http://elsewhere", 1), "START_TRAINING", {})
+
+
+@pytest.mark.parametrize(
+    ("action", "payload"),
+    [
+        ("TASKS_CREATED", {}),
+        ("ANNOTATION_CREATED", {"annotation": None}),
+        ("ANNOTATION_CREATED", {"annotation": "5"}),
+        ("ANNOTATION_CREATED", {"annotation": {"task": 7}}),
+        ("ANNOTATION_CREATED", {"annotation": {"id": "5", "task": 7}}),
+        ("ANNOTATION_CREATED", {"annotation": {"id": True, "task": 7}}),
+        ("ANNOTATIONS_CREATED", {"annotation": [{"id": 5, "task": 7}, 6]}),
+        ("ANNOTATIONS_DELETED", {"annotations": [{"id": -1}]}),
+        ("ANNOTATIONS_DELETED", {"annotations": [{"id": 2**63}]}),
+        ("TASKS_CREATED", {"tasks": {"id": 1.5}}),
+    ],
+)
+def test_a_payload_that_is_not_label_studios_is_refused_and_leaves_nothing(
+    inbox: Inbox, jobs: Jobs, project: Project, action: str, payload: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidInputError):
+        inbox.record(KEY, action, payload)
+    assert inbox.touched(project).events == 0
+    assert jobs.status(project).due is None
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+payloads = st.dictionaries(
+    st.sampled_from(["annotation", "annotations", "tasks", "project", "id"]),
+    json_values | st.dictionaries(st.sampled_from(["id", "task", "updated_at", "was_cancelled"]), json_values),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(action=st.sampled_from([*READERS, "SOMETHING_ELSE"]), payload=payloads)
+def test_any_json_is_kept_or_refused_and_nothing_else_is_raised(
+    inbox: Inbox, project: Project, action: str, payload: dict[str, Any]
+) -> None:
+    with suppress(InvalidInputError):
+        assert inbox.record(KEY, action, payload).labels >= 0
+
+
+def test_settling_forgets_what_was_read_but_not_what_came_after(inbox: Inbox, project: Project) -> None:
+    inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5, task=1)})
+    touched = inbox.touched(project)
+    inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(6, task=2)})
+    inbox.settle(project, touched)
+    assert inbox.touched(project).task_ids == {2}
+
+
+def test_a_settled_event_is_still_known_when_it_is_delivered_again(inbox: Inbox, project: Project) -> None:
+    inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)})
+    inbox.settle(project, inbox.touched(project))
+    assert inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)}).doubled
+
+
+def test_settled_events_do_not_pile_up(inbox: Inbox, project: Project, clock: FakeClock, database: Database) -> None:
+    inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)})
+    inbox.settle(project, inbox.touched(project))
+    clock.advance(timedelta(days=2).total_seconds())
+    inbox.settle(project, inbox.touched(project))
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM events").scalar() == 0
+
+
+def test_the_last_event_tells_whether_the_webhook_still_works(inbox: Inbox, project: Project, clock: FakeClock) -> None:
+    assert inbox.last_event_at(project) is None
+    inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)})
+    assert inbox.last_event_at(project) == clock.now
+
+
+def test_an_event_and_the_job_it_asks_for_are_kept_together_or_not_at_all(
+    inbox: Inbox, jobs: Jobs, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_args: Any, **_more: Any) -> None:
+        raise RuntimeError("killed here")
+
+    monkeypatch.setattr(jobs, "mark_due_in", fails)
+    with pytest.raises(RuntimeError):
+        inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)})
+    monkeypatch.undo()
+    assert inbox.touched(project).events == 0
+    assert not inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)}).doubled
+    assert jobs.status(project).due is not None

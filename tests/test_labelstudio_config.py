@@ -1,0 +1,156 @@
+"""Label configs and results, without any Label Studio."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ml_backend.errors import InvalidInputError
+from ml_backend.labelstudio.config import (
+    annotation_from_json,
+    annotation_result,
+    label_config,
+    parse_label_config,
+    prediction_result,
+    task_from_json,
+)
+from ml_backend.records import LabelSchema
+
+IMAGE = '<Image name="img" value="$photo"/>'
+REGION = '<Choices name="kind" toName="img" perRegion="true"><Choice value="cat"/><Choice value="dog"/></Choices>'
+NESTED = '<Choices name="kind" toName="img"><Choice value="cat"/><Choice value="dog"><Choice value="pug"/></Choice></Choices>'
+CHOICES = '<Choices name="kind" toName="img"><Choice value="cat"/><Choice value="dog"/></Choices>'
+SCHEMA = LabelSchema("kind", "img", "photo", ("cat", "dog"))
+LABELS = st.lists(
+    st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(str.strip),
+    min_size=2,
+    max_size=6,
+    unique=True,
+)
+
+
+def raw_annotation(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": 7,
+        "task": 3,
+        "result": annotation_result(SCHEMA, ["cat"]),
+        "was_cancelled": False,
+        "ground_truth": False,
+        "completed_by": 5,
+        "created_at": "2026-01-02T03:04:05.678901Z",
+        "updated_at": "2026-01-02T03:04:06+01:00",
+    } | changes
+
+
+def test_one_choice_about_one_image_is_understood() -> None:
+    assert parse_label_config(f"<View>{IMAGE}<Header value='Which?'/>{CHOICES}</View>") == SCHEMA
+
+
+def test_choices_may_be_multiple_have_an_alias_and_sit_inside_a_view() -> None:
+    xml = (
+        f'<View>{IMAGE}<View><Choices name="kind" toName="img" choice="multiple">'
+        '<Choice value="cat" alias="felis"/><View><Choice value="dog"/></View></Choices></View></View>'
+    )
+    schema = parse_label_config(xml)
+    assert (schema.labels, schema.multiple) == (("felis", "dog"), True)
+
+
+@given(LABELS, st.booleans())
+def test_a_config_made_here_is_read_back(labels: list[str], multiple: bool) -> None:
+    assert parse_label_config(label_config(labels, multiple=multiple)) == LabelSchema(
+        "choice", "image", "image", tuple(labels), multiple
+    )
+
+
+@pytest.mark.parametrize(
+    ("xml", "told"),
+    [
+        ("<View>", "no valid XML"),
+        ("", "no valid XML"),
+        (f"<!DOCTYPE x [<!ENTITY a 'b'>]><View>{IMAGE}{CHOICES}</View>", "DOCTYPE"),
+        (f"<View>{CHOICES}</View>", "no <Image>"),
+        (f"<View>{IMAGE}</View>", "no <Choices>"),
+        (f'<View>{IMAGE}<Text name="t" value="$t"/>{CHOICES.replace("img", "t")}</View>', "no <Choices>"),
+        (f"<View>{IMAGE}{REGION}</View>", "no <Choices>"),
+        (f"<View>{IMAGE}{CHOICES}{CHOICES.replace('kind', 'mood')}</View>", r"several .*\(kind, mood\)"),
+        (f'<View>{IMAGE}<Choices name="kind" toName="img" value="$options"/></View>', "at least two"),
+        (f'<View>{IMAGE}<Choices name="kind" toName="img"><Choice value="cat"/></Choices></View>', "at least two"),
+        (f"<View>{IMAGE}{CHOICES.replace('dog', 'cat')}</View>", "twice"),
+        (f"<View>{IMAGE}{NESTED}</View>", "nested"),
+        (f'<View><Image name="img" valueList="$photos"/>{CHOICES}</View>', "several images"),
+        (f'<View><Image name="img" value="photo.png"/>{CHOICES}</View>', r'value="\$image"'),
+    ],
+)
+def test_a_config_that_cannot_be_learned_is_refused_with_its_fix(xml: str, told: str) -> None:
+    with pytest.raises(InvalidInputError, match=told):
+        parse_label_config(xml)
+
+
+def test_one_of_several_choices_can_be_named() -> None:
+    xml = f"<View>{IMAGE}{CHOICES}{CHOICES.replace('kind', 'mood')}</View>"
+    assert parse_label_config(xml, choices="mood").from_name == "mood"
+    with pytest.raises(InvalidInputError, match='named "colour"'):
+        parse_label_config(xml, choices="colour")
+
+
+def test_an_annotation_is_read_with_times_in_utc() -> None:
+    annotation = annotation_from_json(SCHEMA, raw_annotation(completed_by={"id": 5, "email": "a@b.co"}))
+    assert (annotation.task_id, annotation.labels, annotation.annotator) == (3, ("cat",), 5)
+    assert annotation.created_at == datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    assert annotation.updated_at == datetime(2026, 1, 2, 2, 4, 6, tzinfo=UTC)
+
+
+def test_a_skip_has_no_labels_whatever_its_result_says() -> None:
+    annotation = annotation_from_json(SCHEMA, raw_annotation(was_cancelled=True))
+    assert (annotation.was_cancelled, annotation.labels) == (True, ())
+
+
+def test_labels_the_config_no_longer_has_are_kept_as_given() -> None:
+    raw = raw_annotation(result=annotation_result(SCHEMA, ["horse", "cat", "horse"]))
+    assert annotation_from_json(SCHEMA, raw).labels == ("horse", "cat")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        [],
+        None,
+        [{"from_name": "mood", "to_name": "img", "type": "choices", "value": {"choices": ["cat"]}}],
+        [{"from_name": "kind", "to_name": "img", "type": "textarea", "value": {"text": ["cat"]}}],
+        [{"type": "relation", "from_id": "a", "to_id": "b"}],
+    ],
+)
+def test_other_results_are_no_labels(result: Any) -> None:
+    assert annotation_from_json(SCHEMA, raw_annotation(result=result)).labels == ()
+
+
+def test_an_annotation_without_a_task_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="names no task"):
+        annotation_from_json(SCHEMA, raw_annotation(task=None))
+    assert annotation_from_json(SCHEMA, raw_annotation(task=None), task_id=9).task_id == 9
+
+
+def test_a_prediction_carries_its_confidence_and_a_held_out_task_none() -> None:
+    assert prediction_result(SCHEMA, ["dog"], 0.75) == [
+        {"from_name": "kind", "to_name": "img", "type": "choices", "value": {"choices": ["dog"]}, "score": 0.75}
+    ]
+    assert prediction_result(SCHEMA, [], 0.75) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "image"),
+    [
+        ({"photo": "/a.png"}, "/a.png"),
+        ({"$undefined$": "/b.png"}, "/b.png"),
+        ({"other": "/c.png"}, None),
+        ({"photo": ""}, None),
+        ({"photo": ["/a.png", "/b.png"]}, None),
+        (None, None),
+    ],
+)
+def test_a_task_shows_its_image_or_none(data: dict[str, Any] | None, image: str | None) -> None:
+    assert task_from_json(SCHEMA, {"id": 1, "data": data}).image == image

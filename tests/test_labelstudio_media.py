@@ -1,0 +1,159 @@
+"""Image references of every kind, with a folder and two small hosts in place of Label Studio and the rest of the world."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ml_backend.errors import ImageError, LabelStudioUnavailableError
+from ml_backend.labelstudio.embedded import free_port
+from ml_backend.labelstudio.media import ImageReader
+from ml_backend.labelstudio.transport import Transport
+from ml_backend.records import Task
+from tests.test_labelstudio_transport import Host, running
+
+PICTURE = b"\x89PNG picture"
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with running(Host(reply=lambda *_: (200, PICTURE))) as host:
+        yield host
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Host]:
+    with running(Host(reply=lambda *_: (200, PICTURE))) as host:
+        yield host
+
+
+@pytest.fixture
+def reader(host: Host) -> ImageReader:
+    return ImageReader(Transport(host.url, "secret"), max_bytes=1000, retries=0)
+
+
+def test_label_studio_gets_the_token_and_nobody_else_does(reader: ImageReader, host: Host, elsewhere: Host) -> None:
+    for reference in ("/data/upload/1/a.png", f"{host.url}/data/upload/1/a.png", f"{elsewhere.url}/b.png"):
+        assert reader.fetch(reference) == PICTURE
+    assert host.requests == [("GET", "/data/upload/1/a.png", "Token secret")] * 2
+    assert elsewhere.requests == [("GET", "/b.png", None)]
+
+
+def test_a_bucket_is_read_through_the_task(reader: ImageReader, host: Host) -> None:
+    assert reader.read(Task(5, "s3://bucket/ü.png")) == PICTURE
+    encoded = base64.urlsafe_b64encode("s3://bucket/ü.png".encode()).decode()
+    assert host.requests[0][1] == f"/tasks/5/resolve/?fileuri={encoded}"
+    with pytest.raises(ImageError, match="through a task"):
+        reader.fetch("gs://bucket/a.png")
+
+
+@pytest.mark.parametrize(
+    "reference", ["data:image/png;base64," + base64.b64encode(PICTURE).decode(), "data:,%89PNG%20picture"]
+)
+def test_an_image_inside_its_reference_is_decoded(reader: ImageReader, reference: str) -> None:
+    assert reader.fetch(reference) == PICTURE
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("data:image/png;base64,@@@", "damaged"),
+        ("data:image/png", "no comma"),
+        ("data:," + "x" * 4000, "larger than"),
+        ("cat.png", "no address"),
+        ("file:///etc/passwd", "no address"),
+        ("ftp://host/cat.png", "no address"),
+        ("", "no address"),
+    ],
+)
+def test_a_reference_that_cannot_be_read_is_refused_with_its_fix(
+    reader: ImageReader, reference: str, told: str
+) -> None:
+    with pytest.raises(ImageError, match=told):
+        reader.fetch(reference)
+
+
+def test_a_task_without_an_image_is_told_by_number(reader: ImageReader) -> None:
+    with pytest.raises(ImageError, match="Task 12 has no image"):
+        reader.read(Task(12, None))
+
+
+def test_a_body_larger_than_allowed_is_not_taken_in(reader: ImageReader, host: Host) -> None:
+    host.reply = lambda *_: (200, b"x" * 1001)
+    with pytest.raises(ImageError, match="larger than"):
+        reader.fetch("/data/upload/1/a.png")
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [(404, "is not there"), (403, "may not be read"), (500, "status 500"), (410, "status 410")]
+)
+def test_an_image_that_is_not_served_is_an_error_of_that_image(
+    reader: ImageReader, host: Host, status: int, told: str
+) -> None:
+    host.reply = lambda *_: (status, {})
+    with pytest.raises(ImageError, match=told):
+        reader.fetch("/data/upload/1/a.png")
+
+
+def test_label_studio_away_is_no_fault_of_the_image(reader: ImageReader, host: Host) -> None:
+    host.reply = lambda *_: (503, {})
+    with pytest.raises(LabelStudioUnavailableError):
+        reader.fetch("/data/upload/1/a.png")
+    away = ImageReader(Transport(f"http://127.0.0.1:{free_port()}", "t"), retries=0)
+    with pytest.raises(LabelStudioUnavailableError):
+        away.fetch("/data/upload/1/a.png")
+    with pytest.raises(ImageError, match="can reach it"):
+        away.fetch(f"http://127.0.0.1:{free_port()}/a.png")
+
+
+def test_files_in_sight_are_read_from_disk(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "media/upload/1").mkdir(parents=True)
+    (tmp_path / "media/upload/1/a b.png").write_bytes(b"upload")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/ü+1.png").write_bytes(b"local")
+    reader = ImageReader(
+        Transport(host.url, "t"), document_root=tmp_path / "files", media_root=tmp_path / "media", max_bytes=5000
+    )
+    assert reader.fetch("/data/upload/1/a%20b.png") == b"upload"
+    assert reader.fetch("/data/local-files/?d=%C3%BC%2B1.png") == b"local"
+    assert reader.fetch("/data/local-files/?d=/%C3%BC%2B1.png") == b"local"
+    assert host.requests == []
+    (tmp_path / "files/big.png").write_bytes(bytes(5001))
+    for reference, told in (
+        ("big.png", "larger than"),
+        ("none.png", "No such file"),
+        (".", "Is a directory"),
+        ("a%00b", "null byte"),
+    ):
+        with pytest.raises(ImageError, match=told):
+            reader.fetch(f"/data/local-files/?d={reference}")
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "/data/local-files/?d=../secret.png",
+        "/data/local-files/?d=%2e%2e/secret.png",
+        "/data/local-files/?d=link.png",
+        "/data/upload/../../secret.png",
+        "/data/upload/%2e%2e/%2e%2e/secret.png",
+    ],
+)
+def test_no_path_leads_out_of_the_folders_given(host: Host, tmp_path: Path, way: str) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    for name in ("files", "media"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "files/link.png").symlink_to(tmp_path / "secret.png")
+    reader = ImageReader(Transport(host.url, "t"), document_root=tmp_path / "files", media_root=tmp_path / "media")
+    with pytest.raises(ImageError, match="leads out"):
+        reader.fetch(way)
+
+
+def test_label_studio_below_a_path_is_asked_below_it(host: Host) -> None:
+    reader = ImageReader(Transport(f"{host.url}/ls", "t"))
+    for reference in ("/data/upload/1/a.png", "/ls/data/upload/1/a.png", f"{host.url}/ls/data/upload/1/a.png"):
+        assert reader.fetch(reference) == PICTURE
+    assert [path for _, path, _ in host.requests] == ["/ls/data/upload/1/a.png"] * 3

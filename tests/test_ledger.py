@@ -1,0 +1,485 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_backend.errors import ConflictError, NotFoundError
+from ml_backend.records import Annotation, LabelSchema, ProjectKey, Query, Task
+from ml_backend.store.consensus import ConsensusRule
+from ml_backend.store.database import Database
+from ml_backend.store.ledger import Ledger, Project, ReconcileReport
+from tests.fakes import FakeClock, FakeLabelStudio, quick_database
+
+HOST = "http://label-studio"
+SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = quick_database(tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ledger(database: Database, clock: FakeClock) -> Ledger:
+    return Ledger(database, clock=clock)
+
+
+@pytest.fixture
+def studio(clock: FakeClock) -> FakeLabelStudio:
+    return FakeLabelStudio(clock)
+
+
+def known(ledger: Ledger, number: int = 1, *, host: str = HOST, schema: LabelSchema = SCHEMA, **more: Any) -> Project:
+    return ledger.upsert_project(ProjectKey(host, number), title="Pets", label_config="<View/>", schema=schema, **more)
+
+
+def full(ledger: Ledger, project: Project, studio: FakeLabelStudio) -> ReconcileReport:
+    return ledger.reconcile(project, studio.listing(project.key.project_id), full=True)
+
+
+def names(ledger: Ledger, project: Project) -> dict[int, tuple[str, ...]]:
+    return {label.task_id: label.labels for label in ledger.labels(project)}
+
+
+def test_a_project_is_found_again_by_host_and_number(ledger: Ledger) -> None:
+    project = known(ledger, settings={"strategy": "margin"})
+    assert ledger.project(ProjectKey(HOST, 1)) == project
+    assert known(ledger) == project
+    assert ledger.projects() == [project]
+
+
+def test_an_unknown_project_says_how_to_set_it_up(ledger: Ledger) -> None:
+    with pytest.raises(NotFoundError, match="setup-project"):
+        ledger.project(ProjectKey(HOST, 9))
+
+
+def test_settings_are_merged_and_none_takes_one_away(ledger: Ledger) -> None:
+    project = known(ledger, settings={"a": 1, "b": 2})
+    assert known(ledger, settings={"b": None, "c": 3}).settings == {"a": 1, "c": 3}
+    assert ledger.configure(project, a=None).settings == {"c": 3}
+
+
+def test_two_hosts_with_the_same_project_number_do_not_mix(ledger: Ledger, clock: FakeClock) -> None:
+    one, two = FakeLabelStudio(clock), FakeLabelStudio(clock)
+    here, there = known(ledger), known(ledger, host="http://other")
+    one.annotate(one.create_task(1).id, "cat")
+    two.annotate(two.create_task(1).id, "dog")
+    full(ledger, here, one)
+    full(ledger, there, two)
+    assert names(ledger, here) == {1: ("cat",)}
+    assert names(ledger, there) == {1: ("dog",)}
+    ledger.forget(here)
+    assert names(ledger, there) == {1: ("dog",)}
+    assert [p.key for p in ledger.projects()] == [there.key]
+
+
+def test_created_updated_skipped_and_deleted_annotations_are_learned_and_unlearned(
+    ledger: Ledger, studio: FakeLabelStudio
+) -> None:
+    project = known(ledger)
+    task = studio.create_task(1)
+    assert full(ledger, project, studio).added == 1
+    annotation = studio.annotate(task.id, "cat")
+    assert full(ledger, project, studio).labels_added == 1
+    studio.update(annotation.id, "dog")
+    assert full(ledger, project, studio).labels_changed == 1
+    assert names(ledger, project) == {task.id: ("dog",)}
+    studio.update(annotation.id, skip=True)
+    report = full(ledger, project, studio)
+    assert (report.labels_removed, report.skips) == (1, 1)
+    studio.update(annotation.id, "cat")
+    full(ledger, project, studio)
+    studio.delete_annotation(annotation.id)
+    assert full(ledger, project, studio).labels_removed == 1
+    assert names(ledger, project) == {}
+
+
+def test_a_second_full_reconcile_of_the_same_writes_nothing(
+    ledger: Ledger, studio: FakeLabelStudio, database: Database
+) -> None:
+    project = known(ledger)
+    for _ in range(5):
+        studio.annotate(studio.create_task(1).id, "cat")
+    full(ledger, project, studio)
+    report = full(ledger, project, studio)
+    assert (report.added, report.changed, report.deleted, report.labels_touched) == (0, 0, 0, 0)
+
+
+def test_an_incremental_reconcile_leaves_alone_what_it_was_not_told_of(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    first, second = studio.create_task(1), studio.create_task(1)
+    studio.annotate(first.id, "cat")
+    full(ledger, project, studio)
+    studio.annotate(second.id, "dog")
+    told = studio.task(1, second.id)
+    assert told is not None
+    report = ledger.reconcile(project, [told], full=False)
+    assert (report.labels_added, report.deleted) == (1, 0)
+    assert names(ledger, project) == {first.id: ("cat",), second.id: ("dog",)}
+
+
+def test_annotations_not_given_are_as_they_were(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    task = studio.create_task(1)
+    studio.annotate(task.id, "cat")
+    full(ledger, project, studio)
+    ledger.reconcile(project, [(task, None)], full=True)
+    assert names(ledger, project) == {task.id: ("cat",)}
+
+
+def test_tasks_named_as_gone_are_unlearned_without_a_full_listing(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    task = studio.create_task(1)
+    studio.annotate(task.id, "cat")
+    full(ledger, project, studio)
+    report = ledger.reconcile(project, [], full=False, gone=[task.id, 999])
+    assert (report.deleted, report.labels_removed) == (1, 1)
+    assert ledger.counts(project).tasks == 0
+
+
+def test_a_listing_that_breaks_off_takes_nothing_for_gone(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    tasks = [studio.create_task(1) for _ in range(3)]
+    full(ledger, project, studio)
+    before = ledger.project(project.key).reconciled_at
+    studio.clock.advance(60)
+
+    def breaks_off() -> Iterator[tuple[Task, list[Annotation]]]:
+        yield tasks[0], []
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError):
+        ledger.reconcile(project, breaks_off(), full=True)
+    assert ledger.counts(project).tasks == 3
+    assert ledger.project(project.key).reconciled_at == before
+
+
+def test_the_start_of_the_listing_is_remembered(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    began = studio.clock.now
+    ledger.reconcile(project, [], full=True, now=began)
+    later = studio.clock.advance(10)
+    ledger.reconcile(project, [], full=False, now=later)
+    found = ledger.project(project.key)
+    assert (found.full_at, found.reconciled_at) == (began, later)
+
+
+def test_a_moved_task_leaves_one_project_and_enters_the_other(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    one, two = known(ledger, 1), known(ledger, 2)
+    task = studio.create_task(1)
+    studio.annotate(task.id, "cat")
+    full(ledger, one, studio)
+    studio.move_task(task.id, 2)
+    full(ledger, one, studio)
+    full(ledger, two, studio)
+    assert names(ledger, one) == {}
+    assert names(ledger, two) == {task.id: ("cat",)}
+
+
+def test_a_label_that_left_the_config_is_quarantined_told_and_comes_back_with_it(
+    ledger: Ledger, studio: FakeLabelStudio
+) -> None:
+    project = known(ledger)
+    task = studio.create_task(1)
+    annotation = studio.annotate(task.id, "cat")
+    full(ledger, project, studio)
+    smaller = known(ledger, schema=LabelSchema("choice", "image", "image", ("dog", "owl")))
+    assert smaller.full_at is None
+    assert names(ledger, smaller) == {}
+    (found,) = ledger.quarantined(smaller)
+    assert (found.task_id, found.annotation_id, found.labels) == (task.id, annotation.id, ("cat",))
+    assert "cat" in found.reason
+    assert ledger.counts(smaller).quarantined == 1
+    back = known(ledger, schema=SCHEMA)
+    assert names(ledger, back) == {task.id: ("cat",)}
+    assert ledger.quarantined(back) == []
+
+
+def test_a_project_read_before_the_config_changed_is_still_judged_by_the_new_one(
+    ledger: Ledger, studio: FakeLabelStudio
+) -> None:
+    stale = known(ledger)
+    task = studio.create_task(1)
+    studio.annotate(task.id, "cat")
+    full(ledger, stale, studio)
+    known(ledger, schema=LabelSchema("choice", "image", "image", ("dog", "owl")))
+    full(ledger, stale, studio)
+    assert names(ledger, stale) == {}
+    assert ledger.pool(stale).labels.tolist() == [-1]
+
+
+def test_another_rule_decides_anew(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    task = studio.create_task(1)
+    for number, name in enumerate(["cat", "cat", "dog"]):
+        studio.annotate(task.id, name, annotator=number)
+    assert full(ledger, project, studio).conflicts == 1
+    assert names(ledger, project) == {task.id: ("cat",)}
+    changed = known(ledger, rule=ConsensusRule(vote="most_recent"))
+    assert names(ledger, changed) == {task.id: ("dog",)}
+
+
+def test_the_digest_is_that_of_the_labels_and_nothing_else(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    one, two = studio.create_task(1), studio.create_task(1)
+    annotation = studio.annotate(one.id, "cat")
+    full(ledger, project, studio)
+    before = ledger.label_digest(project)
+    studio.annotate(two.id, skip=True)
+    full(ledger, project, studio)
+    assert ledger.label_digest(project) == before
+    studio.update(annotation.id, "dog")
+    full(ledger, project, studio)
+    assert ledger.label_digest(project) != before
+
+
+def test_a_changed_image_needs_another_hash_and_keeps_its_labels(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    task, broken = studio.create_task(1), studio.create_task(1, "/broken.png")
+    studio.annotate(task.id, "cat")
+    full(ledger, project, studio)
+    ledger.set_content_hash(project, {task.id: "ab" * 32})
+    ledger.set_image_errors(project, {broken.id: "truncated"})
+    assert list(ledger.tasks_without_hash(project)) == []
+    assert ledger.image_errors(project) == {broken.id: "truncated"}
+    studio.change_image(task.id, "/other.png")
+    studio.change_image(broken.id, "/mended.png")
+    assert full(ledger, project, studio).changed == 2
+    assert [t.image for t in ledger.tasks_without_hash(project)] == ["/other.png", "/mended.png"]
+    assert ledger.image_errors(project) == {}
+    assert names(ledger, project) == {task.id: ("cat",)}
+
+
+def test_failed_images_are_offered_again_when_asked(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    task = studio.create_task(1)
+    full(ledger, project, studio)
+    ledger.set_image_errors(project, {task.id: "timeout"})
+    assert ledger.retry_images(project) == 1
+    assert [t.id for t in ledger.tasks_without_hash(project)] == [task.id]
+
+
+def test_the_pool_has_a_row_for_every_task_that_is_there(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    cat, dog, skipped, odd, plain, gone, held = (studio.create_task(1).id for _ in range(7))
+    full(ledger, project, studio)
+    ledger.draw_holdout(project, [held])
+    studio.annotate(cat, "cat")
+    studio.annotate(dog, "dog")
+    studio.annotate(skipped, skip=True)
+    studio.annotate(odd, "fox")
+    studio.annotate(held, "cat")
+    studio.delete_task(gone)
+    full(ledger, project, studio)
+    ledger.set_content_hash(project, {cat: "ab" * 32})
+    ledger.set_image_errors(project, {plain: "truncated"})
+    pool = ledger.pool(project)
+    assert pool.ids.tolist() == [cat, dog, skipped, odd, plain, held]
+    assert pool.hashes.tolist() == [b"ab" * 32, b"", b"", b"", b"", b""]
+    assert pool.labels.tolist() == [0, 1, -1, -1, -1, 0]
+    assert pool.labelled.tolist() == [True, True, False, False, False, True]
+    assert pool.answered.tolist() == [True, True, False, True, False, True]
+    assert pool.skipped.tolist() == [False, False, True, False, False, False]
+    assert pool.holdout.tolist() == [False, False, False, False, False, True]
+    assert pool.drawable.tolist() == [False, False, True, False, True, False]
+    assert pool.failed.tolist() == [False, False, False, False, True, False]
+    assert pool.pairs.tolist() == [[0, 0], [1, 1], [5, 0]]
+
+
+def test_the_pool_of_an_empty_project_is_empty_arrays(ledger: Ledger) -> None:
+    pool = ledger.pool(known(ledger))
+    assert len(pool.ids) == len(pool.hashes) == len(pool.labels) == 0
+    assert pool.pairs.shape == (0, 2)
+
+
+def test_the_pool_tells_every_label_of_a_multi_label_task(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger, schema=LabelSchema("choice", "image", "image", ("cat", "dog", "owl"), multiple=True))
+    studio.create_task(1)
+    studio.annotate(studio.create_task(1).id, "owl", "dog")
+    full(ledger, project, studio)
+    pool = ledger.pool(project)
+    assert pool.pairs.tolist() == [[1, 1], [1, 2]]
+    assert pool.labels.tolist() == [-1, 1]
+
+
+def test_a_labelled_task_can_never_become_held_out(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    labelled, free = studio.create_task(1).id, studio.create_task(1).id
+    annotation = studio.annotate(labelled, "cat")
+    full(ledger, project, studio)
+    with pytest.raises(ConflictError, match="answered already"):
+        ledger.draw_holdout(project, [free, labelled])
+    assert ledger.holdout(project) == []
+    studio.delete_annotation(annotation.id)
+    full(ledger, project, studio)
+    with pytest.raises(ConflictError):
+        ledger.draw_holdout(project, [labelled])
+    with pytest.raises(NotFoundError, match="reconcile"):
+        ledger.draw_holdout(project, [12345])
+
+
+def test_a_held_out_task_stays_held_out_labelled_deleted_and_back_again(
+    ledger: Ledger, studio: FakeLabelStudio
+) -> None:
+    project = known(ledger)
+    task = studio.create_task(1)
+    full(ledger, project, studio)
+    ledger.draw_holdout(project, [task.id])
+    studio.annotate(task.id, "cat")
+    full(ledger, project, studio)
+    ledger.draw_holdout(project, [task.id])
+    assert [label.task_id for label in ledger.labels(project, split="holdout")] == [task.id]
+    assert ledger.labels(project, split="train") == []
+    ledger.reconcile(project, [], full=True)
+    assert ledger.holdout(project) == []
+    full(ledger, project, studio)
+    assert ledger.holdout(project) == [task.id]
+
+
+def test_a_task_answered_before_it_was_drawn_is_released(
+    ledger: Ledger, studio: FakeLabelStudio, clock: FakeClock
+) -> None:
+    project = known(ledger)
+    task = studio.create_task(1)
+    full(ledger, project, studio)
+    studio.annotate(task.id, "cat")  # Label Studio knows, the ledger does not yet
+    clock.advance(1)
+    ledger.draw_holdout(project, [task.id])
+    assert full(ledger, project, studio).released == 1
+    assert ledger.holdout(project) == []
+    assert [label.task_id for label in ledger.labels(project, split="train")] == [task.id]
+
+
+def test_a_round_is_computed_pushed_and_verified_under_a_name_of_its_own(
+    ledger: Ledger, studio: FakeLabelStudio, clock: FakeClock
+) -> None:
+    project = known(ledger)
+    first, second, third = (studio.create_task(1).id for _ in range(3))
+    full(ledger, project, studio)
+    asked = [
+        Query(second, 0, "strategy", 0.9, "between cat and dog", 0.55, ("cat",)),
+        Query(first, 1, "holdout", 0.0, "drawn at random"),
+    ]
+    one = ledger.open_round(project, version=0, strategy="herding", seed=7, queries=asked, params={"query_size": 2})
+    assert (one.number, one.served_name, one.state) == (1, "v0-r1", "computed")
+    assert ledger.queries(one) == asked
+    assert ledger.holdout(project) == [first]
+    assert ledger.current_round(project) is None
+    ledger.mark_pushed(one)
+    assert ledger.mark_verified(one).state == "verified"
+    two = ledger.open_round(project, version=1, strategy="margin", seed=8, queries=[Query(third, 0, "random", 0.1, "")])
+    failed = ledger.mark_failed(two, "Label Studio is away")
+    assert (failed.served_name, failed.state, failed.error) == ("v1-r2", "failed", "Label Studio is away")
+    assert ledger.current_round(project) == ledger.round(project, 1)
+    assert ledger.last_round(project) == failed
+    assert [r.number for r in ledger.rounds(project)] == [2, 1]
+
+
+def test_a_round_that_would_hold_out_a_labelled_task_is_not_recorded(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    task = studio.create_task(1).id
+    studio.annotate(task, "cat")
+    full(ledger, project, studio)
+    with pytest.raises(ConflictError):
+        ledger.open_round(project, version=0, strategy="herding", seed=0, queries=[Query(task, 0, "holdout", 0.0, "")])
+    assert ledger.rounds(project) == []
+
+
+def test_the_rows_have_all_an_export_needs(ledger: Ledger, studio: FakeLabelStudio, clock: FakeClock) -> None:
+    project = known(ledger)
+    asked, other = studio.create_task(1, "/a.png"), studio.create_task(1, "/b.png")
+    full(ledger, project, studio)
+    queried_at = clock.advance(5)
+    ledger.open_round(
+        project,
+        version=3,
+        strategy="margin",
+        seed=11,
+        queries=[Query(asked.id, 0, "strategy", 0.9, "close", 0.55, ("dog",))],
+    )
+    annotation = studio.annotate(asked.id, "cat", annotator=5)
+    full(ledger, project, studio)
+    row, plain = ledger.rows(project)
+    assert row.task.image == "/a.png"
+    assert row.label is not None
+    assert (row.label.labels, row.label.annotation_id, row.label.annotators) == (("cat",), annotation.id, (5,))
+    assert (row.round, row.version, row.strategy, row.seed, row.queried_at) == (1, 3, "margin", 11, queried_at)
+    assert (row.rank, row.acquisition, row.confidence, row.prediction) == (0, 0.9, 0.55, ("dog",))
+    assert (plain.task.id, plain.label, plain.round, plain.prediction, plain.split) == (
+        other.id,
+        None,
+        None,
+        (),
+        "train",
+    )
+
+
+def test_any_name_survives_the_store(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    odd = ('=cmd|"x"', "猫, мышь", "a\nb\x00", "\ud800")
+    project = known(ledger, schema=LabelSchema("choice", "image", "image", odd))
+    for name in odd:
+        studio.annotate(studio.create_task(1).id, name)
+    full(ledger, project, studio)
+    assert [label.labels[0] for label in ledger.labels(project)] == list(odd)
+    assert ledger.pool(project).labels.tolist() == [0, 1, 2, 3]
+
+
+def test_more_tasks_than_a_chunk_are_all_taken(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    for number in range(250):
+        task = studio.create_task(1, f"/{number}.png")
+        if number % 2:
+            studio.annotate(task.id, "cat")
+    assert full(ledger, project, studio).labels_added == 125
+    for task_id in list(studio.tasks)[20:170]:
+        studio.delete_task(task_id)
+    assert full(ledger, project, studio).deleted == 150
+    assert ledger.counts(project).tasks == len(studio.tasks)
+    assert len(list(ledger.tasks(project))) == len(studio.tasks)
+    assert {t.id for t in ledger.tasks(project, [99999, next(iter(studio.tasks))])} == {next(iter(studio.tasks))}
+
+
+def test_the_same_task_twice_in_a_listing_is_one_task(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    task = studio.create_task(1)
+    annotation = studio.annotate(task.id, "cat")
+    report = ledger.reconcile(project, [(task, []), (task, [annotation])] * 2, full=True)
+    assert report.added == 1
+    assert names(ledger, project) == {task.id: ("cat",)}
+    assert ledger.annotations(project, task.id) == [annotation]
+
+
+def test_a_forgotten_project_leaves_nothing_behind(ledger: Ledger, studio: FakeLabelStudio, database: Database) -> None:
+    project = known(ledger)
+    studio.annotate(studio.create_task(1).id, "cat")
+    full(ledger, project, studio)
+    ledger.open_round(project, version=0, strategy="random", seed=0, queries=[Query(1, 0, "random", 0.0, "")])
+    ledger.forget(project)
+    from ml_backend.store.tables import metadata
+
+    with database.read() as connection:
+        left = {
+            t.name: connection.exec_driver_sql(f"SELECT count(*) FROM {t.name}").scalar()
+            for t in metadata.sorted_tables
+        }
+    assert {name for name, count in left.items() if count} == {"store"}
+
+
+def test_naive_times_are_refused(ledger: Ledger) -> None:
+    from datetime import datetime
+
+    project = known(ledger)
+    naive = datetime(2026, 1, 1)  # noqa: DTZ001 - on purpose
+    annotation = Annotation(1, 1, ("cat",), False, False, 1, naive, naive)
+    with pytest.raises(Exception, match="no time zone"):
+        ledger.reconcile(project, [(Task(1, "/a.png"), [annotation])], full=True)

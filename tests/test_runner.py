@@ -1,0 +1,129 @@
+"""Work from the command line, beside a worker and without one: one job a project at a time."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_backend import cycle, runner
+from ml_backend.cycle import Outcome
+from ml_backend.errors import BackendError, ConflictError, NothingToAskError
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+from ml_backend.store.projects import Project
+from ml_backend.worker import Worker
+
+CONFIG = """<View><Image name="image" value="$image"/>
+<Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
+DEAD = 2**22 + 1  # above the largest process id Linux gives
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
+    yield opened
+    opened.database.close()
+
+
+@pytest.fixture
+def project(services: Services) -> Project:
+    return services.register("http://localhost:8080", 1, CONFIG, created=1)
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the threads that ran a turn; the turn itself does nothing."""
+    ran: list[str] = []
+
+    def turn(_project: Project, _services: Services, progress: Any, **_: Any) -> Outcome:
+        ran.append(threading.current_thread().name)
+        progress(0.5, "halfway")
+        return Outcome(labelled=7)
+
+    monkeypatch.setattr(cycle, "run", turn)
+    return ran
+
+
+def test_without_a_worker_the_turn_runs_here_and_is_told_of(
+    services: Services, project: Project, turns: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "WORKER_SECONDS", 0.0)
+    told: list[tuple[float, str]] = []
+    summary = runner.run_turn(services, project, "asked for", lambda share, text: told.append((share, text)))
+    assert summary["labelled"] == 7
+    assert turns == [threading.main_thread().name]
+    assert (0.5, "halfway") in told
+
+
+def test_beside_a_worker_the_worker_does_it(services: Services, project: Project, turns: list[str]) -> None:
+    worker = Worker(services, "the service's")
+    thread = threading.Thread(target=worker.run, name="worker")
+    thread.start()
+    try:
+        assert runner.run_turn(services, project, "asked for")["labelled"] == 7
+    finally:
+        worker.stopping.set()
+        thread.join()
+    assert set(turns) == {"worker"}
+
+
+def test_a_turn_that_fails_raises_its_reason(
+    services: Services, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> Outcome:
+        raise BackendError("the disk is full.")
+
+    monkeypatch.setattr(cycle, "run", failing)
+    monkeypatch.setattr(runner, "WORKER_SECONDS", 0.0)
+    with pytest.raises(BackendError, match="the disk is full"):
+        runner.run_turn(services, project, "asked for")
+
+
+def test_nothing_left_to_ask_for_is_no_failure(
+    services: Services, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def done(*_: Any, **__: Any) -> Outcome:
+        raise NothingToAskError("every task is labelled.")
+
+    monkeypatch.setattr(cycle, "run", done)
+    monkeypatch.setattr(runner, "WORKER_SECONDS", 0.0)
+    assert runner.run_turn(services, project, "asked for") == {"note": "every task is labelled."}
+
+
+def test_while_something_is_done_alone_no_turn_starts_and_the_due_one_is_kept(
+    services: Services, project: Project, turns: list[str]
+) -> None:
+    with runner.alone(services, project, "export"):
+        assert services.jobs.claim("worker") is None
+        with pytest.raises(ConflictError, match="try again later"), runner.alone(services, project, "export", wait=0.0):
+            pytest.fail("two at once")
+    assert services.jobs.claim("worker") is not None
+
+
+def test_what_a_killed_command_left_running_is_taken_over_at_once(
+    services: Services, project: Project, turns: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "WORKER_SECONDS", 0.0)
+    assert services.jobs.begin(project, f"{socket.gethostname()}:{DEAD}", "prioritize") is not None
+    began = time.monotonic()
+    with runner.alone(services, project, "export", wait=5.0):
+        pass
+    assert services.jobs.begin(project, f"{socket.gethostname()}:{DEAD}", "prioritize") is not None
+    assert runner.run_turn(services, project, "asked for")["labelled"] == 7
+    assert time.monotonic() - began < services.jobs.patience.lease.total_seconds()
+
+
+def test_work_of_another_machine_is_left_alone(services: Services, project: Project) -> None:
+    assert services.jobs.begin(project, f"elsewhere:{DEAD}", "prioritize") is not None
+    with pytest.raises(ConflictError), runner.alone(services, project, "export", wait=0.2):
+        pytest.fail("two at once")
+
+
+def test_an_error_in_between_ends_the_job(services: Services, project: Project) -> None:
+    with pytest.raises(ValueError, match="broken"), runner.alone(services, project, "export"):
+        raise ValueError("broken")
+    assert services.jobs.status(project).running is None

@@ -1,0 +1,166 @@
+"""Predictions of a trained version, without a Label Studio: images come as data: addresses."""
+
+import base64
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from ml_backend.learning.classifier import Head
+from ml_backend.learning.encoders import Encoder
+from ml_backend.learning.patches import fit_patches
+from ml_backend.learning.training import train_head
+from ml_backend.records import Query, Task
+from ml_backend.server import create_app
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+from ml_backend.store.projects import Project
+
+CONFIG = """<View><Image name="image" value="$image"/>
+<Choices name="kind" toName="image"><Choice value="upright"/><Choice value="level"/></Choices></View>"""
+
+
+def picture(kind: str, seed: int = 0) -> Image.Image:
+    """Noisy stripes, upright or level."""
+    noise = np.random.default_rng(seed).integers(-30, 30, (24, 24))
+    stripes = np.where(np.arange(24) // 3 % 2, 200, 60) + noise
+    return Image.fromarray((stripes if kind == "upright" else stripes.T).clip(0, 255).astype(np.uint8))
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def address(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def hundred_megapixels() -> bytes:
+    """A PNG that says it is 10,000 x 10,000 pixels; its data would decode to nothing much."""
+    header = b"\x89PNG\r\n\x1a\n"
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+
+    size = (10_000).to_bytes(4)
+    rows = zlib.compress(bytes(10_001) * 100)
+    return header + chunk(b"IHDR", size + size + b"\x08\x00\x00\x00\x00") + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Encoder, Head]:
+    images = [picture(kind, i) for kind in ("upright", "level") for i in range(12)]
+    encoder = fit_patches(images, seed=0)
+    return encoder, train_head(encoder.encode(images), np.repeat([0, 1], 12), ("upright", "level"), seed=0).head
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
+    yield opened
+    opened.database.close()
+
+
+@pytest.fixture
+def project(services: Services, trained: tuple[Encoder, Head]) -> Project:
+    """A project with version v1, which tells upright stripes from level ones."""
+    known = services.register("http://localhost:8080", 3, CONFIG, created=None)
+
+    def write(folder: Path) -> None:
+        for part in trained:
+            part.save(folder)
+
+    services.versions.publish(known, 1, write, {})
+    services.versions.promote(known, 1)
+    return known
+
+
+@pytest.fixture
+def client(services: Services, project: Project) -> TestClient:
+    return TestClient(create_app(services), raise_server_exceptions=False)
+
+
+def predict(client: TestClient, *images: str | None) -> list[dict[str, Any]]:
+    tasks = [{"id": i, "data": {} if image is None else {"image": image}} for i, image in enumerate(images)]
+    response = client.post("/predict", json={"tasks": tasks, "project": "3"})
+    assert response.status_code == 200, response.text
+    results = response.json()["results"]
+    assert len(results) == len(tasks)
+    return list(results)
+
+
+def choice(answer: dict[str, Any]) -> str:
+    return str(answer["result"][0]["value"]["choices"][0])
+
+
+def test_each_image_is_predicted_and_scored_after_any_batch(client: TestClient) -> None:
+    upright, level = predict(client, address(png(picture("upright", 99))), address(png(picture("level", 98))))
+    assert (choice(upright), choice(level)) == ("upright", "level")
+    for answer in (upright, level):
+        confidence = answer["result"][0]["score"]
+        assert 0.5 <= confidence <= 1
+        assert answer["score"] == pytest.approx(1 + confidence)
+
+
+@pytest.mark.parametrize(
+    ("bad", "part"),
+    [
+        (address(b"no picture at all"), "not an image"),
+        (address(png(picture("upright"))[:300]), "truncated or damaged"),
+        (address(hundred_megapixels()), "over the limit"),
+        (None, "put its address into the task's data as `image`"),
+        ("", "put its address into the task's data as `image`"),
+    ],
+    ids=["unreadable", "truncated", "100 megapixels", "no image", "empty"],
+)
+def test_one_bad_image_says_so_and_the_others_are_served(client: TestClient, bad: str | None, part: str) -> None:
+    before, wrong, after = predict(client, address(png(picture("upright", 5))), bad, address(png(picture("level", 6))))
+    assert (choice(before), choice(after)) == ("upright", "level")
+    assert wrong["result"] == []
+    assert part in wrong["error"]
+    assert wrong["score"] > 2, "it must not be served before what can be seen"
+
+
+def test_a_task_of_the_batch_keeps_its_place_and_a_held_out_one_shows_no_opinion(
+    client: TestClient, services: Services, project: Project
+) -> None:
+    images = {i: address(png(picture("upright", i))) for i in range(3)}
+    services.ledger.reconcile(project, [(Task(i, image), []) for i, image in images.items()], full=True)
+    queries = [
+        Query(2, 0, "strategy", 0.9, "close"),
+        Query(0, 1, "holdout", 0.0, "held out"),
+    ]
+    round_ = services.ledger.open_round(project, version=1, strategy="margin", seed=0, queries=queries)
+    services.ledger.mark_pushed(round_)
+    answers = predict(client, *images.values())
+    assert {answer["model_version"] for answer in answers} == {"v1-r1"}
+    assert answers[2]["score"] == pytest.approx(1 / 3)
+    assert answers[0]["score"] == pytest.approx(2 / 3)
+    assert answers[0]["result"] == []
+    assert answers[1]["score"] > 1
+
+
+def test_a_new_version_is_served_as_soon_as_it_is_promoted(
+    client: TestClient, services: Services, project: Project
+) -> None:
+    image = address(png(picture("upright", 5)))
+    assert choice(predict(client, image)[0]) == "upright"
+    model = services.predictor.load(project, 1)
+    turned = type(model.head)(model.head.classes, model.head.weight[::-1].copy(), model.head.bias[::-1].copy())
+
+    def write(folder: Path) -> None:
+        turned.save(folder)
+        model.encoder.save(folder)
+
+    services.versions.publish(project, 2, write, {})
+    assert choice(predict(client, image)[0]) == "upright"
+    services.versions.promote(project, 2)
+    assert choice(predict(client, image)[0]) == "level"

@@ -1,0 +1,227 @@
+"""Replays: paired, resumable, and told honestly."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from ml_backend.commands.simulate import main
+from ml_backend.errors import ConflictError, InvalidInputError
+from ml_backend.simulation.data import Data, digits, duplicates, long_tail, unit_rows, wrong_labels
+from ml_backend.simulation.images import encoded, from_csv, from_folder, from_rows
+from ml_backend.simulation.replay import FULL_POOL, Probabilities, Round, Settings, full_pool, replay
+from ml_backend.simulation.runs import read, simulate
+from ml_backend.simulation.summary import NEVER, aulc, gathered, reached
+from ml_backend.simulation.table import table
+
+
+def nearest_mean(
+    features: NDArray[np.floating[Any]], labels: NDArray[np.int64], classes: int, seed: int
+) -> Probabilities:
+    """A head that is trained at once: the nearest class mean."""
+    x = features.astype(np.float32)
+    means = np.stack(
+        [x[labels == c].mean(0) if (labels == c).any() else np.full(x.shape[1], 9.0) for c in range(classes)]
+    )
+
+    def probabilities(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        near = np.exp(-((rows.astype(np.float32)[:, None] - means[None]) ** 2).sum(2) * 10)
+        scaled: NDArray[np.float32] = (near / near.sum(1, keepdims=True)).astype(np.float32)
+        return scaled
+
+    return probabilities
+
+
+def blobs(seed: int) -> Data:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(3, size=90)
+    features = unit_rows(np.eye(3)[labels] + 0.4 * rng.standard_normal((90, 3)))
+    return Data("blobs", ("a", "b", "c"), features[:60], labels[:60], features[60:], labels[60:])
+
+
+SETTINGS = Settings(batch=5, budget=20)
+
+
+def test_a_replay_labels_a_batch_a_round_until_the_budget_is_spent() -> None:
+    rounds = list(replay(blobs(0), "margin", 0, SETTINGS, nearest_mean))
+    assert [r.labels for r in rounds] == [5, 10, 15, 20]
+    assert all(0 <= r.accuracy <= 1 for r in rounds)
+
+
+def test_a_small_pool_ends_the_replay() -> None:
+    assert list(replay(blobs(0), "random", 0, Settings(batch=25, budget=500), nearest_mean))[-1].labels == 60
+
+
+def test_runs_of_one_seed_share_their_start() -> None:
+    first = [next(replay(blobs(1), name, 1, SETTINGS, nearest_mean)).accuracy for name in ("random", "random+margin")]
+    assert first[0] == first[1]
+
+
+def test_an_unknown_strategy_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="no strategy 'margn'"):
+        simulate(blobs, ["random", "margn"], [0], SETTINGS, nearest_mean, tmp_path / "runs.csv", progress=False)
+    assert not (tmp_path / "runs.csv").exists()
+
+
+def test_finished_runs_are_read_back_and_the_rest_is_done(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    once = simulate(blobs, ["random"], [0, 1], SETTINGS, nearest_mean, path, progress=False)
+
+    trained = []
+
+    def counting(*arguments: Any) -> Probabilities:
+        trained.append(arguments)
+        return nearest_mean(*arguments)
+
+    again = simulate(blobs, ["random"], [0, 1], SETTINGS, counting, path, progress=False)
+    assert (again, trained) == (once, [])
+    more = simulate(blobs, ["random", "margin"], [0, 1], SETTINGS, counting, path, progress=False)
+    assert len(trained) == 8
+    assert {r.strategy for r in more} == {FULL_POOL, "random", "margin"}
+
+
+def test_a_run_that_was_stopped_leaves_no_part_of_itself(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    calls = []
+
+    def failing(*arguments: Any) -> Probabilities:
+        calls.append(1)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return nearest_mean(*arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(blobs, ["random", "margin"], [0], SETTINGS, failing, path, progress=False)
+    assert {r.strategy for r in read(path)} == {FULL_POOL, "random"}
+    resumed = simulate(blobs, ["random", "margin"], [0], SETTINGS, nearest_mean, path, progress=False)
+    straight = simulate(blobs, ["random", "margin"], [0], SETTINGS, nearest_mean, tmp_path / "b.csv", progress=False)
+    assert [(r.strategy, r.labels, r.accuracy) for r in resumed] == [
+        (r.strategy, r.labels, r.accuracy) for r in straight
+    ]
+
+
+def test_runs_under_other_settings_are_not_mixed(tmp_path: Path) -> None:
+    simulate(blobs, ["random"], [0], SETTINGS, nearest_mean, tmp_path / "runs.csv", progress=False)
+    with pytest.raises(ConflictError, match="another --out"):
+        simulate(
+            blobs, ["random"], [0], replace(SETTINGS, batch=4), nearest_mean, tmp_path / "runs.csv", progress=False
+        )
+
+
+def curves(**accuracy: list[list[float]]) -> list[Round]:
+    """Rounds with the given curves, one list of accuracies a seed, ten labels a round."""
+    return [
+        Round("d", name, seed, 10 * (i + 1), value, 0.1, 1.0, 0.1)
+        for name, seeds in accuracy.items()
+        for seed, values in enumerate(seeds)
+        for i, value in enumerate(values)
+    ]
+
+
+def test_labels_to_a_target_are_those_of_the_mean_curve() -> None:
+    runs = gathered(curves(random=[[0.2, 0.4, 0.6, 0.8]] * 2, auto=[[0.5, 0.7, 0.9, 0.9], [0.5, 0.9, 0.9, 0.9]]))
+    found = reached(runs, "auto", 0.8)
+    assert (found.labels, found.ratio) == (20, 0.5)
+    last = reached(runs, "auto", None)
+    assert (last.target, last.labels, last.ratio) == (0.8, 20, 0.5)
+    assert (last.low, last.high) == (0.5, 0.75)
+
+
+def test_a_target_never_reached_is_told_as_such() -> None:
+    runs = gathered(curves(random=[[0.2, 0.4]] * 3, auto=[[0.5, 0.7]] * 3))
+    assert reached(runs, "random", 0.7).labels == NEVER
+    assert reached(runs, "auto", 0.7).ratio == 1.0
+    text = table(runs, [0.7])
+    assert "never" in text
+    assert "20 (<=1.00" in text
+
+
+def test_the_area_under_a_curve_is_its_mean_height() -> None:
+    runs = gathered(curves(random=[[0.0, 0.5, 1.0], [0.5, 0.5, 0.5]]))
+    assert aulc(runs, "random")[0] == pytest.approx(0.5)
+
+
+def test_seeds_that_one_strategy_has_not_finished_are_not_compared() -> None:
+    runs = gathered(curves(random=[[0.1], [0.9]], auto=[[0.5]]))
+    assert runs.accuracy["random"].tolist() == [[0.1]]
+
+
+def test_the_digits_split_is_the_seeds_and_no_test_row_is_in_the_pool() -> None:
+    one, again, other = digits(0), digits(0), digits(1)
+    np.testing.assert_array_equal(one.features, again.features)
+    assert not np.array_equal(one.test_labels, other.test_labels)
+    assert len(one.labels) + len(one.test_labels) == 1797
+
+
+def test_stress_does_to_the_pool_what_it_says_and_leaves_the_test_set() -> None:
+    data = digits(0)
+    many, tail, wrong = duplicates(data, 0), long_tail(data, 0), wrong_labels(data, 0)
+    for stressed in (many, tail, wrong):
+        np.testing.assert_array_equal(stressed.test_features, data.test_features)
+    assert len(many.labels) == 4 * len(data.labels)
+    near = (many.features[: len(data.labels)] * many.features[len(data.labels) : 2 * len(data.labels)]).sum(1)
+    assert near.min() > 0.99
+    sizes = np.sort(np.bincount(tail.labels))
+    assert sizes[-1] / sizes[0] == pytest.approx(10, rel=0.1)
+    assert (wrong.labels != data.labels).mean() == pytest.approx(0.1, abs=0.03)
+
+
+def test_the_full_pool_is_trained_on_every_label() -> None:
+    assert full_pool(blobs(0), 0, nearest_mean).labels == 60
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for c, level in (("dark cat", 60), ("light dog", 190)):
+        (tmp_path / "images" / c).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.clip(level + 30 * rng.standard_normal((16, 16)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / c / f"{i}.png")
+    return tmp_path / "images"
+
+
+def test_a_folder_by_class_and_a_csv_of_it_give_the_same_data(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "light dog" / "broken.png").write_bytes(b"no image")
+    rows = [(path.relative_to(folder), path.parent.name) for path in sorted(folder.rglob("*.png"))]
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("filename", "label"), *rows])
+    by_folder, by_csv = from_folder(folder), from_csv(tmp_path / "labels.csv", folder)
+    assert [(e.name, e.label) for e in by_folder] == [(e.name, e.label) for e in by_csv]
+    data = encoded("x", by_folder, "patches", tmp_path / "out", progress=False)(0)
+    assert (data.classes, len(data.labels) + len(data.test_labels)) == (("dark cat", "light dog"), 40)
+    assert "left out" in capsys.readouterr().out
+    rows_again = from_rows((e.name, e.label, e.read) for e in by_csv)
+    other = encoded("x", rows_again, "patches", tmp_path / "out", progress=False)(0)
+    np.testing.assert_array_equal(data.features, other.features)
+
+
+def test_a_csv_without_the_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("file,class\n1.png,cat\n")
+    with pytest.raises(InvalidInputError, match="filename and label"):
+        from_csv(tmp_path / "a.csv")
+
+
+def test_the_command_writes_runs_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    arguments = ["digits", "--strategies", "random,margin", "--seeds", "1", "--batch", "10", "--labels", "20"]
+    assert main([*arguments, "--out", str(out), "--quiet"]) == 0
+    assert {path.name for path in out.iterdir()} >= {"runs.csv", "table.md", "accuracy.png", "accuracy.svg"}
+    assert "margin" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["nowhere.csv"], ["digits", "--strategies", "best"], ["digits", "--seeds", "0"]])
+def test_a_command_that_cannot_run_says_why_in_one_line(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--out", str(tmp_path), "--quiet"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ml_backend.errors import ConflictError, NotFoundError
+from ml_backend.records import LabelSchema, ProjectKey
+from ml_backend.store.database import Database
+from ml_backend.store.ledger import Ledger, Project
+from ml_backend.store.versions import DiskFullError, Version, Versions
+from tests.fakes import FakeClock, quick_database
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = quick_database(tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def project(database: Database) -> Project:
+    schema = LabelSchema("choice", "image", "image", ("cat", "dog"))
+    return Ledger(database).upsert_project(
+        ProjectKey("http://label-studio", 1), title="Pets", label_config="<View/>", schema=schema
+    )
+
+
+@pytest.fixture
+def versions(tmp_path: Path, database: Database, clock: FakeClock) -> Versions:
+    return Versions(tmp_path / "models", database, clock=lambda: clock.advance(1))
+
+
+def weights(folder: Path) -> None:
+    (folder / "head.safetensors").write_bytes(b"weights")
+    (folder / "encoder").mkdir()
+    (folder / "encoder" / "filters.safetensors").write_bytes(b"filters")
+
+
+def trained(versions: Versions, project: Project, *, promote: bool = True) -> int:
+    number = versions.next_number(project)
+    versions.publish(project, number, weights, {"classes": ["cat", "dog"], "seed": 7})
+    if promote:
+        versions.promote(project, number)
+    return number
+
+
+def served(versions: Versions, project: Project) -> Version:
+    found = versions.current(project)
+    assert found is not None
+    return found
+
+
+def left(versions: Versions, project: Project) -> list[str]:
+    return sorted(p.name for p in (versions.root / str(project.id)).iterdir() if p.name != ".lock")
+
+
+def test_a_published_version_is_complete_on_disk_and_not_yet_served(versions: Versions, project: Project) -> None:
+    number = versions.next_number(project)
+    version = versions.publish(project, number, weights, {"classes": ["cat", "dog"]})
+    assert (version.name, version.state) == ("v1", "candidate")
+    assert versions.current(project) is None
+    folder = versions.folder(version)
+    assert (folder / "encoder" / "filters.safetensors").read_bytes() == b"filters"
+    meta = json.loads((folder / "meta.json").read_text())
+    assert (meta["classes"], meta["version"], meta["project"]) == (["cat", "dog"], 1, str(project.key))
+    assert meta == version.meta
+    assert left(versions, project) == ["v1"]
+
+
+def test_promoting_serves_a_version_and_rejecting_keeps_it_aside(versions: Versions, project: Project) -> None:
+    first = trained(versions, project)
+    second = trained(versions, project, promote=False)
+    rejected = versions.reject(project, second, "accuracy fell from 0.91 to 0.42")
+    assert (rejected.state, rejected.reason) == ("rejected", "accuracy fell from 0.91 to 0.42")
+    assert served(versions, project).number == first
+    assert [v.number for v in versions.list(project)] == [second, first]
+    with pytest.raises(ConflictError, match="roll back"):
+        versions.reject(project, first, "no")
+
+
+def test_a_version_that_does_not_exist_can_not_be_served(versions: Versions, project: Project) -> None:
+    with pytest.raises(NotFoundError):
+        versions.promote(project, 1)
+    number = trained(versions, project, promote=False)
+    shutil.rmtree(versions.version(project, number).folder)
+    with pytest.raises(NotFoundError, match="with its files"):
+        versions.promote(project, number)
+    with pytest.raises(NotFoundError, match="pruned, or moved"):
+        versions.folder(versions.version(project, number))
+    assert versions.current(project) is None
+
+
+def test_rolling_back_goes_one_version_back_each_time(versions: Versions, project: Project) -> None:
+    one, two, three = (trained(versions, project) for _ in range(3))
+    assert versions.roll_back(project).number == two
+    assert versions.version(project, three).state == "rolled_back"
+    assert versions.roll_back(project).number == one
+    with pytest.raises(ConflictError, match="no earlier"):
+        versions.roll_back(project)
+    assert served(versions, project).number == one
+
+
+def test_after_a_roll_back_the_next_training_is_served_again(versions: Versions, project: Project) -> None:
+    trained(versions, project)
+    trained(versions, project)
+    versions.roll_back(project)
+    assert trained(versions, project) == 3
+    assert served(versions, project).number == 3
+    assert versions.roll_back(project).number == 1
+
+
+def test_a_pinned_version_stays_whatever_is_trained(versions: Versions, project: Project) -> None:
+    first, _ = trained(versions, project), trained(versions, project)
+    versions.pin(project, first)
+    assert versions.pinned(project)
+    candidate = trained(versions, project, promote=False)
+    with pytest.raises(ConflictError, match="unpin"):
+        versions.promote(project, candidate)
+    assert served(versions, project).number == first
+    versions.unpin(project)
+    assert versions.promote(project, candidate).state == "promoted"
+
+
+def test_a_full_disk_leaves_the_old_version_serving_and_no_trace(versions: Versions, project: Project) -> None:
+    before = trained(versions, project)
+
+    def fills_up(folder: Path) -> None:
+        weights(folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    number = versions.next_number(project)
+    with pytest.raises(DiskFullError, match="still served"):
+        versions.publish(project, number, fills_up)
+    assert served(versions, project).number == before
+    assert [v.number for v in versions.list(project)] == [before]
+    assert left(versions, project) == ["v1"]
+    assert versions.next_number(project) == number
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), PermissionError("no"), KeyboardInterrupt()])
+def test_any_error_while_writing_leaves_nothing(versions: Versions, project: Project, error: BaseException) -> None:
+    def breaks(folder: Path) -> None:
+        weights(folder)
+        raise error
+
+    with pytest.raises(type(error)):
+        versions.publish(project, 1, breaks)
+    assert left(versions, project) == []
+    assert versions.list(project) == []
+
+
+def test_a_number_is_never_used_twice(versions: Versions, project: Project) -> None:
+    number = trained(versions, project)
+    with pytest.raises(ConflictError, match="next_number"):
+        versions.publish(project, number, weights)
+    (versions.root / str(project.id) / "v41").mkdir()
+    assert versions.next_number(project) == 42
+
+
+def test_what_dead_writers_left_is_swept_and_nothing_else(
+    versions: Versions, project: Project, database: Database
+) -> None:
+    number = trained(versions, project)
+    parent = versions.root / str(project.id)
+    half = parent / ".writing-v2-abc"
+    half.mkdir()
+    orphan = parent / "v2"
+    shutil.copytree(parent / f"v{number}", orphan)
+    foreign = parent / "v3"
+    shutil.copytree(parent / f"v{number}", foreign)
+    (foreign / "meta.json").write_text(json.dumps({"store": "another"}))
+    assert set(versions.sweep()) == {half, orphan}
+    assert left(versions, project) == ["v1", "v3"]
+    assert list(versions.sweep()) == []
+
+
+def test_a_version_being_written_is_not_swept_from_under_its_writer(
+    versions: Versions, project: Project, tmp_path: Path, database: Database
+) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> None:
+        weights(folder)
+        writing.set()
+        assert go_on.wait(10)
+
+    writer = threading.Thread(target=versions.publish, args=(project, 1, slow))
+    writer.start()
+    assert writing.wait(10)
+    assert list(Versions(versions.root, database).sweep()) == []
+    go_on.set()
+    writer.join()
+    assert versions.folder(versions.version(project, 1)).is_dir()
+
+
+def test_pruning_keeps_the_newest_and_never_touches_the_served_one(versions: Versions, project: Project) -> None:
+    numbers = [trained(versions, project) for _ in range(5)]
+    versions.pin(project, numbers[0])
+    assert list(versions.prune(project, keep=2)) == [3, 2]
+    assert left(versions, project) == ["v1", "v4", "v5"]
+    assert versions.version(project, 3).state == "pruned"
+    assert versions.version(project, 3).meta["seed"] == 7
+    assert list(versions.prune(project, keep=2)) == []
+    assert list(versions.prune(project, keep=0)) == [5, 4]
+    assert versions.folder(served(versions, project)).is_dir()
+
+
+def test_a_pruned_version_is_not_rolled_back_to(versions: Versions, project: Project) -> None:
+    for _ in range(3):
+        trained(versions, project)
+    versions.prune(project, keep=1)
+    with pytest.raises(ConflictError, match="no earlier"):
+        versions.roll_back(project)
+
+
+def test_projects_have_versions_of_their_own(versions: Versions, project: Project, database: Database) -> None:
+    schema = LabelSchema("choice", "image", "image", ("cat", "dog"))
+    other = Ledger(database).upsert_project(
+        ProjectKey("http://elsewhere", 1), title="Pets", label_config="<View/>", schema=schema
+    )
+    trained(versions, project)
+    assert versions.current(other) is None
+    assert trained(versions, other) == 1
+    assert served(versions, project).folder != served(versions, other).folder

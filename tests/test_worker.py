@@ -1,0 +1,110 @@
+"""The worker beside others: whose turn it is, what a killed one leaves, and a project that is no more."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_backend import cycle
+from ml_backend.errors import NotFoundError
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+from ml_backend.status import project_status
+from ml_backend.store.projects import Project
+from ml_backend.worker import Worker
+
+CONFIG = """<View><Image name="image" value="$image"/>
+<Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
+HOST = "http://localhost:8080"
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
+    yield opened
+    opened.database.close()
+
+
+class Turns:
+    """In place of the cycle: notes whose turn it was, and may do something in the middle of it."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+        self.meanwhile: dict[int, Any] = {}
+
+    def run(self, project: Project, _services: Services, progress: cycle.Progress) -> cycle.Outcome:
+        self.taken.append(project.key.project_id)
+        progress(0.5, "half-way")
+        self.meanwhile.get(project.key.project_id, lambda: None)()
+        return cycle.Outcome()
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
+    turns = Turns()
+    monkeypatch.setattr(cycle, "run", turns.run)
+    return turns
+
+
+def test_two_projects_train_in_turn_however_many_labels_one_of_them_gets(services: Services, turns: Turns) -> None:
+    busy, other = (services.register(HOST, number, CONFIG, created=None) for number in (1, 2))
+    for project in (busy, other):
+        turns.meanwhile[project.key.project_id] = lambda: services.jobs.mark_due(busy, labels=100, reason="labels")
+    worker = Worker(services)
+    for _ in range(3):
+        worker.work()
+    services.jobs.mark_due(other, labels=10, reason="labels")
+    worker.work()
+    assert turns.taken == [1, 2, 1, 2]
+
+
+def test_the_job_of_a_killed_worker_is_taken_up_as_soon_as_the_next_one_starts(
+    services: Services, turns: Turns
+) -> None:
+    services.register(HOST, 1, CONFIG, created=None)
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert services.jobs.claim(f"{socket.gethostname()}:{process.pid}") is not None
+    worker = Worker(services)
+    turns.meanwhile[1] = worker.stopping.set
+    worker._take_over()
+    assert not worker.work(), "its process lives"
+    process.kill()
+    process.communicate()
+    worker.run()
+    assert turns.taken == [1]
+
+
+def test_a_job_left_under_the_same_name_is_taken_up_too_as_after_the_restart_of_a_container(
+    services: Services, turns: Turns
+) -> None:
+    services.register(HOST, 1, CONFIG, created=None)
+    worker = Worker(services)
+    assert services.jobs.claim(worker.name) is not None
+    turns.meanwhile[1] = worker.stopping.set
+    worker.run()
+    assert turns.taken == [1]
+
+
+class EmptyHost:
+    """A Label Studio where the project was deleted, until it is put back."""
+
+    def get_project(self, project_id: int) -> dict[str, Any]:
+        raise NotFoundError(f"GET /api/projects/{project_id}/: not found")
+
+
+def test_a_deleted_project_is_told_and_what_is_known_of_it_stays(services: Services) -> None:
+    project = services.register(HOST, 1, CONFIG, created=None)
+    services._clients[HOST] = EmptyHost()  # type: ignore[assignment]
+    services.inbox.record(project.key, "PROJECT_DELETED", {"project": {"id": 1}})
+    worker = Worker(services)
+    assert worker.work()
+    status = project_status(services, services.ledger.project(project.key))
+    assert "does not have this project any more" in status["problems"][0]
+    assert status["job"]["stopped"] is None
+    assert not worker.work(), "it is not tried again and again"
