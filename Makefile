@@ -52,6 +52,7 @@ setup-service: .venv/installed
 
 lock:
 	$(BIN)/pip install --quiet uv
+	cat requirements/service.txt requirements/cuda.txt > .venv/compiled.txt  # what is pinned stays, where it can
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate requirements/service.in -o .venv/compiled.txt
 	$(BIN)/python requirements/split_cuda.py .venv/compiled.txt requirements/service.txt requirements/cuda.txt --torch-hash $(TORCH_CPU_HASH)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate requirements/label-studio.in -o requirements/label-studio.txt

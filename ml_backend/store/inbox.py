@@ -21,12 +21,18 @@ from ml_backend.errors import InvalidInputError, NotFoundError
 from ml_backend.records import ProjectKey
 from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.jobs import Jobs
-from ml_backend.store.projects import Project, find
-from ml_backend.store.tables import answers, events, ignored_events
+from ml_backend.store.projects import Project
+from ml_backend.store.tables import answers, events, ignored_events, projects
 from ml_backend.store.together import Together
 
 REMEMBER = timedelta(days=1)
 """How long settled events are kept, to know a doubled delivery by. Label Studio does not retry at all."""
+
+_PROJECT = (
+    sa.select(projects.c.id, projects.c.label_config)
+    .where(projects.c.host == sa.bindparam("host"), projects.c.external_id == sa.bindparam("external_id"))
+    .with_for_update()  # on PostgreSQL, too, event numbers then follow commits
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,12 @@ class Inbox:
         self.jobs = jobs
         self.clock = clock
         self._together = Together(database)
+        # This statement and _PROJECT are built once: each event would pay as long for building as for running them.
+        self._keep_event = (
+            database.insert(events)
+            .on_conflict_do_nothing(index_elements=["project_id", "fingerprint"])
+            .returning(events.c.id)
+        )
 
     def record(self, key: ProjectKey, action: str, payload: Mapping[str, Any]) -> Receipt:
         """Keep an event and mark its project due. It is on disk when this returns.
@@ -89,13 +101,14 @@ class Inbox:
         self, connection: Connection, key: ProjectKey, action: str, event: Event | None, payload: Mapping[str, Any]
     ) -> Receipt:
         now = self.clock()
-        project = find(connection, key, lock=True)  # on PostgreSQL, too, event numbers then follow commits
+        where = {"host": key.host, "external_id": key.project_id}
+        project = connection.execute(_PROJECT, where).one_or_none()
         if project is None:
             raise NotFoundError(f"The project {key} is not known here. Set it up first: ml-backend setup-project.")
         if event is None:
             self._ignore(connection, project.id, action[:64])
             return Receipt(known=False, doubled=False, labels=0)
-        if action == "PROJECT_UPDATED" and not _config_changed(project, payload):
+        if action == "PROJECT_UPDATED" and not _config_changed(project.label_config, payload):
             return Receipt(known=True, doubled=False, labels=0)
         if not self._keep(connection, project.id, event, now):
             return Receipt(known=True, doubled=True, labels=0)
@@ -149,21 +162,16 @@ class Inbox:
 
     def _keep(self, connection: Connection, project_id: int, event: Event, now: datetime) -> bool:
         """Insert the event; False if it is there already."""
-        kept = connection.execute(
-            self.database.insert(events)
-            .values(
-                project_id=project_id,
-                fingerprint=event.fingerprint,
-                action=event.action,
-                task_ids=event.task_ids,
-                annotation_ids=event.annotation_ids,
-                labels=event.labels,
-                received_at=now,
-            )
-            .on_conflict_do_nothing(index_elements=["project_id", "fingerprint"])
-            .returning(events.c.id)
-        )
-        return kept.one_or_none() is not None
+        values = {
+            "project_id": project_id,
+            "fingerprint": event.fingerprint,
+            "action": event.action,
+            "task_ids": event.task_ids,
+            "annotation_ids": event.annotation_ids,
+            "labels": event.labels,
+            "received_at": now,
+        }
+        return connection.execute(self._keep_event, values).one_or_none() is not None
 
     def _ignore(self, connection: Connection, project_id: int, action: str) -> None:
         new = self.database.insert(ignored_events).values(project_id=project_id, action=action, count=1)
@@ -233,7 +241,7 @@ READERS: dict[str, Callable[[str, Mapping[str, Any]], Event]] = {
 """Every event of Label Studio that matters here; any other is accepted, counted and ignored."""
 
 
-def _config_changed(project: Project, payload: Mapping[str, Any]) -> bool:
+def _config_changed(known: str, payload: Mapping[str, Any]) -> bool:
     """Tell a changed label config from everything else that updates a project.
 
     Setting the version and the sampling after each push updates the project, too: were that a reason for a job, every
@@ -241,7 +249,7 @@ def _config_changed(project: Project, payload: Mapping[str, Any]) -> bool:
     """
     given = payload.get("project")
     config = given.get("label_config") if isinstance(given, Mapping) else None
-    return isinstance(config, str) and config.strip() != project.label_config.strip()
+    return isinstance(config, str) and config.strip() != known.strip()
 
 
 def _objects(payload: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

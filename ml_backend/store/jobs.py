@@ -6,7 +6,7 @@ failed or cancelled. Labels that arrive while it runs make one successor due. Al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -94,6 +94,15 @@ class JobStatus:
         return self.last.error if self.last and failed and not self.due and not self.running else None
 
 
+# Built once: a webhook pays as long for building such a statement as for running it.
+_WAITING = sa.select(jobs).where(jobs.c.project_id == sa.bindparam("of"), jobs.c.state == "due")
+_MOVE = (
+    jobs.update()
+    .where(jobs.c.id == sa.bindparam("job"))
+    .values(labels=sa.bindparam("labels"), immediate=sa.bindparam("immediate"), due_at=sa.bindparam("due_at"))
+)
+
+
 class Jobs:
     """The jobs of all projects of one store."""
 
@@ -138,7 +147,8 @@ class Jobs:
     ) -> Job:
         """Do the same inside the caller's transaction, which has locked the project: event and job are kept together."""
         now = now or self.clock()
-        waiting = _one(connection, jobs.c.project_id == project_id, jobs.c.state == "due")
+        row = connection.execute(_WAITING, {"of": project_id}).one_or_none()
+        waiting = None if row is None else _job(row)
         total = labels + (waiting.labels if waiting else 0)
         enough = immediately or total >= self.debounce.labels
         due_at = now if enough else now + self.debounce.quiet
@@ -150,7 +160,9 @@ class Jobs:
             due_at = waiting.due_at  # it waits for its next try: new labels do not hurry it, a person does
         elif enough or waiting.immediate or waiting.due_at <= now:
             due_at = min(due_at, waiting.due_at)  # never put off what was due already
-        return _update(connection, waiting.id, labels=total, immediate=immediately or waiting.immediate, due_at=due_at)
+        moved: dict[str, Any] = {"labels": total, "immediate": immediately or waiting.immediate, "due_at": due_at}
+        connection.execute(_MOVE, {"job": waiting.id, **moved})
+        return replace(waiting, **moved)
 
     def claim(self, worker: str, now: datetime | None = None, *, project: Project | None = None) -> Job | None:
         """Take the next job that is due, or None. Projects take turns: the one served longest ago comes first.

@@ -131,10 +131,9 @@ class Projects:
             return lock(connection, row.id)
 
 
-def find(connection: Connection, key: ProjectKey, *, lock: bool = False) -> Project | None:
-    """Return the project, or None. `lock`: this transaction alone changes it, until it ends."""
-    statement = _by_key(key).with_for_update() if lock else _by_key(key)
-    row = connection.execute(statement).one_or_none()
+def find(connection: Connection, key: ProjectKey) -> Project | None:
+    """Return the project, or None."""
+    row = connection.execute(_by_key(key)).one_or_none()
     return None if row is None else _record(row)
 
 

@@ -57,7 +57,7 @@ class Together:
                     if piece is not mine:
                         batch.append(piece)
                 for piece in batch:
-                    piece.attempt(connection)
+                    piece.attempt(connection, alone=len(batch) == 1)
         except Exception as error:  # noqa: BLE001 - handed to every thread whose work it was
             for piece in batch:
                 piece.error = error
@@ -74,7 +74,11 @@ class _Piece(Generic[Result]):
         self.result: list[Result] = []
         self.error: Exception | None = None
 
-    def attempt(self, connection: Connection) -> None:
+    def attempt(self, connection: Connection, *, alone: bool) -> None:
+        """Do the work; what fails is undone by itself, or with the whole transaction where it is `alone` in that."""
+        if alone:
+            self.result.append(self.work(connection))
+            return
         try:
             with connection.begin_nested():
                 self.result.append(self.work(connection))
