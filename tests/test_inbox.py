@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,47 +9,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_backend.errors import InvalidInputError, NotFoundError
-from ml_backend.records import LabelSchema, ProjectKey
+from ml_backend.records import ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.inbox import READERS, Inbox
 from ml_backend.store.jobs import Job, Jobs
 from ml_backend.store.ledger import Ledger, Project
-from tests.fakes import FakeClock, FakeLabelStudio, quick_database
-
-KEY = ProjectKey("http://label-studio", 1)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = quick_database(tmp_path)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def ledger(database: Database, clock: FakeClock) -> Ledger:
-    return Ledger(database, clock=clock)
-
-
-@pytest.fixture
-def jobs(database: Database, clock: FakeClock) -> Jobs:
-    return Jobs(database, clock=clock)
+from tests.conftest import KEY
+from tests.fakes import FakeClock, FakeLabelStudio
 
 
 @pytest.fixture
 def inbox(database: Database, jobs: Jobs, clock: FakeClock) -> Inbox:
     return Inbox(database, jobs, clock=clock)
-
-
-@pytest.fixture
-def project(ledger: Ledger) -> Project:
-    schema = LabelSchema("choice", "image", "image", ("cat", "dog"))
-    return ledger.upsert_project(KEY, title="Pets", label_config="<View/>", schema=schema)
 
 
 def due(jobs: Jobs, project: Project) -> Job:

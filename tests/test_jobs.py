@@ -1,46 +1,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from ml_backend.errors import ConflictError, NotFoundError
-from ml_backend.records import LabelSchema, ProjectKey
+from ml_backend.records import ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.jobs import Debounce, Job, Jobs, Patience
 from ml_backend.store.ledger import Ledger, Project
-from tests.fakes import FakeClock, quick_database
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = quick_database(tmp_path)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def jobs(database: Database, clock: FakeClock) -> Jobs:
-    return Jobs(database, clock=clock)
-
-
-@pytest.fixture
-def project(database: Database) -> Project:
-    return known(database, 1)
+from tests.conftest import KEY, SCHEMA
+from tests.fakes import FakeClock
 
 
 def known(database: Database, number: int) -> Project:
-    schema = LabelSchema("choice", "image", "image", ("cat", "dog"))
     return Ledger(database).upsert_project(
-        ProjectKey("http://label-studio", number), title="Pets", label_config="<View/>", schema=schema
+        ProjectKey(KEY.host, number), title="Pets", label_config="<View/>", schema=SCHEMA
     )
 
 

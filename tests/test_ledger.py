@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,27 +10,10 @@ from ml_backend.records import Annotation, LabelSchema, ProjectKey, Query, Task
 from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.database import Database
 from ml_backend.store.ledger import Ledger, Project, ReconcileReport
-from tests.fakes import FakeClock, FakeLabelStudio, quick_database
+from tests.conftest import KEY, SCHEMA
+from tests.fakes import FakeClock, FakeLabelStudio
 
-HOST = "http://label-studio"
-SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = quick_database(tmp_path)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def ledger(database: Database, clock: FakeClock) -> Ledger:
-    return Ledger(database, clock=clock)
+HOST = KEY.host
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from PIL import Image
 from ml_backend.commands.simulate import main
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.simulation.data import Data, digits, duplicates, long_tail, unit_rows, wrong_labels
-from ml_backend.simulation.images import encoded, from_csv, from_folder, from_rows
+from ml_backend.simulation.images import encoded, from_csv, from_folder
 from ml_backend.simulation.replay import FULL_POOL, Probabilities, Round, Settings, full_pool, replay
 from ml_backend.simulation.runs import read, simulate
 from ml_backend.simulation.summary import NEVER, aulc, gathered, reached
@@ -200,8 +200,7 @@ def test_a_folder_by_class_and_a_csv_of_it_give_the_same_data(
     data = encoded("x", by_folder, "patches", tmp_path / "out", progress=False)(0)
     assert (data.classes, len(data.labels) + len(data.test_labels)) == (("dark cat", "light dog"), 40)
     assert "left out" in capsys.readouterr().out
-    rows_again = from_rows((e.name, e.label, e.read) for e in by_csv)
-    other = encoded("x", rows_again, "patches", tmp_path / "out", progress=False)(0)
+    other = encoded("x", by_csv, "patches", tmp_path / "out", progress=False)(0)
     np.testing.assert_array_equal(data.features, other.features)
 
 

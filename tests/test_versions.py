@@ -4,7 +4,6 @@ import errno
 import json
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,27 +13,7 @@ from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.ledger import Ledger, Project
 from ml_backend.store.versions import DiskFullError, Version, Versions
-from tests.fakes import FakeClock, quick_database
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = quick_database(tmp_path)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def project(database: Database) -> Project:
-    schema = LabelSchema("choice", "image", "image", ("cat", "dog"))
-    return Ledger(database).upsert_project(
-        ProjectKey("http://label-studio", 1), title="Pets", label_config="<View/>", schema=schema
-    )
+from tests.fakes import FakeClock
 
 
 @pytest.fixture

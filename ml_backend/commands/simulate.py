@@ -3,6 +3,7 @@
   simulate digits --strategies random,margin,auto
   simulate path/to/folder-by-class --labels 400 --batch 20 --seeds 10
   simulate labels.csv --images path/to/images --strategies random,random+margin,auto
+  simulate project --project 3
 
 A strategy that needs a model starts by coverage; `random+margin` starts with a random batch instead. Finished runs are
 kept in the output folder and not done again, so a run that was stopped goes on where it was.
@@ -13,12 +14,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from ml_backend.commands.options import add_project, find_project, open_services
 from ml_backend.errors import BackendError, InvalidInputError
 from ml_backend.simulation.data import STRESS, Data, Source, digits
 from ml_backend.simulation.head import live_head
-from ml_backend.simulation.images import encoded, from_csv, from_folder
+from ml_backend.simulation.images import Example, encoded, from_csv, from_folder
 from ml_backend.simulation.picture import draw
 from ml_backend.simulation.replay import Settings
 from ml_backend.simulation.runs import simulate
@@ -28,7 +31,11 @@ from ml_backend.strategies import STRATEGIES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", help="digits (built in), a folder with a folder a class, or a CSV with filename,label")
+    parser.add_argument(
+        "data",
+        help="digits (built in), a folder with a folder a class, a CSV with filename,label, or project: what is labelled in one of Label Studio's",
+    )
+    add_project(parser)
     parser.add_argument("--images", type=Path, help="folder the CSV's file names start from (default: the CSV's own)")
     parser.add_argument(
         "--strategies",
@@ -72,11 +79,35 @@ def run(args: argparse.Namespace) -> int:
 def source_of(args: argparse.Namespace) -> Source:
     if args.data == "digits":
         return digits
-    path = Path(args.data)
-    if not path.exists():
-        raise InvalidInputError(f"{path} does not exist: give digits, a folder by class, or a CSV.")
-    examples = from_folder(path) if path.is_dir() else from_csv(path, args.images)
-    return encoded(path.name, examples, args.encoder, args.out, weights=args.weights, progress=not args.quiet)
+    if args.data == "project":
+        name, examples = from_project(args)
+    else:
+        path = Path(args.data)
+        if not path.exists():
+            raise InvalidInputError(f"{path} does not exist: give digits, a folder by class, a CSV, or project.")
+        name, examples = path.name, from_folder(path) if path.is_dir() else from_csv(path, args.images)
+    return encoded(name, examples, args.encoder, args.out, weights=args.weights, progress=not args.quiet)
+
+
+def from_project(args: argparse.Namespace) -> tuple[str, list[Example]]:
+    """Title and labelled images of a project, by the same consensus as everything else."""
+    from ml_backend.encoding import read_image  # noqa: PLC0415 - only this source needs Label Studio
+    from ml_backend.steps.labels import sync  # noqa: PLC0415
+
+    services = open_services()
+    project, _ = sync(find_project(services, args), services, full=True)
+    if project.schema.multiple:
+        raise InvalidInputError(f"{project.title} asks for several labels an image; a replay takes one.")
+    labels = {label.task_id: label.labels[0] for label in services.ledger.labels(project)}
+    if len(set(labels.values())) < 2:
+        raise InvalidInputError(
+            f"{project.title} has {len(labels)} labelled tasks; a replay needs two classes at least."
+        )
+    tasks = services.ledger.tasks(project, sorted(labels))
+    return project.title, [
+        Example(str(task.data.get("filename", task.id)), labels[task.id], partial(read_image, project, services, task))
+        for task in tasks
+    ]
 
 
 def stressed(source: Source, stress: str) -> Source:

@@ -140,18 +140,6 @@ class LabelStudio:
             created += int(self._post(path, list(chunk), timeout=BULK_TIMEOUT_S)["task_count"])
         return created
 
-    def upload_files(self, project_id: int, paths: Sequence[Path]) -> list[int]:
-        """Upload image files, one task each; returns the upload ids. Label Studio renames what it stores."""
-        ids: list[int] = []
-        for chunk in _chunks(paths, 50):  # Django takes 100 files in one request
-            # Label Studio keeps one file a form field, so each needs a field of its own.
-            files = {f"file{index}": (path.name, path.read_bytes()) for index, path in enumerate(chunk)}
-            answer = self.transport.call(
-                "POST", f"/api/projects/{project_id}/import", files=files, timeout=BULK_TIMEOUT_S
-            )
-            ids += answer["file_upload_ids"]
-        return ids
-
     def local_storages(self, project_id: int) -> list[Json]:
         return list(self._get("/api/storages/localfiles/", project=project_id))
 

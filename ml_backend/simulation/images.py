@@ -1,10 +1,10 @@
-"""Labelled images -> features to replay on: a folder by class, a CSV, or rows somebody else exported."""
+"""Labelled images -> features to replay on: of a folder by class, a CSV, or whatever else can name them."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +54,6 @@ def from_csv(path: Path, root: Path | None = None) -> list[Example]:
         rows = [(row[name], row["label"]) for row in reader if row["label"]]
     base = root or path.parent
     return [Example(file, label, (base / file).read_bytes) for file, label in rows]
-
-
-def from_rows(rows: Iterable[tuple[str, str, Callable[[], bytes]]]) -> list[Example]:
-    """Rows of a labelled project, as its export gives them: (name, label, how to read the image)."""
-    return [Example(name, label, read) for name, label, read in rows if label]
 
 
 def encoded(

@@ -58,11 +58,20 @@ def train(project: Project, services: Services, corpus: Corpus | None) -> Loaded
     return services.predictor.current(project)
 
 
-def _refitted(_project: Project, services: Services, corpus: Corpus, examples: Examples) -> Candidate:
-    """A head, trained cold on the stored vectors."""
-    trained = train_head(examples.features, examples.targets, corpus.classes, seed=services.settings.seed)
+def _refitted(project: Project, services: Services, corpus: Corpus, examples: Examples) -> Candidate:
+    """A head, trained cold on the stored vectors; where the project started from a model, from that one's head."""
+    prior = _prior(project, services, corpus)
+    trained = train_head(examples.features, examples.targets, corpus.classes, seed=services.settings.seed, prior=prior)
     held_out = corpus.examples(held_out=True)
     return Candidate(corpus.encoder, trained.head, trained.report, held_out, _by_folds(trained, examples))
+
+
+def _prior(project: Project, services: Services, corpus: Corpus) -> Head | None:
+    """The imported model's head, as long as it answers in the project's labels."""
+    if not (imported := project.settings.get("imported")):
+        return None
+    model = services.predictor.load(project, imported)
+    return model.head if model.encoder.id == corpus.encoder.id and model.head.classes == corpus.classes else None
 
 
 def _finetuned(project: Project, services: Services, corpus: Corpus, examples: Examples) -> Candidate:

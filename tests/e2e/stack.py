@@ -162,9 +162,9 @@ def running(
 
 
 @contextmanager
-def service(environment: dict[str, str], settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+def service(environment: dict[str, str], settings: Settings, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run `ml-backend serve` until the block ends."""
-    command = [sys.executable, "-m", "ml_backend.cli", "serve"]
+    command = [sys.executable, "-m", "ml_backend.cli", "serve", *options]
     process = subprocess.Popen(command, env={**os.environ, **environment}, preexec_fn=die_with_parent)  # noqa: PLW1509
     try:
         wait_until(lambda: _healthy(settings.url), "healthy service")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ml_backend.errors import ImageError
+from ml_backend.labelstudio import storage
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
@@ -31,7 +32,8 @@ def uploaded(client: LabelStudio, new_project: NewProject, tmp_path: Path) -> tu
     project_id = new_project()
     paths = write_pngs(tmp_path / "in", 12)
     paths[0] = paths[0].rename(paths[0].with_name("my photo (1) ü.png"))
-    assert len(client.upload_files(project_id, paths)) == 12
+    addresses = storage.upload(client, project_id, [(path.name, path.read_bytes()) for path in paths])
+    client.import_tasks(project_id, [{"image": address} for address in addresses])
     tasks = sorted(client.tasks(project_id), key=lambda task: task.id)
     return tasks, [path.read_bytes() for path in paths]
 

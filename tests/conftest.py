@@ -1,0 +1,45 @@
+"""A store of one test's own, on SQLite or PostgreSQL, with a clock that moves when told to, and a project in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ml_backend.records import LabelSchema, ProjectKey
+from ml_backend.store.database import Database
+from ml_backend.store.jobs import Jobs
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.projects import Project
+from tests.fakes import FakeClock, quick_database
+
+KEY = ProjectKey("http://label-studio", 1)
+SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = quick_database(tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ledger(database: Database, clock: FakeClock) -> Ledger:
+    return Ledger(database, clock=clock)
+
+
+@pytest.fixture
+def jobs(database: Database, clock: FakeClock) -> Jobs:
+    return Jobs(database, clock=clock)
+
+
+@pytest.fixture
+def project(ledger: Ledger) -> Project:
+    return ledger.upsert_project(KEY, title="Pets", label_config="<View/>", schema=SCHEMA)
