@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=50, help="of /predict")
     parser.add_argument("--only", choices=["turn", "predict"])
     args = parser.parse_args(argv)
-    stacks.PATIENCE = 1800.0  # the first turn encodes every image
+    stacks.PATIENCE = 600.0  # the first turn encodes every image
     report: dict[str, Any] = {"machine": machine()}
     with (
         tempfile.TemporaryDirectory() as name,
@@ -73,8 +73,8 @@ def main(argv: list[str] | None = None) -> int:
 def large(server: EmbeddedLabelStudio, client: LabelStudio, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Turns of the loop on many images, and /predict of tasks whose vectors are stored."""
     images = root(server) / "cifar"
-    unpack(args.data / "cifar10.tar.gz", images, args.images)
-    files = sorted(images.rglob("*.jpg"), key=lambda file: file.name)
+    unpack(args.data / "cifar10.tar.gz", images, 50_000)
+    files = sorted(images.rglob("*.jpg"), key=lambda file: file.name)[: args.images]  # ten classes in turn
     truth = {file: file.parent.name for file in files}
     with (
         project(server, client, folder, truth, args.labelled, ML_BACKEND_ENCODER="patches") as (stack, environment),

@@ -10,8 +10,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -60,10 +61,8 @@ def encode_all(
     size = batch_size or (128 if on_gpu else min(16, -(-len(items) // count)) or 1)  # few images: shared by all lanes
     run: _Run[T] = _Run(encoder, sink, known, progress, len(items), size, on_gpu, Encoded())
     threads = torch.get_num_threads()
-    with (
-        ThreadPoolExecutor(readers, "read") as reading,
-        ThreadPoolExecutor(count, "encode", initializer=_one_thread, initargs=(on_gpu,)) as encoding,
-    ):
+    encoding = _lanes(count, on_gpu)
+    with ThreadPoolExecutor(readers, "read") as reading:
         batches = _batches(iter(items), size)
         waiting: deque[Future[None]] = deque()
         try:
@@ -76,11 +75,19 @@ def encode_all(
                 waiting.popleft().result()
         except BaseException:
             reading.shutdown(wait=False, cancel_futures=True)
-            encoding.shutdown(wait=False, cancel_futures=True)
+            for left in waiting:
+                left.cancel()
+            wait(waiting)
             raise
         finally:
             torch.set_num_threads(threads)  # the default of threads started later, which the lanes lowered
     return run.finish()
+
+
+@cache
+def _lanes(count: int, on_gpu: bool) -> ThreadPoolExecutor:
+    """Kept for the next call: a new thread would get its memory from the system page by page, a third of a request."""
+    return ThreadPoolExecutor(count, "encode", initializer=_one_thread, initargs=(on_gpu,))
 
 
 def forward_within_memory(encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

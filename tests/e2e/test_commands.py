@@ -180,7 +180,18 @@ def test_from_a_folder_and_a_csv_to_a_queue_and_an_exact_export(person: Person, 
         assert (back["written"], back["same"], back["unknown"]) == (0, 120, [])
     assert person.ask("sync", "status", "--project", project)["counts"]["labelled"] == 120
 
-    replay = ("--strategies", "random,margin", "--seeds", 1, "--batch", 10, "--labels", 30, "--out", tmp_path / "replay")
+    replay = (
+        "--strategies",
+        "random,margin",
+        "--seeds",
+        1,
+        "--batch",
+        10,
+        "--labels",
+        30,
+        "--out",
+        tmp_path / "replay",
+    )
     code, table = person.run("simulate", "project", "--project", project, *replay, "--quiet")
     assert code == 0, table
     with (tmp_path / "replay" / "runs.csv").open(encoding="utf-8", newline="") as written:
