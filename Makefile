@@ -32,6 +32,11 @@ setup-service: .venv/installed
 .venv/installed: requirements/service.txt requirements/cuda.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
+	# A hash makes pip pass over a CPU build that its own settings offer (find-links): so PyTorch is chosen, then checked.
+	@sed -n '/^torch==/,/[^\\]$$/p' requirements/service.txt > .venv/torch.txt
+	$(BIN)/pip download --quiet --no-deps --dest .venv/torch "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' .venv/torch.txt)"
+	$(BIN)/pip install --quiet --no-deps --require-hashes --no-index --find-links .venv/torch -r .venv/torch.txt
+	@rm -r .venv/torch
 	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/service.txt
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/cuda.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .

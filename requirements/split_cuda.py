@@ -18,6 +18,12 @@ def entries(text: str) -> list[str]:
     return re.findall(r"^[^\s#].*(?:\n[ \t]+.*)*", text, flags=re.MULTILINE)
 
 
+def with_hashes(entry: str, digests: list[str]) -> str:
+    """PyTorch's entry with these hashes, too; any other as it is."""
+    new = [digest for digest in digests if entry.startswith("torch==") and digest not in entry]
+    return entry + "".join(f" \\\n    --hash=sha256:{digest}" for digest in new)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("compiled", type=Path)
@@ -26,8 +32,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--torch-hash", action="append", default=[])
     args = parser.parse_args(argv)
     found = [entry for entry in entries(args.compiled.read_text()) if not OURSELVES.match(entry)]
-    extra = "".join(f" \\\n    --hash=sha256:{digest}" for digest in args.torch_hash)
-    base = [entry + extra if entry.startswith("torch==") else entry for entry in found if not CUDA.match(entry)]
+    base = [with_hashes(entry, args.torch_hash) for entry in found if not CUDA.match(entry)]
     args.base.write_text("\n".join(base) + "\n")
     args.cuda.write_text("\n".join(entry for entry in found if CUDA.match(entry)) + "\n")
     print(f"{args.base}: {len(base)} packages; {args.cuda}: {len(found) - len(base)}")
