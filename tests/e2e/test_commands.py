@@ -196,7 +196,8 @@ def test_from_a_folder_and_a_csv_to_a_queue_and_an_exact_export(person: Person, 
     assert code == 0, table
     with (tmp_path / "replay" / "runs.csv").open(encoding="utf-8", newline="") as written:
         rounds = list(csv.DictReader(written))
-    assert {(row["data"], row["strategy"]) for row in rounds} == {("The walk", "random"), ("The walk", "margin")}
+    assert {row["data"] for row in rounds} == {"The walk"}
+    assert {row["strategy"] for row in rounds} >= {"random", "margin"}
 
 
 def test_files_that_label_studio_does_not_see_are_uploaded_once_and_keep_their_names(

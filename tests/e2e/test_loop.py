@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock
+from urllib.parse import urlsplit
 
 import pytest
 
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
+from ml_backend.labelstudio.embedded import CONNECTED, EmbeddedLabelStudio
 from ml_backend.store.rounds import Round
-from tests.e2e.helpers import add_members
+from tests.e2e.helpers import add_members, sign_up
 from tests.e2e.stack import Stack, running
+from tests.postgresql import cluster
 
 LOOK = 0.7
 """Seconds a simulated annotator looks at an image: quicker than people are."""
@@ -74,21 +77,51 @@ def test_three_annotators_are_served_the_current_batch_and_never_the_same_task(
         stack.round_after(0)
         if members:
             add_members(label_studio, stack.project_id, three_users)
-        with ThreadPoolExecutor(3) as pool:
-            asking = (
-                Lock()
-            )  # on SQLite, Label Studio takes no row lock: asked twice in one instant, it gives one task twice
-            parts = pool.map(lambda who: annotate(stack, who, 20, asking), three_users)
-            answers = [served for part in parts for served in part]
-        queues = rounds_by_time(stack)
-        assert len({task_id for task_id, _, _ in answers}) == len(answers) == 60
-        for task_id, asked, told in answers:
-            current = [round_ for since, until, round_ in queues if since <= told and asked <= until]
-            assert any(task_id in stack.ranking(round_) for round_ in current), f"task {task_id} is of no current batch"
-        assert len(queues) >= 3, "the queue was never renewed"
+        # On SQLite, Label Studio takes no row lock: asked twice in one instant, it gives one task twice.
+        label_at_the_same_time(stack, three_users, Lock())
 
 
-def annotate(stack: Stack, who: LabelStudio, count: int, asking: Lock) -> list[tuple[int, float, float]]:
+@pytest.mark.slow
+def test_on_postgresql_three_who_ask_in_the_same_instant_are_never_given_the_same_task(
+    label_studio_binary: Path, tmp_path: Path
+) -> None:
+    with cluster() as url:
+        at = urlsplit(url)
+        names = {"NAME": at.path.strip("/"), "USER": at.username, "HOST": at.hostname, "PORT": at.port, "PASSWORD": "-"}
+        database = {"DJANGO_DB": "default"} | {f"POSTGRE_{name}": str(value) for name, value in names.items()}
+        (tmp_path / "files").mkdir()
+        with (
+            EmbeddedLabelStudio(
+                label_studio_binary,
+                tmp_path / "data",
+                document_root=tmp_path / "files",
+                environment=CONNECTED | database,
+            ) as server,
+            LabelStudio(server.url, server.token) as client,
+        ):
+            users = [sign_up(server, f"annotator-{index}@example.com") for index in range(3)]
+            with running(server, client, tmp_path) as stack:
+                stack.round_after(0)
+                label_at_the_same_time(stack, users, nullcontext())
+        assert not (tmp_path / "data" / "label_studio.sqlite3").exists()
+
+
+def label_at_the_same_time(stack: Stack, users: list[LabelStudio], asking: AbstractContextManager[object]) -> None:
+    """Each labels 20 tasks; all come from the batch current at that time, and none goes to two people."""
+    with ThreadPoolExecutor(len(users)) as pool:
+        parts = pool.map(lambda who: annotate(stack, who, 20, asking), users)
+        answers = [served for part in parts for served in part]
+    queues = rounds_by_time(stack)
+    assert len({task_id for task_id, _, _ in answers}) == len(answers) == 20 * len(users)
+    for task_id, asked, told in answers:
+        current = [round_ for since, until, round_ in queues if since <= told and asked <= until]
+        assert any(task_id in stack.ranking(round_) for round_ in current), f"task {task_id} is of no current batch"
+    assert len(queues) >= 3, "the queue was never renewed"
+
+
+def annotate(
+    stack: Stack, who: LabelStudio, count: int, asking: AbstractContextManager[object]
+) -> list[tuple[int, float, float]]:
     """Label `count` tasks; returns task, time asked for it, time told it."""
     answers = []
     for _ in range(count):
