@@ -15,7 +15,7 @@ import time
 from benchmarks.live import live_service, machine
 from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.labelstudio.queue import read_back
-from ml_backend.store.jobs import Job
+from ml_backend.store.job import Job
 from ml_backend.store.rounds import Round
 from tests.e2e.stack import Stack, wait_until
 

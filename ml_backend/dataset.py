@@ -14,8 +14,8 @@ from pathlib import Path
 from ml_backend.errors import ImageError, InvalidInputError
 from ml_backend.export import SPLITS, filename
 from ml_backend.services import Services
-from ml_backend.store.ledger import LedgerRow
 from ml_backend.store.projects import Project
+from ml_backend.store.views import LedgerRow
 from ml_backend.tabular import atomic_file, open_table
 
 MARK = ".dataset.json"

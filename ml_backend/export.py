@@ -14,7 +14,7 @@ import numpy as np
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.records import Label, Task
-from ml_backend.store.ledger import LedgerRow
+from ml_backend.store.views import LedgerRow
 from ml_backend.tabular import FORMATS, open_table, runs_in_a_spreadsheet
 
 COLUMNS: Mapping[str, type] = {

@@ -17,9 +17,9 @@ from ml_backend.serving import predicted
 from ml_backend.steps import labels, queue
 from ml_backend.steps.batch import BY_HAND, build_pool, picks
 from ml_backend.steps.features import encode_missing
-from ml_backend.store.ledger import PoolRows
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
+from ml_backend.store.views import PoolRows
 from ml_backend.strategies import STRATEGIES
 from ml_backend.tabular import read_csv, unguarded
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_backend.errors import BackendError, ConflictError
 from ml_backend.services import Services
-from ml_backend.store.jobs import Job
+from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.takeover import bury_dead, worker_name
 from ml_backend.worker import Heartbeat, Worker

@@ -20,7 +20,8 @@ from ml_backend.store.consensus import ConsensusRule, Vote
 from ml_backend.store.database import Database
 from ml_backend.store.features import FeatureStore
 from ml_backend.store.inbox import Inbox
-from ml_backend.store.jobs import Debounce, Jobs
+from ml_backend.store.job import Debounce
+from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.versions import Versions

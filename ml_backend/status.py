@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ml_backend.services import Services
-from ml_backend.store.jobs import Job
+from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.versions import Version

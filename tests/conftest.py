@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.jobs import Jobs
-from ml_backend.store.ledger import Ledger
+from ml_backend.store.ledger import Ledger, ReconcileReport
 from ml_backend.store.projects import Project
-from tests.fakes import FakeClock, quick_database
+from tests.fakes import FakeClock, FakeLabelStudio, quick_database
 
 KEY = ProjectKey("http://label-studio", 1)
 SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))
+HOST = KEY.host
 
 
 @pytest.fixture
@@ -43,3 +45,20 @@ def jobs(database: Database, clock: FakeClock) -> Jobs:
 @pytest.fixture
 def project(ledger: Ledger) -> Project:
     return ledger.upsert_project(KEY, title="Pets", label_config="<View/>", schema=SCHEMA)
+
+
+@pytest.fixture
+def studio(clock: FakeClock) -> FakeLabelStudio:
+    return FakeLabelStudio(clock)
+
+
+def known(ledger: Ledger, number: int = 1, *, host: str = HOST, schema: LabelSchema = SCHEMA, **more: Any) -> Project:
+    return ledger.upsert_project(ProjectKey(host, number), title="Pets", label_config="<View/>", schema=schema, **more)
+
+
+def full(ledger: Ledger, project: Project, studio: FakeLabelStudio) -> ReconcileReport:
+    return ledger.reconcile(project, studio.listing(project.key.project_id), full=True)
+
+
+def names(ledger: Ledger, project: Project) -> dict[int, tuple[str, ...]]:
+    return {label.task_id: label.labels for label in ledger.labels(project)}

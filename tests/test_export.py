@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.export import COLUMNS, MINIMAL, Tally, export_rows, names_of_tasks, task_filename, write_csv
 from ml_backend.records import Label, Task
-from ml_backend.store.ledger import LedgerRow
+from ml_backend.store.views import LedgerRow
 from ml_backend.tabular import form_of, guarded, open_table, read_csv, runs_in_a_spreadsheet, unguarded
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -12,7 +12,8 @@ from ml_backend.errors import InvalidInputError, NotFoundError
 from ml_backend.records import ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.inbox import READERS, Inbox
-from ml_backend.store.jobs import Job, Jobs
+from ml_backend.store.job import Job
+from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger, Project
 from tests.conftest import KEY
 from tests.fakes import FakeClock, FakeLabelStudio

@@ -1,36 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from ml_backend.errors import ConflictError, NotFoundError
+from ml_backend.errors import NotFoundError
 from ml_backend.records import Annotation, LabelSchema, ProjectKey, Query, Task
 from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.database import Database
-from ml_backend.store.ledger import Ledger, Project, ReconcileReport
-from tests.conftest import KEY, SCHEMA
+from ml_backend.store.ledger import Ledger
+from tests.conftest import HOST, SCHEMA, full, known, names
 from tests.fakes import FakeClock, FakeLabelStudio
-
-HOST = KEY.host
-
-
-@pytest.fixture
-def studio(clock: FakeClock) -> FakeLabelStudio:
-    return FakeLabelStudio(clock)
-
-
-def known(ledger: Ledger, number: int = 1, *, host: str = HOST, schema: LabelSchema = SCHEMA, **more: Any) -> Project:
-    return ledger.upsert_project(ProjectKey(host, number), title="Pets", label_config="<View/>", schema=schema, **more)
-
-
-def full(ledger: Ledger, project: Project, studio: FakeLabelStudio) -> ReconcileReport:
-    return ledger.reconcile(project, studio.listing(project.key.project_id), full=True)
-
-
-def names(ledger: Ledger, project: Project) -> dict[int, tuple[str, ...]]:
-    return {label.task_id: label.labels for label in ledger.labels(project)}
 
 
 def test_a_project_is_found_again_by_host_and_number(ledger: Ledger) -> None:
@@ -249,161 +229,6 @@ def test_failed_images_are_offered_again_when_asked(ledger: Ledger, studio: Fake
     ledger.set_image_errors(project, {task.id: "timeout"})
     assert ledger.retry_images(project) == 1
     assert [t.id for t in ledger.tasks_without_hash(project)] == [task.id]
-
-
-def test_the_pool_has_a_row_for_every_task_that_is_there(ledger: Ledger, studio: FakeLabelStudio) -> None:
-    project = known(ledger)
-    cat, dog, skipped, odd, plain, gone, held = (studio.create_task(1).id for _ in range(7))
-    full(ledger, project, studio)
-    ledger.draw_holdout(project, [held])
-    studio.annotate(cat, "cat")
-    studio.annotate(dog, "dog")
-    studio.annotate(skipped, skip=True)
-    studio.annotate(odd, "fox")
-    studio.annotate(held, "cat")
-    studio.delete_task(gone)
-    full(ledger, project, studio)
-    ledger.set_content_hash(project, {cat: "ab" * 32})
-    ledger.set_image_errors(project, {plain: "truncated"})
-    pool = ledger.pool(project)
-    assert pool.ids.tolist() == [cat, dog, skipped, odd, plain, held]
-    assert pool.hashes.tolist() == [b"ab" * 32, b"", b"", b"", b"", b""]
-    assert pool.labels.tolist() == [0, 1, -1, -1, -1, 0]
-    assert pool.labelled.tolist() == [True, True, False, False, False, True]
-    assert pool.answered.tolist() == [True, True, False, True, False, True]
-    assert pool.skipped.tolist() == [False, False, True, False, False, False]
-    assert pool.holdout.tolist() == [False, False, False, False, False, True]
-    assert pool.drawable.tolist() == [False, False, True, False, True, False]
-    assert pool.failed.tolist() == [False, False, False, False, True, False]
-    assert pool.pairs.tolist() == [[0, 0], [1, 1], [5, 0]]
-
-
-def test_the_pool_of_an_empty_project_is_empty_arrays(ledger: Ledger) -> None:
-    pool = ledger.pool(known(ledger))
-    assert len(pool.ids) == len(pool.hashes) == len(pool.labels) == 0
-    assert pool.pairs.shape == (0, 2)
-
-
-def test_the_pool_tells_every_label_of_a_multi_label_task(ledger: Ledger, studio: FakeLabelStudio) -> None:
-    project = known(ledger, schema=LabelSchema("choice", "image", "image", ("cat", "dog", "owl"), multiple=True))
-    studio.create_task(1)
-    studio.annotate(studio.create_task(1).id, "owl", "dog")
-    full(ledger, project, studio)
-    pool = ledger.pool(project)
-    assert pool.pairs.tolist() == [[1, 1], [1, 2]]
-    assert pool.labels.tolist() == [-1, 1]
-
-
-def test_a_labelled_task_can_never_become_held_out(ledger: Ledger, studio: FakeLabelStudio) -> None:
-    project = known(ledger)
-    labelled, free = studio.create_task(1).id, studio.create_task(1).id
-    annotation = studio.annotate(labelled, "cat")
-    full(ledger, project, studio)
-    with pytest.raises(ConflictError, match="answered already"):
-        ledger.draw_holdout(project, [free, labelled])
-    assert ledger.holdout(project) == []
-    studio.delete_annotation(annotation.id)
-    full(ledger, project, studio)
-    with pytest.raises(ConflictError):
-        ledger.draw_holdout(project, [labelled])
-    with pytest.raises(NotFoundError, match="reconcile"):
-        ledger.draw_holdout(project, [12345])
-
-
-def test_a_held_out_task_stays_held_out_labelled_deleted_and_back_again(
-    ledger: Ledger, studio: FakeLabelStudio
-) -> None:
-    project = known(ledger)
-    task = studio.create_task(1)
-    full(ledger, project, studio)
-    ledger.draw_holdout(project, [task.id])
-    studio.annotate(task.id, "cat")
-    full(ledger, project, studio)
-    ledger.draw_holdout(project, [task.id])
-    assert [label.task_id for label in ledger.labels(project, split="holdout")] == [task.id]
-    assert ledger.labels(project, split="train") == []
-    ledger.reconcile(project, [], full=True)
-    assert ledger.holdout(project) == []
-    full(ledger, project, studio)
-    assert ledger.holdout(project) == [task.id]
-
-
-def test_a_task_answered_before_it_was_drawn_is_released(
-    ledger: Ledger, studio: FakeLabelStudio, clock: FakeClock
-) -> None:
-    project = known(ledger)
-    task = studio.create_task(1)
-    full(ledger, project, studio)
-    studio.annotate(task.id, "cat")  # Label Studio knows, the ledger does not yet
-    clock.advance(1)
-    ledger.draw_holdout(project, [task.id])
-    assert full(ledger, project, studio).released == 1
-    assert ledger.holdout(project) == []
-    assert [label.task_id for label in ledger.labels(project, split="train")] == [task.id]
-
-
-def test_a_round_is_computed_pushed_and_verified_under_a_name_of_its_own(
-    ledger: Ledger, studio: FakeLabelStudio, clock: FakeClock
-) -> None:
-    project = known(ledger)
-    first, second, third = (studio.create_task(1).id for _ in range(3))
-    full(ledger, project, studio)
-    asked = [
-        Query(second, 0, "strategy", 0.9, "between cat and dog", 0.55, ("cat",)),
-        Query(first, 1, "holdout", 0.0, "drawn at random"),
-    ]
-    one = ledger.open_round(project, version=0, strategy="herding", seed=7, queries=asked, params={"query_size": 2})
-    assert (one.number, one.served_name, one.state) == (1, "v0-r1", "computed")
-    assert ledger.queries(one) == asked
-    assert ledger.holdout(project) == [first]
-    assert ledger.current_round(project) is None
-    ledger.mark_pushed(one)
-    assert ledger.mark_verified(one).state == "verified"
-    two = ledger.open_round(project, version=1, strategy="margin", seed=8, queries=[Query(third, 0, "random", 0.1, "")])
-    failed = ledger.mark_failed(two, "Label Studio is away")
-    assert (failed.served_name, failed.state, failed.error) == ("v1-r2", "failed", "Label Studio is away")
-    assert ledger.current_round(project) == ledger.round(project, 1)
-    assert ledger.last_round(project) == failed
-    assert [r.number for r in ledger.rounds(project)] == [2, 1]
-
-
-def test_a_round_that_would_hold_out_a_labelled_task_is_not_recorded(ledger: Ledger, studio: FakeLabelStudio) -> None:
-    project = known(ledger)
-    task = studio.create_task(1).id
-    studio.annotate(task, "cat")
-    full(ledger, project, studio)
-    with pytest.raises(ConflictError):
-        ledger.open_round(project, version=0, strategy="herding", seed=0, queries=[Query(task, 0, "holdout", 0.0, "")])
-    assert ledger.rounds(project) == []
-
-
-def test_the_rows_have_all_an_export_needs(ledger: Ledger, studio: FakeLabelStudio, clock: FakeClock) -> None:
-    project = known(ledger)
-    asked, other = studio.create_task(1, "/a.png"), studio.create_task(1, "/b.png")
-    full(ledger, project, studio)
-    queried_at = clock.advance(5)
-    ledger.open_round(
-        project,
-        version=3,
-        strategy="margin",
-        seed=11,
-        queries=[Query(asked.id, 0, "strategy", 0.9, "close", 0.55, ("dog",))],
-    )
-    annotation = studio.annotate(asked.id, "cat", annotator=5)
-    full(ledger, project, studio)
-    row, plain = ledger.rows(project)
-    assert row.task.image == "/a.png"
-    assert row.label is not None
-    assert (row.label.labels, row.label.annotation_id, row.label.annotators) == (("cat",), annotation.id, (5,))
-    assert (row.round, row.version, row.strategy, row.seed, row.queried_at) == (1, 3, "margin", 11, queried_at)
-    assert (row.rank, row.acquisition, row.confidence, row.prediction) == (0, 0.9, 0.55, ("dog",))
-    assert (plain.task.id, plain.label, plain.round, plain.prediction, plain.split) == (
-        other.id,
-        None,
-        None,
-        (),
-        "train",
-    )
 
 
 def test_any_name_survives_the_store(ledger: Ledger, studio: FakeLabelStudio) -> None:

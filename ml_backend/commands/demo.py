@@ -29,7 +29,7 @@ from ml_backend.labelstudio.connection import connect
 from ml_backend.labelstudio.embedded import EmbeddedLabelStudio, find_binary, free_port, is_free
 from ml_backend.services import Services, host_slug
 from ml_backend.settings import Settings
-from ml_backend.store.jobs import Job
+from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.supervisor import die_with_parent
 

@@ -15,9 +15,10 @@ from ml_backend.services import Services
 from ml_backend.serving import LoadedModel, predicted
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus
-from ml_backend.store.ledger import Ledger, PoolRows
+from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
+from ml_backend.store.views import PoolRows
 from ml_backend.strategies import select
 
 BY_HAND = "by_hand"

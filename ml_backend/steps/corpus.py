@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
-from ml_backend.store.ledger import PoolRows
+from ml_backend.store.views import PoolRows
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from ml_backend.learning.encoders import Encoder, build_encoder, load_encoder
 from ml_backend.services import Services
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.features import FeatureStore
-from ml_backend.store.ledger import PoolRows
 from ml_backend.store.projects import Project
+from ml_backend.store.views import PoolRows
 
 
 def encode_missing(
