@@ -7,7 +7,7 @@ TORCH_CPU_HASH := $(shell sed -n 's/^torch-cpu //p' requirements/hashes)
 
 .PHONY: demo test test-fast lint format lock setup setup-service clean
 
-demo: setup
+demo: setup-service .venv-label-studio/installed
 	$(BIN)/python scripts/demo.py $(ARGS)
 
 test: setup lint

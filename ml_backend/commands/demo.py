@@ -222,7 +222,7 @@ def _project(client: LabelStudio, data: Path, filenames: list[str], settings: Se
     """The demo's project with its images in it, connected; made once and found again."""
     known = next((p for p in client.projects() if p["title"] == TITLE), None)
     if known is None:
-        choices = "\n".join(f'    <Choice value="{name}"/>' for name in CLASSES)
+        choices = "\n".join(f'    <Choice value="{name}" hotkey="{name}"/>' for name in CLASSES)
         known = client.create_project(TITLE, LABEL_CONFIG.format(choices=choices))
     project_id = int(known["id"])
     client.add_local_folder(project_id, data / "images" / "digits")
