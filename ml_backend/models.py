@@ -13,6 +13,7 @@ from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.formats import Export, Format, export_model, load_bundle
 from ml_backend.learning.importing import LabelMatch, import_classifier, match_labels
+from ml_backend.learning.networks import Preprocessing
 from ml_backend.services import Services
 from ml_backend.steps import labels as labels_step
 from ml_backend.store.projects import Project
@@ -39,13 +40,15 @@ def start_from(
     model_type: str | None = None,
     class_names: Sequence[str] | None = None,
     n_classes: int | None = None,
+    input_size: int | None = None,
 ) -> tuple[Version, LabelMatch]:
     """Publish and promote a model from `path`, and train on its features from now on.
 
     path: a folder that `export model` wrote, or a state dict of `model_type` (torchvision or `timm:`), read without
-    running code. Raises InvalidInputError where file, model type and names do not fit; the message lists what differs.
+    running code. input_size: pixels a side it was trained on, where neither the file nor the model type's weights say so.
+    Raises InvalidInputError where file, model type and names do not fit; the message lists what differs.
     """
-    encoder, head, match = _read(project, services, path, model_type, class_names, n_classes)
+    encoder, head, match = _read(project, services, path, model_type, class_names, n_classes, input_size)
     meta = {
         "classes": list(head.classes),
         "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
@@ -73,6 +76,7 @@ def _read(
     model_type: str | None,
     class_names: Sequence[str] | None,
     n_classes: int | None,
+    input_size: int | None,
 ) -> tuple[Encoder, Head, LabelMatch]:
     labels, multiple = project.schema.labels, project.schema.multiple
     if not path.exists():
@@ -96,6 +100,7 @@ def _read(
         class_names=class_names,
         n_classes=n_classes,
         multilabel=multiple,
+        preprocessing=Preprocessing(resize=input_size, crop=input_size) if input_size else None,
         sample=images,
     )
     return imported.encoder, imported.head, imported.match

@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
 from ml_backend.errors import BackendError, ConfigError, InvalidInputError
@@ -290,6 +290,25 @@ def test_file_that_does_not_fit_what_was_said_of_it_is_refused(
     }
     with pytest.raises(InvalidInputError, match=said):
         import_classifier(classifier_file, **options)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "crop"),
+    [
+        ({"input": "64x64 RGB, ImageNet mean/std"}, 64),
+        ({"input": "64x32 RGB"}, 224),
+        ({"input": "RGB"}, 224),
+        ({"preprocessing": '{"resize": 40, "crop": 32}', "input": "64x64"}, 32),
+        ({}, 224),
+    ],
+)
+def test_size_of_the_pictures_is_what_the_file_says_else_the_model_types(
+    metadata: dict[str, str], crop: int, classifier_file: Path, digits: Digits, tmp_path: Path
+) -> None:
+    save_file(load_file(classifier_file), tmp_path / "said.safetensors", metadata)
+    labels = [f"digit {i}" for i in range(10)]
+    found = imported(tmp_path / "said.safetensors", digits, labels, preprocessing=None, sample=digits[0][:2])
+    assert found.encoder.preprocessing.crop == crop
 
 
 def test_weights_of_another_network_are_refused(digits: Digits, classifier_file: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ml_backend.commands.options import ENVIRONMENT, add_json, add_project, find_project, open_services
+from ml_backend.commands.options import ENVIRONMENT, add_json, add_project, find_project, open_services, positive
 from ml_backend.commands.output import Answer
 
 
@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model-type", metavar="NAME", help="what the file is a state dict of: resnet18, timm:...")
     parser.add_argument("--classes", metavar="A,B,C", help="the file's class names in its order, where it does not say")
     parser.add_argument("--n-classes", type=int, metavar="N", help="how many classes the file must have, to be sure")
+    parser.add_argument(
+        "--input-size", type=positive, metavar="N", help="pixels a side it was trained on, where the file does not say"
+    )
     add_json(parser)
 
 
@@ -30,14 +33,27 @@ def run(args: argparse.Namespace) -> int:
     from ml_backend.models import start_from  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
 
     services = open_services()
+    project = find_project(services, args)
     version, match = start_from(
-        find_project(services, args),
+        project,
         services,
         args.path,
         model_type=args.model_type,
         class_names=[name.strip() for name in args.classes.split(",")] if args.classes else None,
         n_classes=args.n_classes,
+        input_size=args.input_size,
     )
-    document = {"version": version.name, "matched": match.matched, "labels_without_class": match.labels_without_class}
-    Answer(as_json=args.json).result(document, f"{version.name} is served from now on. {match}.")
+    size = services.predictor.load(project, version.number).encoder.input_size
+    document = {
+        "version": version.name,
+        "matched": match.matched,
+        "labels_without_class": match.labels_without_class,
+        "input_size": size,
+    }
+    seen = (
+        f" Images are scaled to {size} pixels for it; trained at another size, it is nearly blind: --input-size."
+        if size
+        else ""
+    )
+    Answer(as_json=args.json).result(document, f"{version.name} is served from now on. {match}.{seen}")
     return 0

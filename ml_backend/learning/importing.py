@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ def import_classifier(
 
     labels: those of the label config; the head answers in these, in this order. class_names: of the file, in its
     order; left out, they are read from a safetensors file's metadata (`classes`), or are the labels, if as many.
-    n_classes: checked against the file, if given. sample: a few images of the project, to set the head's scale.
+    n_classes: checked against the file, if given. preprocessing: left out, it is what the file's metadata says
+    (`preprocessing` as JSON, or `input` such as "64x64 RGB"), else that of the model type's own weights. sample: a few images of the project, to set the head's scale.
     Raises InvalidInputError where file, model type and names do not fit together; the message lists what differs.
     """
     state = read_state_dict(path)
@@ -146,7 +148,10 @@ def _class_names(path: Path, given: Sequence[str] | None, labels: Sequence[str],
 
 
 def _stated_preprocessing(path: Path) -> Preprocessing | None:
-    stated: dict[str, Any] = json.loads(_metadata(path).get("preprocessing", "null")) or {}
+    metadata = _metadata(path)
+    stated: dict[str, Any] = json.loads(metadata.get("preprocessing", "null")) or {}
+    if not stated and (size := re.match(r"(\d+)\s*x\s*\1\b", metadata.get("input", ""))):
+        stated = {"resize": int(size[1]), "crop": int(size[1])}
     return Preprocessing.of(stated) if stated else None
 
 
