@@ -20,8 +20,8 @@ from tests.e2e.helpers import add_members, sign_up
 from tests.e2e.stack import Stack, running
 from tests.postgresql import cluster
 
-LOOK = 0.7
-"""Seconds a simulated annotator looks at an image: quicker than people are."""
+LOOK = 2.0
+"""Seconds a simulated annotator looks at an image: quick for a person, with room for a busy machine."""
 
 
 @pytest.fixture
