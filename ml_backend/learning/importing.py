@@ -68,7 +68,8 @@ def import_classifier(
     labels: those of the label config; the head answers in these, in this order. class_names: of the file, in its
     order; left out, they are read from a safetensors file's metadata (`classes`), or are the labels, if as many.
     n_classes: checked against the file, if given. preprocessing: left out, it is what the file's metadata says
-    (`preprocessing` as JSON, or `input` such as "64x64 RGB"), else that of the model type's own weights. sample: a few images of the project, to set the head's scale.
+    (`preprocessing` as JSON, or `input` such as "64x64 RGB"), else that of the model type's own weights.
+    sample: a few images of the project, to set the head's scale.
     Raises InvalidInputError where file, model type and names do not fit together; the message lists what differs.
     """
     state = read_state_dict(path)
