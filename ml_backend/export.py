@@ -46,6 +46,7 @@ class Tally:
     rows: int = 0
     labelled: int = 0
     waiting: int = 0
+    conflicts: int = 0
     unreadable: int = 0
     formulas: int = 0
     names: array[int] = field(default_factory=lambda: array("q"))  # a hash a row: eight bytes, whatever the name
@@ -63,11 +64,15 @@ class Tally:
         _, counts = np.unique(np.frombuffer(self.names, dtype=np.int64), return_counts=True) if self.names else (0, [0])
         return int(np.sum(np.where(np.asarray(counts) > 1, counts, 0)))
 
-    def warnings(self, *, included: bool, spreadsheet: bool, long: bool, quarantined: int) -> list[str]:
-        """Sentences, each with what to do; empty when there is nothing to say."""
+    def warnings(self, *, spreadsheet: bool, long: bool, quarantined: int) -> list[str]:
+        """What is wrong with what is exported, in sentences with what to do; tasks that wait for a label are not wrong."""
         found = []
-        if self.waiting and not included:
-            found.append(f"{self.waiting} tasks were asked for and have no label yet; --include-unlabelled lists them.")
+        if self.conflicts:
+            tasks, are = ("task has", "is") if self.conflicts == 1 else ("tasks have", "are")
+            found.append(
+                f"{self.conflicts} {tasks} annotations that differ; `conflict` in the file says which {are} meant, and "
+                "ML_BACKEND_CONFLICTS decides what counts."
+            )
         if quarantined:
             found.append(
                 f"{quarantined} annotations are left out: their labels do not fit the label config. Put the labels back "
@@ -101,6 +106,7 @@ def export_rows(
     """
     tally = Tally() if tally is None else tally
     for row in rows:
+        tally.conflicts += row.conflict
         if row.label is None:
             waiting = row.round is not None
             tally.waiting += waiting

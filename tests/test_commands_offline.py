@@ -112,6 +112,28 @@ def test_strict_writes_nothing_where_there_is_a_warning(capsys: pytest.CaptureFi
 
 
 @pytest.mark.usefixtures("project")
+def test_strict_says_nothing_on_standard_output_either(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", "labels", "--offline", "--strict", "--out", "-"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_strict_is_content_with_a_queue_that_waits_for_labels(
+    services: Services, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    project = services.register(HOST, 1, config(), created=1)
+    known(services, project, {1: "cat", 3: "dog/wolf"})
+    queries = [Query(4, 0, "strategy", 0.5, ""), Query(5, 1, "strategy", 0.4, "")]
+    services.ledger.open_round(project, version=0, strategy="margin", seed=3, queries=queries)
+    assert cli.main(["export", "labels", "--offline", "--strict"]) == 0
+    said = capsys.readouterr()
+    assert said.out == (
+        "2 rows written to labels.csv. 2 tasks asked for and not labelled yet: --include-unlabelled lists them.\n"
+    )
+    assert said.err == ""
+    assert len(read(tmp_path / "labels.csv")) == 2
+
+
+@pytest.mark.usefixtures("project")
 def test_standard_output_holds_the_table_and_nothing_else(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert cli.main(["export", "labels", "--offline", "--minimal", "--out", "-"]) == 0
     assert capfdbinary.readouterr().out == b"filename,label\r\nsame.png,cat\r\nsame.png,cat\r\n3.png,dog/wolf\r\n"

@@ -32,7 +32,12 @@ def row(task_id: int, *names: str, labels: tuple[str, ...] | None = ("cat",), **
     if labels is not None:
         label = Label(task_id, labels, task_id + 100, (1, 2), 0.5, conflict=True, ground_truth=False, labelled_at=NOW)
     task = Task(task_id, f"/data/local-files/?d=a/{task_id}.png", {"filename": name, "path": f"sub/{name}"})
-    given: dict[str, Any] = {"split": "train", "content_hash": "c" * 64, "image_error": None, "conflict": True} | kwargs
+    given: dict[str, Any] = {
+        "split": "train",
+        "content_hash": "c" * 64,
+        "image_error": None,
+        "conflict": False,
+    } | kwargs
     return LedgerRow(task=task, label=label, **given)
 
 
@@ -82,16 +87,16 @@ def test_numbers_and_harmless_text_stay_as_they_are(value: object) -> None:
 def test_exporting_formulas_is_warned_of_unless_they_are_made_harmless() -> None:
     tally = Tally()
     list(export_rows([row(1, "=1+1.png"), row(2)], tally=tally))
-    said = tally.warnings(included=False, spreadsheet=False, long=False, quarantined=0)
+    said = tally.warnings(spreadsheet=False, long=False, quarantined=0)
     assert len(said) == 1
     assert said[0].startswith("1 rows begin with")
-    assert tally.warnings(included=False, spreadsheet=True, long=False, quarantined=0) == []
+    assert tally.warnings(spreadsheet=True, long=False, quarantined=0) == []
 
 
 def test_a_row_tells_everything_of_the_query_and_the_label() -> None:
     asked: dict[str, Any] = {"round": 3, "strategy": "margin", "seed": 7, "version": 2, "arm": "strategy", "rank": 4, "acquisition": 0.9,
              "reason": "between cat and dog", "confidence": 0.55, "prediction": ("dog",), "queried_at": NOW}  # fmt: skip
-    (told,) = export_rows([row(1, split="holdout", **asked)])
+    (told,) = export_rows([row(1, split="holdout", conflict=True, **asked)])
     assert list(told) == list(COLUMNS)
     assert told["split"] == "held-out"
     assert (told["model_version"], told["prediction"], told["rank"], told["seed"]) == ("v2", "dog", 4, 7)
@@ -113,11 +118,12 @@ def test_labels_that_could_not_be_taken_apart_again_are_refused() -> None:
     assert [r["label"] for r in export_rows([row(1, labels=("a|b",))])] == ["a|b"]
 
 
-def test_queried_tasks_without_a_label_are_counted_and_listed_when_asked_for() -> None:
+def test_queried_tasks_without_a_label_are_counted_and_no_warning() -> None:
     rows = [row(1), row(2, labels=None, round=1), row(3, labels=None)]
     tally = Tally()
     assert [r["task_id"] for r in export_rows(rows, tally=tally)] == [1]
-    assert "--include-unlabelled" in tally.warnings(included=False, spreadsheet=False, long=False, quarantined=0)[0]
+    assert tally.waiting == 1
+    assert tally.warnings(spreadsheet=False, long=False, quarantined=0) == []
     included = list(export_rows(rows, include_unlabelled=True))
     assert [(r["task_id"], r["label"]) for r in included] == [(1, "cat"), (2, None)]
 
@@ -125,10 +131,17 @@ def test_queried_tasks_without_a_label_are_counted_and_listed_when_asked_for() -
 def test_unreadable_images_doubled_names_and_quarantine_are_warned_of() -> None:
     tally = Tally()
     list(export_rows([row(1, "same.png"), row(2, "same.png", image_error="gone")], tally=tally))
-    said = " ".join(tally.warnings(included=False, spreadsheet=False, long=False, quarantined=4))
+    said = " ".join(tally.warnings(spreadsheet=False, long=False, quarantined=4))
     assert "4 annotations are left out" in said
     assert "1 of the exported images cannot be read" in said
     assert "2 rows share their filename" in said
+
+
+def test_annotators_who_differ_are_warned_of_whether_their_task_is_exported_or_not() -> None:
+    tally = Tally()
+    list(export_rows([row(1, conflict=True), row(2, labels=None, conflict=True), row(3)], tally=tally))
+    (said,) = tally.warnings(spreadsheet=False, long=False, quarantined=0)
+    assert said.startswith("2 tasks have annotations that differ")
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -11,18 +11,22 @@ A file is there whole or not at all. Reads Label Studio's latest labels first; -
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from ml_backend.commands.options import add_json, add_project, find_project, open_services
 from ml_backend.commands.output import Answer, bar, counted
 from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.tabular import FORMATS, Format, Write, form_of, open_table, text_writer
+from ml_backend.wording import amount
 
 if TYPE_CHECKING:
+    from ml_backend.export import Tally
     from ml_backend.services import Services
     from ml_backend.store.projects import Project
     from ml_backend.store.versions import Version
@@ -60,7 +64,9 @@ def add_labels_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put an apostrophe before CSV cells that a spreadsheet would run as a formula (= + - @)",
     )
-    parser.add_argument("--strict", action="store_true", help="write nothing if there is anything to warn of")
+    parser.add_argument(
+        "--strict", action="store_true", help="write nothing if anything is wrong with what would be exported"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,16 +97,11 @@ def run_labels(args: argparse.Namespace) -> int:
     with _written(args, columns, spreadsheet=args.spreadsheet) as write:
         for row in counted(rows, "labels", counts.labelled):
             write(row)
-        warnings = tally.warnings(
-            included=args.include_unlabelled,
-            spreadsheet=args.spreadsheet,
-            long=args.long,
-            quarantined=counts.quarantined,
-        )
+        warnings = tally.warnings(spreadsheet=args.spreadsheet, long=args.long, quarantined=counts.quarantined)
+        if warnings and args.strict:
+            raise InvalidInputError(f"Nothing was written (--strict): {' '.join(warnings)}")
         for warning in warnings:
             answer.warn(warning)
-        if warnings and args.strict:
-            raise InvalidInputError("Nothing was written: --strict, and there are warnings.")
     report = {
         "file": str(args.out),
         "rows": tally.rows,
@@ -109,7 +110,18 @@ def run_labels(args: argparse.Namespace) -> int:
         "conflicts": counts.conflicts,
         "warnings": warnings,
     }
-    return _told(args, answer, report, f"{tally.rows} rows written to {args.out}, {tally.labelled} of them labelled.")
+    return _told(
+        args, answer, report, f"{amount(tally.rows, 'row')} written to {args.out}. {_waiting(tally, args)}".strip()
+    )
+
+
+def _waiting(tally: Tally, args: argparse.Namespace) -> str:
+    """What was asked for and has no label yet, which is how a project looks while people label it."""
+    if not tally.waiting:
+        return ""
+    if args.include_unlabelled:
+        return f"{tally.waiting} of them were asked for and have no label yet."
+    return f"{amount(tally.waiting, 'task')} asked for and not labelled yet: --include-unlabelled lists them."
 
 
 def _run_rounds(args: argparse.Namespace) -> int:
@@ -255,7 +267,15 @@ def _written(args: argparse.Namespace, columns: Mapping[str, type], *, spreadshe
     if args.json:
         raise InvalidInputError("--json answers on standard output: name a file with --out.")
     sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
-    yield text_writer(sys.stdout, list(columns), form, spreadsheet=spreadsheet)
+    if not getattr(args, "strict", False):
+        yield text_writer(sys.stdout, list(columns), form, spreadsheet=spreadsheet)
+        return
+    with TemporaryFile(
+        "w+", encoding="utf-8", newline=""
+    ) as held:  # nothing is said before all of it is known to be right
+        yield text_writer(held, list(columns), form, spreadsheet=spreadsheet)
+        held.seek(0)
+        shutil.copyfileobj(held, sys.stdout)
 
 
 def _told(args: argparse.Namespace, answer: Answer, document: dict[str, Any], text: str) -> int:

@@ -20,6 +20,8 @@ makes Submit take 1.2 times as long with 600 tasks, 1.3 times with 20,000. The A
 TASK_EVENTS = ("TASKS_CREATED", "TASKS_DELETED", "PROJECT_UPDATED")
 """Sent with their payload: which tasks are gone, no listing shows. PROJECT_UPDATED also follows our own pushes."""
 BACKEND_ADDRESS, WEBHOOK_ADDRESS = "backend address", "webhook address"
+SAMPLING_PAGE = "Settings, General, Task Sampling"
+"""Where Label Studio shows the sampling. Its Community edition lets nobody choose uncertainty there; its API does."""
 WORKING = frozenset({"CO", "TR", "PR"})  # states of a backend: connected, training, predicting
 
 
@@ -150,15 +152,18 @@ def _backend(backends: list[Json], backend_url: str) -> Finding:
 
 
 def _webhook(ours: list[Json], wanted: tuple[Hook, ...], access: Access | None) -> Finding:
+    """Both webhooks in one finding: one repair sets both right, and whoever reads of one alone looks for one alone."""
+    wrong = []
     for hook in wanted:
         found = matching(hook, ours)
         if not found:
-            message = f"The webhook of {hook.kind} is missing, so labels are seen late: connect again."
-            return Finding("webhook", ok=False, message=message)
-        if faults := webhook_faults(found[0], hook, access):
-            message = f"The webhook of {hook.kind} is not right: it {', '.join(faults)}. Connect again."
-            return Finding("webhook", ok=False, message=message)
-    return Finding("webhook", ok=True, message=f"Label Studio sends its events to {wanted[0].url}.")
+            wrong.append(f"The webhook of {hook.kind} is missing, so changes of {hook.kind} are seen late.")
+        elif faults := webhook_faults(found[0], hook, access):
+            wrong.append(f"The webhook of {hook.kind} ({hook.url}) is not right: it {', '.join(faults)}.")
+    if wrong:
+        return Finding("webhook", ok=False, message=f"{' '.join(wrong)} Connect again.")
+    kinds = " and ".join(hook.kind for hook in wanted)
+    return Finding("webhook", ok=True, message=f"Label Studio sends its events about {kinds} to {wanted[0].url}.")
 
 
 def webhook_faults(found: Json, hook: Hook, access: Access | None) -> list[str]:
@@ -188,7 +193,7 @@ def _serving(project: Json, versions: Mapping[str, int], titles: Collection[str]
             "sampling",
             sampled,
             f"Tasks are served by {sampling!r}"
-            + ("." if sampled else f': set Settings, Annotation, Task sampling to "{UNCERTAINTY}".'),
+            + ("." if sampled else f", not by {UNCERTAINTY!r}, which {SAMPLING_PAGE} does not offer: connect again."),
         )
     ]
     if version and not versions.get(version):

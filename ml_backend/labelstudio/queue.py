@@ -132,8 +132,8 @@ def verify(client: LabelStudio, project_id: int, version: str, task_ids: Sequenc
         )
     if project["sampling"] != UNCERTAINTY:
         raise LabelStudioError(
-            f'Label Studio orders tasks by {project["sampling"]!r}: set Settings, Annotation, Task sampling to "Uncertainty '
-            'sampling", or push the queue again.'
+            f"Label Studio orders tasks by {project['sampling']!r}: somebody changed Settings, General, Task Sampling, which "
+            f"does not offer {UNCERTAINTY!r} itself; push the queue again."
         )
     served = _in_order(client, project_id, version)
     due = [task_id for task_id in task_ids if task_id in set(served)]

@@ -125,6 +125,16 @@ def test_a_broken_webhook_is_told_and_repaired(
     assert len(client.webhooks(project_id)) == 2
 
 
+def test_every_webhook_that_is_off_is_named(client: LabelStudio, new_project: NewProject, guarded: FakeBackend) -> None:
+    project_id = new_project()
+    for hook_id in connect(client, project_id, guarded.url, access=ACCESS).webhook_ids:
+        client.update_webhook(hook_id, is_active=False)
+    told = faults(check(client, project_id, guarded.url, access=ACCESS))["webhook"]
+    assert told.count("is switched off") == 2
+    assert "webhook of tasks" in told
+    assert "webhook of labels" in told
+
+
 def test_a_service_that_moved_takes_its_backend_and_webhook_along(
     client: LabelStudio, new_project: NewProject, backend: FakeBackend
 ) -> None:

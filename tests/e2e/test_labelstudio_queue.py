@@ -217,7 +217,7 @@ def test_verify_says_what_is_served_instead(client: LabelStudio, cats: tuple[int
     with pytest.raises(LabelStudioError, match=f"serves no such task of the batch: {ids[3]}"):
         verify(client, project_id, "v1-r1", ids)
     client.update_project(project_id, sampling="Sequential sampling")
-    with pytest.raises(LabelStudioError, match="Task sampling"):
+    with pytest.raises(LabelStudioError, match="Settings, General, Task Sampling"):
         verify(client, project_id, "v1-r1", ids)
     with pytest.raises(LabelStudioError, match="'v1-r1' instead of 'v1-r2'"):
         verify(client, project_id, "v1-r2", ids)
