@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ml_backend.errors import ConflictError, NotFoundError
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import parse_label_config
 from ml_backend.labelstudio.media import ImageReader
-from ml_backend.learning.encoders import Encoder
 from ml_backend.records import ProjectKey
 from ml_backend.serving import Predictor
 from ml_backend.settings import Settings
@@ -25,6 +25,11 @@ from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.versions import Versions
+
+if TYPE_CHECKING:
+    from ml_backend.learning.encoders import (
+        Encoder,  # torch takes seconds to import, which `sync status` has no use for
+    )
 
 VOTES: dict[str, Vote] = {"majority": "majority", "latest": "most_recent", "exclude": "unanimous"}
 """ML_BACKEND_CONFLICTS in the words of the consensus rule."""

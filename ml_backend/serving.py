@@ -1,4 +1,7 @@
-"""Predictions: the current version in memory, swapped as a whole; unseen images are encoded once and kept."""
+"""Predictions: the current version in memory, swapped as a whole; unseen images are encoded once and kept.
+
+torch is imported with the first model, so that what only asks the store answers at once.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.encoding import encode_tasks, no_image
 from ml_backend.labelstudio.config import prediction_result, task_from_json
-from ml_backend.learning.classifier import Head
-from ml_backend.learning.encoders import Encoder, load_encoder
 from ml_backend.records import Prediction, Task
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 
 if TYPE_CHECKING:
+    from ml_backend.learning.classifier import Head
+    from ml_backend.learning.encoders import Encoder
     from ml_backend.services import Services
 
 UNTRAINED = 1.5
@@ -85,6 +87,9 @@ class Predictor:
         return loaded
 
     def load(self, project: Project, number: int) -> LoadedModel:
+        from ml_backend.learning.classifier import Head  # noqa: PLC0415 - torch
+        from ml_backend.learning.encoders import load_encoder  # noqa: PLC0415 - torch
+
         versions = self.services.versions
         folder = versions.folder(versions.version(project, number))
         return LoadedModel(number, load_encoder(folder), Head.load(folder))
@@ -121,6 +126,8 @@ class Predictor:
 
     def _beliefs(self, project: Project, tasks: Sequence[Task]) -> list[Prediction | None]:
         """What the current version says of each task; None where there is no version yet."""
+        from ml_backend.encoding import no_image  # noqa: PLC0415 - torch
+
         model = self.current(project)
         if model is None:
             return [None if t.image else Prediction((), 0.0, error=no_image(project, t)) for t in tasks]
@@ -144,6 +151,8 @@ class Predictor:
         missing = [task for task in tasks if task.id not in stored]
         if not missing:
             return stored, {}
+        from ml_backend.encoding import encode_tasks  # noqa: PLC0415 - torch
+
         new = encode_tasks(project, self.services, encoder, missing)
         return stored | new.hashes, new.errors
 

@@ -9,10 +9,11 @@ PACKAGE = Path(__file__).parent.parent / "ml_backend"
 ROOMS = {
     "errors": set[str](),
     "records": set[str](),
-    "settings": {"errors"},
-    "labelstudio": {"errors", "records"},
-    "store": {"errors", "records"},
-    "learning": {"errors", "records"},
+    "wording": set[str](),
+    "settings": {"errors", "wording"},
+    "labelstudio": {"errors", "records", "wording"},
+    "store": {"errors", "records", "wording"},
+    "learning": {"errors", "records", "wording"},
     "strategies": {"errors", "records"},
 }
 """What each room may import, besides itself. Modules not listed stand above the rooms."""

@@ -4,6 +4,8 @@ import base64
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,6 +92,12 @@ def test_status_is_told_without_label_studio(capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr().out
     assert "labelled   3 of 5" in said
     assert "accuracy   not measured yet" in said
+
+
+@pytest.mark.usefixtures("project")
+def test_status_does_not_wait_for_torch() -> None:
+    code = "import sys; from ml_backend import cli; cli.main(['sync', 'status']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
 
 @pytest.mark.usefixtures("project")

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio.client import BULK_TIMEOUT_S, LabelStudio
 from ml_backend.labelstudio.transport import unavailable
+from ml_backend.wording import shortened
 
 TITLE = "Images"
 _ROOT = re.compile(r'LOCAL_FILES_DOCUMENT_ROOT="([^"]+)"')
@@ -121,9 +122,9 @@ def uploads(client: LabelStudio, project_id: int) -> dict[str, str]:
 
 def _reason(body: Any) -> str:
     if not isinstance(body, dict):
-        return str(body)[:500]
+        return shortened(str(body))
     errors = body.get("validation_errors")
     if isinstance(errors, dict):
         texts = [" ".join(value) if isinstance(value, list) else str(value) for value in errors.values()]
-        return "; ".join(texts)[:500]
-    return str(errors or body.get("detail") or body)[:500]
+        return shortened("; ".join(texts))
+    return shortened(str(errors or body.get("detail") or body))

@@ -25,6 +25,7 @@ from urllib3.response import HTTPResponse
 from urllib3.util.retry import Retry
 
 from ml_backend.errors import ConfigError, LabelStudioError, LabelStudioUnavailableError, NotFoundError
+from ml_backend.wording import shortened
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
 TRY_AGAIN = (429, 502, 503, 504)
@@ -260,12 +261,12 @@ def detail_of(answer: requests.Response) -> str:
     except ValueError:
         return f"status {answer.status_code}"
     if not isinstance(body, dict):
-        return str(body)[:500]
+        return shortened(str(body))
     errors = body.get("validation_errors")
     if isinstance(errors, dict):
         texts = [f"{'' if key == 'non_field_errors' else key + ': '}{_flat(value)}" for key, value in errors.items()]
-        return "; ".join(texts)[:500]
-    return str(errors or body.get("detail") or body)[:500]
+        return shortened("; ".join(texts))
+    return shortened(str(errors or body.get("detail") or body))
 
 
 def _flat(value: Any) -> str:

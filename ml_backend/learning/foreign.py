@@ -23,6 +23,7 @@ from torch import nn
 
 from ml_backend.errors import ConfigError
 from ml_backend.learning.networks import Preprocessing
+from ml_backend.wording import shortened
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.floating[Any]]]
 SUFFIXES = (".pt2", ".onnx", ".torchscript", ".ts")
@@ -147,7 +148,7 @@ def open_file_encoder(path: Path) -> FileEncoder:
     except ConfigError:
         raise
     except Exception as error:  # torch's loaders fail in whichever way the file is broken
-        raise ConfigError(f"The encoder file {path.name} cannot be used ({str(error)[:300]}).") from error
+        raise ConfigError(f"The encoder file {path.name} cannot be used ({shortened(str(error), 300)}).") from error
 
 
 def _open(path: Path) -> Run:
@@ -178,7 +179,9 @@ def _open_onnx(path: Path) -> Run:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ConfigError(f"{path.name} is not an ONNX model that can be run ({str(error)[:300]}).") from error
+        raise ConfigError(
+            f"{path.name} is not an ONNX model that can be run ({shortened(str(error), 300)})."
+        ) from error
     name = session.get_inputs()[0].name
     return lambda pixels: np.asarray(session.run(None, {name: pixels})[0])
 
