@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,16 +14,21 @@ from PIL import Image
 
 from ml_backend.errors import ImageError
 from ml_backend.learning.encoders import Encoder
-from ml_backend.learning.images import decode
+from ml_backend.learning.images import content_hash, decode
 from ml_backend.learning.pipeline import encode_all
+from ml_backend.names import Unreadable, printable
 from ml_backend.records import Task
 from ml_backend.store.projects import Project
 
 if TYPE_CHECKING:
     from ml_backend.services import Services
 
+logger = logging.getLogger(__name__)
+
 CHUNK = 4_096
 """Tasks whose hashes are noted at once: so many images are read again, but not encoded again, after a kill."""
+LOGGED = 20
+"""Newly unreadable images with a line each in the log, of one chunk."""
 READERS = 8
 SPARE = 16
 """Images sampled beyond those needed, in place of unreadable ones."""
@@ -57,7 +63,7 @@ def encode_tasks(
 
         part = _encode_chunk(project, services, encoder, chunk, told)
         services.ledger.set_content_hash(project, part.hashes)
-        services.ledger.set_image_errors(project, part.errors)
+        _note_errors(project, services, chunk, part.errors)
         everything.hashes |= part.hashes
         everything.errors |= part.errors
     return everything
@@ -110,6 +116,48 @@ def _encode_chunk(
         raise away
     part.errors = {task.id: str(error) for task, error in result.failed.items()}
     return part
+
+
+def look_at(project: Project, services: Services, tasks: Sequence[Task]) -> dict[int, str]:
+    """Read and decode images that nobody has read yet, without encoding them; notes their hashes and faults.
+
+    Returns why those that cannot be read cannot. Raises LabelStudioUnavailableError to try again later.
+    """
+    hashes: dict[int, str] = {}
+    errors: dict[int, str] = {}
+    with ThreadPoolExecutor(READERS) as readers:
+        for task, digest, error in readers.map(lambda task: _decoded(project, services, task), tasks):
+            if error is None:
+                hashes[task.id] = digest
+            else:
+                errors[task.id] = error
+    services.ledger.set_content_hash(project, hashes)
+    _note_errors(project, services, tasks, errors)
+    return errors
+
+
+def _decoded(project: Project, services: Services, task: Task) -> tuple[Task, str, str | None]:
+    """Content hash of an image that can be decoded, or the reason why it cannot."""
+    try:
+        data = read_image(project, services, task)
+        decode(data, 1)
+    except ImageError as error:
+        return task, "", str(error)
+    return task, content_hash(data), None
+
+
+def _note_errors(project: Project, services: Services, tasks: Iterable[Task], errors: Mapping[int, str]) -> None:
+    """Keep why images cannot be read, and log those that were not known to be so."""
+    if not errors:
+        return
+    before = services.ledger.image_errors(project)
+    services.ledger.set_image_errors(project, errors)
+    new = [Unreadable(task, errors[task.id]) for task in tasks if task.id in errors and task.id not in before]
+    for image in new[:LOGGED]:
+        logger.warning("%s: %s cannot be read: %s", project.key, image.name, printable(image.reason))
+    if len(new) > LOGGED:
+        rest = "%s: %d more images cannot be read; GET /projects/%d/unreadable-images names them."
+        logger.warning(rest, project.key, len(new) - LOGGED, project.id)
 
 
 def no_image(project: Project, task: Task) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
 from ml_backend.errors import InvalidInputError
-from ml_backend.records import Label, Task
+from ml_backend.names import SHOWN, Unreadable, address_path, and_more, task_filename
+from ml_backend.records import Label
 from ml_backend.store.views import LedgerRow
 from ml_backend.tabular import FORMATS, open_table, runs_in_a_spreadsheet
 
@@ -33,8 +32,6 @@ __all__ = [
     "Tally",
     "export_rows",
     "filename",
-    "names_of_tasks",
-    "task_filename",
     "write_csv",
 ]
 
@@ -50,11 +47,18 @@ class Tally:
     unreadable: int = 0
     formulas: int = 0
     names: array[int] = field(default_factory=lambda: array("q"))  # a hash a row: eight bytes, whatever the name
+    named: list[Unreadable] = field(default_factory=list)
+
+    def look(self, row: LedgerRow) -> None:
+        """Count a task whose image cannot be read, once however many rows it gets; the first are named."""
+        if row.image_error is not None:
+            self.unreadable += 1
+            if len(self.named) < SHOWN:
+                self.named.append(Unreadable(row.task, row.image_error))
 
     def see(self, row: LedgerRow, written: Mapping[str, Any]) -> None:
         self.rows += 1
         self.labelled += row.label is not None
-        self.unreadable += row.image_error is not None
         self.formulas += any(runs_in_a_spreadsheet(written[name]) for name in ("filename", "label", "path", "image"))
         self.names.append(hash(written["filename"]))
 
@@ -79,7 +83,9 @@ class Tally:
                 "into it, or annotate these tasks again."
             )
         if self.unreadable:
-            found.append(f"{self.unreadable} of the exported images cannot be read; `sync status` counts them.")
+            images = "1 image is" if self.unreadable == 1 else f"{self.unreadable} images are"
+            named = and_more(self.named, self.unreadable)
+            found.append(f"{images} in this table, and cannot be read: {named}. The labels are exported all the same.")
         if not long and self.same_names:
             found.append(
                 f"{self.same_names} rows share their filename with another; `path` or `task_id` tells them apart."
@@ -112,6 +118,7 @@ def export_rows(
             tally.waiting += waiting
             if not (waiting and include_unlabelled):
                 continue
+        tally.look(row)
         for labels in _cells(row.label, separator, long=long):
             written = _written(row, labels, separator)
             tally.see(row, written)
@@ -120,31 +127,6 @@ def export_rows(
 
 def filename(row: LedgerRow) -> str:
     return task_filename(row.task)
-
-
-def task_filename(task: Task) -> str:
-    """Return the image's own name: `filename` of the task data where the importer kept it, else from the address."""
-    kept = task.data.get("filename")
-    return kept if isinstance(kept, str) and kept else PurePosixPath(address_path(task.image or "")).name
-
-
-def address_path(image: str) -> str:
-    """Return the path within an image's address: below the document root, the bucket or the host."""
-    parts = urlsplit(image)
-    local = parse_qs(parts.query).get("d")
-    return local[0] if local else unquote(parts.path)
-
-
-def names_of_tasks(tasks: Iterable[Task]) -> dict[str, list[int]]:
-    """Every name a task goes by -> the ids of the tasks: filename, relative path, content hash, the image's address."""
-    known: dict[str, list[int]] = defaultdict(list)
-    for task in tasks:
-        data, path = task.data, address_path(task.image or "")
-        names = {data.get("filename"), data.get("path"), data.get("sha256"), task.image, path, PurePosixPath(path).name}
-        for name in names:
-            if isinstance(name, str) and name:
-                known[name].append(task.id)
-    return known
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> int:

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ml_backend.errors import InvalidInputError
-from ml_backend.export import names_of_tasks
 from ml_backend.importing import IMPORTED, LabelsAs, chosen, complain
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, prediction_result
+from ml_backend.names import names_of_tasks
 from ml_backend.records import Annotation, LabelSchema, Task
 
 WRITERS = 4

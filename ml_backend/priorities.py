@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from ml_backend.encoding import look_at
 from ml_backend.errors import InvalidInputError, NothingToAskError
-from ml_backend.export import names_of_tasks
+from ml_backend.names import SHOWN, and_more, called, names_of_tasks, printable
 from ml_backend.records import Query
 from ml_backend.runner import Tell, silent
 from ml_backend.services import Services
 from ml_backend.serving import predicted
 from ml_backend.steps import labels, queue
 from ml_backend.steps.batch import BY_HAND, build_pool, picks
-from ml_backend.steps.features import encode_missing
+from ml_backend.steps.features import encode_missing, places
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.views import PoolRows
@@ -86,23 +87,19 @@ def query(project: Project, services: Services, wish: Wish, tell: Tell = silent)
 def by_hand(project: Project, services: Services, wanted: Mapping[int, float]) -> Batch:
     """Put a person's own list in order: the highest priority first, ties as given. `wanted`: task id -> priority.
 
-    Tasks that are answered already or do not exist are skipped and named. Raises NothingToAskError where none is left.
+    Tasks that are answered already, do not exist or have an image that cannot be read are skipped and named; images that
+    nobody has read yet are read now. Raises NothingToAskError where none is left.
     """
     rows = services.ledger.pool(project)
-    at = {int(task): row for row, task in enumerate(rows.ids)}
-    skipped: dict[int, str] = {}
-    chosen: list[tuple[int, float]] = []
-    for task, priority in sorted(wanted.items(), key=lambda item: -item[1]):
-        if task not in at:
-            skipped[task] = "not in this project"
-        elif rows.answered[at[task]]:
-            skipped[task] = "labelled already"
-        else:
-            chosen.append((task, priority))
+    unread = rows.ids[(rows.hashes == b"") & ~rows.failed & ~rows.answered & np.isin(rows.ids, list(wanted))]
+    if len(unread):
+        look_at(project, services, list(services.ledger.tasks(project, unread.tolist())))
+        rows = services.ledger.pool(project)
+    skipped = _left_out(rows, wanted, services.ledger.image_errors(project))
+    ordered = sorted(wanted.items(), key=lambda item: -item[1])
+    chosen = [(task, priority) for task, priority in ordered if task not in skipped]
     if not chosen:
-        raise NothingToAskError(
-            "None of these tasks waits for a label: all are labelled already, or not in this project."
-        )
+        raise NothingToAskError(_nothing_left(project, services, skipped))
     held_out = {int(task) for task in rows.ids[rows.holdout]}
     queries = [
         Query(task, rank, "holdout" if task in held_out else "strategy", priority, "asked for by hand")
@@ -110,6 +107,27 @@ def by_hand(project: Project, services: Services, wanted: Mapping[int, float]) -
     ]
     current = services.versions.current(project)
     return Batch(_with_beliefs(project, services, queries, rows), MANUAL, 0, current.number if current else 0, skipped)
+
+
+def _left_out(rows: PoolRows, wanted: Iterable[int], errors: Mapping[int, str]) -> dict[int, str]:
+    """Which of these tasks cannot be asked for, and why."""
+    at = {int(task): row for row, task in enumerate(rows.ids)}
+    skipped: dict[int, str] = {}
+    for task in wanted:
+        if task not in at:
+            skipped[task] = "not in this project"
+        elif rows.answered[at[task]]:
+            skipped[task] = "labelled already"
+        elif rows.failed[at[task]]:
+            skipped[task] = f"its image cannot be read: {errors.get(task, 'for an unknown reason')}"
+    return skipped
+
+
+def _nothing_left(project: Project, services: Services, skipped: Mapping[int, str]) -> str:
+    shown = list(skipped)[:SHOWN]
+    names = {task.id: called(task) for task in services.ledger.tasks(project, shown)}
+    reasons = [f"{names.get(task, f'task {task}')}: {printable(skipped[task]).rstrip('.')}" for task in shown]
+    return f"None of these tasks can be asked for: {and_more(reasons, len(skipped))}."
 
 
 def push(project: Project, services: Services, batch: Batch) -> Round:
@@ -184,8 +202,8 @@ def _with_beliefs(project: Project, services: Services, queries: Sequence[Query]
     model = services.predictor.current(project)
     if model is None:
         return list(queries)
-    hashes = rows.hashes[np.searchsorted(rows.ids, [q.task_id for q in queries])].astype(str).tolist()
-    at = services.features.rows(model.encoder.id, hashes)
+    hashes = rows.hashes[np.searchsorted(rows.ids, [q.task_id for q in queries])]
+    at = places(services.features, model.encoder, hashes)
     known = [i for i, q in enumerate(queries) if at[i] >= 0 and q.arm != "holdout"]
     told = list(queries)
     if known:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_backend.errors import ConflictError, InvalidInputError
-from ml_backend.export import COLUMNS, MINIMAL, Tally, export_rows, names_of_tasks, task_filename, write_csv
+from ml_backend.export import COLUMNS, MINIMAL, Tally, export_rows, write_csv
+from ml_backend.names import names_of_tasks, task_filename
 from ml_backend.records import Label, Task
 from ml_backend.store.views import LedgerRow
 from ml_backend.tabular import form_of, guarded, open_table, read_csv, runs_in_a_spreadsheet, unguarded
@@ -133,7 +134,7 @@ def test_unreadable_images_doubled_names_and_quarantine_are_warned_of() -> None:
     list(export_rows([row(1, "same.png"), row(2, "same.png", image_error="gone")], tally=tally))
     said = " ".join(tally.warnings(spreadsheet=False, long=False, quarantined=4))
     assert "4 annotations are left out" in said
-    assert "1 of the exported images cannot be read" in said
+    assert "1 image is in this table, and cannot be read: same.png (task 2): gone." in said
     assert "2 rows share their filename" in said
 
 

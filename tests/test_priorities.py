@@ -1,17 +1,25 @@
 """A person's own queue: which tasks are meant, in which order, and how long it stays."""
 
+import io
+import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from ml_backend.encoding import LOGGED, look_at
 from ml_backend.errors import InvalidInputError, NothingToAskError
+from ml_backend.learning.training import train_head
 from ml_backend.priorities import MANUAL, Batch, by_hand, priorities_from_csv, resolve
 from ml_backend.records import Annotation, Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.steps.batch import BY_HAND, choose
+from ml_backend.steps.features import encode_missing
 from ml_backend.store.projects import Project
 
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -19,9 +27,31 @@ CONFIG = """<View><Image name="image" value="$image"/>
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+def png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(shade).integers(0, 255, (24, 24), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Files:
+    """An image a task, in memory; those of `cut` end too early."""
+
+    def __init__(self, *cut: int) -> None:
+        self.cut = cut
+
+    def read(self, task: Task) -> bytes:
+        return png(task.id)[: 60 if task.id in self.cut else None]
+
+
+def serve(services: Services, *cut: int) -> None:
+    services._readers["http://localhost:8080"] = cast("Any", Files(*cut))
+
+
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
     opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k", holdout_share=0.0))
+    serve(opened)
     yield opened
     opened.database.close()
 
@@ -70,6 +100,59 @@ def test_labelled_and_missing_tasks_are_left_out_with_the_reason(services: Servi
     assert batch.skipped == {1: "labelled already", 77: "not in this project"}
     with pytest.raises(NothingToAskError):
         by_hand(project, services, {1: 9.0})
+
+
+def test_an_image_that_cannot_be_read_is_left_out_with_its_reason_and_the_rest_is_queued(
+    services: Services, project: Project
+) -> None:
+    """Whether the service has read it before, or nobody has."""
+    serve(services, 5, 6)
+    look_at(project, services, list(services.ledger.tasks(project, [6])))
+    batch = by_hand(project, services, {4: 4.0, 5: 3.0, 6: 2.0, 7: 1.0})
+    assert order(batch) == [4, 7]
+    assert set(batch.skipped) == {5, 6}
+    assert all("cannot be read: The image is truncated" in why for why in batch.skipped.values())
+    with pytest.raises(NothingToAskError, match=r"5\.png \(task 5\): its image cannot be read: The image is truncated"):
+        by_hand(project, services, {5: 1.0})
+
+
+def test_tasks_that_are_held_out_or_not_encoded_yet_are_queued_beside_a_model(
+    services: Services, project: Project
+) -> None:
+    """Their content is not in the feature store, and for some it is not even known."""
+    corpus = encode_missing(project, services, lambda *_: None)
+    assert corpus is not None
+    head = train_head(corpus.vectors(np.arange(2)), np.array([0, 1]), corpus.classes, seed=0).head
+
+    def write(folder: Path) -> None:
+        corpus.encoder.save(folder)
+        head.save(folder)
+
+    services.versions.publish(project, 1, write)
+    services.versions.promote(project, 1)
+    new = Task(11, "/i/11.png", {"image": "/i/11.png"}, NOW)
+    services.ledger.reconcile(project, [(new, [])], full=False)
+    services.ledger.draw_holdout(project, [8])
+    batch = by_hand(project, services, {11: 3.0, 8: 2.0, 9: 1.0})
+    assert order(batch) == [11, 8, 9]
+    assert [bool(query.prediction) for query in batch.queries] == [False, False, True]
+
+
+def test_each_newly_unreadable_image_is_logged_once_and_the_log_is_bounded(
+    services: Services, project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "ml_backend")
+    broken = [
+        (Task(i, f"/i/{i}.png", {"image": "x", "filename": "two\nlines.png"}, NOW), [])
+        for i in range(20, 20 + 2 * LOGGED)
+    ]
+    services.ledger.reconcile(project, broken, full=False)
+    serve(services, *range(20, 20 + 2 * LOGGED))
+    for _ in range(2):
+        look_at(project, services, list(services.ledger.tasks(project)))
+    assert len(caplog.messages) == LOGGED + 1
+    assert "two\\nlines.png (task 20) cannot be read: The image is truncated" in caplog.messages[0]
+    assert f"{LOGGED} more images cannot be read" in caplog.messages[-1]
 
 
 def test_a_held_out_task_stays_held_out_and_gets_no_prelabel(services: Services, project: Project) -> None:

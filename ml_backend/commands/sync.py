@@ -122,10 +122,19 @@ def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, pr
     from ml_backend.runner import alone  # noqa: PLC0415
 
     batch = _chosen(args, services, project)
-    for task, why in batch.skipped.items():
-        answer.warn(f"task {task} is left out: {why}")
+    left_out = _left_out(services, project, batch)
+    for item in left_out[:SHOWN]:
+        answer.warn(f"{item['name']} is left out: {item['reason']}")
+    if len(left_out) > SHOWN:
+        answer.warn(f"{len(left_out) - SHOWN} more are left out; --json has them all.")
     rows = _rows(services, project, batch)
-    document = {"strategy": batch.strategy, "dry_run": args.dry_run, "queries": rows, "skipped": len(batch.skipped)}
+    document = {
+        "strategy": batch.strategy,
+        "dry_run": args.dry_run,
+        "queries": rows,
+        "skipped": len(left_out),
+        "left_out": left_out,
+    }
     if args.dry_run:
         answer.result(document, lambda: f"{_shown(batch, rows)}\nNothing was changed (--dry-run).")
         return 0
@@ -202,8 +211,18 @@ def _chosen(args: argparse.Namespace, services: Services, project: Project) -> B
     )
 
 
+def _left_out(services: Services, project: Project, batch: Batch) -> list[dict[str, Any]]:
+    from ml_backend.names import called, printable  # noqa: PLC0415
+
+    names = {task.id: called(task) for task in services.ledger.tasks(project, list(batch.skipped))}
+    return [
+        {"task_id": task, "name": names.get(task, f"task {task}"), "reason": printable(why)}
+        for task, why in batch.skipped.items()
+    ]
+
+
 def _rows(services: Services, project: Project, batch: Batch) -> list[dict[str, Any]]:
-    from ml_backend.export import task_filename  # noqa: PLC0415
+    from ml_backend.names import task_filename  # noqa: PLC0415
 
     tasks = services.ledger.tasks(project, [query.task_id for query in batch.queries])
     names = {task.id: task_filename(task) for task in tasks}

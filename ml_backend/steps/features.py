@@ -15,7 +15,6 @@ from ml_backend.services import Services
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.features import FeatureStore
 from ml_backend.store.projects import Project
-from ml_backend.store.views import PoolRows
 
 
 def encode_missing(
@@ -29,24 +28,24 @@ def encode_missing(
     if not len(rows.ids) or rows.failed.all():
         return None
     encoder = encoder or project_encoder(project, services)
-    missing = (places(services.features, encoder, rows) < 0) & ~rows.failed
+    missing = (places(services.features, encoder, rows.hashes) < 0) & ~rows.failed
     if missing.any():
         ids = rows.ids[missing]
         tasks = services.ledger.tasks(project, ids.tolist())
         encode_tasks(project, services, encoder, tasks, lambda done: progress(done, len(ids)))
         rows = services.ledger.pool(project)
-    at = places(services.features, encoder, rows)
+    at = places(services.features, encoder, rows.hashes)
     if not (at >= 0).any():
         return None
     matrix = services.features.matrix(encoder.id)
     return Corpus(rows, at, matrix, encoder, project.schema.labels, project.schema.multiple)
 
 
-def places(features: FeatureStore, encoder: Encoder, rows: PoolRows) -> NDArray[np.int64]:
-    """(N,) row of each task's vector in the feature store, -1 where the image was not encoded yet."""
-    at = np.full(len(rows.ids), -1, dtype=np.int64)
-    known = np.flatnonzero(rows.hashes != b"")
-    at[known] = features.rows(encoder.id, [digest.decode() for digest in rows.hashes[known].tolist()])
+def places(features: FeatureStore, encoder: Encoder, hashes: NDArray[np.bytes_]) -> NDArray[np.int64]:
+    """(N,) row of each image's vector in the feature store, -1 where it was not encoded yet or has no hash."""
+    at = np.full(len(hashes), -1, dtype=np.int64)
+    known = np.flatnonzero(hashes != b"")
+    at[known] = features.rows(encoder.id, [digest.decode() for digest in hashes[known].tolist()])
     return at
 
 

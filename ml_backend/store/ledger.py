@@ -216,6 +216,23 @@ class Ledger(Rounds):
         with self.database.read() as connection:
             return {row.task_id: row.image_error for row in connection.execute(statement)}
 
+    def unreadable(self, project: Project, *, after: int = 0, limit: int = 100) -> list[tuple[Task, str]]:
+        """Up to `limit` tasks above id `after` whose image cannot be read, by id, each with the reason."""
+        statement = (
+            sa.select(*TASK_COLUMNS, tasks.c.image_error)
+            .where(
+                tasks.c.project_id == project.id,
+                tasks.c.content_hash.is_(None),  # implied: it has the index used
+                tasks.c.image_error.is_not(None),
+                tasks.c.task_id > after,
+                sa.not_(tasks.c.gone),
+            )
+            .order_by(tasks.c.task_id)
+            .limit(limit)
+        )
+        with self.database.read() as connection:
+            return [(task_of(row), row.image_error) for row in connection.execute(statement)]
+
     def retry_images(self, project: Project) -> int:
         """Offer the failed images again (`tasks_without_hash`); returns how many."""
         with self.database.write() as connection:
