@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from ml_backend.errors import ImageError, InvalidInputError
 from ml_backend.export import SPLITS, filename
+from ml_backend.learning.images import content_hash, decode
+from ml_backend.names import Unreadable
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.store.views import LedgerRow
@@ -115,14 +116,21 @@ def _place(row: LedgerRow, folders: dict[str, str], taken: set[Path], *, splits:
 
 
 def _copy(services: Services, project: Project, path: Path, row: LedgerRow) -> tuple[str | None, bool]:
-    """Put one image in place: what went wrong, if anything, and whether it was copied now."""
+    """Put one image in place: what went wrong, if anything, and whether it was copied now.
+
+    One that cannot be decoded is not copied: it would end the training of whoever reads the data set.
+    """
     known = row.content_hash or row.task.data.get("sha256")
-    if known and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == known:
-        return None, False
+    there = path.read_bytes() if known and path.is_file() else None
+    copied = there is None or content_hash(there) != known
     try:
-        data = services.images(project.key.host).read(row.task)
+        data = services.images(project.key.host).read(row.task) if there is None or copied else there
+        if content_hash(data) != row.content_hash:  # of content that has one, the service has decoded the image
+            decode(data, 1)
     except ImageError as error:
-        return str(error), False
+        return str(Unreadable(row.task, str(error))), False
+    if not copied:
+        return None, False
     with atomic_file(path) as temporary:
         temporary.write_bytes(data)
     return None, True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from ml_backend.labelstudio.checks import Access, check, check_addresses
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.queue import verify
 from ml_backend.learning.images import decode
+from ml_backend.names import SHOWN, Unreadable, and_more
 from ml_backend.records import Task
 
 if TYPE_CHECKING:
@@ -33,7 +35,10 @@ LEAST_MEMORY = 1 * GIB
 CONNECTING = frozenset({"ML backend", "webhook", "sampling"})
 """What connecting again repairs."""
 SAMPLE = 2_000
-"""Tasks looked through for the kinds of image addresses a project has."""
+"""Tasks looked through for the kinds of image addresses a project has, and for images that nobody has read yet."""
+TRIED = 48
+"""Of the latter, as many are read."""
+READERS = 8
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,8 @@ def _project(services: Services, client: LabelStudio, project: Project, *, sever
         )
     order = _order(services, client, project)
     yield Result(prefix + order.name, order.state, order.message)
-    for image in _images(services, client, project):
+    tasks = list(islice(client.tasks(project.key.project_id, schema=project.schema), SAMPLE))
+    for image in [*_images(services, client, project, tasks), _every_image(services, project, tasks)]:
         yield Result(prefix + image.name, image.state, image.message)
     stopped = services.jobs.status(project).stopped
     state: State = "FIX" if stopped else "ok"
@@ -160,10 +166,10 @@ def _order(services: Services, client: LabelStudio, project: Project) -> Result:
     return Result(name, "ok", f"Label Studio serves {round_.served_name} in its order.")
 
 
-def _images(services: Services, client: LabelStudio, project: Project) -> Iterator[Result]:
+def _images(services: Services, client: LabelStudio, project: Project, tasks: Sequence[Task]) -> Iterator[Result]:
     """One image of each kind of address: as this service reads it, and as an annotator's browser gets it."""
     kinds: dict[str, Task] = {}
-    for task in islice(client.tasks(project.key.project_id, schema=project.schema), SAMPLE):
+    for task in tasks:
         kinds.setdefault(kind_of(task.image), task)
     if not kinds:
         yield Result("images", "note", "The project has no tasks yet: `ml-backend import-images`.")
@@ -171,6 +177,29 @@ def _images(services: Services, client: LabelStudio, project: Project) -> Iterat
         problem = _unreadable(services, project, task) or _unseen(client, task)
         state: State = "FIX" if problem else "ok"
         yield Result(f"images ({kind})", state, problem or f"Read from {kind}, such as task {task.id}.")
+
+
+def _every_image(services: Services, project: Project, tasks: Sequence[Task]) -> Result:
+    """All images: those that the service could not read, by name, and a sample of those that it has not read yet."""
+    name, ledger = "every image", services.ledger
+    counts, faulty = ledger.counts(project), ledger.image_errors(project)
+    read = ledger.content_hashes(project, tasks)
+    unread = [task for task in tasks if task.id not in read and task.id not in faulty]
+    unread = unread or list(islice(ledger.tasks_without_hash(project), SAMPLE))
+    tried = unread[:: max(len(unread) // TRIED, 1)][:TRIED]
+    with ThreadPoolExecutor(READERS) as readers:
+        faults = list(readers.map(lambda task: _unreadable(services, project, task), tried))
+    found = [Unreadable(*known) for known in ledger.unreadable(project, limit=SHOWN)]
+    found += [Unreadable(task, fault) for task, fault in zip(tried, faults, strict=True) if fault]
+    failed = counts.failed_images + sum(map(bool, faults))
+    if failed:
+        images = "1 image cannot be read and is" if failed == 1 else f"{failed} images cannot be read and are"
+        return Result(name, "FIX", f"{images} left out of the queue: {and_more(found, failed)}.")
+    if unread:
+        return Result(
+            name, "ok", f"{len(tried)} of those that the service has not read yet were tried: all can be read."
+        )
+    return Result(name, "ok", f"The service has read all that it knows of, {counts.tasks}.")
 
 
 def kind_of(image: str | None) -> str:

@@ -32,8 +32,13 @@ class Unreadable:
         return called(self.task)
 
     def as_json(self) -> dict[str, Any]:
-        filename = task_filename(self.task)
-        return {"task_id": self.task.id, "filename": filename, "image": self.task.image, "reason": self.reason}
+        return {
+            "task_id": self.task.id,
+            "filename": task_filename(self.task),
+            "image": self.task.image,
+            "name": self.name,
+            "reason": printable(self.reason),
+        }
 
 
 def called(task: Task) -> str:
@@ -43,12 +48,12 @@ def called(task: Task) -> str:
     return f"{short} (task {task.id})" if short else f"task {task.id}"
 
 
-def and_more(items: Sequence[object], total: int | None = None, most: int = SHOWN) -> str:
-    """The first of `items`, then how many more there are of `total`, as the end of a sentence."""
+def and_more(items: Sequence[object], total: int | None = None, most: int = SHOWN, between: str = "; ") -> str:
+    """The first of `items`, then how many more there are of `total`: the end of a sentence, or lines."""
     total = len(items) if total is None else total
     shown = [str(item) for item in items[:most]]
     rest = total - len(shown)
-    return "; ".join([*shown, f"and {rest} more"] if rest > 0 else shown)
+    return between.join([*shown, f"and {rest} more"] if rest > 0 else shown)
 
 
 def printable(text: str) -> str:

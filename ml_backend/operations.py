@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse
 
 from ml_backend.errors import NotFoundError
 from ml_backend.models import save_model
 from ml_backend.services import Services
-from ml_backend.status import job_status, project_status, round_status, version_status
+from ml_backend.status import job_status, project_status, round_status, unreadable_images, version_status
 from ml_backend.store.projects import Project
 
 
@@ -39,6 +39,15 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
     @router.get("/{number}/versions")
     def versions(number: int) -> list[dict[str, Any]]:
         return [version_status(version) for version in services.versions.list(project(number))]
+
+    @router.get("/{number}/unreadable-images")
+    def unreadable(
+        number: int, after: int = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000
+    ) -> dict[str, Any]:
+        """By task id; `after` is the last one of the page before."""
+        known = project(number)
+        total = services.ledger.counts(known).failed_images
+        return {"total": total} | unreadable_images(services, known, after=after, limit=limit)
 
     @router.get("/{number}/jobs")
     def jobs(number: int) -> list[dict[str, Any] | None]:

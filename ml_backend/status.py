@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from ml_backend.names import Unreadable
 from ml_backend.services import Services
 from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.versions import Version
+from ml_backend.store.views import Counts
+
+LISTED = 100
+"""Unreadable images in a status; GET /projects/{number}/unreadable-images has them all."""
 
 
 def project_status(services: Services, project: Project) -> dict[str, Any]:
@@ -32,8 +37,15 @@ def project_status(services: Services, project: Project) -> dict[str, Any]:
             "stopped": jobs.stopped,
         },
         "advice": project.settings.get("advice"),
-        "problems": _problems(services, project, last, jobs.stopped),
+        "problems": _problems(counts, project, last, jobs.stopped),
+        "unreadable": unreadable_images(services, project, limit=LISTED) | {"total": counts.failed_images},
     }
+
+
+def unreadable_images(services: Services, project: Project, *, after: int = 0, limit: int) -> dict[str, Any]:
+    """Up to `limit` images that cannot be read, by task id from above `after`, each with its name and the reason."""
+    listed = services.ledger.unreadable(project, after=after, limit=limit)
+    return {"images": [Unreadable(task, reason).as_json() for task, reason in listed]}
 
 
 def version_status(version: Version) -> dict[str, Any]:
@@ -76,7 +88,7 @@ def job_status(job: Job | None) -> dict[str, Any] | None:
     }
 
 
-def _problems(services: Services, project: Project, last: Round | None, stopped: str | None) -> list[str]:
+def _problems(counts: Counts, project: Project, last: Round | None, stopped: str | None) -> list[str]:
     """Sentences, each with its fix; empty when all is well."""
     found = []
     if stopped:
@@ -87,8 +99,9 @@ def _problems(services: Services, project: Project, last: Round | None, stopped:
         found.append(f"Label Studio's events do not arrive, so labels are seen late: {fault}")
     if last is not None and last.error:
         found.append(f"The queue {last.served_name} is not served: {last.error}")
-    if failed := services.ledger.counts(project).failed_images:
-        found.append(f"{failed} images cannot be read; they are left out of the queue.")
-    if quarantined := services.ledger.counts(project).quarantined:
+    if failed := counts.failed_images:
+        images = "1 image cannot be read and is" if failed == 1 else f"{failed} images cannot be read and are"
+        found.append(f"{images} left out of the queue; `unreadable` says which, and why.")
+    if quarantined := counts.quarantined:
         found.append(f"{quarantined} annotations do not fit the label config and do not count.")
     return found

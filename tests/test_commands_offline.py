@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from ml_backend import cli, runner
 from ml_backend.dataset import write_dataset
 from ml_backend.errors import InvalidInputError
+from ml_backend.learning.images import content_hash
 from ml_backend.records import Annotation, Query, Task
+from ml_backend.server import create_app
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
@@ -197,6 +200,55 @@ def test_an_image_that_cannot_be_read_is_told_and_the_others_are_there(
     report = write_dataset(services, project, tmp_path / "set")
     assert (report.images, len(report.problems)) == (1, 1)
     assert [row["filename"] for row in read(tmp_path / "set" / "labels.csv")] == ["4.png"]
+
+
+def test_a_truncated_image_is_no_part_of_a_data_set_and_is_named(
+    services: Services, project: Project, tmp_path: Path
+) -> None:
+    """Nor is one that an earlier export has copied."""
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(buffer, "JPEG")
+    half = buffer.getvalue()[:900]
+    image = "data:image/jpeg;base64," + base64.b64encode(half).decode()
+    data = {"image": image, "filename": "half.jpg", "sha256": content_hash(half)}
+    answer = Annotation(9, 9, ("cat",), False, False, 1, NOW, NOW)
+    services.ledger.reconcile(project, [(Task(9, image, data, NOW), [answer])], full=True)
+    first = write_dataset(services, project, tmp_path / "set")
+    (tmp_path / "set" / "cat").mkdir()
+    (tmp_path / "set" / "cat" / "half.jpg").write_bytes(half)
+    for report in (first, write_dataset(services, project, tmp_path / "set")):
+        assert (report.images, len(report.problems)) == (0, 1)
+        assert report.problems[0].startswith("half.jpg (task 9): The image is truncated")
+    assert files(tmp_path / "set") == [".dataset.json", "labels.csv"]
+
+
+def test_status_and_export_name_the_images_that_cannot_be_read(
+    services: Services, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The label of such an image is exported all the same."""
+    services.ledger.set_image_errors(project, {1: "It is empty.", 4: "It is a web page.\n"})
+    told = asked(capsys, "sync", "status")["unreadable"]
+    assert told["total"] == 2
+    assert [(i["task_id"], i["filename"], i["reason"]) for i in told["images"]] == [
+        (1, "same.png", "It is empty."),
+        (4, "4.png", "It is a web page.\\n"),
+    ]
+    cli.main(["sync", "status"])
+    assert "    same.png (task 1): It is empty.\n    4.png (task 4): It is a web page." in capsys.readouterr().out
+    assert asked(capsys, "export", "labels", "--offline")["labelled"] == 3
+    cli.main(["export", "labels", "--offline"])
+    assert "1 image is in this table, and cannot be read: same.png (task 1): It is empty." in capsys.readouterr().err
+
+
+def test_all_unreadable_images_are_listed_over_http_page_by_page(services: Services, project: Project) -> None:
+    services.ledger.set_image_errors(project, {i: f"fault {i}" for i in range(1, 6)})
+    http = TestClient(create_app(services))
+    path = f"/projects/{project.id}/unreadable-images"
+    first = http.get(path, params={"limit": 3}).json()
+    rest = http.get(path, params={"limit": 3, "after": first["images"][-1]["task_id"]}).json()
+    assert first["total"] == rest["total"] == 5
+    assert [i["reason"] for i in first["images"] + rest["images"]] == [f"fault {i}" for i in range(1, 6)]
+    assert http.get(f"/projects/{project.id}").json()["unreadable"]["images"][0]["name"] == "same.png (task 1)"
 
 
 def test_a_folder_with_other_files_is_not_touched(services: Services, project: Project, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Each check of the doctor, broken on purpose; the connection's own are broken on a real Label Studio in e2e/."""
 
 import http.server
+import io
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ml_backend import doctor
 from ml_backend.errors import ImageError, LabelStudioError, LabelStudioUnavailableError
@@ -156,11 +158,34 @@ def test_one_image_of_each_kind_of_storage_is_looked_at(
         def read(self, task: Task) -> bytes:
             raise ImageError(f"task {task.id} cannot be read: give the storage its credentials.")
 
-    monkeypatch.setattr(client, "tasks", lambda *_, **__: iter([Task(7, image), Task(8, image)]))
     monkeypatch.setattr(services, "images", lambda _host: Broken())
-    (found,) = doctor._images(services, client, known)
+    (found,) = doctor._images(services, client, known, [Task(7, image), Task(8, image)])
     assert (found.name, found.state) == (f"images ({kind})", "FIX")
     assert "task 7" in found.message
+
+
+def test_every_image_that_cannot_be_read_is_named_also_those_that_nobody_has_read_yet(
+    project: tuple[Services, LabelStudio, Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services, _, known = project
+
+    whole = io.BytesIO()
+    Image.new("L", (4, 4)).save(whole, "PNG")
+
+    class OneIsBroken:
+        def read(self, task: Task) -> bytes:
+            return b"" if task.id == 3 else whole.getvalue()
+
+    tasks = [Task(i, f"/{i}.png", {}) for i in range(1, 5)]
+    services.ledger.reconcile(known, [(task, []) for task in tasks], full=True)
+    monkeypatch.setattr(services, "images", lambda _host: OneIsBroken())
+    services.ledger.set_image_errors(known, {2: "The image is truncated."})
+    found = doctor._every_image(services, known, tasks)
+    assert (found.state, found.message.startswith("2 images cannot be read")) == ("FIX", True)
+    assert "2.png (task 2): The image is truncated" in found.message
+    assert "3.png (task 3): The image file is empty" in found.message
+    services.ledger.set_content_hash(known, dict.fromkeys((1, 2, 3, 4), "a" * 64))
+    assert doctor._every_image(services, known, tasks).state == "ok"
 
 
 def test_local_files_that_only_this_service_can_read(tmp_path: Path, serve: Any) -> None:

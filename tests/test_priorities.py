@@ -142,7 +142,7 @@ def test_each_newly_unreadable_image_is_logged_once_and_the_log_is_bounded(
     services: Services, project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "ml_backend")
-    broken = [
+    broken: list[tuple[Task, list[Annotation]]] = [
         (Task(i, f"/i/{i}.png", {"image": "x", "filename": "two\nlines.png"}, NOW), [])
         for i in range(20, 20 + 2 * LOGGED)
     ]

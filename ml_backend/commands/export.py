@@ -208,6 +208,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_dataset(args: argparse.Namespace) -> int:
     from ml_backend.dataset import write_dataset  # noqa: PLC0415
+    from ml_backend.names import and_more  # noqa: PLC0415
 
     answer = Answer(as_json=args.json)
     services, project = _up_to_date(args, answer)
@@ -215,12 +216,14 @@ def _run_dataset(args: argparse.Namespace) -> int:
         report = write_dataset(
             services, project, args.out, manifest=args.layout == "manifest", splits=args.splits, done=advance
         )
-    for problem in report.problems[:20]:
-        answer.warn(problem)
+    if report.problems:
+        images = "1 labelled image" if len(report.problems) == 1 else f"{len(report.problems)} labelled images"
+        shown = and_more(report.problems, most=20, between="\n  ")
+        answer.warn(f"{images} left out, for they cannot be read:\n  {shown}")
     document = {"folder": str(args.out), **vars(report)}
     text = (
         f"{report.images} images in {args.out}: {report.copied} copied now, {report.removed} removed, "
-        f"{len(report.problems)} unreadable."
+        f"{len(report.problems)} left out because unreadable."
     )
     answer.result(document, text)
     return 1 if report.problems and not report.images else 0

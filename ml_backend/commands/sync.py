@@ -276,7 +276,20 @@ def _status_text(status: dict[str, Any]) -> str:
         if running
         else "  job        none",
     ]
-    return "\n".join([*lines, *(f"  FIX        {problem}" for problem in status["problems"])])
+    lines += [f"  FIX        {problem}" for problem in status["problems"]]
+    return "\n".join([*lines, *_unreadable_lines(status["unreadable"])])
+
+
+def _unreadable_lines(unreadable: dict[str, Any]) -> Iterator[str]:
+    """The first images that cannot be read, a line each."""
+    from ml_backend.names import SHOWN as FEW  # noqa: PLC0415
+
+    images, total = unreadable["images"], unreadable["total"]
+    for image in images[:FEW]:
+        yield f"    {image['name']}: {image['reason']}"
+    if total > FEW:
+        rest = "all of them" if total == len(images) else f"the first {len(images)}"
+        yield f"    and {total - FEW} more; --json lists {rest}"
 
 
 @contextmanager
