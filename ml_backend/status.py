@@ -101,7 +101,7 @@ def _problems(counts: Counts, project: Project, last: Round | None, stopped: str
         found.append(f"The queue {last.served_name} is not served: {last.error}")
     if failed := counts.failed_images:
         images = "1 image cannot be read and is" if failed == 1 else f"{failed} images cannot be read and are"
-        found.append(f"{images} left out of the queue; `unreadable` says which, and why.")
+        found.append(f"{images} left out of the queue.")
     if quarantined := counts.quarantined:
         found.append(f"{quarantined} annotations do not fit the label config and do not count.")
     return found
