@@ -217,9 +217,10 @@ def _run_dataset(args: argparse.Namespace) -> int:
             services, project, args.out, manifest=args.layout == "manifest", splits=args.splits, done=advance
         )
     if report.problems:
-        images = "1 labelled image" if len(report.problems) == 1 else f"{len(report.problems)} labelled images"
+        one = len(report.problems) == 1
+        images = "1 labelled image is" if one else f"{len(report.problems)} labelled images are"
         shown = and_more(report.problems, most=20, between="\n  ")
-        answer.warn(f"{images} left out, for they cannot be read:\n  {shown}")
+        answer.warn(f"{images} left out of the data set, because {'it' if one else 'they'} cannot be read:\n  {shown}")
     document = {"folder": str(args.out), **vars(report)}
     text = (
         f"{report.images} images in {args.out}: {report.copied} copied now, {report.removed} removed, "
