@@ -1,12 +1,18 @@
-"""`ml-backend <command>`: one entry point. Errors end as one sentence and a non-zero exit code."""
+"""`ml-backend <command>`: one entry point. Errors end as one sentence and a non-zero exit code.
+
+With --json the sentence is a JSON document on standard output, too: {"error": "..."}.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from ml_backend import __version__
 from ml_backend.errors import BackendError
@@ -31,24 +37,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _joined(list(sys.argv[1:] if argv is None else argv))
     if "_ARGCOMPLETE" in os.environ:
         _complete()
-    parser = build_parser(arguments[0] if arguments else None)
-    args = parser.parse_args(arguments)
+    args = build_parser(arguments[0] if arguments else None).parse_args(arguments)
     try:
         return int(_module(args.command).run(args))
     except BackendError as error:
-        print(f"ml-backend {args.command}: {error}", file=sys.stderr)
-        return 1
+        return _failed(args, str(error))
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        return _failed(args, f"{error.filename}: {error.strerror}." if error.filename else str(error))
     except KeyboardInterrupt:
-        print("\nStopped. Run the same command again to go on.", file=sys.stderr)
-        return 130
+        return _failed(args, "stopped. Run the same command again to go on.", code=130)
+    except Exception as error:  # noqa: BLE001 - a person is told in a sentence, whatever it was
+        if os.environ.get("ML_BACKEND_LOG_LEVEL", "").upper() == "DEBUG":
+            traceback.print_exc()
+        fault = f"{type(error).__name__}: {error}"
+        return _failed(args, f"{fault}. That is a bug: ML_BACKEND_LOG_LEVEL=DEBUG shows where. Please report it.")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers a program in JSON when it is called wrongly."""
+
+    as_json = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given = sys.argv[1:] if args is None else args
+        self.as_json = any(len(word) > 2 and "--json".startswith(word) for word in given)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        if self.as_json:
+            print(json.dumps({"error": message}, ensure_ascii=False))
+        super().error(message)
+
+
+def _failed(args: argparse.Namespace, sentence: str, *, code: int = 1) -> int:
+    """Say what went wrong, to a program as well; returns the exit code."""
+    if getattr(args, "json", False):
+        print(json.dumps({"error": sentence}, ensure_ascii=False, indent=2), flush=True)
+    print(f"ml-backend {args.command}: {sentence}", file=sys.stderr)
+    return code
 
 
 def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     """Build the parser. Only the wanted command's module is imported, so that `--help` answers at once."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ml-backend",
         description="Active learning for Label Studio.",
         epilog="`ml-backend <command> --help` tells more; docs/commands.md has it all.",

@@ -163,6 +163,10 @@ def _order(services: Services, client: LabelStudio, project: Project) -> Result:
         verify(client, project.key.project_id, round_.served_name, tasks)
     except LabelStudioError as error:
         return Result(name, "FIX", f"{error} `ml-backend sync run` pushes the queue again.")
+    if not services.ledger.left(round_).waiting:
+        return Result(
+            name, "note", f"The queue {round_.served_name} is used up: each of its tasks is answered or skipped."
+        )
     return Result(name, "ok", f"Label Studio serves {round_.served_name} in its order.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_backend.names import Unreadable
@@ -11,6 +12,7 @@ from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.versions import Version
 from ml_backend.store.views import Counts
+from ml_backend.wording import amount
 
 LISTED = 100
 """Unreadable images in a status; GET /projects/{number}/unreadable-images has them all."""
@@ -29,7 +31,7 @@ def project_status(services: Services, project: Project) -> dict[str, Any]:
         "counts": dict(vars(counts)),
         "version": version_status(version) if version else None,
         "pinned": services.versions.pinned(project),
-        "queue": round_status(last) if last else None,
+        "queue": queue_status(services, last) if last else None,
         "job": {
             "due": job_status(jobs.due),
             "running": job_status(jobs.running),
@@ -58,6 +60,24 @@ def version_status(version: Version) -> dict[str, Any]:
         "holdout": version.meta.get("metrics", {}).get("holdout"),
         "labels": version.meta.get("labels"),
     }
+
+
+def queue_status(services: Services, last: Round) -> dict[str, Any]:
+    """The last round, and how much of it waits for an answer; "used_up" where nothing does."""
+    left = services.ledger.left(last)
+    status = round_status(last) | {"tasks": left.tasks, "waiting": left.waiting, "waiting_held_out": left.held_out}
+    return status | ({"state": "used_up"} if last.state == "verified" and not left.waiting else {})
+
+
+def turn_sentence(summary: Mapping[str, Any]) -> str:
+    """What a turn came to, by the summary that is kept with its job."""
+    if "note" in summary:
+        return str(summary["note"])
+    model = f"model v{summary['version']}" if summary["version"] else "no model yet"
+    queue = f"queue {summary['served']}" if summary["served"] else "no queue"
+    as_before = "" if summary.get("new_queue", True) else " (as before)"
+    seconds = sum(summary["seconds"].values())
+    return f"{amount(summary['labelled'], 'label')}, {model}, {queue}{as_before}; {seconds:.1f} s."
 
 
 def round_status(round_: Round) -> dict[str, Any]:
@@ -100,8 +120,10 @@ def _problems(counts: Counts, project: Project, last: Round | None, stopped: str
     if last is not None and last.error:
         found.append(f"The queue {last.served_name} is not served: {last.error}")
     if failed := counts.failed_images:
-        images = "1 image cannot be read and is" if failed == 1 else f"{failed} images cannot be read and are"
-        found.append(f"{images} left out of the queue.")
+        found.append(
+            f"{amount(failed, 'image')} cannot be read and {'is' if failed == 1 else 'are'} left out of the queue."
+        )
     if quarantined := counts.quarantined:
-        found.append(f"{quarantined} annotations do not fit the label config and do not count.")
+        fit = "does not fit the label config and does" if quarantined == 1 else "do not fit the label config and do"
+        found.append(f"{amount(quarantined, 'annotation')} {fit} not count.")
     return found

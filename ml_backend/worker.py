@@ -21,6 +21,7 @@ from ml_backend.errors import (
 )
 from ml_backend.services import Services
 from ml_backend.settings import Settings
+from ml_backend.status import turn_sentence
 from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.takeover import bury_dead, worker_name
@@ -79,8 +80,9 @@ class Worker:
         try:
             with beat:
                 outcome = cycle.run(project, self.services, beat.progress)
-            jobs.finish(job, outcome.summary())
-            logger.info("%s: %s", project.key, outcome.summary())
+            summary = outcome.summary()
+            jobs.finish(job, summary)
+            logger.info("%s: %s", project.key, turn_sentence(summary))
         except JobCancelledError:
             jobs.stop(job)
         except (NothingToAskError, ProjectGoneError) as error:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -125,6 +126,58 @@ def test_label_studio_away_is_one_sentence_and_exit_code_one(
     assert "cannot be reached" in said.out + said.err
     assert "Traceback" not in said.out + said.err
     assert TOKEN not in said.out + said.err
+
+
+def failure(capsys: pytest.CaptureFixture[str]) -> str:
+    """The only document on standard output: what went wrong."""
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["error"]
+    return str(document["error"])
+
+
+@pytest.mark.usefixtures("no_label_studio")
+@pytest.mark.parametrize(
+    "arguments",
+    [["setup-project", "--project", "1"], ["import-images", "."], ["sync", "run"], ["export", "labels"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_program_is_told_what_failed_in_json(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)  # between the retries
+    assert cli.main([*arguments, "--json"]) == 1
+    assert "cannot be reached" in failure(capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["sync", "query", "--sise", "3", "--json"], ["sync", "--json"], ["synk", "--json"], ["doctor", "--js", "x"]],
+    ids=" ".join,
+)
+def test_a_mistyped_command_line_is_told_in_json_as_well(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert failure(capsys)
+
+
+@pytest.mark.usefixtures("no_label_studio")
+@pytest.mark.parametrize(
+    "error", [RuntimeError("the wheel came off"), PermissionError(13, "Permission denied", "a.csv")]
+)
+def test_what_nobody_foresaw_is_a_sentence_too(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_args: object) -> int:
+        raise error
+
+    monkeypatch.setattr("ml_backend.commands.doctor.run", fail)
+    assert cli.main(["doctor", "--json"]) == 1
+    said = capsys.readouterr()
+    assert str(error.args[-1]) in json.loads(said.out)["error"]
+    assert "Traceback" not in said.err
 
 
 def test_without_a_token_the_sentence_says_where_it_is_read_from(

@@ -97,6 +97,36 @@ def test_status_is_told_without_label_studio(capsys: pytest.CaptureFixture[str])
     assert "accuracy   not measured yet" in said
 
 
+def test_a_queue_whose_tasks_are_all_skipped_is_told_to_be_used_up(
+    services: Services, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (round_,) = services.ledger.rounds(project)
+    services.ledger.mark_verified(services.ledger.mark_pushed(round_))
+    status = asked(capsys, "sync", "status")
+    assert (status["queue"]["state"], status["queue"]["waiting"], status["counts"]["waiting"]) == ("verified", 2, 2)
+    skip = [Annotation(90 + i, i, (), True, False, 1, NOW, NOW) for i in (4, 5)]
+    tasks = {task.id: task for task in services.ledger.tasks(project)}
+    services.ledger.reconcile(project, [(tasks[answer.task_id], [answer]) for answer in skip], full=False)
+    assert asked(capsys, "sync", "status")["queue"]["state"] == "used_up"
+    assert cli.main(["sync", "status"]) == 0
+    said = capsys.readouterr().out
+    assert "no task left to ask for" in said
+    assert "verified" not in said
+
+
+def test_status_tells_how_many_labels_go_to_measuring(
+    services: Services, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (task,) = services.ledger.tasks(project, [5])
+    later = datetime.now(UTC)
+    answer = Annotation(5, 5, ("cat",), False, False, 1, later, later)
+    services.ledger.reconcile(project, [(task, [answer])], full=False)
+    assert cli.main(["sync", "status"]) == 0
+    said = capsys.readouterr().out
+    assert "labelled   4 of 5: 3 to learn from, 1 held out to measure the accuracy" in said
+    assert "1 of 2 tasks to go, 0 of them to measure the accuracy" in said
+
+
 @pytest.mark.usefixtures("project")
 def test_status_does_not_wait_for_torch() -> None:
     code = "import sys; from ml_backend import cli; cli.main(['sync', 'status']); sys.exit('torch' in sys.modules)"

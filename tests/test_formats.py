@@ -111,7 +111,7 @@ def real_images(digits: Digits) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 @pytest.mark.parametrize("name", ["patches", "resnet18"])
 def test_fresh_process_with_only_the_file_agrees_on_500_real_images(
-    digits: Digits, tmp_path: Path, name: str, kind: Format
+    digits: Digits, tmp_path: Path, name: str, kind: Format, recwarn: pytest.WarningsRecorder
 ) -> None:
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
@@ -119,7 +119,9 @@ def test_fresh_process_with_only_the_file_agrees_on_500_real_images(
     images = [Image.fromarray(each) for each in pixels]
     encoder = small_network() if name == "resnet18" else fit_patches(images[:200], seed=0)
     head = train_head(encoder.encode(images[:200]), truth[:200], "0123456789", seed=0).head
+    recwarn.clear()
     exported = export_model(encoder, head, tmp_path / f"model.{kind}", kind, version="v3", images=images[:20])
+    assert [str(warning.message) for warning in recwarn] == []
     np.save(tmp_path / "in.npy", pixels)
     arguments = [str(exported.path), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
     subprocess.run([sys.executable, "-c", FRESH_PROCESS, *arguments], check=True, cwd=tmp_path, timeout=250)

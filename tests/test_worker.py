@@ -91,6 +91,13 @@ def test_a_job_left_under_the_same_name_is_taken_up_too_as_after_the_restart_of_
     assert turns.taken == [1]
 
 
+def test_a_turn_is_logged_as_a_sentence(services: Services, turns: Turns, caplog: pytest.LogCaptureFixture) -> None:
+    services.register(HOST, 1, CONFIG, created=None)
+    with caplog.at_level("INFO"):
+        Worker(services).work()
+    assert caplog.messages[-1].endswith("0 labels, no model yet, no queue; 0.0 s.")
+
+
 class EmptyHost:
     """A Label Studio where the project was deleted, until it is put back."""
 

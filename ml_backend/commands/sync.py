@@ -34,6 +34,7 @@ from ml_backend.commands.options import (
 from ml_backend.commands.output import Answer, bar, table
 from ml_backend.errors import LabelStudioUnavailableError
 from ml_backend.tabular import open_table
+from ml_backend.wording import amount
 
 if TYPE_CHECKING:
     from ml_backend.priorities import Batch
@@ -158,18 +159,20 @@ def _status(_args: argparse.Namespace, answer: Answer, services: Services, proje
 
 def _run(_args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
     from ml_backend.runner import run_turn  # noqa: PLC0415
+    from ml_backend.status import turn_sentence  # noqa: PLC0415
 
     before = services.ledger.last_round(project)
     with _progress(project.title) as tell:
         summary = run_turn(services, project, "sync run", tell)
     after = services.ledger.last_round(project)
     summary |= {"new_queue": after is not None and (before is None or before.number != after.number)}
-    answer.result(summary, lambda: _turn_text(summary))
+    answer.result(summary, lambda: turn_sentence(summary))
     return 0
 
 
 def _watch(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
     from ml_backend.runner import run_turn  # noqa: PLC0415
+    from ml_backend.status import turn_sentence  # noqa: PLC0415
 
     answer.say(f"Watching {project.title!r}: looks every {args.every} s, Ctrl-C stops.")
     while True:
@@ -179,7 +182,7 @@ def _watch(args: argparse.Namespace, answer: Answer, services: Services, project
             answer.warn(str(error))
         else:
             if summary.get("labels_changed") or summary.get("note"):
-                answer.result(summary, f"{time.strftime('%H:%M:%S')}  {_turn_text(summary)}")
+                answer.result(summary, f"{time.strftime('%H:%M:%S')}  {turn_sentence(summary)}")
         time.sleep(args.every)
 
 
@@ -250,31 +253,18 @@ def _shown(batch: Batch, rows: list[dict[str, Any]]) -> str:
     return f"{head}\n{lines}{rest}"
 
 
-def _turn_text(summary: dict[str, Any]) -> str:
-    if "note" in summary:
-        return str(summary["note"])
-    queue = f"queue {summary['served']}" + ("" if summary.get("new_queue", True) else " (as before)")
-    seconds = sum(summary["seconds"].values())
-    return f"{summary['labelled']} labels, model v{summary['version']}, {queue}; {seconds:.1f} s."
-
-
 def _status_text(status: dict[str, Any]) -> str:
     counts, version, queue, job = status["counts"], status["version"], status["queue"], status["job"]
-    measured = (version or {}).get("holdout") or {}
-    accuracy = "not measured yet"
-    if measured.get("n"):
-        accuracy = f"{measured['accuracy']:.1%} ({measured['low']:.1%} to {measured['high']:.1%}, n={measured['n']})"
     running = job["running"] or job["due"]
     lines = [
         f"{status['title']} ({status['project']})",
-        f"  labelled   {counts['labelled']} of {counts['tasks']}, {counts['holdout_labelled']} held out",
-        f"  besides    {counts['skips']} skips, {counts['conflicts']} conflicts",
+        f"  labelled   {_labelled(counts)}",
+        *([f"  skipped    {amount(counts['skips'], 'answer')}"] if counts["skips"] else []),
+        *([f"  conflicts  {amount(counts['conflicts'], 'task')}"] if counts["conflicts"] else []),
         f"  model      {version['name'] if version else 'none yet'}" + (" (pinned)" if status["pinned"] else ""),
-        f"  accuracy   {accuracy}",
-        f"  queue      {queue['name']}, {queue['strategy']}, {queue['state']}" if queue else "  queue      none yet",
-        f"  job        {running['state']}: {running['reason']} {running['progress']:.0%}"
-        if running
-        else "  job        none",
+        f"  accuracy   {_accuracy(version)}",
+        f"  queue      {_queue_text(queue, counts)}",
+        f"  job        {_job_text(running)}" if running else "  job        none",
     ]
     lines += [f"  FIX        {problem}" for problem in status["problems"]]
     return "\n".join([*lines, *_unreadable_lines(status["unreadable"])])
@@ -290,6 +280,38 @@ def _unreadable_lines(unreadable: dict[str, Any]) -> Iterator[str]:
     if total > FEW:
         rest = "all of them" if total == len(images) else f"the first {len(images)}"
         yield f"    and {total - FEW} more; --json lists {rest}"
+
+
+def _labelled(counts: dict[str, int]) -> str:
+    """How many labels there are, and what becomes of them."""
+    held_out = counts["holdout_labelled"]
+    learned = counts["labelled"] - held_out
+    return f"{counts['labelled']} of {counts['tasks']}: {learned} to learn from, {held_out} held out to measure the accuracy"
+
+
+def _accuracy(version: dict[str, Any] | None) -> str:
+    measured = (version or {}).get("holdout") or {}
+    if not measured.get("n"):
+        return "not measured yet"
+    return f"{measured['accuracy']:.1%} ({measured['low']:.1%} to {measured['high']:.1%}, n={measured['n']})"
+
+
+def _queue_text(queue: dict[str, Any] | None, counts: dict[str, int]) -> str:
+    if queue is None:
+        return "none yet"
+    if not counts["waiting"]:
+        return "used up: there is no task left to ask for; import more images to go on"
+    if not queue["waiting"]:
+        return f"{queue['name']} is used up; the next turn makes another"
+    state = "" if queue["state"] == "verified" else f", {queue['state']}"
+    waiting = f"{queue['waiting']} of {amount(queue['tasks'], 'task')} to go"
+    return f"{queue['name']} by {queue['strategy']}{state}: {waiting}, {queue['waiting_held_out']} of them to measure the accuracy"
+
+
+def _job_text(job: dict[str, Any]) -> str:
+    if job["state"] != "running":
+        return f"waits to start ({job['reason']})"
+    return f"running, {job['progress']:.0%} ({job['reason']})"
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,16 @@ from ml_backend.learning.encoders import Encoder, load_encoder
 Format = Literal["bundle", "pt2", "onnx"]
 TOLERANCE = 1e-3
 """Largest difference in any probability between an export and the model it was made from."""
+
+
+HARMLESS = (
+    # torch 2.x saves a convolution's weights as they lie in memory, channels last, and takes that for a part of a larger
+    # tensor. What was saved is read back and compared, on the CPU.
+    (UserWarning, "No complete tensor found in the group"),
+    # torch's exporter calls its own deprecated function.
+    (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
+)
+"""Warnings of torch's exporters that say nothing to whoever exports a model."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,8 @@ def export_model(
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         write, read = _FORMATS[kind]
-        write(encoder, head, meta, temporary)
+        with without_harmless_warnings():
+            write(encoder, head, meta, temporary)
         difference = _compare(encoder, head, read(temporary), images)
         if path.is_dir():
             shutil.rmtree(path)
@@ -110,6 +122,14 @@ def load_bundle(folder: Path) -> tuple[Encoder, Head, dict[str, Any]]:
         return load_encoder(folder), Head.load(folder), meta
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InvalidInputError(f"{folder} is not a whole model bundle ({error}).") from error
+
+
+@contextmanager
+def without_harmless_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for category, beginning in HARMLESS:
+            warnings.filterwarnings("ignore", beginning, category)
+        yield
 
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -19,7 +19,7 @@ from ml_backend.records import Annotation, Label, LabelSchema, ProjectKey, Task
 from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport, judge_again, reconcile
-from ml_backend.store.rounds import Round, Rounds
+from ml_backend.store.rounds import Left, Round, Rounds, still_waiting
 from ml_backend.store.rows import SAME_TASK, TASK_COLUMNS, annotation_of, label_of, task_of
 from ml_backend.store.tables import answers, labels, queries, rounds, tasks
 from ml_backend.store.views import Counts, LedgerRow, PoolRows, Quarantined, Split
@@ -146,6 +146,7 @@ class Ledger(Rounds):
                 sa.func.count().filter(sa.and_(held, has_label)),
                 sa.func.count().filter(tasks.c.conflict),
                 sa.func.count().filter(tasks.c.image_error.is_not(None)),
+                sa.func.count().filter(still_waiting()),
             )
             .select_from(tasks.outerjoin(labels, SAME_TASK))
             .where(live)
@@ -156,9 +157,9 @@ class Ledger(Rounds):
         ).where(answers.c.project_id == project.id)
         self._judged(project)
         with self.database.read() as connection:
-            every, labelled, held_out, held_labelled, conflicts, failed = connection.execute(by_task).one()
+            every, labelled, held_out, held_labelled, conflicts, failed, waiting = connection.execute(by_task).one()
             quarantined, skips = connection.execute(by_annotation).one()
-        return Counts(every, labelled, held_out, held_labelled, conflicts, quarantined, skips, failed)
+        return Counts(every, labelled, held_out, held_labelled, conflicts, quarantined, skips, failed, waiting)
 
     def tasks(self, project: Project, task_ids: Sequence[int] | None = None) -> Iterator[Task]:
         """The tasks as last seen, by id; a snapshot, streamed. Tasks that are gone are left out."""
@@ -374,6 +375,7 @@ __all__ = [
     "Counts",
     "Ledger",
     "LedgerRow",
+    "Left",
     "PoolRows",
     "Project",
     "Quarantined",

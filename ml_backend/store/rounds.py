@@ -44,6 +44,18 @@ class Round:
         return f"v{self.version}-r{self.number}"
 
 
+@dataclass(frozen=True)
+class Left:
+    """What is left of a queue. tasks: asked for. waiting: neither answered, skipped, deleted nor unreadable since.
+
+    held_out: those of the waiting that are to measure the accuracy.
+    """
+
+    tasks: int
+    waiting: int
+    held_out: int
+
+
 class Rounds(Projects):
     """The rounds of each project, and the held-out slice drawn with them."""
 
@@ -144,6 +156,25 @@ class Rounds(Projects):
                 for row in connection.execute(statement)
             ]
 
+    def left(self, round_: Round) -> Left:
+        """How much of a round's queue still waits for an answer."""
+        waiting = still_waiting()
+        statement = (
+            sa.select(
+                sa.func.count(),
+                sa.func.count().filter(waiting),
+                sa.func.count().filter(sa.and_(waiting, queries.c.arm == "holdout")),
+            )
+            .select_from(
+                queries.outerjoin(
+                    tasks, sa.and_(tasks.c.project_id == queries.c.project_id, tasks.c.task_id == queries.c.task_id)
+                )
+            )
+            .where(queries.c.project_id == round_.project_id, queries.c.round == round_.number)
+        )
+        with self.database.read() as connection:
+            return Left(*connection.execute(statement).one())
+
     def asked_at_random(self, project: Project) -> list[int]:
         """Tasks that were asked for by a random draw (the random arm of any batch), ascending."""
         drawn = sa.select(queries.c.task_id).where(queries.c.project_id == project.id, queries.c.arm == "random")
@@ -168,6 +199,11 @@ class Rounds(Projects):
         if row is None:
             raise NotFoundError(f"Round {round_.number} is gone: its project was forgotten.")
         return Round(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+
+
+def still_waiting() -> sa.ColumnElement[bool]:
+    """A task that can still be asked for."""
+    return sa.and_(sa.not_(tasks.c.gone), tasks.c.answers == 0, tasks.c.skips == 0, tasks.c.image_error.is_(None))
 
 
 def _write_queries(connection: Connection, project: Project, number: int, given: Sequence[Query]) -> None:

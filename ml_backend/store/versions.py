@@ -194,7 +194,9 @@ class Versions:
     def version(self, project: Project, number: int) -> Version:
         row = self._row(project.id, number)
         if row is None:
-            raise NotFoundError(f"{project.key} has no version {number}; GET /versions lists them.")
+            raise NotFoundError(
+                f"{project.key} has no version v{number}: `ml-backend versions list` names those there are."
+            )
         return self._version(row)
 
     def folder(self, version: Version) -> Path:
@@ -276,7 +278,9 @@ class Versions:
             sa.select(versions.c.state).where(versions.c.project_id == project.id, versions.c.number == number)
         )
         if state is None or not (self.root / str(project.id) / f"v{number}" / META).is_file():
-            raise NotFoundError(f"{project.key} has no version {number} with its files; GET /versions lists them.")
+            raise NotFoundError(
+                f"{project.key} has no version v{number} with its files: `ml-backend versions list` names those there are."
+            )
 
     def _row(self, project_id: int, number: int) -> Any:
         statement = sa.select(versions).where(versions.c.project_id == project_id, versions.c.number == number)

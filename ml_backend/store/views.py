@@ -75,7 +75,10 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class Counts:
-    """How far a project is. labelled: tasks with a label that counts, held-out ones included."""
+    """How far a project is. labelled: tasks with a label that counts, held-out ones included.
+
+    waiting: tasks that can still be asked for.
+    """
 
     tasks: int
     labelled: int
@@ -85,3 +88,4 @@ class Counts:
     quarantined: int
     skips: int
     failed_images: int
+    waiting: int
