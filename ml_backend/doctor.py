@@ -133,7 +133,8 @@ def _project(services: Services, client: LabelStudio, project: Project, *, sever
     access = Access(settings.user, settings.password) if settings.user else None
     number = project.key.project_id
     try:
-        findings = check(client, number, services.backend_url(project.key.host), access=access)
+        url = services.backend_url(project.key.host)
+        findings = check(client, number, url, access=access, default=settings.selection)
     except BackendError as error:
         yield Result(f"{prefix}project", "FIX", str(error))
         return

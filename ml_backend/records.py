@@ -36,6 +36,14 @@ class LabelSchema:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which `Choices` and which `Image` of a label config are to be learned, by name; None where there is but one."""
+
+    choices: str | None = None
+    image: str | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """A Label Studio task, as far as this service cares. `image` is the reference, not the bytes."""
 

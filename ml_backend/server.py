@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import re
 import secrets
 from typing import Any
 
@@ -15,7 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ml_backend import __version__
-from ml_backend.errors import BackendError
+from ml_backend.errors import BackendError, InvalidInputError
+from ml_backend.labelstudio.config import selection_from
 from ml_backend.operations import operations
 from ml_backend.protocol import (
     PredictRequest,
@@ -65,8 +67,13 @@ def protocol_routes(services: Services) -> APIRouter:
     def setup(message: SetupRequest, request: Request) -> dict[str, str]:
         project_id, created = parse_project(message.project)
         host = services.host(host_of(request), message.hostname)
-        project = services.register(host, project_id, message.label_config, created=created)
+        selection = selection_from(message.extra_params)
+        project = services.register(host, project_id, message.label_config, created=created, selection=selection)
         return {"model_version": services.predictor.served_name(project)}
+
+    @router.get("/setup/{why}")
+    def setup_refused(why: str) -> JSONResponse:
+        return JSONResponse({"error": why.replace("_", " ")}, status_code=422)
 
     @router.post("/predict")
     def predict(message: PredictRequest, request: Request) -> dict[str, Any]:
@@ -102,11 +109,23 @@ def protocol_routes(services: Services) -> APIRouter:
     return router
 
 
+def refused(error: BackendError) -> JSONResponse:
+    """Answer /setup so that Label Studio shows the sentence to whoever connects the model.
+
+    Of a refusal it shows the status and the address that gave it, never the body: so the address tells the reason.
+    """
+    logger.warning("A project is refused: %s", error)
+    why = re.sub(r"[^A-Za-z0-9.,;:()'=-]+", "_", str(error).replace('"', "'")).strip("_.")
+    return JSONResponse({"error": str(error)}, status_code=303, headers={"Location": f"setup/{why}"})
+
+
 def _add_errors(application: FastAPI) -> None:
     """One place where errors become HTTP; a caller never sees a traceback."""
 
     @application.exception_handler(BackendError)
-    async def backend_error(_: Request, error: BackendError) -> JSONResponse:
+    async def backend_error(request: Request, error: BackendError) -> JSONResponse:
+        if isinstance(error, InvalidInputError) and request.url.path.endswith("/setup"):
+            return refused(error)
         return JSONResponse({"error": str(error)}, status_code=error.status)
 
     @application.exception_handler(RequestValidationError)

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from ml_backend.errors import ConflictError, NotFoundError
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import parse_label_config
+from ml_backend.labelstudio.config import NOTHING, parse_label_config
 from ml_backend.labelstudio.media import ImageReader
-from ml_backend.records import ProjectKey
+from ml_backend.records import LabelSchema, ProjectKey, Selection
 from ml_backend.serving import Predictor
 from ml_backend.settings import Settings
 from ml_backend.store.consensus import ConsensusRule, Vote
@@ -105,15 +105,27 @@ class Services:
             f"{', '.join(host_slug(host) for host in hosts)}."
         )
 
-    def register(self, host: str, project_id: int, label_config: str, *, created: int | None) -> Project:
-        """Make a project known, or note its new label config; a new or changed one is due at once."""
+    def register(
+        self,
+        host: str,
+        project_id: int,
+        label_config: str,
+        *,
+        created: int | None,
+        selection: Selection | None = None,
+    ) -> Project:
+        """Make a project known, or note its new label config or selection; a new or changed one is due at once.
+
+        selection: which choices and image to learn; None leaves what was selected before.
+        """
         key = ProjectKey(host, project_id)
-        schema = parse_label_config(label_config)
         known = next((p for p in self.ledger.projects() if p.key == key), None)
-        if known is not None and known.label_config == label_config:
-            if created in (None, known.settings.get("created")):
-                return known
-            return self.ledger.configure(known, created=created)
+        selection = selection or selected(known)
+        schema = self.schema(label_config, selection)
+        if known is not None and (known.label_config, known.schema) == (label_config, schema):
+            changed = {"created": created or known.settings.get("created"), **vars(selection)}
+            same = all(known.settings.get(name) == value for name, value in changed.items())
+            return known if same else self.ledger.configure(known, **changed)
         title = known.title if known else f"project {project_id}"
         project = self.ledger.upsert_project(
             key,
@@ -121,10 +133,14 @@ class Services:
             label_config=label_config,
             schema=schema,
             rule=self.rule,
-            settings={"created": created} if created else None,
+            settings=vars(selection) | ({"created": created} if created else {}),
         )
         self.jobs.mark_due(project, immediately=True, reason="set up" if known is None else "label config changed")
         return project
+
+    def schema(self, label_config: str, selection: Selection) -> LabelSchema:
+        """What is to be learned: the selected choices and image, or those that the settings name for all projects."""
+        return parse_label_config(label_config, selection, default=self.settings.selection)
 
     def find_project(self, slug: str | None, project_id: int, created: int | None) -> Project:
         """Return the project that a request means. Raises NotFoundError, or ConflictError where it could be several."""
@@ -162,6 +178,11 @@ class Services:
                 f"No access token for {host}: set LABEL_STUDIO_API_KEY, or add it to LABEL_STUDIO_API_KEYS."
             )
         return key
+
+
+def selected(project: Project | None) -> Selection:
+    """What was selected for the project, when it was set up."""
+    return Selection(project.settings.get("choices"), project.settings.get("image")) if project else NOTHING
 
 
 def host_slug(host: str) -> str:

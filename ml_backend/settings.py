@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ml_backend.errors import ConfigError
+from ml_backend.records import Selection
 
 Parse = Callable[[str], Any]
 
@@ -159,6 +160,10 @@ class Settings:
         _choice("head", "finetune"),
         "train the head on frozen features, or fine-tune the whole network",
     )
+    choices: str = _knob(
+        "ML_BACKEND_CHOICES", "", str, "the <Choices> to learn, by name, in label configs that have several"
+    )
+    image: str = _knob("ML_BACKEND_IMAGE", "", str, "the <Image> to learn from, by name, in those that have several")
     seed: int = _knob("ML_BACKEND_SEED", 0, _number(int, 0), "seed of everything that is drawn")
     promotion_alpha: float = _knob(
         "ML_BACKEND_PROMOTION_ALPHA", 0.05, _number(float, 0, 1), "a candidate worse at this significance is not served"
@@ -202,6 +207,11 @@ class Settings:
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir / 'state.sqlite3'}"
+
+    @property
+    def selection(self) -> Selection:
+        """What to learn in label configs that have several choices or images, where a project does not say."""
+        return Selection(self.choices or None, self.image or None)
 
     def hosts(self) -> dict[str, str]:
         """Every Label Studio host with its key."""

@@ -10,7 +10,7 @@ ROOMS = {
     "errors": set[str](),
     "records": set[str](),
     "wording": set[str](),
-    "settings": {"errors", "wording"},
+    "settings": {"errors", "records", "wording"},
     "labelstudio": {"errors", "records", "wording"},
     "store": {"errors", "records", "wording"},
     "learning": {"errors", "records", "wording"},

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from ml_backend import cli
+from ml_backend.commands.setup_project import labels_from
+from ml_backend.errors import InvalidInputError
 from tests.documented import parsers, rows
 
 ROOT = Path(__file__).parent.parent
@@ -196,3 +198,22 @@ def test_the_token_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY_FILE", str(tmp_path / "token"))
     assert read_settings().label_studio_api_key == TOKEN
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("a,b", ["a", "b"]),
+        ('"a,b", c', ["a,b", "c"]),
+        (' a , "say ""hi""",', ["a", 'say "hi"']),
+        ("5\" nail,it's", ['5" nail', "it's"]),
+    ],
+)
+def test_labels_are_read_as_csv(text: str, labels: list[str]) -> None:
+    assert labels_from(text) == labels
+
+
+@pytest.mark.parametrize("text", ["a", "a,a", "", ",", '"a,b', '"a"b,c'])
+def test_labels_that_are_too_few_or_torn_are_refused_with_what_is_needed(text: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"separated by commas|double quotes"):
+        labels_from(text)

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from ml_backend.errors import ConfigError, LabelStudioError, LabelStudioUnavailableError, NotFoundError
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.storage import create_project
 from ml_backend.labelstudio.transport import Transport
 
 Answer = tuple[int, Any]
@@ -105,6 +107,7 @@ def test_retries_are_bounded(host: Host) -> None:
     [
         (404, {"detail": "No Project matches"}, NotFoundError, "No Project matches"),
         (403, {"detail": "No permission"}, LabelStudioError, "may administer"),
+        (400, {"title": ["Too short."], "data": {"image": ["Missing."]}}, LabelStudioError, "title: Too short.; data: image: Missing."),
         (400, {"validation_errors": {"title": ["Too short."], "non_field_errors": ["No."]}}, LabelStudioError, "title: Too short.; No."),
         (401, {"detail": "Invalid token."}, LabelStudioError, "Copy it again"),
         (401, {"detail": "legacy token authentication has been disabled"}, LabelStudioError, "personal access token, or allow"),
@@ -176,3 +179,9 @@ def test_an_address_or_token_that_is_none_is_refused_at_once(url: str, key: str)
 def test_an_address_below_a_path_is_kept(host: Host) -> None:
     Transport(f"{host.url}/label-studio/", "t").call("GET", "/api/version")
     assert host.requests[0][1] == "/label-studio/api/version"
+
+
+def test_a_refusal_that_comes_through_the_sdk_names_the_field_too(host: Host) -> None:
+    host.reply = lambda *_: (400, {"detail": "Validation error", "validation_errors": {"title": ["Too short."]}})
+    with LabelStudio(host.url, "k" * 40) as client, pytest.raises(LabelStudioError, match="title: Too short"):
+        create_project(client, "ab", "<View/>")

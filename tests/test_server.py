@@ -13,6 +13,9 @@ from ml_backend.settings import Settings
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
+TWO_CHOICES = CONFIG.replace(
+    "</View>", '<Choices name="mood" toName="image"><Choice value="calm"/><Choice value="cross"/></Choices></View>'
+)
 SETUP = {"project": "3.1700000000", "schema": CONFIG, "hostname": "http://localhost:8080", "access_token": "t"}
 
 
@@ -156,6 +159,38 @@ def test_an_unknown_project_is_told_with_the_way_to_connect_it(client: TestClien
 )
 def test_an_unusable_label_config_is_told(client: TestClient, config: str, part: str) -> None:
     assert part in sentence(client.post("/setup", json={**SETUP, "schema": config}), 422)
+
+
+def test_label_studio_is_told_why_a_config_is_refused_where_it_shows_it(client: TestClient) -> None:
+    """Of a refusal it shows the address that answered 422, and nothing of the body."""
+    refusal = client.post("/setup", json={**SETUP, "schema": TWO_CHOICES}, follow_redirects=False)
+    assert "2 <Choices> about images (kind, mood)" in sentence(refusal, 303)
+    shown = client.post("/setup", json={**SETUP, "schema": TWO_CHOICES})
+    assert shown.status_code == 422
+    assert "/setup/The_label_config_has_2_Choices_about_images_(kind,_mood)" in str(shown.url)
+    assert "setup-project_--choices_NAME" in str(shown.url)
+    assert "%" not in str(shown.url)
+
+
+def test_what_was_selected_at_setup_is_kept_with_the_project(client: TestClient, services: Services) -> None:
+    chosen = {**SETUP, "schema": TWO_CHOICES, "extra_params": {"choices": "mood"}}
+    assert client.post("/setup", json=chosen).status_code == 200
+    assert services.find_project(None, 3, None).schema.labels == ("calm", "cross")
+    client.post("/setup", json={**chosen, "extra_params": None, "schema": TWO_CHOICES.replace("cross", "wild")})
+    assert services.find_project(None, 3, None).schema.labels == ("calm", "wild")
+    client.post("/setup", json={**chosen, "extra_params": '{"choices": "kind"}'})
+    project = services.find_project(None, 3, None)
+    assert (project.schema.labels, project.full_at) == (("cat", "dog"), None)
+
+
+def test_a_selection_that_does_not_fit_changes_nothing(client: TestClient, services: Services) -> None:
+    chosen = {**SETUP, "schema": TWO_CHOICES, "extra_params": {"choices": "mood"}}
+    client.post("/setup", json=chosen)
+    assert "no_Choices_name='colour'" in str(
+        client.post("/setup", json={**chosen, "extra_params": {"choices": "colour"}}).url
+    )
+    assert "Choose_again" in str(client.post("/setup", json={**chosen, "schema": CONFIG}).url)
+    assert services.find_project(None, 3, None).schema.from_name == "mood"
 
 
 def test_an_unknown_path_is_a_404(client: TestClient) -> None:

@@ -28,7 +28,6 @@ from ml_backend.commands.options import (
 from ml_backend.commands.output import Answer, bar
 from ml_backend.errors import InvalidInputError
 from ml_backend.importing import ImportReport, check_labels, import_images, inspect
-from ml_backend.labelstudio.config import parse_label_config
 from ml_backend.sources import find_images, read_labels, with_labels
 
 MOST = 20
@@ -79,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     settings = read_settings()
     client = open_client(settings, args)
     project = remote_project(client, args.project)
-    schema = parse_label_config(project["label_config"])
+    schema = client.schema(project, default=settings.selection)
     found = find_images(args.images, by_class=args.by_class)
     if args.labels:
         found = with_labels(found, read_labels(args.labels))

@@ -23,7 +23,6 @@ from ml_backend.commands.options import (
 )
 from ml_backend.commands.output import Answer, bar
 from ml_backend.labelling import LabelReport, import_labels
-from ml_backend.labelstudio.config import parse_label_config
 from ml_backend.sources import NAME_COLUMNS, read_labels
 
 MOST = 20
@@ -51,14 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     answer = Answer(as_json=args.json)
-    client = open_client(read_settings(), args)
+    settings = read_settings()
+    client = open_client(settings, args)
     project = remote_project(client, args.project)
     given = read_labels(args.csv, (*NAME_COLUMNS, "content_hash", "task_id"))
     with bar("labels", len(given)) as advance:
         report = import_labels(
             client,
             int(project["id"]),
-            parse_label_config(project["label_config"]),
+            client.schema(project, default=settings.selection),
             given,
             labels_as=args.labels_as,
             separator=args.separator,

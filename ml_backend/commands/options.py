@@ -102,7 +102,9 @@ def find_project(services: Services, args: argparse.Namespace) -> Project:
         raise ConflictError(f"Say which project with --project: {names}.")
     remote = remote_project(services.client(host), args.project)
     created = int(datetime.fromisoformat(remote["created_at"]).timestamp())
-    project = services.register(host, int(remote["id"]), remote["label_config"], created=created)
+    client = services.client(host)
+    selection = client.selection(int(remote["id"]))
+    project = services.register(host, int(remote["id"]), remote["label_config"], created=created, selection=selection)
     return services.ledger.upsert_project(
         project.key, title=remote["title"], label_config=project.label_config, schema=project.schema
     )

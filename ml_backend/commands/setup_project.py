@@ -2,6 +2,7 @@
 
   ml-backend setup-project --title Birds --labels robin,wren,finch
   ml-backend setup-project --project 3                adopt project 3: its labels and skips stay
+  ml-backend setup-project --project 3 --choices kind learn these <Choices>, of several in the label config
   ml-backend setup-project --project 3 --check        only look
   ml-backend setup-project --project 3 --remove       take the backend and its webhook away; labels stay
 
@@ -13,6 +14,7 @@ is not right and leaves the rest.
 from __future__ import annotations
 
 import argparse
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,11 @@ from ml_backend.commands.options import (
 from ml_backend.commands.output import Answer
 from ml_backend.errors import InvalidInputError
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import label_config, parse_label_config
-from ml_backend.labelstudio.connection import Access, Finding, check, connect, disconnect
+from ml_backend.labelstudio.config import NOTHING, label_config, parse_label_config
+from ml_backend.labelstudio.connection import Access, Finding, check, check_selection, connect, disconnect
 from ml_backend.labelstudio.queue import TAB, show_tab
 from ml_backend.labelstudio.storage import create_project
+from ml_backend.records import Selection
 from ml_backend.settings import Settings
 
 
@@ -40,10 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
     add_project(parser)
     parser.add_argument("--title", help="title of a new project; one that has this title already is adopted")
-    parser.add_argument("--labels", metavar="A,B,...", help="labels of a new project, separated by commas")
+    parser.add_argument(
+        "--labels",
+        metavar="A,B,...",
+        help="labels of a new project, separated by commas; one with a comma in it in double quotes",
+    )
     parser.add_argument(
         "--label-config", type=existing_file, metavar="XML", help="its label config instead, from a file"
     )
+    parser.add_argument("--choices", metavar="NAME", help="learn these <Choices>, where the label config has several")
+    parser.add_argument("--image", metavar="NAME", help="learn from this <Image>, where the label config has several")
     parser.add_argument("--multiple", action="store_true", help="several labels may go with one image")
     parser.add_argument(
         "--backend-url", metavar="URL", help="this service as Label Studio reaches it (default: from ML_BACKEND_URL)"
@@ -59,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     answer = Answer(as_json=args.json)
     settings = read_settings()
     client = open_client(settings, args)
-    project = _project(client, args, answer)
+    selection = Selection(args.choices, args.image) if args.choices or args.image else None
+    project = _project(client, settings.selection, selection, args, answer)
     if project is None:
         return 0
     url = (args.backend_url or _backend_url(settings, client.url)).rstrip("/")
@@ -73,9 +83,10 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     if args.check or args.dry_run:
-        findings, changed = check(client, number, url, access=access), []
+        findings = check(client, number, url, access=access, selection=selection, default=settings.selection)
+        changed: list[str] = []
     else:
-        report = connect(client, number, url, access=access)
+        report = connect(client, number, url, access=access, selection=selection, default=settings.selection)
         findings, changed = list(report.findings), list(report.changed)
         if not any(tab["data"].get("title") == TAB for tab in client.tabs(number)):
             show_tab(client, number, project["model_version"] or "v0-r0")
@@ -83,9 +94,12 @@ def run(args: argparse.Namespace) -> int:
     return _told(project, client.url, findings, changed, args, answer)
 
 
-def _project(client: LabelStudio, args: argparse.Namespace, answer: Answer) -> dict[str, Any] | None:
+def _project(
+    client: LabelStudio, default: Selection, selection: Selection | None, args: argparse.Namespace, answer: Answer
+) -> dict[str, Any] | None:
     """Find or make the project; None where --dry-run would make one."""
     config = _config(args)
+    wanted = parse_label_config(config, selection or NOTHING, default=default).labels if config is not None else ()
     if args.title is None:
         if config is not None:
             raise InvalidInputError("--labels and --label-config are for a new project: give it a --title.")
@@ -106,25 +120,37 @@ def _project(client: LabelStudio, args: argparse.Namespace, answer: Answer) -> d
         answer.say(f"Made project {number} ({args.title}): {client.url}/projects/{number}/")
         return client.get_project(number)
     found = titled[0]
-    if config is not None and parse_label_config(config).labels != parse_label_config(found["label_config"]).labels:
-        raise InvalidInputError(
-            f"Project {found['id']} ({args.title}) exists with other labels "
-            f"({', '.join(parse_label_config(found['label_config']).labels)}): leave --labels away to adopt it as it is."
-        )
+    if config is not None:
+        there = check_selection(found, client.backends(found["id"]), selection, default).labels
+        if there != wanted:
+            raise InvalidInputError(
+                f"Project {found['id']} ({args.title}) exists with other labels ({', '.join(there)}): leave --labels away "
+                "to adopt it as it is."
+            )
     return found
 
 
 def _config(args: argparse.Namespace) -> str | None:
     if args.label_config:
-        text = Path(args.label_config).read_text(encoding="utf-8")
-        parse_label_config(text)
-        return text
+        return Path(args.label_config).read_text(encoding="utf-8")
     if args.labels is None:
         return None
-    labels = [label.strip() for label in args.labels.split(",") if label.strip()]
+    return label_config(labels_from(args.labels), multiple=args.multiple)
+
+
+def labels_from(text: str) -> list[str]:
+    """Read the labels as a line of CSV, so that one with a comma in it can stand in quotes."""
+    try:
+        cells = [cell for line in csv.reader([text], skipinitialspace=True, strict=True) for cell in line]
+    except csv.Error as error:
+        raise InvalidInputError(
+            f"--labels cannot be read as CSV ({error}): put a label that has a comma or a quote in it in double quotes, and "
+            "double each quote inside."
+        ) from None
+    labels = [label.strip() for label in cells if label.strip()]
     if len(labels) < 2 or len(set(labels)) != len(labels):
         raise InvalidInputError("--labels needs at least two labels, each once, separated by commas.")
-    return label_config(labels, multiple=args.multiple)
+    return labels
 
 
 def _backend_url(settings: Settings, host: str) -> str:

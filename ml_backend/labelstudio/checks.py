@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from ml_backend.errors import InvalidInputError, LabelStudioError, NotFoundError
 from ml_backend.labelstudio.client import Json, LabelStudio
-from ml_backend.labelstudio.config import parse_label_config
+from ml_backend.labelstudio.config import NOTHING, parse_label_config, selection_from
 from ml_backend.labelstudio.queue import UNCERTAINTY
+from ml_backend.records import LabelSchema, Selection
 
 TITLE = "Active learning"
 MARK = "X-Active-Learning"  # a header that tells our webhooks from others, also when they point elsewhere
@@ -57,7 +58,14 @@ class Finding:
 
 
 def check(
-    client: LabelStudio, project_id: int, backend_url: str, *, access: Access | None = None, title: str = TITLE
+    client: LabelStudio,
+    project_id: int,
+    backend_url: str,
+    *,
+    access: Access | None = None,
+    title: str = TITLE,
+    selection: Selection | None = None,
+    default: Selection = NOTHING,
 ) -> list[Finding]:
     """Look, in order, at everything a project needs; changes nothing. Raises only where Label Studio does not answer."""
     project = client.get_project(project_id)
@@ -65,7 +73,7 @@ def check(
     hooks = our_webhooks(client, project_id, backend_url)
     return [
         *check_addresses(client, backend_url),
-        _label_config(project),
+        _label_config(project, backends, selection, default),
         _backend(backends, backend_url),
         _webhook(hooks, wanted_hooks(project_id, backend_url), access),
         *_serving(project, client.model_versions(project_id), {backend["title"] for backend in backends}),
@@ -124,14 +132,24 @@ def matching(hook: Hook, ours: list[Json]) -> list[Json]:
     return here + [h for h in ours if h["headers"].get(MARK) == hook.kind and h not in here]
 
 
-def _label_config(project: Json) -> Finding:
+def check_selection(
+    project: Json, backends: list[Json], selection: Selection | None, default: Selection
+) -> LabelSchema:
+    """What would be learned with this selection; None for the one that is kept with a backend. Raises InvalidInputError."""
+    kept = next(filter(None, (selection_from(backend.get("extra_params")) for backend in backends)), NOTHING)
+    return parse_label_config(project["label_config"], selection or kept, default=default)
+
+
+def _label_config(project: Json, backends: list[Json], selection: Selection | None, default: Selection) -> Finding:
+    name = "label config"
     try:
-        schema = parse_label_config(project["label_config"])
+        schema = check_selection(project, backends, selection, default)
     except InvalidInputError as error:
-        return Finding("label config", ok=False, message=str(error))
-    return Finding(
-        "label config", ok=True, message=f"{len(schema.labels)} labels about the image in {schema.image_key!r}."
+        return Finding(name, ok=False, message=str(error))
+    message = (
+        f'The {len(schema.labels)} labels of "{schema.from_name}" are learned from the image in "{schema.image_key}".'
     )
+    return Finding(name, ok=True, message=message)
 
 
 def _backend(backends: list[Json], backend_url: str) -> Finding:

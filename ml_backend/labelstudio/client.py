@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from ml_backend.errors import LabelStudioError, NotFoundError
-from ml_backend.labelstudio.config import annotation_from_json, parse_label_config, task_from_json
+from ml_backend.labelstudio.config import (
+    NOTHING,
+    SeveralError,
+    annotation_from_json,
+    parse_label_config,
+    selection_from,
+    task_from_json,
+)
 from ml_backend.labelstudio.transport import Transport, detail_of, parsed
-from ml_backend.records import Annotation, LabelSchema, Task
+from ml_backend.records import Annotation, LabelSchema, Selection, Task
 
 Json = dict[str, Any]
 
@@ -87,8 +94,23 @@ class LabelStudio:
     def delete_project(self, project_id: int) -> None:
         self._delete(f"/api/projects/{project_id}/", timeout=BULK_TIMEOUT_S)
 
-    def schema(self, project_id: int) -> LabelSchema:
-        return parse_label_config(self.get_project(project_id)["label_config"])
+    def schema(self, project: int | Json, *, default: Selection = NOTHING) -> LabelSchema:
+        """What is learned of a project, given by number or as `get_project` returned it.
+
+        Where its config has several choices or images: those selected when it was connected, else the default ones.
+        """
+        found = self.get_project(project) if isinstance(project, int) else project
+        try:
+            return parse_label_config(found["label_config"])
+        except SeveralError:
+            return parse_label_config(
+                found["label_config"], self.selection(int(found["id"])) or NOTHING, default=default
+            )
+
+    def selection(self, project_id: int) -> Selection | None:
+        """Which choices and image were selected when the project was connected; kept with its ML backend."""
+        found = (selection_from(backend.get("extra_params")) for backend in self.backends(project_id))
+        return next(filter(None, found), None)
 
     # -- tasks and annotations ----------------------------------------------------------------------------------------
 

@@ -2,68 +2,90 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from ml_backend.errors import InvalidInputError
-from ml_backend.records import Annotation, LabelSchema, Task
+from ml_backend.records import Annotation, LabelSchema, Selection, Task
 
-_VARIABLE = re.compile(r"\$(\S+)")
+_KEY = re.compile(r"\$([^\s$\[\]{}]+)")
+_VARIABLE = re.compile(r"\$[\w[\].{}]")
+_KEYS = "1234567890qwetasdfgzxcvbyiopjklnm"
 _EXAMPLE = (
     '<View><Image name="image" value="$image"/><Choices name="choice" toName="image">'
     '<Choice value="cat"/><Choice value="dog"/></Choices></View>'
 )
+_PAGE = """<View style="display: flex; align-items: flex-start; gap: 16px">
+  <View style="flex: 1 1 auto; min-width: 0">
+    <Image name="image" value={value} zoomControl="true" maxHeight="calc(100vh - 200px)"/>
+  </View>
+  <View style="flex: 0 0 280px; position: sticky; top: 0; max-height: calc(100vh - 140px); overflow-y: auto">
+    <Header value="{question}" size="5"/>
+    <Choices name="choice" toName="image" choice="{choice}" layout="vertical">
+{choices}
+    </Choices>
+    <Header value="A choice that is already ticked is the model's guess: check it." size="5"/>
+  </View>
+</View>"""
+_LAYOUT = frozenset({"View", "Header", "Style", "Collapse", "Panel", "Filter", "Dialog", "Markdown", "Shortcut"})
+_ONE_IMAGE = ": that one image has to show the answer, for where several are compared nothing can be learned."
+NOTHING = Selection()
 
 
-def parse_label_config(xml: str, *, choices: str | None = None) -> LabelSchema:
+class SeveralError(InvalidInputError):
+    """The label config has several choices or images, and nobody said which one is to be learned."""
+
+
+def parse_label_config(xml: str, chosen: Selection = NOTHING, *, default: Selection = NOTHING) -> LabelSchema:
     """What a label config asks: one `Choices` about one `Image`.
 
-    `choices` names the `Choices` tag to learn where the config has several about images.
-    Raises InvalidInputError, naming the fix: malformed XML, no usable Image or Choices, several and none named.
+    `chosen` names the ones to learn, and must fit; `default` is looked at where there are several and none was chosen.
+    Raises SeveralError where that leaves it open, InvalidInputError for what cannot be learned; each names the fix.
     """
     root = _parse(xml)
-    images = {tag.get("name", ""): tag for tag in root.iter("Image") if tag.get("name")}
+    images = {name: tag for tag in root.iter("Image") if (name := tag.get("name"))}
     if not images:
-        raise InvalidInputError(
-            f"The label config has no <Image>: it needs one image and one choice, such as {_EXAMPLE}"
-        )
-    usable = [tag for tag in root.iter("Choices") if _about_an_image(tag, images)]
-    if choices is not None:
-        usable = [tag for tag in usable if tag.get("name") == choices]
+        raise InvalidInputError(_no_image(root))
+    usable = {tag.get("name", ""): tag for tag in root.iter("Choices") if _about_an_image(tag, images)}
+    if len(images) == 1:
+        _image_key(next(iter(images.values())))
     if not usable:
-        wanted = f' named "{choices}"' if choices else ""
-        raise InvalidInputError(
-            f"The label config has no <Choices>{wanted} about an image (with a name, toName pointing at the <Image>, not "
-            f"perRegion): it needs one image and one choice, such as {_EXAMPLE}"
-        )
-    if len(usable) > 1:
-        names = ", ".join(tag.get("name", "") for tag in usable)
-        raise InvalidInputError(
-            f"The label config has several <Choices> about images ({names}): say which one is to be learned."
-        )
-    tag = usable[0]
-    image = images[_about_an_image(tag, images)]
+        raise InvalidInputError(_no_choices(root, images))
+    names = (
+        _pick("Choices", usable, chosen.choices, default.choices),
+        _pick("Image", images, chosen.image, default.image),
+    )
+    if names[0] is None or names[1] is None:
+        raise SeveralError(_several(root, usable, images, names))
+    tag, image = usable[names[0]], images[names[1]]
+    if tag in _conditional(root):
+        raise InvalidInputError(_only_sometimes(tag, others=len(usable) > 1))
     return LabelSchema(
-        from_name=tag.get("name", ""),
-        to_name=image.get("name", ""),
+        from_name=names[0],
+        to_name=names[1] if names[1] in _targets(tag) else _about_an_image(tag, images),
         image_key=_image_key(image),
         labels=_labels(tag),
         multiple=tag.get("choice", "single") == "multiple",
     )
 
 
-def label_config(labels: Sequence[str], *, multiple: bool = False, image_key: str = "image") -> str:
-    """A label config for these labels; `parse_label_config` of it gives them back."""
-    items = "".join(f"\n    <Choice value={quoteattr(label)}/>" for label in labels)
-    choice = "multiple" if multiple else "single"
-    return (
-        f'<View>\n  <Image name="image" value={quoteattr("$" + image_key)}/>\n'
-        f'  <Choices name="choice" toName="image" choice="{choice}">{items}\n  </Choices>\n</View>'
-    )
+def selection_from(extra_params: Any) -> Selection | None:
+    """The choice in the `extra_params` of a connected model, an object or its JSON; None where they make none."""
+    if isinstance(extra_params, str):
+        try:
+            extra_params = json.loads(extra_params)
+        except ValueError:
+            return None
+    if not isinstance(extra_params, dict):
+        return None
+    choices, image = (str(extra_params.get(key) or "") or None for key in ("choices", "image"))
+    return Selection(choices, image) if choices or image else None
 
 
 def _parse(xml: str) -> ET.Element:
@@ -72,39 +94,184 @@ def _parse(xml: str) -> ET.Element:
     try:
         return ET.fromstring(xml)  # noqa: S314 - entities are refused above
     except ET.ParseError as error:
-        raise InvalidInputError(f"The label config is no valid XML ({error}): correct it in Label Studio.") from None
+        raise InvalidInputError(f"The label config is not valid XML ({error}): correct it in Label Studio.") from None
+
+
+def _targets(tag: ET.Element) -> list[str]:
+    return [name.strip() for name in tag.get("toName", "").split(",")]
 
 
 def _about_an_image(tag: ET.Element, images: dict[str, ET.Element]) -> str:
-    """The image this `Choices` is about, or "" where it is unnamed, about regions, or about something else."""
-    if not tag.get("name") or tag.get("perRegion", "").lower() == "true":
+    """The first image this `Choices` is about, or "" where it is unnamed, about a part of it, or about something else."""
+    if not tag.get("name") or _part(tag):
         return ""
-    targets = [name.strip() for name in tag.get("toName", "").split(",")]
-    return next((name for name in targets if name in images), "")
+    return next((name for name in _targets(tag) if name in images), "")
+
+
+def _part(tag: ET.Element) -> str:
+    """The attribute that makes this tag ask about a part of the image, or ""."""
+    return next((name for name in ("perRegion", "perItem") if tag.get(name, "").lower() == "true"), "")
+
+
+def _conditional(tag: ET.Element, *, within: bool = False) -> set[ET.Element]:
+    """The `Choices` below `tag` that are shown only under a condition, of their own or of a `View` around them."""
+    within = within or bool(tag.get("visibleWhen"))
+    found = {tag} if within and tag.tag == "Choices" else set()
+    return found.union(*(_conditional(child, within=within) for child in tag))
+
+
+def _pick(kind: str, known: dict[str, ET.Element], chosen: str | None, default: str | None) -> str | None:
+    """The name meant; None where there are several. Raises InvalidInputError for a chosen one that is not there."""
+    if chosen is not None and chosen not in known:
+        raise InvalidInputError(
+            f'The label config has no <{kind} name="{chosen}"> to learn; it has {", ".join(known)}. '
+            f"Choose again: `ml-backend setup-project --{kind.lower()} {next(iter(known))}`; or bring that name back."
+        )
+    if chosen is not None or len(known) == 1:
+        return chosen or next(iter(known))
+    return default if default in known else None
+
+
+def _several(
+    root: ET.Element, usable: dict[str, ET.Element], images: dict[str, ET.Element], found: tuple[str | None, str | None]
+) -> str:
+    """Which names there are, and how to choose among them."""
+    sometimes = _conditional(root)
+    said, options, params = [], [], {}
+    if found[0] is None:
+        names = [name + (" (shown only under a condition)" if tag in sometimes else "") for name, tag in usable.items()]
+        said.append(f"{len(usable)} <Choices> about images ({', '.join(names)})")
+        options, params = ["--choices NAME"], {"choices": "NAME"}
+    if found[1] is None:
+        said.append(f"{len(images)} images ({', '.join(images)})")
+        options, params = [*options, "--image NAME"], params | {"image": "NAME"}
+    return (
+        f"The label config has {' and '.join(said)}; one is learned. Choose with "
+        f"`ml-backend setup-project {' '.join(options)}`, or with {json.dumps(params)} as the extra params of the model in "
+        f"Label Studio{_ONE_IMAGE if found[1] is None else '.'}"
+    )
+
+
+def _no_image(root: ET.Element) -> str:
+    if root.find(".//Image") is not None:
+        return "The <Image> of the label config has no name: give it one, and point toName of the <Choices> at it."
+    shown = sorted({tag.tag for tag in root.iter() if tag.get("name") and tag.get("value") and not tag.get("toName")})
+    instead = f"; it shows <{'>, <'.join(shown)}>" if shown else ""
+    return f"The label config has no <Image>{instead}. Only images can be learned: use a config such as {_EXAMPLE}"
+
+
+def _no_choices(root: ET.Element, images: dict[str, ET.Element]) -> str:
+    """Why no `Choices` will do, and what would."""
+    missing = "The label config has no <Choices> about an image"
+    for tag in root.iter("Choices"):
+        name = f'<Choices name="{tag.get("name")}">'
+        if not tag.get("name"):
+            return f'{missing}: the one it has lacks a name, such as name="choice".'
+        if part := _part(tag):
+            what = "regions" if part == "perRegion" else "items"
+            return (
+                f"{missing}: {name} asks about {what} of it. Take {part} away, or add <Choices> about the whole image."
+            )
+        if not _about_an_image(tag, images):
+            return f'{missing}: {name} is about "{tag.get("toName", "")}". Set its toName="{next(iter(images))}".'
+    asked = sorted({tag.tag for tag in root.iter() if tag.get("toName") and tag.tag not in _LAYOUT})
+    instead = f"; it asks for <{'>, <'.join(asked)}>, which cannot be learned here" if asked else ""
+    first = next(iter(images))
+    return (
+        f'{missing}{instead}. Add <Choices name="choice" toName="{first}"><Choice value="..."/><Choice value="..."/></Choices>'
+        f"{_ONE_IMAGE if len(images) > 1 else '.'}"
+    )
+
+
+def _only_sometimes(tag: ET.Element, *, others: bool) -> str:
+    fix = "choose another with `ml-backend setup-project --choices NAME`, or take" if others else "take"
+    return (
+        f'<Choices name="{tag.get("name")}"> is shown only under a condition (visibleWhen), so that many images never get '
+        f"an answer; that cannot be learned: {fix} the condition away, in a project of its own if need be."
+    )
 
 
 def _image_key(image: ET.Element) -> str:
+    name, value = image.get("name"), image.get("value", "")
     if image.get("valueList"):
-        raise InvalidInputError("The label config shows several images at once (valueList): use value with one image.")
-    match = _VARIABLE.fullmatch(image.get("value", ""))
+        raise InvalidInputError(
+            f'<Image name="{name}"> shows several images at once (valueList), and one answer about them cannot be learned: '
+            'make each image a task of its own, and use value="$image".'
+        )
+    match = _KEY.fullmatch(value)
     if match is None:
-        raise InvalidInputError(f'<Image name="{image.get("name")}"> needs value="$image", the key of the task data.')
+        why = "is put together from parts" if "$" in value else "names no key of the task data"
+        raise InvalidInputError(
+            f'<Image name="{name}"> has value="{value}", which {why}; that is not supported: have the whole address in the '
+            'task data, and use its key alone, as in value="$image".'
+        )
     return match[1]
 
 
 def _labels(tag: ET.Element) -> tuple[str, ...]:
-    if tag.find("Choice/Choice") is not None:
-        raise InvalidInputError(f'<Choices name="{tag.get("name")}"> is nested: list its choices on one level.')
+    name = f'<Choices name="{tag.get("name")}">'
+    if tag.get("value") or any(_from_the_task(choice) for choice in tag.iter("Choice")):
+        raise InvalidInputError(
+            f'{name} takes its choices from the task data (value="$..."), so each image may have others; that cannot be '
+            'learned: list them in the config, as <Choice value="cat"/>.'
+        )
+    if any(choice.find(".//Choice") is not None for choice in tag.iter("Choice")):
+        raise InvalidInputError(
+            f"{name} has choices inside of choices (nested), which cannot be learned: list them on one level."
+        )
     # An alias takes the place of the value in what Label Studio stores.
     values = [choice.get("alias") or choice.get("value") or "" for choice in tag.iter("Choice")]
     if len(values) < 2 or not all(value.strip() for value in values):
+        raise InvalidInputError(f'{name} needs at least two <Choice value="..."/> inside, each with a value: add them.')
+    if doubled := [value for value, count in Counter(values).items() if count > 1]:
         raise InvalidInputError(
-            f'<Choices name="{tag.get("name")}"> needs at least two <Choice value="..."/> inside, each with a value '
-            "(choices taken from the task data cannot be learned)."
+            f'{name} has the choice "{doubled[0]}" twice, and its answers could not be told apart: rename or remove one.'
         )
-    if len(set(values)) != len(values):
-        raise InvalidInputError(f'<Choices name="{tag.get("name")}"> names a choice twice: make them distinct.')
     return tuple(values)
+
+
+def _from_the_task(choice: ET.Element) -> bool:
+    return not choice.get("alias") and _VARIABLE.search(choice.get("value", "")) is not None
+
+
+def label_config(labels: Sequence[str], *, multiple: bool = False, image_key: str = "image") -> str:
+    """A label config for these labels, good to label with; `parse_label_config` of it gives them back.
+
+    The image fits the window and stands beside the choices, each with a key, which scroll on their own where they are many.
+    Raises InvalidInputError for a label that Label Studio would not show as it is.
+    """
+    for label in labels:
+        if _VARIABLE.search(label):
+            raise InvalidInputError(
+                f'The label "{label}" cannot be shown: Label Studio puts task data in place of a $ and what follows it. '
+                "Leave the $ away."
+            )
+    choices = "\n".join(
+        f"        <Choice value={quoteattr(label)}{f' hotkey={quoteattr(key)}' if key else ''}/>"
+        for label, key in zip(labels, hotkeys(labels), strict=True)
+    )
+    return _PAGE.format(
+        value=quoteattr(f"${image_key}"),
+        question="Which ones fit?" if multiple else "Which one is it?",
+        choice="multiple" if multiple else "single",
+        choices=choices,
+    )
+
+
+def hotkeys(labels: Sequence[str]) -> list[str]:
+    """A key for each label, "" where none is left: a label of one sign is its own key, the others take what is free.
+
+    Keys and order are those that Label Studio gives by itself; it leaves out those that do something else on its page.
+    """
+    own = {label.lower() for label in labels if label.lower() in _KEYS and len(label) == 1}
+    free = (key for key in _KEYS if key not in own)
+    taken: set[str] = set()
+    found = []
+    for label in labels:
+        key = label.lower() if label.lower() in own - taken else next(free, "")
+        taken.add(key)
+        found.append(key)
+    return found
 
 
 def task_from_json(schema: LabelSchema, raw: dict[str, Any]) -> Task:

@@ -6,6 +6,7 @@ Every refusal of Label Studio becomes one sentence that names the setting to cha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ml_backend.errors import LabelStudioError
 from ml_backend.labelstudio.checks import (
@@ -18,6 +19,7 @@ from ml_backend.labelstudio.checks import (
     Finding,
     Hook,
     check,
+    check_selection,
     explained,
     matching,
     our_backends,
@@ -26,10 +28,20 @@ from ml_backend.labelstudio.checks import (
     webhook_faults,
 )
 from ml_backend.labelstudio.client import Json, LabelStudio
-from ml_backend.labelstudio.config import parse_label_config
+from ml_backend.labelstudio.config import NOTHING
 from ml_backend.labelstudio.queue import UNCERTAINTY
+from ml_backend.records import Selection
 
-__all__ = ["Access", "ConnectionReport", "Finding", "check", "connect", "disconnect", "repair_webhooks"]
+__all__ = [
+    "Access",
+    "ConnectionReport",
+    "Finding",
+    "check",
+    "check_selection",
+    "connect",
+    "disconnect",
+    "repair_webhooks",
+]
 
 
 @dataclass(frozen=True)
@@ -47,21 +59,29 @@ class ConnectionReport:
 
 
 def connect(
-    client: LabelStudio, project_id: int, backend_url: str, *, access: Access | None = None, title: str = TITLE
+    client: LabelStudio,
+    project_id: int,
+    backend_url: str,
+    *,
+    access: Access | None = None,
+    title: str = TITLE,
+    selection: Selection | None = None,
+    default: Selection = NOTHING,
 ) -> ConnectionReport:
     """Connect the project to the service at `backend_url` (as Label Studio reaches it), and look at the result.
 
     Safe to repeat: what is right already stays. The service must be up, for Label Studio calls its /health and /setup.
+    selection: which choices and image to learn from now on. Label Studio keeps it with the backend, and sends it along.
     Raises InvalidInputError for a label config that cannot be learned, LabelStudioError for a refusal.
     """
-    parse_label_config(client.get_project(project_id)["label_config"])
+    check_selection(client.get_project(project_id), client.backends(project_id), selection, default)
     changed: list[str] = []
     before = {hook["id"] for hook in client.webhooks(project_id)}
     # The webhook first: Label Studio makes one beside a new backend, without auth, unless its address is taken.
     webhook_ids, done = _set_webhooks(client, project_id, backend_url, access)
     changed += done
     try:
-        backend_id, done = _set_backend(client, project_id, backend_url, access, title)
+        backend_id, done = _set_backend(client, project_id, backend_url, access, title, selection)
     except LabelStudioError:
         for webhook_id in set(webhook_ids) - before:
             client.delete_webhook(webhook_id)
@@ -69,7 +89,10 @@ def connect(
     changed += done
     changed += _set_project(client, project_id)
     return ConnectionReport(
-        backend_id, webhook_ids, tuple(changed), tuple(check(client, project_id, backend_url, access=access))
+        backend_id,
+        webhook_ids,
+        tuple(changed),
+        tuple(check(client, project_id, backend_url, access=access, default=default)),
     )
 
 
@@ -132,7 +155,12 @@ def _set_webhook(
 
 
 def _set_backend(
-    client: LabelStudio, project_id: int, backend_url: str, access: Access | None, title: str
+    client: LabelStudio,
+    project_id: int,
+    backend_url: str,
+    access: Access | None,
+    title: str,
+    selection: Selection | None,
 ) -> tuple[int, list[str]]:
     auth: Json = (
         {"auth_method": "BASIC_AUTH", "basic_auth_user": access.user, "basic_auth_pass": access.password}
@@ -142,6 +170,7 @@ def _set_backend(
     wanted: Json = {"url": backend_url, "title": title, "is_interactive": False, **auth}
     try:
         backends = our_backends(client, project_id, backend_url, title)
+        wanted["extra_params"] = _extra_params(backends[0] if backends else {}, selection)
         if not backends:
             created = client.create_backend(project_id, **wanted)
             return created["id"], [f"connected the ML backend {backend_url}"]
@@ -154,6 +183,17 @@ def _set_backend(
         return keep["id"], [f"set the ML backend to {backend_url}"]
     except LabelStudioError as error:
         raise explained(error, backend_url, BACKEND_ADDRESS) from error
+
+
+def _extra_params(backend: Json, selection: Selection | None) -> Any:
+    """What Label Studio passes on with each /setup: what it did so far, with the new selection."""
+    before = backend.get("extra_params")
+    if selection is None:
+        return before
+    others = {
+        key: value for key, value in (before if isinstance(before, dict) else {}).items() if key not in vars(selection)
+    }
+    return others | {key: name for key, name in vars(selection).items() if name}
 
 
 def _set_project(client: LabelStudio, project_id: int) -> list[str]:

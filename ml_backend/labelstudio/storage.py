@@ -16,8 +16,7 @@ from urllib.parse import quote
 
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio.client import BULK_TIMEOUT_S, LabelStudio
-from ml_backend.labelstudio.transport import unavailable
-from ml_backend.wording import shortened
+from ml_backend.labelstudio.transport import detail_of_body, unavailable
 
 TITLE = "Images"
 _ROOT = re.compile(r'LOCAL_FILES_DOCUMENT_ROOT="([^"]+)"')
@@ -35,7 +34,7 @@ def sdk(client: LabelStudio) -> Iterator[Any]:
         yield Sdk(base_url=client.url, api_key=client.transport.auth.api_key, max_retries=0)
     except ApiError as error:
         kind = LabelStudioUnavailableError if (error.status_code or 500) >= 500 else LabelStudioError
-        raise kind(f"Label Studio refused ({error.status_code}): {_reason(error.body)}") from error
+        raise kind(f"Label Studio refused ({error.status_code}): {detail_of_body(error.body)}") from error
     except httpx.HTTPError as error:
         raise unavailable(client.url, error) from error
 
@@ -118,13 +117,3 @@ def uploads(client: LabelStudio, project_id: int) -> dict[str, str]:
         if match := _UPLOADED.fullmatch(item["file"]):
             found[match[1]] = f"/data/{item['file']}"
     return found
-
-
-def _reason(body: Any) -> str:
-    if not isinstance(body, dict):
-        return shortened(str(body))
-    errors = body.get("validation_errors")
-    if isinstance(errors, dict):
-        texts = [" ".join(value) if isinstance(value, list) else str(value) for value in errors.values()]
-        return shortened("; ".join(texts))
-    return shortened(str(errors or body.get("detail") or body))

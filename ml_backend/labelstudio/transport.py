@@ -260,14 +260,17 @@ def detail_of(answer: requests.Response) -> str:
         body = answer.json()
     except ValueError:
         return f"status {answer.status_code}"
-    if not isinstance(body, dict):
-        return shortened(str(body))
-    errors = body.get("validation_errors")
-    if isinstance(errors, dict):
-        texts = [f"{'' if key == 'non_field_errors' else key + ': '}{_flat(value)}" for key, value in errors.items()]
-        return shortened("; ".join(texts))
-    return shortened(str(errors or body.get("detail") or body))
+    return detail_of_body(body)
+
+
+def detail_of_body(body: Any) -> str:
+    """The same of the answer's JSON; each error of a field with the field's name."""
+    if isinstance(body, dict):
+        body = body.get("validation_errors") or body.get("detail") or body
+    return shortened(_flat(body))
 
 
 def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{'' if key == 'non_field_errors' else f'{key}: '}{_flat(v)}" for key, v in value.items())
     return ", ".join(_flat(v) for v in value) if isinstance(value, list) else str(value)

@@ -7,9 +7,8 @@ from datetime import datetime, timedelta
 
 from ml_backend.errors import NotFoundError, ProjectGoneError
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import parse_label_config
 from ml_backend.records import Annotation, Task
-from ml_backend.services import Services
+from ml_backend.services import Services, selected
 from ml_backend.steps import webhook
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
@@ -59,7 +58,7 @@ def refresh(project: Project, services: Services) -> Project:
         project.key,
         title=remote["title"],
         label_config=remote["label_config"],
-        schema=parse_label_config(remote["label_config"]),
+        schema=services.schema(remote["label_config"], selected(project)),
         rule=services.rule,
         settings={"gone": None} if project.settings.get("gone") else None,
     )
