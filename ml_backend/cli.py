@@ -25,6 +25,7 @@ COMMANDS = {
     "import-labels": "give labels from a CSV to images that are there",
     "import-model": "start from a model trained elsewhere: it predicts before the first label",
     "sync": "which images next: query, prioritize, status, run, watch, export",
+    "versions": "the models a project has had: list, compare, promote (roll back), pin, unpin",
     "export": "take out labels, rounds, a model or a data set",
     "doctor": "check everything that has to be right, with the fix for what is not",
     "simulate": "replay query strategies on labelled data, before trusting one",

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse
 
+from ml_backend import choice
 from ml_backend.errors import NotFoundError
 from ml_backend.models import save_model
 from ml_backend.services import Services
 from ml_backend.status import job_status, project_status, round_status, unreadable_images, version_status
 from ml_backend.store.projects import Project
+from ml_backend.store.versions import version_number
 
 
 def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of routes
@@ -74,22 +76,15 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
 
     @router.post("/{number}/roll-back")
     def roll_back(number: int) -> dict[str, Any]:
-        return _served(services, project(number), services.versions.roll_back(project(number)).number)
+        return version_status(choice.roll_back(services, project(number)))
 
     @router.post("/{number}/pin/{version}")
-    def pin(number: int, version: int) -> dict[str, Any]:
-        return _served(services, project(number), services.versions.pin(project(number), version).number)
+    def pin(number: int, version: str) -> dict[str, Any]:
+        return version_status(choice.pin(services, project(number), version_number(version)))
 
     @router.post("/{number}/unpin")
     def unpin(number: int) -> dict[str, Any]:
-        services.versions.unpin(project(number))
-        services.jobs.mark_due(project(number), immediately=True, reason="unpinned")
+        choice.unpin(services, project(number))
         return project_status(services, project(number))
 
     return router
-
-
-def _served(services: Services, project: Project, version: int) -> dict[str, Any]:
-    """Have the queue follow the version that a person chose."""
-    services.jobs.mark_due(project, immediately=True, reason=f"v{version} chosen by hand")
-    return version_status(services.versions.version(project, version))

@@ -77,6 +77,15 @@ def test_a_pinned_version_is_served_until_it_is_unpinned(
     assert (status["pinned"], status["job"]["due"]["reason"]) == (False, "unpinned")
 
 
+def test_a_version_is_named_as_it_is_called_everywhere(http: TestClient, project: Project) -> None:
+    assert http.post(f"/projects/{project.id}/pin/v2").json()["name"] == "v2"
+    answer = http.post(f"/projects/{project.id}/pin/best")
+    assert (answer.status_code, answer.json()["error"]) == (
+        422,
+        "'best' is no version: versions are called v1, v2, ...",
+    )
+
+
 def test_a_version_that_does_not_exist_cannot_be_pinned(http: TestClient, project: Project) -> None:
     answer = http.post(f"/projects/{project.id}/pin/9")
     assert (answer.status_code, "versions list" in answer.json()["error"]) == (404, True)

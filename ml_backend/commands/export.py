@@ -177,10 +177,10 @@ def _run_model(args: argparse.Namespace) -> int:
 
 
 def _version(services: Services, project: Project, name: str | None) -> Version:
+    from ml_backend.store.versions import version_number  # noqa: PLC0415 - with the store, so that `--help` is quick
+
     if name is not None:
-        if not name.removeprefix("v").isdigit():
-            raise InvalidInputError(f"{name!r} is no version: versions are called v1, v2, ...")
-        return services.versions.version(project, int(name.removeprefix("v")))
+        return services.versions.version(project, version_number(name))
     current = services.versions.current(project)
     if current is None:
         raise NotFoundError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +42,13 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(headers), *map(line, cells)])
+
+
+def measured(holdout: Mapping[str, Any] | None) -> str:
+    """The held-out accuracy with its interval, as it stands in tables and in the status."""
+    if not holdout or not holdout.get("n"):
+        return "not measured yet"
+    return f"{holdout['accuracy']:.1%} ({holdout['low']:.1%} to {holdout['high']:.1%}, n={holdout['n']})"
 
 
 @contextmanager

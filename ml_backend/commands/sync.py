@@ -31,7 +31,7 @@ from ml_backend.commands.options import (
     open_services,
     positive,
 )
-from ml_backend.commands.output import Answer, bar, table
+from ml_backend.commands.output import Answer, bar, measured, table
 from ml_backend.errors import LabelStudioUnavailableError
 from ml_backend.tabular import open_table
 from ml_backend.wording import amount
@@ -262,7 +262,7 @@ def _status_text(status: dict[str, Any]) -> str:
         *([f"  skipped    {amount(counts['skips'], 'answer')}"] if counts["skips"] else []),
         *([f"  conflicts  {amount(counts['conflicts'], 'task')}"] if counts["conflicts"] else []),
         f"  model      {version['name'] if version else 'none yet'}" + (" (pinned)" if status["pinned"] else ""),
-        f"  accuracy   {_accuracy(version)}",
+        f"  accuracy   {measured((version or {}).get('holdout'))}",
         f"  queue      {_queue_text(queue, counts)}",
         f"  job        {_job_text(running)}" if running else "  job        none",
     ]
@@ -287,13 +287,6 @@ def _labelled(counts: dict[str, int]) -> str:
     held_out = counts["holdout_labelled"]
     learned = counts["labelled"] - held_out
     return f"{counts['labelled']} of {counts['tasks']}: {learned} to learn from, {held_out} held out to measure the accuracy"
-
-
-def _accuracy(version: dict[str, Any] | None) -> str:
-    measured = (version or {}).get("holdout") or {}
-    if not measured.get("n"):
-        return "not measured yet"
-    return f"{measured['accuracy']:.1%} ({measured['low']:.1%} to {measured['high']:.1%}, n={measured['n']})"
 
 
 def _queue_text(queue: dict[str, Any] | None, counts: dict[str, int]) -> str:

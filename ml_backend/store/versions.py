@@ -13,6 +13,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ml_backend.errors import BackendError, ConflictError, NotFoundError
+from ml_backend.errors import BackendError, ConflictError, InvalidInputError, NotFoundError
 from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.projects import Project, lock
 from ml_backend.store.tables import serving, versions
@@ -119,11 +120,14 @@ class Versions:
         """Serve this version from now on. Raises ConflictError while another one is pinned."""
         with self.database.write() as connection:
             lock(connection, project.id)
-            pointer = _pointer(connection, project.id)
-            if pointer is not None and pointer.pinned and pointer.number != number:
-                raise ConflictError(f"v{pointer.number} is pinned for {project.key}; unpin it first.")
+            _check_pin(connection, project, number)
             self._serve(connection, project, number)
         return self.version(project, number)
+
+    def check_pin(self, project: Project, number: int) -> None:
+        """Raise ConflictError where another version than this one is pinned."""
+        with self.database.read() as connection:
+            _check_pin(connection, project, number)
 
     def reject(self, project: Project, number: int, reason: str) -> Version:
         """Keep this candidate, but do not serve it. Raises ConflictError for the version being served."""
@@ -298,6 +302,20 @@ class Versions:
             promoted_at=row.promoted_at,
             folder=self.root / str(row.project_id) / f"v{row.number}",
         )
+
+
+def version_number(name: str) -> int:
+    """The number of a version as people call it: "v4", or "4". Raises InvalidInputError."""
+    found = re.fullmatch(r"[vV]?([0-9]{1,9})", name.strip())
+    if found is None:
+        raise InvalidInputError(f"{name!r} is no version: versions are called v1, v2, ...")
+    return int(found[1])
+
+
+def _check_pin(connection: Connection, project: Project, number: int) -> None:
+    pointer = _pointer(connection, project.id)
+    if pointer is not None and pointer.pinned and pointer.number != number:
+        raise ConflictError(f"v{pointer.number} is pinned for {project.key}: `ml-backend versions unpin` first.")
 
 
 def _pointer(connection: Connection, project_id: int) -> Any:

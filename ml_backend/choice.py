@@ -1,0 +1,124 @@
+"""Which version answers, chosen by a person: promote (an earlier one: roll back), pin, unpin; and two of them compared.
+
+What is chosen is served at once, and the project is due, so that the queue follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.errors import NotFoundError
+from ml_backend.services import Services
+from ml_backend.status import version_status
+from ml_backend.store.projects import Project
+from ml_backend.store.versions import Version
+
+
+def promote(services: Services, project: Project, number: int) -> Version:
+    """Serve this version until a better one is trained. Raises ConflictError while another one is pinned."""
+    return _followed(services, project, services.versions.promote(project, number))
+
+
+def roll_back(services: Services, project: Project) -> Version:
+    """Serve the version that was served before. Raises ConflictError where there is none."""
+    return _followed(services, project, services.versions.roll_back(project))
+
+
+def pin(services: Services, project: Project, number: int) -> Version:
+    """Serve this version until it is unpinned, whatever is trained meanwhile."""
+    return _followed(services, project, services.versions.pin(project, number))
+
+
+def unpin(services: Services, project: Project) -> None:
+    """Let the next version that is good enough be served again."""
+    services.versions.unpin(project)
+    services.jobs.mark_due(project, immediately=True, reason="unpinned")
+
+
+def listed(services: Services, project: Project) -> list[dict[str, Any]]:
+    """All versions, newest first; `served` and `pinned` say which one answers."""
+    current, pinned = services.versions.current(project), services.versions.pinned(project)
+    return [
+        version_status(version)
+        | {"served": (served := current is not None and version.number == current.number), "pinned": served and pinned}
+        for version in services.versions.list(project)
+    ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two versions on the same held-out tasks, as they are labelled now. Without `measured` they cannot be compared.
+
+    measured: accuracy of each, with its interval and n. verdict: what that says, or why nothing can be said.
+    """
+
+    measured: tuple[dict[str, Any], ...]
+    verdict: str
+
+
+def compare(services: Services, project: Project, first: Version, second: Version) -> Comparison:
+    """Ask both versions about every held-out task that has a label and vectors of both; neither has learned from one."""
+    try:
+        answers = [_right(services, project, version) for version in (first, second)]
+    except NotFoundError as error:
+        return Comparison((), _not(first, second, str(error)))
+    except _OtherLabelsError as error:
+        return Comparison((), _not(first, second, f"{error.name} answers with other labels than the project has now."))
+    both = sorted(answers[0].keys() & answers[1].keys())
+    if not both:
+        return Comparison((), _not(first, second, "No held-out task is labelled that both can be asked about."))
+    return _judged(services, first, second, *(np.array([of[task] for task in both]) for of in answers))
+
+
+class _OtherLabelsError(Exception):
+    """A version whose answers are not the project's labels."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _right(services: Services, project: Project, version: Version) -> dict[int, bool]:
+    """Held-out task -> whether this version answers it right; tasks without a vector of its encoder are left out."""
+    from ml_backend.steps.corpus import Corpus  # noqa: PLC0415 - torch takes seconds: a list does not wait
+    from ml_backend.steps.features import places  # noqa: PLC0415
+
+    model = services.predictor.load(project, version.number)
+    if model.head.classes != project.schema.labels:
+        raise _OtherLabelsError(version.name)
+    rows = services.ledger.pool(project)
+    at = places(services.features, model.encoder, rows.hashes)
+    if not (at >= 0).any():
+        return {}
+    matrix = services.features.matrix(model.encoder.id)
+    corpus = Corpus(rows, at, matrix, model.encoder, project.schema.labels, project.schema.multiple)
+    examples = corpus.examples(held_out=True)
+    return dict(zip(rows.ids[examples.tasks].tolist(), examples.correct(model.head).tolist(), strict=True))
+
+
+def _judged(
+    services: Services, first: Version, second: Version, before: NDArray[np.bool_], now: NDArray[np.bool_]
+) -> Comparison:
+    from ml_backend.learning.evaluation import significantly_worse  # noqa: PLC0415 - torch
+    from ml_backend.steps.candidate import accuracy  # noqa: PLC0415
+
+    alpha = services.settings.promotion_alpha
+    verdict = "No difference can be told: more held-out labels would show a smaller one."
+    if significantly_worse(before, now, alpha=alpha):
+        verdict = f"{second.name} is better."
+    elif significantly_worse(now, before, alpha=alpha):
+        verdict = f"{first.name} is better."
+    return Comparison((accuracy(before), accuracy(now)), f"Asked about the same {len(now)} held-out tasks. {verdict}")
+
+
+def _not(first: Version, second: Version, why: str) -> str:
+    return f"{first.name} and {second.name} cannot be compared: {why}"
+
+
+def _followed(services: Services, project: Project, version: Version) -> Version:
+    """Have the queue follow the version that a person chose."""
+    services.jobs.mark_due(project, immediately=True, reason=f"{version.name} chosen by hand")
+    return version

@@ -1,0 +1,164 @@
+"""The models a project has had: look at them, compare two, and choose which one answers.
+
+ml-backend versions list                  all of them, with their held-out accuracy
+ml-backend versions compare v3 v4         both asked about the same held-out tasks
+ml-backend versions promote v3            roll back to v3, or serve one that was not; the next better one replaces it
+ml-backend versions pin v3                serve v3 and no other until `versions unpin`
+
+A version is never changed; what is chosen here is which one answers, and the queue follows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ml_backend.commands.options import (
+    ENVIRONMENT,
+    add_dry_run,
+    add_json,
+    add_project,
+    find_project,
+    open_services,
+)
+from ml_backend.commands.output import Answer, measured, table
+
+if TYPE_CHECKING:
+    from ml_backend.services import Services
+    from ml_backend.store.projects import Project
+    from ml_backend.store.versions import Version
+
+VERSION = "such as v4, or 4"
+FOLLOWS = (
+    "The queue follows with the next turn: within seconds where the service runs, else with `ml-backend sync run`."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = ENVIRONMENT
+    verbs = parser.add_subparsers(dest="what", metavar="what", required=True)
+    for name, text in (
+        ("list", "every version: accuracy, labels, encoder, state, and which one answers"),
+        ("compare", "two versions asked about the same held-out tasks"),
+        ("promote", "serve this version from now on, until a better one is trained; an earlier one is a roll-back"),
+        ("pin", "serve this version and no other until `versions unpin`"),
+        ("unpin", "let the next version that is good enough be served again"),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        if name == "compare":
+            verb.add_argument("first", help=VERSION)
+            verb.add_argument("second", help="the one to compare it with")
+        elif name in {"promote", "pin"}:
+            verb.add_argument("version", help=VERSION)
+        add_project(verb)
+        if name in {"promote", "pin", "unpin"}:
+            add_dry_run(verb)
+        add_json(verb)
+
+
+def run(args: argparse.Namespace) -> int:
+    doing: dict[str, Callable[[argparse.Namespace, Answer, Services, Project], int]] = {
+        "list": _list,
+        "compare": _compare,
+        "promote": _choose,
+        "pin": _choose,
+        "unpin": _unpin,
+    }
+    services = open_services()
+    return doing[args.what](args, Answer(as_json=args.json), services, find_project(services, args))
+
+
+def _list(_args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+    from ml_backend.choice import listed  # noqa: PLC0415
+
+    rows = listed(services, project)
+    answer.result({"project": project.key.project_id, "versions": rows}, lambda: _listed(project, rows))
+    return 0
+
+
+def _listed(project: Project, rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return f"{project.title!r} has no model yet: label two images of different classes."
+    columns = ("version", "state", "held-out accuracy", "labels", "encoder", "created", "reason")
+    return table(
+        columns,
+        [
+            (
+                row["name"],
+                "pinned" if row["pinned"] else "served" if row["served"] else row["state"].replace("_", " "),
+                measured(row["holdout"]),
+                row["labels"],
+                row["encoder"],
+                row["created_at"][:16].replace("T", " "),
+                row["reason"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _compare(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+    from ml_backend.choice import compare, listed  # noqa: PLC0415
+
+    pair = [_version(services, project, name) for name in (args.first, args.second)]
+    comparison = compare(services, project, *pair)
+    known = {row["name"]: row for row in listed(services, project)}
+    rows = [known[version.name] for version in pair]
+    document = {
+        "comparable": bool(comparison.measured),
+        "verdict": comparison.verdict,
+        "versions": rows,
+        "measured_together": list(comparison.measured),
+    }
+    together = [f"{row['name']} now: {measured(now)}" for row, now in zip(rows, comparison.measured, strict=False)]
+    answer.result(document, lambda: "\n".join([_listed(project, rows), *together, comparison.verdict]))
+    return 0
+
+
+def _choose(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+    """Promote or pin. Waits for a turn that runs, whose candidate would else replace what was chosen."""
+    from ml_backend import choice  # noqa: PLC0415
+
+    version = _version(services, project, args.version)
+    before = services.versions.current(project)
+    do = {"promote": choice.promote, "pin": choice.pin}[args.what]
+    document = {"version": version.name, "before": before.name if before else None, "dry_run": args.dry_run}
+    instead = f" instead of {before.name}" if before and before.number != version.number else ""
+    until = "until a better one is trained" if args.what == "promote" else "and no other until `versions unpin`"
+    if args.dry_run:
+        services.versions.folder(version)
+        if args.what == "promote":
+            services.versions.check_pin(project, version.number)
+        answer.result(document, f"{version.name} would be served{instead}, {until}. Nothing was changed (--dry-run).")
+        return 0
+    from ml_backend.runner import alone  # noqa: PLC0415 - torch takes seconds
+
+    with alone(services, project, f"versions {args.what}"):
+        do(services, project, version.number)
+    answer.result(document, f"{version.name} is served{instead}, {until}. {FOLLOWS}")
+    return 0
+
+
+def _unpin(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+    from ml_backend.choice import unpin  # noqa: PLC0415
+
+    pinned = services.versions.pinned(project)
+    current = services.versions.current(project)
+    name = current.name if current else None
+    document = {"version": name, "was_pinned": pinned, "dry_run": args.dry_run}
+    if not pinned:
+        answer.result(document, "No version is pinned.")
+        return 0
+    if args.dry_run:
+        answer.result(document, f"{name} would be unpinned. Nothing was changed (--dry-run).")
+        return 0
+    unpin(services, project)
+    answer.result(document, f"{name} is unpinned: it answers until a better one is trained.")
+    return 0
+
+
+def _version(services: Services, project: Project, name: str) -> Version:
+    from ml_backend.store.versions import version_number  # noqa: PLC0415 - with the store
+
+    return services.versions.version(project, version_number(name))
