@@ -15,6 +15,7 @@ from ml_backend.labelstudio.config import (
     SeveralError,
     annotation_from_json,
     annotation_result,
+    hotkeys,
     label_config,
     parse_label_config,
     prediction_result,
@@ -68,6 +69,31 @@ def test_a_config_made_here_is_read_back(labels: list[str], multiple: bool) -> N
     assert parse_label_config(label_config(labels, multiple=multiple)) == LabelSchema(
         "choice", "image", "image", tuple(labels), multiple
     )
+
+
+def test_each_choice_has_a_key_of_its_own_as_long_as_there_are_keys() -> None:
+    keys = hotkeys([f"species {number}" for number in range(60)])
+    assert keys[:12] == list("1234567890qw")
+    assert len({key for key in keys if key}) == 33
+    assert keys[33:] == [""] * 27
+
+
+def test_the_key_of_a_digit_or_letter_is_that_digit_or_letter() -> None:
+    assert hotkeys("0123456789") == list("0123456789")
+    assert hotkeys(["none", "2", "1", "Q", "q", "ü", "10"]) == ["3", "2", "1", "q", "4", "5", "6"]
+
+
+def test_a_label_that_label_studio_would_not_show_as_it_is_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"Leave the \$ away"):
+        label_config(["cheap", "over $100"])
+    assert parse_label_config(label_config(["cheap", "100 $"])).labels == ("cheap", "100 $")
+
+
+def test_the_page_says_that_a_ticked_choice_is_a_guess_and_finds_one_of_many_labels() -> None:
+    few, many = label_config(["a", "b"]), label_config([str(number) for number in range(60)])
+    assert "ticked is the model's guess" in few
+    assert ("<Filter" in few, "<Filter" in many) == (False, True)
+    assert parse_label_config(many).labels == tuple(str(number) for number in range(60))
 
 
 @pytest.mark.parametrize(

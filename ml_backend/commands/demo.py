@@ -24,7 +24,7 @@ from ml_backend.commands.demo_images import CLASSES, write_digits
 from ml_backend.errors import BackendError, ConfigError, LabelStudioUnavailableError
 from ml_backend.export import COLUMNS, export_rows, write_csv
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, parse_label_config
+from ml_backend.labelstudio.config import annotation_result, label_config, parse_label_config
 from ml_backend.labelstudio.connection import connect
 from ml_backend.labelstudio.embedded import EmbeddedLabelStudio, find_binary, free_port, is_free
 from ml_backend.services import Services, host_slug
@@ -34,12 +34,6 @@ from ml_backend.store.projects import Project
 from ml_backend.supervisor import die_with_parent
 
 TITLE = "Digits"
-LABEL_CONFIG = """<View>
-  <Image name="image" value="$image" width="320px"/>
-  <Choices name="digit" toName="image" choice="single" showInline="true">
-{choices}
-  </Choices>
-</View>"""
 QUEUE_SECONDS = 120.0
 
 
@@ -222,8 +216,7 @@ def _project(client: LabelStudio, data: Path, filenames: list[str], settings: Se
     """The demo's project with its images in it, connected; made once and found again."""
     known = next((p for p in client.projects() if p["title"] == TITLE), None)
     if known is None:
-        choices = "\n".join(f'    <Choice value="{name}" hotkey="{name}"/>' for name in CLASSES)
-        known = client.create_project(TITLE, LABEL_CONFIG.format(choices=choices))
+        known = client.create_project(TITLE, label_config(CLASSES))
     project_id = int(known["id"])
     client.add_local_folder(project_id, data / "images" / "digits")
     if not known.get("task_number"):

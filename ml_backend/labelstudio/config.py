@@ -21,18 +21,28 @@ _EXAMPLE = (
     '<View><Image name="image" value="$image"/><Choices name="choice" toName="image">'
     '<Choice value="cat"/><Choice value="dog"/></Choices></View>'
 )
-_PAGE = """<View style="display: flex; align-items: flex-start; gap: 16px">
-  <View style="flex: 1 1 auto; min-width: 0">
-    <Image name="image" value={value} zoomControl="true" maxHeight="calc(100vh - 200px)"/>
+_PAGE = """<View className="classify">
+  <Style>
+    .classify {{ display: flex; align-items: flex-start; gap: 16px; }}
+    .classify-image {{ flex: 1 1 0; min-width: 0; }}
+    .classify-answer {{ flex: 0 0 230px; position: sticky; top: 0; max-height: calc(100vh - 182px); overflow-y: auto; }}
+    .classify-answer label {{ padding: 4px 0; line-height: 20px; overflow-wrap: anywhere; }}
+  </Style>
+  <View className="classify-image">
+    <Image name="image" value={value} zoomControl="true"/>
   </View>
-  <View style="flex: 0 0 280px; position: sticky; top: 0; max-height: calc(100vh - 140px); overflow-y: auto">
-    <Header value="{question}" size="5"/>
+  <View className="classify-answer">
+    <Header value="{question}" size="5" style="margin: 0"/>
+    <Header value="A choice that is already ticked is the model's guess: check it." size="5" style="{small}"/>{filter}
     <Choices name="choice" toName="image" choice="{choice}" layout="vertical">
 {choices}
     </Choices>
-    <Header value="A choice that is already ticked is the model's guess: check it." size="5"/>
   </View>
 </View>"""
+_SMALL = "margin: 4px 0; font-size: 13px; line-height: 18px; font-weight: 400"
+_FILTER = """
+    <Filter name="filter" toName="choice" hotkey="shift+f" minlength="0" placeholder="Find a label (Shift+F)"/>"""
+_MANY = 20  # labels, from which on a field to find one is worth its room
 _LAYOUT = frozenset({"View", "Header", "Style", "Collapse", "Panel", "Filter", "Dialog", "Markdown", "Shortcut"})
 _ONE_IMAGE = ": that one image has to show the answer, for where several are compared nothing can be learned."
 NOTHING = Selection()
@@ -247,7 +257,7 @@ def label_config(labels: Sequence[str], *, multiple: bool = False, image_key: st
                 "Leave the $ away."
             )
     choices = "\n".join(
-        f"        <Choice value={quoteattr(label)}{f' hotkey={quoteattr(key)}' if key else ''}/>"
+        f"      <Choice value={quoteattr(label)}{f' hotkey={quoteattr(key)}' if key else ''}/>"
         for label, key in zip(labels, hotkeys(labels), strict=True)
     )
     return _PAGE.format(
@@ -255,6 +265,8 @@ def label_config(labels: Sequence[str], *, multiple: bool = False, image_key: st
         question="Which ones fit?" if multiple else "Which one is it?",
         choice="multiple" if multiple else "single",
         choices=choices,
+        small=_SMALL,
+        filter=_FILTER if len(labels) > _MANY else "",
     )
 
 
