@@ -45,13 +45,14 @@ class Outcome:
 
 
 def run(project: Project, services: Services, progress: Progress, *, full: bool = False) -> Outcome:
-    """Labels -> features -> train, evaluate, promote -> score and choose -> push, verify, record -> advise.
+    """Labels (and what former queues left) -> features -> train, evaluate, promote -> score and choose -> push, verify, record -> advise.
 
     full: compare with all of the project instead of what changed. Raises LabelStudioUnavailableError when Label Studio
     is away: what was computed is kept, and the next turn pushes it.
     """
     turn = _Turn(progress)
     project, report = turn.step("labels", 0.0, lambda: labels.sync(project, services, full=full))
+    turn.step("tidy", 0.09, lambda: queue.tidy(project, services))
     corpus = turn.step("features", 0.1, lambda: features.encode_missing(project, services, turn.within(0.1, 0.6)))
     model = turn.step("train", 0.6, lambda: candidate.train(project, services, corpus))
     corpus = turn.step("rescore", 0.7, lambda: _seen_by(model, project, services, corpus, turn.within(0.7, 0.8)))

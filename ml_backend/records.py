@@ -26,13 +26,14 @@ class ProjectKey:
 
 @dataclass(frozen=True)
 class LabelSchema:
-    """What a label config asks: one `Choices` about one `Image`."""
+    """What a label config asks: one `Choices` about one `Image`. `guess`: where the model's guess is shown in words."""
 
     from_name: str
     to_name: str
     image_key: str
     labels: tuple[str, ...]
     multiple: bool = False
+    guess: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.labelstudio.config import prediction_result, task_from_json
+from ml_backend.labelstudio.queue import LIVE
 from ml_backend.records import Prediction, Task
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
@@ -23,18 +24,21 @@ if TYPE_CHECKING:
     from ml_backend.learning.encoders import Encoder
     from ml_backend.services import Services
 
-UNTRAINED = 1.5
-UNREADABLE = 3.0
-"""Scores outside a batch: below every trained confidence, and after everything else."""
+UNCALIBRATED = 0.9
+"""A version that no answer has measured yet, as an imported one, is taken at its word from this confidence on."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """One version, ready to predict. `number` is its place in the project's history."""
+    """One version, ready to predict. `number` is its place in the project's history.
+
+    confident_from: the confidence from which on its guesses are ticked; None: not known, so that none is.
+    """
 
     number: int
     encoder: Encoder
     head: Head
+    confident_from: float | None = UNCALIBRATED
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,13 @@ class _Served:
 
 
 def serving_score(rank: int, total: int) -> float:
-    """Score of place `rank` (from 0) in a batch of `total`: in (0, 1), lowest served first."""
-    return (rank + 1) / (total + 1)
+    """Score of place `rank` (from 0) in a batch of `total`: in (0, LIVE), lowest served first."""
+    return LIVE * (rank + 1) / (total + 1)
+
+
+def live_score(belief: Prediction | None) -> float:
+    """Score of a task outside the batch: the confidence, so that it is served after the batch; LIVE where there is none."""
+    return max(LIVE, belief.confidence) if belief else LIVE
 
 
 def predicted(probabilities: NDArray[np.float32], names: Sequence[str], *, multiple: bool) -> Prediction:
@@ -56,13 +65,31 @@ def predicted(probabilities: NDArray[np.float32], names: Sequence[str], *, multi
 
     The confidence is the top class's probability; for several labels, that of the least certain class being as said.
     """
+    from ml_backend.learning.evaluation import confidences  # noqa: PLC0415 - scipy
+
     if multiple:
         chosen = tuple(name for name, p in zip(names, probabilities, strict=True) if p >= 0.5)
-        confidence = float(np.maximum(probabilities, 1 - probabilities).min())
     else:
         chosen = (names[int(probabilities.argmax())],)
-        confidence = float(probabilities.max())
+    confidence = float(confidences(probabilities[None], multilabel=multiple)[0])
     return Prediction(chosen, confidence, tuple(float(p) for p in probabilities))
+
+
+def confident_from_meta(meta: Mapping[str, Any]) -> float | None:
+    """The confidence from which on a version's guesses are ticked, as `meta.json` has it."""
+    found = meta.get("confident_from", UNCALIBRATED)
+    return None if found is None else float(found)
+
+
+def ticked_from(project: Project, policy: str, confident_from: float | None) -> float | None:
+    """The confidence from which on a guess is ticked when its image opens, by ML_BACKEND_PRELABELS; None: none is.
+
+    A guess that is ticked is half an answer. Where each task is labelled more than once nobody is shown one, so that
+    the opinions are independent, and the second annotator sees what the first one saw.
+    """
+    if policy == "never" or int(project.settings.get("overlap", 1)) > 1:
+        return None
+    return 0.0 if policy == "always" else confident_from
 
 
 class Predictor:
@@ -91,8 +118,9 @@ class Predictor:
         from ml_backend.learning.encoders import load_encoder  # noqa: PLC0415 - torch
 
         versions = self.services.versions
-        folder = versions.folder(versions.version(project, number))
-        return LoadedModel(number, load_encoder(folder), Head.load(folder))
+        version = versions.version(project, number)
+        folder = versions.folder(version)
+        return LoadedModel(number, load_encoder(folder), Head.load(folder), confident_from_meta(version.meta))
 
     def served_name(self, project: Project) -> str:
         """Return the version name Label Studio has now: `v<model>-r<round>`, v0-r0 before the first queue."""
@@ -114,15 +142,22 @@ class Predictor:
         self, project: Project, task_id: int, belief: Prediction | None, queue: _Served | None, name: str
     ) -> dict[str, Any]:
         held_out = queue is not None and task_id in queue.held_out
-        shown = belief is not None and belief.error is None and not held_out
+        shown = not held_out and self._shown(project, belief)
         result = prediction_result(project.schema, belief.labels, belief.confidence) if belief and shown else []
         score = queue.scores.get(task_id) if queue else None
         if score is None:
-            score = UNTRAINED if belief is None else UNREADABLE if belief.error else 1 + belief.confidence
+            score = live_score(belief)
         answer: dict[str, Any] = {"model_version": name, "score": score, "result": result}
         if belief is not None and belief.error:
             answer["error"] = belief.error
         return answer
+
+    def _shown(self, project: Project, belief: Prediction | None) -> bool:
+        model = self.current(project)
+        if belief is None or belief.error or model is None:
+            return False
+        least = ticked_from(project, self.services.settings.prelabels, model.confident_from)
+        return least is not None and belief.confidence >= least
 
     def _beliefs(self, project: Project, tasks: Sequence[Task]) -> list[Prediction | None]:
         """What the current version says of each task; None where there is no version yet."""

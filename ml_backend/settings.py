@@ -136,6 +136,18 @@ class Settings:
         "share of labels held out of training, drawn at random before labelling",
     )
     holdout_first: int = _knob("ML_BACKEND_HOLDOUT_FIRST", 20, _number(int, 0), "tasks held out first of all")
+    prelabels: str = _knob(
+        "ML_BACKEND_PRELABELS",
+        "confident",
+        _choice("never", "confident", "always"),
+        "whether the model's guess is ticked when an image opens; confident: only guesses that are right 9 times in 10",
+    )
+    prediction_grace_seconds: float = _knob(
+        "ML_BACKEND_PREDICTION_GRACE_SECONDS",
+        604_800.0,
+        _number(float, 0),
+        "how long predictions of former queues stay in Label Studio; an image left open for longer cannot be submitted",
+    )
     train_after_labels: int = _knob(
         "ML_BACKEND_TRAIN_AFTER_LABELS", 10, _number(int, 1), "train after so many new labels"
     )

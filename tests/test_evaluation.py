@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from ml_backend.learning.evaluation import evaluate, significantly_worse, wilson_interval
+from ml_backend.learning.evaluation import confident_from, evaluate, significantly_worse, wilson_interval
 from ml_backend.learning.quality import suspects
 
 
@@ -103,3 +103,23 @@ def test_wrong_labels_are_the_most_doubtful_ones() -> None:
     assert len(found) >= 3
     assert all(suspect.suggested == truth[suspect.row] for suspect in found)
     assert found == sorted(found, key=lambda suspect: -suspect.score)
+
+
+def test_guesses_are_ticked_only_where_right_answers_prove_it() -> None:
+    sure = np.linspace(0.5, 1.0, 100)
+    right = sure > 0.8
+    least = confident_from(sure, right, 0.9)
+    assert least is not None
+    assert 0.75 < least < 0.85
+    above = right[sure >= least]
+    assert wilson_interval(int(above.sum()), len(above), 0.9)[0] >= 0.9
+    assert confident_from(sure[-24:], right[-24:], 0.9) is None, "24 right answers of 24 do not show 9 in 10"
+    assert confident_from(sure[-25:], right[-25:], 0.9) is not None
+    assert confident_from(sure, np.zeros(100, bool), 0.9) is None
+    assert confident_from(np.zeros(0), np.zeros(0, bool), 0.9) is None
+
+
+def test_guesses_of_equal_confidence_are_judged_together() -> None:
+    same = np.full(60, 0.97)
+    assert confident_from(same, np.arange(60) < 40, 0.9) is None, "however the 40 right ones are sorted"
+    assert confident_from(same, np.arange(60) < 59, 0.9) == 0.97

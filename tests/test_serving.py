@@ -4,6 +4,7 @@ import base64
 import io
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from ml_backend.labelstudio.queue import LIVE
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.patches import fit_patches
@@ -64,7 +66,7 @@ def trained() -> tuple[Encoder, Head]:
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
-    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
+    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k", prelabels="always"))
     yield opened
     opened.database.close()
 
@@ -107,7 +109,7 @@ def test_each_image_is_predicted_and_scored_after_any_batch(client: TestClient) 
     for answer in (upright, level):
         confidence = answer["result"][0]["score"]
         assert 0.5 <= confidence <= 1
-        assert answer["score"] == pytest.approx(1 + confidence)
+        assert answer["score"] == pytest.approx(confidence), "what Label Studio shows beside it is the confidence"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_one_bad_image_says_so_and_the_others_are_served(client: TestClient, bad
     assert (choice(before), choice(after)) == ("upright", "level")
     assert wrong["result"] == []
     assert part in wrong["error"]
-    assert wrong["score"] > 2, "it must not be served before what can be seen"
+    assert wrong["score"] == LIVE, "nobody is sure of it, and the batch is served first all the same"
 
 
 def test_a_task_of_the_batch_keeps_its_place_and_a_held_out_one_shows_no_opinion(
@@ -142,10 +144,33 @@ def test_a_task_of_the_batch_keeps_its_place_and_a_held_out_one_shows_no_opinion
     services.ledger.mark_pushed(round_)
     answers = predict(client, *images.values())
     assert {answer["model_version"] for answer in answers} == {"v1-r1"}
-    assert answers[2]["score"] == pytest.approx(1 / 3)
-    assert answers[0]["score"] == pytest.approx(2 / 3)
+    assert answers[2]["score"] < answers[0]["score"] < LIVE
     assert answers[0]["result"] == []
-    assert answers[1]["score"] > 1
+    assert LIVE <= answers[1]["score"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "confident_from", "overlap", "ticked"),
+    [
+        ("always", None, 1, True),
+        ("confident", 0.5, 1, True),
+        ("confident", 1.1, 1, False),
+        ("confident", None, 1, False),
+        ("never", 0.5, 1, False),
+        ("always", 0.5, 2, False),
+    ],
+)
+def test_a_guess_is_ticked_by_policy_and_never_where_a_task_has_several_annotators(
+    services: Services, project: Project, policy: str, confident_from: float | None, overlap: int, ticked: bool
+) -> None:
+    services.settings = replace(services.settings, prelabels=policy)
+    project = services.ledger.configure(project, overlap=overlap)
+    loaded = services.predictor.current(project)
+    assert loaded is not None
+    services.predictor._models[project.id] = replace(loaded, confident_from=confident_from)
+    (answer,) = services.predictor.predict(project, [{"id": 1, "data": {"image": address(png(picture("upright", 5)))}}])
+    assert bool(answer["result"]) == ticked
+    assert answer["score"] >= 0.5, "the score says how sure it is, ticked or not"
 
 
 def test_a_new_version_is_served_as_soon_as_it_is_promoted(

@@ -109,7 +109,7 @@ class Demo:
                 raise BackendError("Label Studio has no task left to serve.")
             time.sleep(pace)
             label = self.truth[task["data"]["filename"]]
-            self.client.create_annotation(task["id"], annotation_result(schema, [label]), lead_time=pace)
+            self.client.submit(task, annotation_result(schema, [label]), lead_time=pace)
             self._show_new(shown)
         self.services.jobs.mark_due(self.project, immediately=True, reason="last labels")
         self.wait_for_queue()

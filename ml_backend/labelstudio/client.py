@@ -185,6 +185,19 @@ class LabelStudio:
     def create_annotation(self, task_id: int, result: list[Json], *, lead_time: float = 1.0) -> Json:
         return dict(self._post(f"/api/tasks/{task_id}/annotations/", {"result": result, "lead_time": lead_time}))
 
+    def submit(self, task: Json, result: list[Json], *, lead_time: float = 1.0) -> Json:
+        """Answer a task of `next_task` as the labelling page does: a draft first, then what the page was shown by name.
+
+        Raises LabelStudioError where a prediction that the page shows is gone, which is what an annotator would see.
+        """
+        shown = task["predictions"][0]["id"] if task["predictions"] else None
+        now = datetime.now(UTC).isoformat()
+        body: Json = {"lead_time": lead_time, "result": result, "parent_prediction": shown, "parent_annotation": None}
+        body |= {"started_at": now, "project": str(task["project"])}
+        draft = self._post(f"/api/tasks/{task['id']}/drafts?project={task['project']}", body | {"draft_id": 0})
+        page = {"draft_id": draft["id"], "unique_id": task["unique_lock_id"]}
+        return dict(self._post(f"/api/tasks/{task['id']}/annotations/?project={task['project']}", body | page))
+
     def skip(self, task_id: int) -> Json:
         path = f"/api/tasks/{task_id}/annotations/?was_cancelled=1"
         return dict(self._post(path, {"result": [], "was_cancelled": True}))
@@ -231,6 +244,9 @@ class LabelStudio:
     def model_versions(self, project_id: int) -> dict[str, int]:
         """Model versions among the stored predictions, with their counts (0 for a mere name of the project)."""
         return dict(self._get(f"/api/projects/{project_id}/model-versions/"))
+
+    def update_prediction(self, prediction_id: int, **fields: Any) -> None:
+        self.transport.call("PATCH", f"/api/predictions/{prediction_id}/", json=fields)
 
     def delete_predictions(self, project_id: int, model_version: str) -> int:
         """Delete a version's predictions (14 ms each). Clears `project.model_version` where it is this version."""

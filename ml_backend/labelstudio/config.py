@@ -14,6 +14,8 @@ from xml.sax.saxutils import quoteattr
 from ml_backend.errors import InvalidInputError
 from ml_backend.records import Annotation, LabelSchema, Selection, Task
 
+GUESS = "guess"
+"""Name of a `TextArea` in a label config that shows the model's guess with its confidence, where there is one."""
 _KEY = re.compile(r"\$([^\s$\[\]{}]+)")
 _VARIABLE = re.compile(r"\$[\w[\].{}]")
 _KEYS = "1234567890qwetasdfgzxcvbyiopjklnm"
@@ -82,6 +84,7 @@ def parse_label_config(xml: str, chosen: Selection = NOTHING, *, default: Select
         image_key=_image_key(image),
         labels=_labels(tag),
         multiple=tag.get("choice", "single") == "multiple",
+        guess=_guess(root, image),
     )
 
 
@@ -199,6 +202,13 @@ def _only_sometimes(tag: ET.Element, *, others: bool) -> str:
         f'<Choices name="{tag.get("name")}"> is shown only under a condition (visibleWhen), so that many images never get '
         f"an answer; that cannot be learned: {fix} the condition away, in a project of its own if need be."
     )
+
+
+def _guess(root: ET.Element, image: ET.Element) -> str:
+    """The `TextArea` that takes the model's guess in words, or ""."""
+    areas = [tag for tag in root.iter("TextArea") if tag.get("name") == GUESS]
+    about = [tag for tag in areas if tag.get("toName") == image.get("name") and not tag.get("perRegion")]
+    return GUESS if about else ""
 
 
 def _image_key(image: ET.Element) -> str:
@@ -330,10 +340,20 @@ def _chosen(schema: LabelSchema, result: list[dict[str, Any]]) -> tuple[str, ...
 
 
 def prediction_result(schema: LabelSchema, labels: Sequence[str], confidence: float) -> list[dict[str, Any]]:
-    """The `result` of a Label Studio prediction; `confidence` in 0..1 goes into its own score. [] for no labels."""
+    """The `result` of a Label Studio prediction; `confidence` in 0..1 goes into its own score. [] for no labels.
+
+    Where the label config has a place for it, the guess stands beside the choices in words, too.
+    """
     if not labels:
         return []
-    return [annotation_result(schema, labels)[0] | {"score": float(confidence)}]
+    ticked = annotation_result(schema, labels)[0] | {"score": float(confidence)}
+    if not schema.guess:
+        return [ticked]
+    text = f"Model's guess: {', '.join(labels)}, {min(int(100 * confidence), 99)}% sure"
+    return [
+        ticked,
+        {"from_name": schema.guess, "to_name": schema.to_name, "type": "textarea", "value": {"text": [text]}},
+    ]
 
 
 def annotation_result(schema: LabelSchema, labels: Sequence[str]) -> list[dict[str, Any]]:

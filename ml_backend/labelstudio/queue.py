@@ -1,13 +1,16 @@
 """A ranking -> what Label Studio serves next, and the check that it does.
 
 Label Studio's uncertainty sampling serves, among unlabelled tasks with a prediction of `project.model_version`, the
-lowest prediction score first. So a round's batch is imported under a name of its own, with rising scores in (0, 1).
+lowest prediction score first. So a round's batch is imported under a name of its own, with rising scores.
+
+An annotator's browser names the prediction that it showed when it submits, and Label Studio refuses the answer if that
+one is gone. So nothing here deletes a prediction that was ever served, save `sweep`, long after it was superseded.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +21,17 @@ from ml_backend.records import LabelSchema
 UNCERTAINTY = "Uncertainty sampling"
 TAB = "Active learning queue"
 OUR_VERSION = re.compile(r"v\d+-r\d+")
-LIVE = 1.0  # a live prediction of a task outside the batch scores at least this
-SWEEP = 1_000  # old predictions deleted in one push at most (14 ms each)
+LIVE = 1e-4
+"""Scores of a batch lie below this, and those of live predictions outside it at or above: the batch is served first.
+
+So small that Label Studio shows 0.00 %: a place in the queue must not look like a confidence.
+"""
+SWEEP = 1_000  # old predictions deleted in one sweep at most (14 ms each)
 
 
 @dataclass(frozen=True)
 class QueueItem:
-    """One task of a batch. `score` in (0, 1): the lowest is served first. `result` may be empty (held out)."""
+    """One task of a batch. `score` in (0, LIVE): the lowest is served first. `result` may be empty (held out)."""
 
     task_id: int
     score: float
@@ -33,13 +40,11 @@ class QueueItem:
 
 @dataclass(frozen=True)
 class PushReport:
-    """What a push did: the tasks served in order, those that no longer exist, old predictions deleted and left."""
+    """What a push did: the tasks served in order, and those that no longer exist."""
 
     version: str
     task_ids: tuple[int, ...]
     gone: tuple[int, ...]
-    deleted: int
-    left: int
 
 
 def push(
@@ -75,9 +80,8 @@ def push(
     wanted = {"model_version": version, "sampling": UNCERTAINTY}
     if changes := {key: value for key, value in wanted.items() if project.get(key) != value}:
         client.update_project(project_id, **changes)
-    deleted, left = _sweep(client, project_id, version)
     show_tab(client, project_id, version)
-    return PushReport(version, tuple(item.task_id for item in items), gone, deleted, left)
+    return PushReport(version, tuple(item.task_id for item in items), gone)
 
 
 def read_back(client: LabelStudio, project_id: int, version: str) -> list[int]:
@@ -173,7 +177,8 @@ def show_tab(client: LabelStudio, project_id: int, version: str) -> int:
 
 def _check_labels(schema: LabelSchema, items: Sequence[QueueItem]) -> None:
     """Label Studio drops such a prediction without a word, or stores it and shows nothing."""
-    labels = {label for item in items for result in item.result for label in result["value"]["choices"]}
+    results = [result for item in items for result in item.result if result["type"] == "choices"]
+    labels = {label for result in results for label in result["value"]["choices"]}
     if unknown := sorted(labels - set(schema.labels)):
         raise InvalidInputError(
             f"The predictions name labels that the project's label config does not have: {', '.join(unknown)}. Train "
@@ -182,48 +187,57 @@ def _check_labels(schema: LabelSchema, items: Sequence[QueueItem]) -> None:
 
 
 def _store(client: LabelStudio, project_id: int, version: str, items: Sequence[QueueItem]) -> None:
-    """Bring exactly these predictions into Label Studio under `version`, whatever an earlier attempt left."""
+    """Bring these predictions into Label Studio under `version`, whatever an earlier attempt left there.
+
+    What differs is changed in place and keeps its id; a double of an earlier attempt stays, for it changes no order.
+    """
+    missing = list(items)
     if client.model_versions(project_id).get(version):
         stored = client.predictions_of(project_id, [item.task_id for item in items])
-        if all(_is_stored(item, version, stored.get(item.task_id, [])) for item in items):
-            return
-        client.delete_predictions(project_id, version)
+        missing = [item for item in items if not _of(version, stored.get(item.task_id, []))]
+        for item in items:
+            for found in _of(version, stored.get(item.task_id, [])):
+                if (found["score"], found["result"]) != (item.score, item.result):
+                    client.update_prediction(found["id"], score=item.score, result=item.result)
     client.import_predictions(
         project_id,
         [
             {"task": item.task_id, "result": item.result, "score": item.score, "model_version": version}
-            for item in items
+            for item in missing
         ],
     )
 
 
-def _is_stored(item: QueueItem, version: str, predictions: Sequence[dict[str, Any]]) -> bool:
-    same = [p for p in predictions if p["model_version"] == version]
-    return len(same) == 1 and same[0]["score"] == item.score and same[0]["result"] == item.result
+def _of(version: str, predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [prediction for prediction in predictions if prediction["model_version"] == version]
 
 
-def _sweep(client: LabelStudio, project_id: int, version: str) -> tuple[int, int]:
-    """Delete predictions of our other versions, at most about SWEEP of them: (deleted, left for the next push).
+def superseded(client: LabelStudio, project_id: int, served: str) -> set[str]:
+    """Names of our former queues, and of former live predictions, that Label Studio still has predictions of."""
+    versions = client.model_versions(project_id)
+    return {name for name, count in versions.items() if count and name != served and OUR_VERSION.fullmatch(name)}
 
-    They no longer decide what is served, but pile up; a project whose every task got a live one takes several pushes.
+
+def sweep(client: LabelStudio, project_id: int, expired: Collection[str]) -> set[str]:
+    """Delete the predictions of these versions, about SWEEP of them at most; returns the versions that are gone now.
+
+    Which ones no browser can hold any more is for the caller to know. The version in service is never touched.
     """
-    old = {
-        name: count
-        for name, count in client.model_versions(project_id).items()
-        if name != version and count and OUR_VERSION.fullmatch(name)
-    }
-    deleted = 0
+    in_service = client.get_project(project_id)["model_version"]
+    counts = client.model_versions(project_id)
+    gone = {name for name in expired if not counts.get(name)}
+    old = {name: counts[name] for name in expired if counts.get(name) and name != in_service}
+    room = SWEEP
     for name, count in sorted(old.items(), key=lambda pair: pair[1]):
-        room = SWEEP - deleted
         if count <= room:
-            deleted += client.delete_predictions(project_id, name)
+            room -= client.delete_predictions(project_id, name)
+            gone.add(name)
         elif room > 0:
             rows = client.listing(project_id, "id,predictions", _of_version(name), fields="all", size=room)["tasks"]
             stale = [raw["id"] for raw in rows if all(p["model_version"] in old for p in raw["predictions"])]
             client.delete_predictions_of(project_id, stale)
-            deleted += len(stale)
             break
-    return deleted, max(sum(old.values()) - deleted, 0)
+    return gone
 
 
 def _of_version(version: str) -> dict[str, Any]:

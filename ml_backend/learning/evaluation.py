@@ -44,12 +44,16 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
         raise ValueError(f"{correct} of {n} is no proportion")
     if n == 0:
         return 0.0, 1.0
+    low, high = _wilson(np.array(correct), np.array(n), confidence)
+    return (0.0 if correct == 0 else float(low)), (1.0 if correct == n else float(high))
+
+
+def _wilson(correct: NDArray[Any], n: NDArray[Any], confidence: float) -> tuple[NDArray[Any], NDArray[Any]]:
     z = float(norm.ppf(0.5 + confidence / 2))
     share, spread = correct / n, z * z / n
     centre = share + spread / 2
     margin = z * np.sqrt(share * (1 - share) / n + spread / (4 * n))
-    low, high = (centre - margin) / (1 + spread), (centre + margin) / (1 + spread)
-    return (0.0 if correct == 0 else float(low)), (1.0 if correct == n else float(high))
+    return (centre - margin) / (1 + spread), (centre + margin) / (1 + spread)
 
 
 def significantly_worse(
@@ -66,6 +70,29 @@ def significantly_worse(
     if lost + won == 0:
         return False
     return bool(binomtest(lost, lost + won, 0.5, alternative="greater").pvalue < alpha)
+
+
+def confidences(probabilities: NDArray[np.floating[Any]], *, multilabel: bool) -> NDArray[np.floating[Any]]:
+    """(n,) confidence of (n, C) probabilities: the top class's; for several labels, the least certain class's."""
+    if multilabel:
+        return np.asarray(np.maximum(probabilities, 1 - probabilities).min(axis=1))
+    return np.asarray(probabilities.max(axis=1))
+
+
+def confident_from(confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_], share: float) -> float | None:
+    """Lowest confidence from which on guesses are right in at least `share` of cases; None where no such is known.
+
+    confidence, correct: (n,) of guesses about examples the model had not seen. A share counts by the lower end of its
+    90 % Wilson interval, so that one side of it is wrong in at most 5 %: a few right answers prove nothing.
+    """
+    if not len(confidence):
+        return None
+    order = np.argsort(-confidence, kind="stable")
+    ordered, right = confidence[order], np.cumsum(correct[order])
+    low, _ = _wilson(right, np.arange(1, len(order) + 1), 0.9)
+    last_of_equals = np.append(ordered[1:] < ordered[:-1], True)
+    enough = np.flatnonzero(last_of_equals & (low >= share))
+    return float(ordered[enough[-1]]) if len(enough) else None
 
 
 def evaluate(

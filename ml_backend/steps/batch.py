@@ -88,7 +88,7 @@ def _still_good(round_: Round, queries: Sequence[Query], rows: PoolRows, setting
     return bool(2 * waiting.sum() > len(queries))
 
 
-def _params(settings: Settings) -> dict[str, float | None]:
+def _params(settings: Settings) -> dict[str, float | str | None]:
     """What else decides a batch; kept with the round."""
     return {
         "batch_size": settings.batch_size,
@@ -97,6 +97,7 @@ def _params(settings: Settings) -> dict[str, float | None]:
         "random_share": settings.random_share,
         "holdout_share": settings.holdout_share,
         "holdout_first": settings.holdout_first,
+        "prelabels": settings.prelabels,
     }
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ml_backend.encoding import read_image
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
-from ml_backend.learning.evaluation import significantly_worse, wilson_interval
+from ml_backend.learning.evaluation import confidences, confident_from, significantly_worse, wilson_interval
 from ml_backend.learning.finetuning import finetune
 from ml_backend.learning.images import decode
 from ml_backend.learning.training import TrainedHead, TrainingReport, train_head
@@ -26,16 +26,26 @@ from ml_backend.store.versions import Version
 
 logger = logging.getLogger(__name__)
 
+RIGHT = 0.9
+"""Guesses are ticked where they are right in at least this share of cases."""
+ENOUGH = 25
+"""Fewer answers cannot show that, all of them right."""
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that may be served. out_of_sample: (n,) whether it is right on each training row, asked by folds."""
+    """A model that may be served.
+
+    out_of_sample: (n,) whether it is right on each training row, asked by folds, and how sure it was; empty where the
+    folds do not tell.
+    """
 
     encoder: Encoder
     head: Head
     report: TrainingReport
     held_out: Examples
     out_of_sample: NDArray[np.bool_]
+    confidence: NDArray[np.floating[Any]]
 
 
 def train(project: Project, services: Services, corpus: Corpus | None) -> LoadedModel | None:
@@ -54,7 +64,7 @@ def train(project: Project, services: Services, corpus: Corpus | None) -> Loaded
     fit = _finetuned if settings.mode == "finetune" else _refitted
     candidate = fit(project, services, corpus, examples)
     reason = _worse(candidate, corpus, current, _imported(versions, current), services)
-    _publish(project, services, candidate, digest, reason)
+    _publish(project, services, candidate, digest, reason, _confident_from(candidate, current))
     return services.predictor.current(project)
 
 
@@ -63,7 +73,7 @@ def _refitted(project: Project, services: Services, corpus: Corpus, examples: Ex
     prior = _prior(project, services, corpus)
     trained = train_head(examples.features, examples.targets, corpus.classes, seed=services.settings.seed, prior=prior)
     held_out = corpus.examples(held_out=True)
-    return Candidate(corpus.encoder, trained.head, trained.report, held_out, _by_folds(trained, examples))
+    return Candidate(corpus.encoder, trained.head, trained.report, held_out, *_by_folds(trained, examples))
 
 
 def _prior(project: Project, services: Services, corpus: Corpus) -> Head | None:
@@ -82,7 +92,9 @@ def _finetuned(project: Project, services: Services, corpus: Corpus, examples: E
     shown, answers = _pictures(project, services, corpus, waiting.tasks)
     vectors = tuned.encoder.forward(shown) if len(shown) else np.empty((0, tuned.encoder.dim), np.float32)
     held_out = Examples(vectors.astype(np.float16), answers, waiting.tasks)
-    return Candidate(tuned.encoder, tuned.trained.head, tuned.trained.report, held_out, np.zeros(0, dtype=np.bool_))
+    # Its folds are of no use: the network they stand on has seen every label.
+    unknown = np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.float32)
+    return Candidate(tuned.encoder, tuned.trained.head, tuned.trained.report, held_out, *unknown)
 
 
 def _pictures(
@@ -98,18 +110,38 @@ def _pictures(
     return np.stack(images) if images else np.empty((0,), np.uint8), corpus.targets(tasks)
 
 
-def _by_folds(trained: TrainedHead, examples: Examples) -> NDArray[np.bool_]:
+def _by_folds(trained: TrainedHead, examples: Examples) -> tuple[NDArray[np.bool_], NDArray[np.floating[Any]]]:
     probabilities = trained.report.fold_probabilities
-    return np.zeros(0, dtype=np.bool_) if probabilities is None else examples.right(probabilities)
+    if probabilities is None:
+        return np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.float32)
+    return examples.right(probabilities), confidences(probabilities, multilabel=examples.targets.ndim == 2)
 
 
-def _publish(project: Project, services: Services, candidate: Candidate, digest: str, reason: str | None) -> None:
+def _confident_from(candidate: Candidate, current: LoadedModel | None) -> float | None:
+    """The confidence from which on guesses are right 9 times in 10, on answers the model has not seen.
+
+    With too few of them to tell, what holds for the version in service.
+    """
+    correct, confidence = [candidate.out_of_sample], [candidate.confidence]
+    if len(candidate.held_out.targets):
+        probabilities = candidate.head.predict_proba(candidate.held_out.features)
+        correct.append(candidate.held_out.right(probabilities))
+        confidence.append(confidences(probabilities, multilabel=candidate.head.multilabel))
+    if sum(map(len, correct)) < ENOUGH:
+        return current.confident_from if current else None
+    return confident_from(np.concatenate(confidence), np.concatenate(correct), RIGHT)
+
+
+def _publish(
+    project: Project, services: Services, candidate: Candidate, digest: str, reason: str | None, ticked: float | None
+) -> None:
     """Keep the candidate as a new version; serve it unless there is a reason against it or another one is pinned."""
     encoder = candidate.encoder
     meta = {
         "classes": list(candidate.head.classes),
         "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
         "metrics": {"holdout": accuracy(candidate.held_out.correct(candidate.head))},
+        "confident_from": ticked,
         "labels": candidate.report.n,
         "training": {k: v for k, v in vars(candidate.report).items() if k != "fold_probabilities"},
         "mode": services.settings.mode,

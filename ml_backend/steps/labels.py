@@ -60,7 +60,7 @@ def refresh(project: Project, services: Services) -> Project:
         label_config=remote["label_config"],
         schema=services.schema(remote["label_config"], selected(project)),
         rule=services.rule,
-        settings={"gone": None} if project.settings.get("gone") else None,
+        settings={"gone": None, "overlap": remote["maximum_annotations"]},
     )
 
 

@@ -1,16 +1,21 @@
-"""Step 5: hand the round to Label Studio, check that it is what Label Studio serves, and record that."""
+"""Step 5: hand the round to Label Studio, check that it is what Label Studio serves, and record that.
+
+What it replaces stays in Label Studio for a while, because browsers hold it; `tidy` takes it away in the end.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
+from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.labelstudio.config import prediction_result
-from ml_backend.labelstudio.queue import QueueItem, push, verify
+from ml_backend.labelstudio.queue import QueueItem, push, superseded, sweep, verify
 from ml_backend.records import Query
 from ml_backend.services import Services
-from ml_backend.serving import serving_score
+from ml_backend.serving import confident_from_meta, serving_score, ticked_from
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 
@@ -34,7 +39,8 @@ def serve(project: Project, services: Services, round_: Round) -> Round:
         else:
             return round_
     try:
-        pushed = push(client, number, project.schema, round_.served_name, queue_items(project, queries))
+        items = queue_items(project, queries, _ticked_from(project, services, round_))
+        pushed = push(client, number, project.schema, round_.served_name, items)
         round_ = ledger.mark_pushed(round_)
         verify(client, number, round_.served_name, pushed.task_ids)
     except LabelStudioError as error:
@@ -43,15 +49,52 @@ def serve(project: Project, services: Services, round_: Round) -> Round:
     return ledger.mark_verified(round_)
 
 
-def queue_items(project: Project, queries: Sequence[Query]) -> list[QueueItem]:
-    """Predictions whose scores are the order. A held-out task carries no prelabel, so that no opinion leans on it."""
-    return [
-        QueueItem(
-            task_id=query.task_id,
-            score=serving_score(query.rank, len(queries)),
-            result=[]
-            if query.arm == "holdout"
-            else prediction_result(project.schema, query.prediction, query.confidence or 0.0),
-        )
-        for query in queries
-    ]
+def tidy(project: Project, services: Services) -> None:
+    """Delete predictions of former queues once their grace period is over: nobody has them open any more.
+
+    An answer given in a browser names the prediction it was shown, and is refused if that is gone. So the time counts
+    from when the queue was found replaced, and answered tasks get it, too: they can be open for an update.
+    """
+    served = services.predictor.served_name(project)
+    noted = _superseded(project, services, served)
+    limit = datetime.now(UTC) - timedelta(seconds=services.settings.prediction_grace_seconds)
+    expired = {name for name, since in noted.items() if datetime.fromisoformat(since) <= limit}
+    if expired:
+        gone = sweep(services.client(project.key.host), project.key.project_id, expired)
+        left = {name: since for name, since in noted.items() if name not in gone}
+        services.ledger.configure(project, superseded={"by": served, "since": left})
+
+
+def _superseded(project: Project, services: Services, served: str) -> dict[str, str]:
+    """Former queues that Label Studio has predictions of -> since when they are out of service; looked up once a queue."""
+    noted: dict[str, Any] = project.settings.get("superseded", {})
+    since: dict[str, str] = noted.get("since", {})
+    if noted.get("by") != served:
+        now = datetime.now(UTC).isoformat()
+        names = superseded(services.client(project.key.host), project.key.project_id, served)
+        since = {name: since.get(name, now) for name in sorted(names)}
+        services.ledger.configure(project, superseded={"by": served, "since": since})
+    return since
+
+
+def _ticked_from(project: Project, services: Services, round_: Round) -> float | None:
+    try:
+        version = services.versions.version(project, round_.version)
+    except NotFoundError:  # before any model, or pruned
+        return None
+    return ticked_from(project, services.settings.prelabels, confident_from_meta(version.meta))
+
+
+def queue_items(project: Project, queries: Sequence[Query], least: float | None) -> list[QueueItem]:
+    """Predictions whose scores are the order. Guesses of at least `least` confidence are ticked, None: none is.
+
+    A held-out task never carries one, so that no opinion leans on it.
+    """
+
+    def result(query: Query) -> list[dict[str, Any]]:
+        confidence = query.confidence or 0.0
+        if query.arm == "holdout" or least is None or confidence < least:
+            return []
+        return prediction_result(project.schema, query.prediction, confidence)
+
+    return [QueueItem(query.task_id, serving_score(query.rank, len(queries)), result(query)) for query in queries]

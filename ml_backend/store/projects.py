@@ -124,8 +124,8 @@ class Projects:
                     changes |= {"full_at": None, "judged": None}
             if rule is not None and row.rule != asdict(rule):
                 changes |= {"rule": asdict(rule), "judged": None}
-            if settings is not None:
-                changes["settings"] = _merged(row.settings, settings)
+            if settings is not None and (merged := _merged(row.settings, settings)) != row.settings:
+                changes["settings"] = merged
             if changes:
                 connection.execute(projects.update().where(projects.c.id == row.id).values(changes))
             return lock(connection, row.id)

@@ -83,7 +83,7 @@ class Stack:
         who = client or self.client
         task = who.next_task(self.project_id)
         assert task is not None, "Label Studio serves nothing"
-        who.create_annotation(task["id"], annotation_result(self.schema, [self.truth[task["data"]["filename"]]]))
+        who.submit(task, annotation_result(self.schema, [self.truth[task["data"]["filename"]]]))
         return int(task["id"])
 
 

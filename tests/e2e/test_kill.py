@@ -52,7 +52,8 @@ class Annotator(threading.Thread):
     def create(self) -> None:
         task = self.served()
         label = self.stack.truth[task["data"]["filename"]] if self.rng.random() < 0.85 else self.any_label()
-        self.answer(int(task["id"]), label)
+        made = self.who.submit(task, annotation_result(self.stack.schema, [label]))
+        self.mine[int(made["id"])] = int(task["id"])
 
     def skip(self) -> None:
         self.who.skip(self.served()["id"])

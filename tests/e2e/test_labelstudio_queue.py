@@ -16,8 +16,9 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config, prediction_result
 from ml_backend.labelstudio.connection import connect
 from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
-from ml_backend.labelstudio.queue import TAB, UNCERTAINTY, QueueItem, push, read_back, verify
+from ml_backend.labelstudio.queue import LIVE, TAB, UNCERTAINTY, QueueItem, push, read_back, superseded, sweep, verify
 from ml_backend.records import LabelSchema, Task
+from ml_backend.serving import serving_score
 from tests.e2e.helpers import FakeBackend, add_members
 
 NewProject = Callable[..., int]
@@ -31,7 +32,7 @@ def batch_of(client: LabelStudio, project_id: int, size: int, *, seed: int = 0, 
     return [
         QueueItem(
             int(task_id),
-            (rank + 1) / (size + 1),
+            serving_score(rank, size),
             [] if rank % held_out == 0 else prediction_result(schema, schema.labels[:1], 0.7),
         )
         for rank, task_id in enumerate(chosen)
@@ -72,20 +73,37 @@ def test_one_annotator_is_served_the_batch_in_order(client: LabelStudio, cats: t
     verify(client, project_id, "v1-r1", ids_of(items))
 
 
-def test_the_next_batch_is_served_the_moment_it_is_pushed_and_the_old_one_is_gone(
+def test_the_next_batch_is_served_the_moment_it_is_pushed_and_an_open_image_of_the_old_one_can_be_submitted(
     client: LabelStudio, cats: tuple[int, LabelSchema]
 ) -> None:
     project_id, schema = cats
     first = batch_of(client, project_id, 20, seed=1)
     push(client, project_id, schema, "v1-r1", first)
     client.create_annotation(served_to(client, project_id), annotation_result(schema, ["cat"]))
+    opened = client.next_task(project_id)
+    assert opened is not None
     # The rest of the old batch comes again, in another order, among new tasks.
     second = batch_of(client, project_id, 30, seed=2)
-    report = push(client, project_id, schema, "v2-r2", second)
-    assert report.deleted == 20
-    assert client.model_versions(project_id) == {"v2-r2": 30}
-    assert served_to(client, project_id) == second[0].task_id
+    push(client, project_id, schema, "v2-r2", second)
+    client.submit(opened, annotation_result(schema, ["dog"]))
+    assert served_to(client, project_id) == next(i.task_id for i in second if i.task_id != opened["id"])
     verify(client, project_id, "v2-r2", ids_of(second))
+
+
+def test_former_predictions_are_swept_when_told_and_what_is_in_service_never(
+    client: LabelStudio, cats: tuple[int, LabelSchema]
+) -> None:
+    project_id, schema = cats
+    for number in (1, 2, 3):
+        push(client, project_id, schema, f"v{number}-r{number}", batch_of(client, project_id, 10, seed=number))
+    client.import_predictions(
+        project_id,
+        [{"task": t.id, "result": [], "score": 0.5, "model_version": "theirs"} for t in client.tasks(project_id)],
+    )
+    assert superseded(client, project_id, "v3-r3") == {"v1-r1", "v2-r2"}, "predictions of others are not ours to delete"
+    assert sweep(client, project_id, {"v1-r1", "v3-r3", "v9-r9"}) == {"v1-r1", "v9-r9"}
+    assert client.model_versions(project_id) == {"v2-r2": 10, "v3-r3": 10, "theirs": 60}
+    assert client.get_project(project_id)["model_version"] == "v3-r3"
 
 
 def test_old_predictions_on_the_same_tasks_do_not_disturb_the_order(
@@ -93,7 +111,7 @@ def test_old_predictions_on_the_same_tasks_do_not_disturb_the_order(
 ) -> None:
     project_id, schema = cats
     items = batch_of(client, project_id, 10)
-    backwards = [replace(item, score=1 - item.score) for item in items]
+    backwards = [replace(item, score=LIVE - item.score) for item in items]
     client.import_predictions(
         project_id,
         [{"task": i.task_id, "result": [], "score": i.score, "model_version": "somebody"} for i in backwards],
@@ -157,8 +175,12 @@ def test_push_again_changes_nothing_and_after_a_crash_it_ends_in_the_same_state(
     client.import_predictions(project_id, halves * 2)  # a crash in the middle, and a doubled import
     for _ in range(2):
         push(client, project_id, schema, "v1-r1", items)
-        assert client.model_versions(project_id) == {"v1-r1": 20}
+        assert client.model_versions(project_id) == {"v1-r1": 29}, "doubles stay: somebody may have one open"
         verify(client, project_id, "v1-r1", ids_of(items))
+    wrong = [replace(item, score=LIVE - item.score) for item in items]
+    push(client, project_id, schema, "v1-r1", wrong)
+    assert client.model_versions(project_id) == {"v1-r1": 29}
+    verify(client, project_id, "v1-r1", ids_of(wrong)[::-1])
     assert [tab["data"]["title"] for tab in client.tabs(project_id)] == [TAB]
 
 
@@ -191,7 +213,7 @@ def test_a_live_prediction_comes_after_the_batch_and_retrieving_keeps_one_a_task
     items = batch_of(client, project_id, 20)
     push(client, project_id, schema, "v1-r1", items)
     backend.version = "v1-r1"
-    backend.predict = lambda task: {"result": [], "score": 1.0 + task["id"] % 7 / 10}
+    backend.predict = lambda task: {"result": [], "score": 0.1 + task["id"] % 7 / 10}
     client.transport.call(
         "POST", f"/api/dm/actions?id=retrieve_tasks_predictions&project={project_id}", json={"selectedItems": {"all": True, "excluded": []}}
     )  # fmt: skip
@@ -237,11 +259,11 @@ def test_a_multiple_choice_prediction_is_stored_as_sent(client: LabelStudio, new
     project_id = new_project(tasks=3, labels=("red", "green", "blue"), multiple=True)
     schema = client.schema(project_id)
     (task, *_) = client.tasks(project_id)
-    item = QueueItem(task.id, 0.5, prediction_result(schema, ["red", "blue"], 0.8))
+    item = QueueItem(task.id, 0.5 * LIVE, prediction_result(schema, ["red", "blue"], 0.8))
     push(client, project_id, schema, "v1-r1", [item])
     (stored,) = client.predictions_of(project_id, [task.id])[task.id]
     assert stored["result"] == item.result
-    assert stored["score"] == 0.5
+    assert stored["score"] == item.score
 
 
 def test_label_studio_accepts_a_model_version_only_once_a_prediction_has_it(

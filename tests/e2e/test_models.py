@@ -39,7 +39,7 @@ def state_dict(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path) -> Iterator[Stack]:
-    with inline(label_studio, client, tmp_path, tasks=150) as stack:
+    with inline(label_studio, client, tmp_path, tasks=150, prelabels="always") as stack:
         yield stack
 
 
@@ -100,7 +100,7 @@ def test_several_labels_an_image_from_the_first_answer_to_the_csv(
     label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path
 ) -> None:
     config = label_config(KINDS, multiple=True)
-    with inline(label_studio, client, tmp_path, tasks=120, config=config) as stack:
+    with inline(label_studio, client, tmp_path, tasks=120, config=config, prelabels="always") as stack:
         assert stack.project.schema.multiple
         stack.turn()
         labelled = {}
@@ -109,7 +109,7 @@ def test_several_labels_an_image_from_the_first_answer_to_the_csv(
             if task is None:
                 break
             kinds = kinds_of(stack.truth[task["data"]["filename"]])
-            client.create_annotation(task["id"], annotation_result(stack.schema, kinds))
+            client.submit(task, annotation_result(stack.schema, kinds))
             labelled[task["data"]["filename"]] = set(kinds)
         round_ = stack.turn()
         assert round_.version == 1
@@ -117,7 +117,8 @@ def test_several_labels_an_image_from_the_first_answer_to_the_csv(
         assert version is not None
         assert version.meta["metrics"]["holdout"]["n"] >= 10
         predictions = client.predictions_of(stack.project_id, stack.ranking(round_))
-        chosen = [given[0]["result"][0]["value"]["choices"] for given in predictions.values() if given[0]["result"]]
+        shown = [p for given in predictions.values() for p in given if p["model_version"] == round_.served_name]
+        chosen = [prediction["result"][0]["value"]["choices"] for prediction in shown if prediction["result"]]
         assert any(len(choices) > 1 for choices in chosen)
         rows = list(export_rows(stack.services.ledger.rows(stack.project)))
         assert {row["filename"]: set(row["label"].split("|")) for row in rows} == labelled
