@@ -5,16 +5,10 @@ Safe to repeat and to kill: what the project has is asked of Label Studio, never
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-from PIL import Image
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.labelstudio.client import LabelStudio
@@ -27,21 +21,29 @@ LabelsAs = Literal["annotations", "predictions"]
 
 CHUNK = 1_000
 """Tasks a request: what a kill can leave in flight, and what a progress bar moves by."""
-READERS = 4
 IMPORTED = "imported"
 """Model version of labels that are imported as predictions."""
 
 
 @dataclass
 class ImportReport:
-    """What an import came to. `there`: in the project before. `doubles`: the same content under another name."""
+    """What an import came to. `there`: in the project before. `doubles`: the same content under another name.
+
+    unreadable: left out. faulty: in the project, but their image cannot be read. unconnected: buckets
+    without a storage. unchecked: addresses nobody fetched.
+    contradictions: the same image with different labels, imported without one.
+    """
 
     found: int = 0
     imported: int = 0
     labelled: int = 0
     there: int = 0
     doubles: list[str] = field(default_factory=list)
+    contradictions: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    faulty: list[str] = field(default_factory=list)
+    unconnected: list[str] = field(default_factory=list)
+    unchecked: int = 0
     missing: list[str] = field(default_factory=list)
     stored: str = ""
 
@@ -83,32 +85,6 @@ def chosen(schema: LabelSchema, cells: Iterable[str], separator: str) -> tuple[s
         parts = [cell] if cell in schema.labels else [part.strip() for part in cell.split(separator)]
         names.update(dict.fromkeys(part for part in parts if part))
     return tuple(names)
-
-
-def inspect(
-    sources: Sequence[Source],
-    labels: Mapping[Source, tuple[str, ...]],
-    report: ImportReport,
-    done: Callable[[int], None],
-) -> list[Ready]:
-    """Hash every file and look whether it is an image (its header; decoding all would take as long as encoding)."""
-    ready: list[Ready] = []
-    by_key: dict[str, Ready] = {}
-    report.found = len(sources)
-    with ThreadPoolExecutor(READERS) as readers:
-        for chunk in chunks(sources, CHUNK):
-            for source, (sha256, problem) in zip(chunk, readers.map(_look, chunk), strict=True):
-                done(1)
-                image = Ready(source, sha256, labels.get(source, ()))
-                first = by_key.setdefault(image.key, image)
-                if problem is not None:
-                    del by_key[image.key]
-                    report.unreadable.append(f"{source.relative}: {problem}")
-                elif first is not image:
-                    report.doubles.append(_double(first, image))
-                else:
-                    ready.append(image)
-    return ready
 
 
 def import_images(
@@ -173,39 +149,13 @@ def remove_doubles(client: LabelStudio, project_id: int, schema: LabelSchema, ke
     return len(removable)
 
 
-def _look(source: Source) -> tuple[str | None, str | None]:
-    """Hash of a file, or why it cannot be imported."""
-    if source.file is None:
-        return None, None
-    try:
-        os.fsencode(source.relative).decode()
-        data = source.file.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format == "TIFF":
-                return None, "browsers do not show TIFF; convert it to PNG"
-    except UnicodeError:
-        return None, "its name is not valid UTF-8; rename it"
-    except OSError as error:
-        return None, error.strerror or "it is no image that can be read"
-    except (Image.DecompressionBombError, ValueError, SyntaxError) as error:
-        return None, str(error)
-    return hashlib.sha256(data).hexdigest(), None
-
-
-def _double(first: Ready, again: Ready) -> str:
-    differs = (
-        f", labelled {'|'.join(again.labels)!r} there and {'|'.join(first.labels)!r} here"
-        if again.labels != first.labels
-        else ""
-    )
-    return f"{again.source.relative} is the same image as {first.source.relative}{differs}"
-
-
 def _task(schema: LabelSchema, image: Ready, address: Any, labels_as: LabelsAs) -> dict[str, Any]:
     source = image.source
     data = {schema.image_key: address, "filename": source.filename, "path": source.relative}
     if image.sha256:
         data["sha256"] = image.sha256
+    if image.also:
+        data["also"] = list(image.also)
     task: dict[str, Any] = {"data": data}
     if image.labels and labels_as == "annotations":
         task["annotations"] = [{"result": annotation_result(schema, image.labels), "ground_truth": False}]

@@ -27,11 +27,12 @@ UPLOADABLE = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 
 @dataclass(frozen=True)
 class Ready:
-    """An image that can be imported. `sha256` is None for an address, which is not read here."""
+    """An image that can be imported. `sha256` is None for an address. also: paths of copies with the same bytes."""
 
     source: Source
     sha256: str | None
     labels: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", 
 SCHEMES = ("http://", "https://", "s3://", "gs://", "azure-blob://")
 NAME_COLUMNS = ("path", "filename", "image", "file")
 LABEL_COLUMNS = ("label", "labels", "choice", "class")
+COPY = re.compile(r"\([0-9]+\)$|(?<![a-z])(copy|kopie|copie|copia)(?![a-z])|~[0-9]*$", re.IGNORECASE)
+"""What file managers add to the name of a copy."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,14 @@ class Source:
     """One image to import: a file or an address. `relative`: its path below what was asked for, with slashes.
 
     cells: labels as they stand in the CSV, one name or several joined; or the name of the folder.
+    also: other paths of the same file, which is named twice or linked to.
     """
 
     relative: str
     file: Path | None = None
     address: str | None = None
     cells: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     @property
     def filename(self) -> str:
@@ -37,10 +42,14 @@ class Source:
 
 @dataclass
 class Found:
-    """Images in order, and sentences about what was named and is not there."""
+    """Images in order, and sentences about what was named and is not there.
+
+    doubtful: a name of the labels file with its cells -> the images that have it, where these are several.
+    """
 
     sources: list[Source] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    doubtful: dict[Source, list[Source]] = field(default_factory=dict)
 
 
 def find_images(wanted: Sequence[str], *, by_class: bool = False) -> Found:
@@ -52,8 +61,7 @@ def find_images(wanted: Sequence[str], *, by_class: bool = False) -> Found:
     found = Found()
     for name in wanted:
         _find(name, found, by_class=by_class)
-    unique = {(source.file or source.address): source for source in found.sources}
-    found.sources = list(unique.values())
+    found.sources = _each_once(found.sources)
     if not found.sources:
         kinds = ", ".join(sorted(SUFFIXES))
         raise InvalidInputError(
@@ -61,6 +69,21 @@ def find_images(wanted: Sequence[str], *, by_class: bool = False) -> Found:
             "filename or image, or a .txt with one address a line."
         )
     return found
+
+
+def _each_once(sources: Sequence[Source]) -> list[Source]:
+    """One source a file or address: the original, with the labels and the other paths of those that lead to the same."""
+    same: dict[Path | str | None, list[Source]] = {}
+    for source in sources:
+        same.setdefault(source.file or source.address, []).append(source)
+    return [_merged(group) if len(group) > 1 else group[0] for group in same.values()]
+
+
+def _merged(group: Sequence[Source]) -> Source:
+    original = min(group, key=lambda s: (s.file is not None and s.file.name != s.filename, originality(s)))
+    cells = dict.fromkeys(cell for source in group for cell in source.cells)
+    also = dict.fromkeys(source.relative for source in group if source.relative != original.relative)
+    return replace(original, cells=tuple(cells), also=tuple(also))
 
 
 def read_labels(path: Path, columns: Sequence[str] = NAME_COLUMNS) -> dict[str, tuple[str, ...]]:
@@ -79,6 +102,14 @@ def read_labels(path: Path, columns: Sequence[str] = NAME_COLUMNS) -> dict[str, 
         cell = unguarded(row[labelled[0]])
         labels.setdefault(unguarded(name), {}).update({cell: None} if cell else {})
     return {name: tuple(several) for name, several in labels.items()}
+
+
+def originality(source: Source) -> tuple[bool, int, int, list[str | int]]:
+    """Sort key: what is not called a copy, lies higher up, has the shorter path, and comes first as people count."""
+    parts = re.split(r"([0-9]+)", source.relative.casefold())
+    natural = [int(part) if place % 2 else part for place, part in enumerate(parts)]
+    copy = COPY.search(PurePosixPath(source.relative).stem) is not None
+    return copy, source.relative.count("/"), len(source.relative), natural
 
 
 def _find(name: str, found: Found, *, by_class: bool) -> None:
@@ -171,18 +202,22 @@ def _columns(row: Mapping[str, str], names: Sequence[str]) -> list[str]:
 def with_labels(found: Found, labels: Mapping[str, tuple[str, ...]]) -> Found:
     """Give each image the cells that a labels file has for its path or filename; tells of names that are no image here.
 
-    A filename that several images have is no name for any of them: then only the path is.
+    A filename that several images have is doubtful: it is a name for them only where they are the same image.
     """
     names: dict[str, list[int]] = {}
     for place, source in enumerate(found.sources):
-        for name in {source.relative, source.filename, str(source.file or source.address)}:
+        paths = (source.relative, *source.also)
+        for name in {*paths, *(PurePosixPath(path).name for path in paths), str(source.file or source.address)}:
             names.setdefault(name, []).append(place)
     sources, missing = list(found.sources), list(found.missing)
+    several: dict[str, list[int]] = {}
     for name, cells in labels.items():
         places = names.get(name, [])
         if len(places) == 1:
             sources[places[0]] = replace(sources[places[0]], cells=sources[places[0]].cells + cells)
+        elif places:
+            several[name] = places
         else:
-            why = "several images have this name: give the path" if places else "no image has this name"
-            missing.append(f"{name} (in the labels file): {why}.")
-    return Found(sources, missing)
+            missing.append(f"{name} (in the labels file): no image has this name.")
+    doubtful = {Source(name, cells=labels[name]): [sources[i] for i in places] for name, places in several.items()}
+    return Found(sources, missing, doubtful)

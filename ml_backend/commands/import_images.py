@@ -27,10 +27,17 @@ from ml_backend.commands.options import (
 )
 from ml_backend.commands.output import Answer, bar
 from ml_backend.errors import InvalidInputError
-from ml_backend.importing import ImportReport, check_labels, import_images, inspect
+from ml_backend.importing import ImportReport, check_labels, import_images
+from ml_backend.inspection import check_imported, in_buckets, inspect
+from ml_backend.labelstudio.media import ImageReader
+from ml_backend.labelstudio.storage import unconnected_buckets
+from ml_backend.names import and_more, printable
 from ml_backend.sources import find_images, read_labels, with_labels
+from ml_backend.wording import amount
 
 MOST = 20
+CHECK_TIMEOUT_S = 10.0
+CONNECT = "connect one to the project under Settings, Cloud Storage"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Label Studio's local-files document root as seen from here, if it runs elsewhere (default: LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT)",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="import nothing if anything is missing, unreadable or double"
+        "--strict",
+        action="store_true",
+        help="import nothing if anything is missing, unreadable or double; exit 1 if an imported address cannot be read",
     )
     add_dry_run(parser)
     add_json(parser)
@@ -82,17 +91,24 @@ def run(args: argparse.Namespace) -> int:
     found = find_images(args.images, by_class=args.by_class)
     if args.labels:
         found = with_labels(found, read_labels(args.labels))
-    labels = check_labels(schema, found.sources, args.separator)
+    labels = check_labels(schema, [*found.sources, *found.doubtful], args.separator)
     report = ImportReport(missing=found.missing)
-    answer.say(f"{len(found.sources)} images found; reading them ...")
+    reader = ImageReader(client.transport, timeout=CHECK_TIMEOUT_S, retries=1)
+
+    def fetch(address: str, task_id: int | None) -> bytes:
+        return reader.fetch(address, task_id=task_id)
+
+    answer.say(f"{amount(len(found.sources), 'image')} found; reading them ...")
     with bar("reading", len(found.sources)) as advance:
-        ready = inspect(found.sources, labels, report, advance)
-    if args.strict and (faults := report.missing + report.unreadable + report.doubles):
-        raise InvalidInputError(f"Nothing was imported (--strict): {'; '.join(faults[:MOST])}.")
+        ready = inspect(found.sources, labels, report, advance, doubtful=found.doubtful, fetch=fetch)
+    number = int(project["id"])
+    report.unconnected = unconnected_buckets(client, number, [str(image.source.address) for image in ready])
+    if args.strict and (faults := _faults(report)):
+        raise InvalidInputError(f"Nothing was imported (--strict): {and_more(faults, most=MOST)}.")
     with bar("importing", len(ready)) as advance:
         import_images(
             client,
-            int(project["id"]),
+            number,
             schema,
             ready,
             report,
@@ -102,18 +118,36 @@ def run(args: argparse.Namespace) -> int:
             dry_run=args.dry_run,
             done=advance,
         )
+    if args.dry_run:
+        report.unchecked += len(in_buckets(ready))
+    else:
+        with bar("checking", len(in_buckets(ready))) as advance:
+            check_imported(client, number, schema, ready, report, fetch, advance)
     _warn(answer, report)
-    answer.result(
-        {"project": project["id"], "dry_run": args.dry_run, **vars(report)}, _summary(project["title"], report, args)
-    )
-    return 0
+    document = {"project": project["id"], "dry_run": args.dry_run, **vars(report)}
+    answer.result(document, _summary(project["title"], report, args))
+    doubt = args.strict and not args.dry_run and (report.faulty or report.unchecked)
+    return 1 if doubt or not (report.imported or report.there) else 0
+
+
+def _faults(report: ImportReport) -> list[str]:
+    """What keeps --strict from importing anything."""
+    buckets = [f"no storage of the project covers {bucket}" for bucket in report.unconnected]
+    return [*report.missing, *report.unreadable, *report.doubles, *report.contradictions, *buckets]
 
 
 def _summary(title: str, report: ImportReport, args: argparse.Namespace) -> str:
     verb = "would be imported" if args.dry_run else "imported"
-    lines = [
-        f"{report.imported} images {verb} into {title!r}, {report.labelled} of them with labels ({args.labels_as})."
-    ]
+    images = f"{amount(report.imported, 'image')} {verb} into {title!r}"
+    lines = [f"{images}, {report.labelled} of them with labels ({args.labels_as})."]
+    if report.faulty:
+        lines.append(
+            f"{len(report.faulty)} of the images cannot be read yet; their tasks stay. Run this again to check."
+        )
+    if report.unchecked:
+        lines.append(
+            f"{amount(report.unchecked, 'address', 'addresses')} not checked: nobody knows yet whether an image is there."
+        )
     if report.stored:
         lines.append(f"Files: {report.stored}.")
     if report.there:
@@ -122,11 +156,18 @@ def _summary(title: str, report: ImportReport, args: argparse.Namespace) -> str:
 
 
 def _warn(answer: Answer, report: ImportReport) -> None:
-    for what, items in (
-        ("cannot be read", report.unreadable),
-        ("are missing", report.missing),
-        ("are the same image as another and were left out", report.doubles),
+    for items, one, several in (
+        (report.unreadable, "image cannot be read and was left out", "images cannot be read and were left out"),
+        (report.missing, "name is missing", "names are missing"),
+        (
+            report.doubles,
+            "file has the bytes of another and was left out",
+            "files have the bytes of others and were left out",
+        ),
+        (report.contradictions, "image has contradicting labels", "images have contradicting labels"),
+        (report.unconnected, "bucket has no storage: " + CONNECT, "buckets have no storage: " + CONNECT),
+        (report.faulty, "task shows an image that cannot be read", "tasks show images that cannot be read"),
     ):
         if items:
-            shown = "\n  ".join(items[:MOST]) + (f"\n  and {len(items) - MOST} more" if len(items) > MOST else "")
-            answer.warn(f"{len(items)} {what}:\n  {shown}")
+            shown = and_more([printable(item) for item in items], most=MOST, between="\n  ")
+            answer.warn(f"{amount(len(items), one, several)}:\n  {shown}")

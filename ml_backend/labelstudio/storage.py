@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath, PurePosixPath
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio.client import BULK_TIMEOUT_S, LabelStudio
 from ml_backend.labelstudio.transport import detail_of_body, unavailable
 
 TITLE = "Images"
+CLOUD_STORAGES = {"s3": ("s3", "bucket"), "gs": ("gcs", "bucket"), "azure-blob": ("azure", "container")}
+"""Scheme of an address -> Label Studio's name for such storages, and the field that holds the bucket."""
 _ROOT = re.compile(r'LOCAL_FILES_DOCUMENT_ROOT="([^"]+)"')
 _UPLOADED = re.compile(r"upload/\d+/[0-9a-f]{8}-(.+)")
 
@@ -81,6 +83,17 @@ def add_local_storage(client: LabelStudio, project_id: int, folder: PurePath) ->
             return None
         made = api.import_storage.local.create(project=project_id, path=str(folder), title=TITLE, use_blob_urls=True)
         return int(made.id)
+
+
+def unconnected_buckets(client: LabelStudio, project_id: int, addresses: Iterable[str]) -> list[str]:
+    """Buckets of these s3://, gs:// and azure-blob:// addresses that no storage of the project covers, such as s3://pics."""
+    wanted = {(parts.scheme, parts.netloc) for parts in map(urlsplit, addresses) if parts.scheme in CLOUD_STORAGES}
+    connected = set()
+    for scheme in {scheme for scheme, _ in wanted}:
+        kind, field = CLOUD_STORAGES[scheme]
+        listed = client.transport.call("GET", f"/api/storages/{kind}/", params={"project": project_id})
+        connected |= {(scheme, storage.get(field)) for storage in listed}
+    return sorted(f"{scheme}://{bucket}" for scheme, bucket in wanted - connected)
 
 
 def remove_local_storage(client: LabelStudio, storage_id: int) -> None:

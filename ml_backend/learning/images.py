@@ -40,7 +40,7 @@ def decode(data: bytes, size: int | None = None) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(
-            "The file is not an image in a format this service reads: convert it to JPEG, PNG, WebP, TIFF, BMP or GIF."
+            "The file is not an image in a format this service reads: convert it to JPEG, PNG, WebP, BMP or GIF."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(_oversize_message("too many")) from error

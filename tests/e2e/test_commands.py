@@ -221,6 +221,19 @@ def test_files_that_label_studio_does_not_see_are_uploaded_once_and_keep_their_n
     assert "document root" in said
 
 
+def test_an_address_in_a_bucket_that_nobody_can_read_is_named_and_strict_imports_none(person: Person) -> None:
+    """Label Studio takes any address for a task; whether an image is there shows when it is asked to resolve it."""
+    project = person.project("Buckets")
+    report = person.ask("import-images", "s3://pics/nope.png", "--project", project)
+    assert (report["imported"], report["unconnected"]) == (1, ["s3://pics"])
+    assert re.fullmatch(
+        r"nope\.png \(task \d+\): s3://pics/nope\.png is not there \(404\): connect the bucket .*", *report["faulty"]
+    )
+    code, said = person.run("import-images", "gs://pics/two.png", "--project", project, "--strict")
+    assert (code, "no storage of the project covers gs://pics" in said) == (1, True)
+    assert person.client.get_project(project)["task_number"] == 1
+
+
 def test_a_project_is_made_once_adopted_checked_and_let_go(
     person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
