@@ -49,10 +49,10 @@ def write_dataset(
     Raises InvalidInputError for a folder that holds something else, for labels of which several go with one image
     without `manifest`, and for labels that no folder can be named after.
     """
-    if project.schema.multiple and not manifest:
-        raise InvalidInputError("An image with several labels fits no one folder: use --layout manifest.")
-    folders = {} if manifest else _folder_names(project)
-    _claim(folder, project)
+    folders = _folders(project, manifest=manifest)
+    if not _is_ours(folder, project):
+        with atomic_file(folder / MARK) as mark:
+            mark.write_text(json.dumps({"project": str(project.key)}) + "\n", encoding="utf-8")
     report = DatasetReport()
     expected: set[Path] = set()
     with open_table(folder / MANIFEST, COLUMNS) as write, ThreadPoolExecutor(READERS) as readers:
@@ -75,6 +75,34 @@ def write_dataset(
     return report
 
 
+def plan_dataset(
+    services: Services, project: Project, folder: Path, *, manifest: bool = False, splits: bool = False
+) -> DatasetReport:
+    """What `write_dataset` would report, writing nothing and reading no image: problems are those known already."""
+    folders = _folders(project, manifest=manifest)
+    _is_ours(folder, project)
+    report = DatasetReport()
+    expected: set[Path] = set()
+    for row in services.ledger.rows(project):
+        if row.label is None:
+            continue
+        if row.image_error is not None:
+            report.problems.append(str(Unreadable(row.task, row.image_error)))
+            continue
+        place = _place(row, folders, expected, splits=splits)
+        report.images += 1
+        report.copied += not (folder / place).is_file()
+    report.removed = len(_others(folder, expected))
+    return report
+
+
+def _folders(project: Project, *, manifest: bool) -> dict[str, str]:
+    """Label -> folder; none with a manifest."""
+    if project.schema.multiple and not manifest:
+        raise InvalidInputError("An image with several labels fits no one folder: use --layout manifest.")
+    return {} if manifest else _folder_names(project)
+
+
 def _folder_names(project: Project) -> dict[str, str]:
     """Label -> folder: what a file system cannot hold becomes an underscore; two labels must not meet in one."""
     names = {label: re.sub(r'[/\\:*?"<>|\x00-\x1f]|^\.+|[. ]+$', "_", label) for label in project.schema.labels}
@@ -88,19 +116,18 @@ def _folder_names(project: Project) -> dict[str, str]:
     return names
 
 
-def _claim(folder: Path, project: Project) -> None:
-    """Take an empty folder, or one that an earlier export of this project made."""
+def _is_ours(folder: Path, project: Project) -> bool:
+    """Whether an earlier export of this project made the folder; else it is empty or not there yet."""
     mark = folder / MARK
     if mark.is_file():
         if json.loads(mark.read_text(encoding="utf-8"))["project"] != str(project.key):
             raise InvalidInputError(f"{folder} holds the data set of another project: choose another folder.")
-        return
+        return True
     if folder.exists() and any(folder.iterdir()):
         raise InvalidInputError(
             f"{folder} holds other files: choose a folder of its own, for stale images are removed from it."
         )
-    with atomic_file(mark) as temporary:
-        temporary.write_text(json.dumps({"project": str(project.key)}) + "\n", encoding="utf-8")
+    return False
 
 
 def _place(row: LedgerRow, folders: dict[str, str], taken: set[Path], *, splits: bool) -> Path:
@@ -149,14 +176,18 @@ def _line(row: LedgerRow, place: Path) -> dict[str, object]:
 
 def _remove_others(folder: Path, expected: set[Path]) -> int:
     """Remove files that are no part of the data set any more, and folders left empty."""
-    kept = {folder / place for place in expected} | {folder / MARK, folder / MANIFEST}
-    stale = [path for path in folder.rglob("*") if path.is_file() and path not in kept]
+    stale = _others(folder, expected)
     for path in stale:
         path.unlink()
     for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
         if not any(path.iterdir()):
             path.rmdir()
     return len(stale)
+
+
+def _others(folder: Path, expected: set[Path]) -> list[Path]:
+    kept = {folder / place for place in expected} | {folder / MARK, folder / MANIFEST}
+    return [path for path in folder.rglob("*") if path.is_file() and path not in kept]
 
 
 def _chunks(rows: Iterable[LedgerRow], size: int = 256) -> Iterator[list[LedgerRow]]:

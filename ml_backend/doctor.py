@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import requests
 
 from ml_backend.errors import BackendError, ImageError, LabelStudioError
-from ml_backend.labelstudio.checks import Access, check, check_addresses
+from ml_backend.labelstudio.checks import CONNECTING, Access, check, check_addresses
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.queue import verify
 from ml_backend.learning.images import decode
@@ -32,8 +32,6 @@ TESTED = ("1.23.",)
 GIB = 2**30
 LEAST_DISK = 1 * GIB
 LEAST_MEMORY = 1 * GIB
-CONNECTING = frozenset({"ML backend", "webhook", "sampling"})
-"""What connecting again repairs."""
 SAMPLE = 2_000
 """Tasks looked through for the kinds of image addresses a project has, and for images that nobody has read yet."""
 TRIED = 48

@@ -69,6 +69,20 @@ def start_from(
     return version, match
 
 
+def fit_of(
+    project: Project,
+    services: Services,
+    path: Path,
+    *,
+    model_type: str | None = None,
+    class_names: Sequence[str] | None = None,
+    n_classes: int | None = None,
+    input_size: int | None = None,
+) -> LabelMatch:
+    """How the names in `path` match the project's labels; nothing is published. Raises what `start_from` does."""
+    return _read(project, services, path, model_type, class_names, n_classes, input_size)[2]
+
+
 def _read(
     project: Project,
     services: Services,

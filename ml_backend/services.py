@@ -47,6 +47,7 @@ class Services:
     versions: Versions
     features: FeatureStore
     encoders: dict[Path, Encoder] = field(default_factory=dict)
+    rehearsal: bool = False  # the store is a copy to be thrown away, and Label Studio is not to be changed
     _clients: dict[str, LabelStudio] = field(default_factory=dict)
     _readers: dict[str, ImageReader] = field(default_factory=dict)
 

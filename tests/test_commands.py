@@ -101,6 +101,25 @@ def test_the_shell_is_offered_verbs_and_options(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text().strip() == "--strategy"
 
 
+WRITES_NOTHING = {
+    "demo": "runs, and writes below its own folder",
+    "serve": "runs",
+    "doctor": "looks",
+    "completion": "prints",
+    "sync status": "looks",
+    "versions list": "looks",
+    "versions compare": "looks",
+}
+
+
+@pytest.mark.parametrize(("name", "parser"), list(parsers()), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_that_changes_something_has_a_dry_run(name: str, parser: argparse.ArgumentParser) -> None:
+    if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
+        return  # its verbs are looked at
+    options = {option for action in parser._actions for option in action.option_strings}
+    assert ("--dry-run" in options) != (name in WRITES_NOTHING)
+
+
 def test_a_mistyped_option_exits_with_two() -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["sync", "query", "--sise", "3"])

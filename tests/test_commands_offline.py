@@ -4,6 +4,8 @@ import base64
 import csv
 import io
 import json
+import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -178,6 +180,49 @@ def test_strict_is_content_with_a_queue_that_waits_for_labels(
 def test_standard_output_holds_the_table_and_nothing_else(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert cli.main(["export", "labels", "--offline", "--minimal", "--out", "-"]) == 0
     assert capfdbinary.readouterr().out == b"filename,label\r\nsame.png,cat\r\nsame.png,cat\r\n3.png,dog/wolf\r\n"
+
+
+def contents(services: Services, folder: Path) -> tuple[str, dict[str, bytes]]:
+    """Everything in the store, and every file beside it."""
+    with sqlite3.connect(services.settings.data_dir / "state.sqlite3") as database:
+        dump = "\n".join(database.iterdump())
+    return dump, {name: (folder / name).read_bytes() for name in files(folder) if "state.sqlite3" not in name}
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "labels", "--offline"],
+        ["export", "labels", "--offline", "--out", "-"],
+        ["sync", "export", "--offline"],
+        ["export", "rounds", "--offline", "--queries"],
+        ["export", "dataset", "--offline", "--out", "set"],
+        ["export", "model", "--version", "v1"],
+        ["simulate", "digits", "--out", "replay"],
+    ],
+    ids=" ".join,
+)
+def test_a_dry_run_says_what_it_would_write_and_writes_nothing(
+    services: Services, project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    services.versions.publish(project, 1, lambda folder: (folder / "weights").touch())
+    before = contents(services, tmp_path)
+    assert cli.main([*arguments, "--dry-run"]) == 0
+    assert re.search(r"(?i)would (be|write)", capsys.readouterr().out)
+    assert contents(services, tmp_path) == before
+
+
+def test_a_dry_run_of_a_store_that_is_not_there_makes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_URL", HOST)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "k" * 40)
+    monkeypatch.setenv("ML_BACKEND_DATA_DIR", str(tmp_path / "none"))
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    assert cli.main(["sync", "run", "--dry-run", "--json"]) == 1
+    assert "cannot be reached" in json.loads(capsys.readouterr().out)["error"]
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.usefixtures("project")

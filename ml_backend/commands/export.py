@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from ml_backend.commands.options import add_json, add_project, find_project, open_services
+from ml_backend.commands.options import add_dry_run, add_json, add_project, find_project, open_services
 from ml_backend.commands.output import Answer, bar, counted
 from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.tabular import FORMATS, Format, Write, form_of, open_table, text_writer
@@ -111,7 +111,7 @@ def run_labels(args: argparse.Namespace) -> int:
         "warnings": warnings,
     }
     return _told(
-        args, answer, report, f"{amount(tally.rows, 'row')} written to {args.out}. {_waiting(tally, args)}".strip()
+        args, answer, report, f"{amount(tally.rows, 'row')} {_written_to(args)}. {_waiting(tally, args)}".strip()
     )
 
 
@@ -136,7 +136,9 @@ def _run_rounds(args: argparse.Namespace) -> int:
         for row in rows:
             write(row)
             written += 1
-    return _told(args, answer, {"file": str(args.out), "rows": written}, f"{written} rows written to {args.out}.")
+    return _told(
+        args, answer, {"file": str(args.out), "rows": written}, f"{amount(written, 'row')} {_written_to(args)}."
+    )
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,18 +152,24 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="bundle: a folder of safetensors and meta.json, to import again; pt2, onnx: one file (default: bundle)",
     )
     parser.add_argument("--out", type=Path, metavar="PATH", help="a new file or folder (default: such as v12.onnx)")
+    add_dry_run(parser)
     add_json(parser)
 
 
 def _run_model(args: argparse.Namespace) -> int:
     from ml_backend.models import save_model  # noqa: PLC0415
 
-    services = open_services()
+    services = open_services(dry_run=args.dry_run)
     project = find_project(services, args)
     version = _version(services, project, args.version)
     out: Path = args.out or Path(version.name if args.format == "bundle" else f"{version.name}.{args.format}")
     if out.exists():
         raise InvalidInputError(f"{out} exists: name another with --out, or move it away.")
+    if args.dry_run:
+        services.versions.folder(version)
+        document = {"path": str(out), "format": args.format, "version": version.name, "dry_run": True}
+        Answer(as_json=args.json).result(document, f"{version.name} would be written to {out} (--dry-run).")
+        return 0
     saved = save_model(project, services, version, args.format, out)
     document = {
         "path": str(out),
@@ -203,19 +211,24 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--splits", action="store_true", help="train/ and held-out/ above the labels")
     parser.add_argument("--offline", action="store_true", help="do not ask Label Studio for the latest labels first")
+    add_dry_run(parser)
     add_json(parser)
 
 
 def _run_dataset(args: argparse.Namespace) -> int:
-    from ml_backend.dataset import write_dataset  # noqa: PLC0415
+    from ml_backend.dataset import plan_dataset, write_dataset  # noqa: PLC0415
     from ml_backend.names import and_more  # noqa: PLC0415
 
     answer = Answer(as_json=args.json)
     services, project = _up_to_date(args, answer)
+    manifest = args.layout == "manifest"
+    if args.dry_run:
+        report = plan_dataset(services, project, args.out, manifest=manifest, splits=args.splits)
+        text = f"{amount(report.images, 'image')} would be in {args.out}: {report.copied} to copy, {report.removed} to remove"
+        answer.result({"folder": str(args.out), "dry_run": True, **vars(report)}, f"{text} (--dry-run).")
+        return 0
     with bar("images", services.ledger.counts(project).labelled) as advance:
-        report = write_dataset(
-            services, project, args.out, manifest=args.layout == "manifest", splits=args.splits, done=advance
-        )
+        report = write_dataset(services, project, args.out, manifest=manifest, splits=args.splits, done=advance)
     if report.problems:
         one = len(report.problems) == 1
         images = "1 labelled image is" if one else f"{len(report.problems)} labelled images are"
@@ -237,12 +250,13 @@ def _common(parser: argparse.ArgumentParser, out: Path) -> None:
     )
     parser.add_argument("--format", choices=FORMATS, help="default: what the file's name ends in, else csv")
     parser.add_argument("--offline", action="store_true", help="do not ask Label Studio for the latest labels first")
+    add_dry_run(parser)
     add_json(parser)
 
 
 def _up_to_date(args: argparse.Namespace, answer: Answer) -> tuple[Services, Project]:
     """Open the store and bring the labels up to date; with Label Studio away, say of when they are."""
-    services = open_services()
+    services = open_services(dry_run=args.dry_run)
     project = find_project(services, args)
     if args.offline:
         return services, project
@@ -262,6 +276,9 @@ def _up_to_date(args: argparse.Namespace, answer: Answer) -> tuple[Services, Pro
 @contextmanager
 def _written(args: argparse.Namespace, columns: Mapping[str, type], *, spreadsheet: bool = False) -> Iterator[Write]:
     form: Format = form_of(args.out, args.format)
+    if args.dry_run:
+        yield lambda _row: None
+        return
     if args.out != STDOUT:
         with open_table(args.out, columns, form, spreadsheet=spreadsheet) as write:
             yield write
@@ -283,6 +300,15 @@ def _written(args: argparse.Namespace, columns: Mapping[str, type], *, spreadshe
 
 
 def _told(args: argparse.Namespace, answer: Answer, document: dict[str, Any], text: str) -> int:
-    if args.out != STDOUT:
-        answer.result(document, text)
+    if args.out != STDOUT or args.dry_run:
+        answer.result(document | {"dry_run": args.dry_run}, text)
     return 0
+
+
+def _written_to(args: argparse.Namespace) -> str:
+    """Where rows went, or would go."""
+    where = "standard output" if args.out == STDOUT else str(args.out)
+    if not args.dry_run:
+        return f"written to {where}"
+    replaced = ", replacing the file that is there" if args.out != STDOUT and args.out.exists() else ""
+    return f"would be written to {where}{replaced} (--dry-run)"

@@ -11,8 +11,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from ml_backend.commands.options import ENVIRONMENT, add_json, add_project, find_project, open_services, positive
+from ml_backend.commands.options import (
+    ENVIRONMENT,
+    add_dry_run,
+    add_json,
+    add_project,
+    find_project,
+    open_services,
+    positive,
+)
 from ml_backend.commands.output import Answer
 
 
@@ -26,23 +35,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-size", type=positive, metavar="N", help="pixels a side it was trained on, where the file does not say"
     )
+    add_dry_run(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from ml_backend.models import start_from  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+    from ml_backend.models import fit_of, start_from  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
 
-    services = open_services()
+    services = open_services(dry_run=args.dry_run)
+    answer = Answer(as_json=args.json)
     project = find_project(services, args)
-    version, match = start_from(
-        project,
-        services,
-        args.path,
-        model_type=args.model_type,
-        class_names=[name.strip() for name in args.classes.split(",")] if args.classes else None,
-        n_classes=args.n_classes,
-        input_size=args.input_size,
-    )
+    given: dict[str, Any] = {
+        "model_type": args.model_type,
+        "class_names": [name.strip() for name in args.classes.split(",")] if args.classes else None,
+        "n_classes": args.n_classes,
+        "input_size": args.input_size,
+    }
+    if args.dry_run:
+        match = fit_of(project, services, args.path, **given)
+        name = f"v{services.versions.next_number(project)}"
+        document = {"version": name, "dry_run": True, **vars(match)}
+        answer.result(document, f"{name} would be served from then on. {match}. Nothing was changed (--dry-run).")
+        return 0
+    version, match = start_from(project, services, args.path, **given)
     size = services.predictor.load(project, version.number).encoder.input_size
     document = {
         "version": version.name,
@@ -55,5 +70,5 @@ def run(args: argparse.Namespace) -> int:
         if size
         else ""
     )
-    Answer(as_json=args.json).result(document, f"{version.name} is served from now on. {match}.{seen}")
+    answer.result(document, f"{version.name} is served from now on. {match}.{seen}")
     return 0

@@ -49,10 +49,14 @@ def read_settings() -> Settings:
     return Settings.from_environ(os.environ)
 
 
-def open_services() -> Services:
-    """The same store and Label Studio as the service has, by the same settings."""
+def open_services(*, dry_run: bool = False) -> Services:
+    """The same store and Label Studio as the service has, by the same settings; for a dry run, a copy of the store."""
     settings = read_settings()
-    from ml_backend.services import Services  # noqa: PLC0415 - torch takes seconds: `--help` and mistakes do not wait
+    if dry_run:
+        from ml_backend.rehearsal import rehearsal  # noqa: PLC0415 - as below
+
+        return rehearsal(settings)
+    from ml_backend.services import Services  # noqa: PLC0415 - the store takes a while to import: mistakes do not wait
 
     return Services.open(settings)
 

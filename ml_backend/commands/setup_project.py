@@ -30,13 +30,17 @@ from ml_backend.commands.options import (
 )
 from ml_backend.commands.output import Answer
 from ml_backend.errors import InvalidInputError
+from ml_backend.labelstudio.checks import CONNECTING
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import NOTHING, label_config, parse_label_config
 from ml_backend.labelstudio.connection import Access, Finding, check, check_selection, connect, disconnect
+from ml_backend.labelstudio.dry_run import DryRun
 from ml_backend.labelstudio.queue import TAB, show_tab
 from ml_backend.labelstudio.storage import create_project
 from ml_backend.records import Selection
 from ml_backend.settings import Settings
+
+UNCHANGED = "Nothing was changed (--dry-run)."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     answer = Answer(as_json=args.json)
     settings = read_settings()
-    client = open_client(settings, args)
+    client: LabelStudio = open_client(settings, args)
+    if args.dry_run:
+        client = DryRun(client.url, settings.hosts()[client.url])
     selection = Selection(args.choices, args.image) if args.choices or args.image else None
     project = _project(client, settings.selection, selection, args, answer)
     if project is None:
@@ -82,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             {"project": number, "title": project["title"]}, f"Project {number} ({project['title']}) is there."
         )
         return 0
-    if args.check or args.dry_run:
+    if args.check:
         findings = check(client, number, url, access=access, selection=selection, default=settings.selection)
         changed: list[str] = []
     else:
@@ -113,8 +119,13 @@ def _project(
             raise InvalidInputError(
                 f"There is no project {args.title!r} yet: give its labels with --labels or --label-config."
             )
-        if args.dry_run or args.check or args.remove:
+        if args.check or args.remove:
             answer.result({"project": None, "title": args.title}, f"There is no project {args.title!r} yet.")
+            return None
+        if args.dry_run:
+            would = f"Would make the project {args.title!r} with the labels {', '.join(wanted)}"
+            text = would + ("." if args.no_backend else ", and connect it to this service.")
+            answer.result({"project": None, "title": args.title, "dry_run": True}, f"{text} {UNCHANGED}")
             return None
         number = create_project(client, args.title, config)
         answer.say(f"Made project {number} ({args.title}): {client.url}/projects/{number}/")
@@ -160,12 +171,13 @@ def _backend_url(settings: Settings, host: str) -> str:
 
 
 def _remove(client: LabelStudio, project: dict[str, Any], url: str, args: argparse.Namespace, answer: Answer) -> int:
-    if args.dry_run:
-        answer.result({"project": project["id"], "removed": []}, f"Would remove the backend {url} and its webhook.")
-        return 0
     removed = disconnect(client, int(project["id"]), url)
-    text = f"Removed from {project['title']!r}: {', '.join(removed)}." if removed else "Nothing to remove."
-    answer.result({"project": project["id"], "removed": removed}, text)
+    did = "Would remove" if args.dry_run else "Removed"
+    text = f"{did} from {project['title']!r}: {', '.join(removed)}." if removed else "Nothing to remove."
+    answer.result(
+        {"project": project["id"], "removed": removed, "dry_run": args.dry_run},
+        f"{text} {UNCHANGED}" if args.dry_run else text,
+    )
     return 0
 
 
@@ -177,11 +189,15 @@ def _told(
     args: argparse.Namespace,
     answer: Answer,
 ) -> int:
+    document = {"project": project["id"], "changed": changed, "dry_run": args.dry_run}
+    lines = [f"Project {project['id']} ({project['title']}): {host}/projects/{project['id']}/"]
+    if args.dry_run:
+        findings = [finding for finding in findings if finding.name not in CONNECTING]  # those would be right then
+        lines += ["  Would have:"] * bool(changed)
+    if not args.check:
+        lines += [f"  {change}" for change in changed] or ["  all was right already"]
+    lines += [f"  {'ok ' if finding.ok else 'FIX'}  {finding.name}: {finding.message}" for finding in findings]
     ok = all(finding.ok for finding in findings)
-    looked = [f"  {'ok ' if finding.ok else 'FIX'}  {finding.name}: {finding.message}" for finding in findings]
-    done = [f"Project {project['id']} ({project['title']}): {host}/projects/{project['id']}/"]
-    if not (args.check or args.dry_run):
-        done += [f"  {change}" for change in changed] or ["  all was right already"]
-    document = {"project": project["id"], "ok": ok, "changed": changed, "findings": [vars(f) for f in findings]}
-    answer.result(document, "\n".join([*done, *looked]))
+    document |= {"ok": ok, "findings": [vars(finding) for finding in findings]}
+    answer.result(document, "\n".join([*lines, UNCHANGED] if args.dry_run else lines))
     return 0 if ok or args.dry_run else 1

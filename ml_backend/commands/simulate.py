@@ -17,17 +17,18 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ml_backend.commands.options import add_project, find_project, open_services
+from ml_backend.commands.options import add_dry_run, add_project, find_project, open_services
 from ml_backend.errors import BackendError, InvalidInputError
 from ml_backend.simulation.data import STRESS, Data, Source, digits
 from ml_backend.simulation.head import live_head
 from ml_backend.simulation.images import Example, encoded, from_csv, from_folder
 from ml_backend.simulation.picture import draw
-from ml_backend.simulation.replay import Settings
-from ml_backend.simulation.runs import simulate
+from ml_backend.simulation.replay import Settings, parts
+from ml_backend.simulation.runs import check_settings, read, simulate
 from ml_backend.simulation.summary import gathered
 from ml_backend.simulation.table import table
 from ml_backend.strategies import STRATEGIES
+from ml_backend.wording import amount
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", type=float, action="append", default=[], help="also count labels to this accuracy")
     parser.add_argument("--out", type=Path, default=Path("simulation"), help="output folder (default simulation)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_dry_run(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     if args.seeds < 1 or args.batch < 1 or args.labels < args.batch or not names:
         raise InvalidInputError("Give at least one strategy, one seed, a batch of one, and labels for one batch.")
     settings = Settings(args.batch, args.labels, args.pool_size, args.power)
+    if args.dry_run:
+        return planned(args, names, settings)
     source = stressed(source_of(args), args.stress)
     rounds = simulate(
         source, names, range(args.seeds), settings, live_head, args.out / "runs.csv", progress=not args.quiet
@@ -76,17 +80,44 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def planned(args: argparse.Namespace, names: Sequence[str], settings: Settings) -> int:
+    """Say what would be replayed and written; raises what the replay would, as far as that is known before it."""
+    for name in names:
+        parts(name)
+    check_settings(args.out / "runs.csv", settings)
+    title, images = ("digits", 1797) if args.data == "digits" else _counted(args)
+    rounds = args.labels // args.batch
+    print(f"Would replay {', '.join(names)} on {title} ({amount(images, 'labelled image')}): {args.seeds} runs each of "
+          f"{amount(rounds, 'round')} of {amount(args.batch, 'label')}.")  # fmt: skip
+    done = len({(r.data, r.strategy, r.seed) for r in read(args.out / "runs.csv")})
+    if done:
+        print(f"{amount(done, 'run')} in {args.out / 'runs.csv'} would be kept and not done again.")
+    print(
+        f"Would write runs.csv, table.md and the picture of the accuracy to {args.out}. Nothing was changed (--dry-run)."
+    )
+    return 0
+
+
+def _counted(args: argparse.Namespace) -> tuple[str, int]:
+    name, examples = examples_of(args)
+    return name, len(examples)
+
+
 def source_of(args: argparse.Namespace) -> Source:
     if args.data == "digits":
         return digits
-    if args.data == "project":
-        name, examples = from_project(args)
-    else:
-        path = Path(args.data)
-        if not path.exists():
-            raise InvalidInputError(f"{path} does not exist: give digits, a folder by class, a CSV, or project.")
-        name, examples = path.name, from_folder(path) if path.is_dir() else from_csv(path, args.images)
+    name, examples = examples_of(args)
     return encoded(name, examples, args.encoder, args.out, weights=args.weights, progress=not args.quiet)
+
+
+def examples_of(args: argparse.Namespace) -> tuple[str, list[Example]]:
+    """The name of the data and its labelled images."""
+    if args.data == "project":
+        return from_project(args)
+    path = Path(args.data)
+    if not path.exists():
+        raise InvalidInputError(f"{path} does not exist: give digits, a folder by class, a CSV, or project.")
+    return path.name, from_folder(path) if path.is_dir() else from_csv(path, args.images)
 
 
 def from_project(args: argparse.Namespace) -> tuple[str, list[Example]]:
@@ -94,7 +125,7 @@ def from_project(args: argparse.Namespace) -> tuple[str, list[Example]]:
     from ml_backend.encoding import read_image  # noqa: PLC0415 - only this source needs Label Studio
     from ml_backend.steps.labels import sync  # noqa: PLC0415
 
-    services = open_services()
+    services = open_services(dry_run=args.dry_run)
     project, _ = sync(find_project(services, args), services, full=True)
     if project.schema.multiple:
         raise InvalidInputError(f"{project.title} asks for several labels an image; a replay takes one.")

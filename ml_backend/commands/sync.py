@@ -66,7 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=existing_file,
         help="columns filename (or path, task_id), and priority if you like: higher is sooner",
     )
-    add_dry_run(prioritize)
     add_labels_arguments(verbs.add_parser("export", help="the same as `ml-backend export labels`"))
     for name, text in (
         ("status", "how far the project is: labels, version, queue, job, problems"),
@@ -75,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         verb = verbs.add_parser(name, help=text)
         add_project(verb)
+        if name != "status":
+            add_dry_run(verb)
         add_json(verb)
         if name == "watch":
             verb.add_argument(
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         "run": _run,
         "watch": _watch,
     }
-    services = open_services()
+    services = open_services(dry_run=getattr(args, "dry_run", False))
     return doing[args.what](args, Answer(as_json=args.json), services, find_project(services, args))
 
 
@@ -103,18 +104,20 @@ def _wish_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pool-size", type=positive, metavar="N", help="rank only a random sub-pool of this size")
     parser.add_argument("--power", type=float, help="soften the ranking by Gumbel noise of this inverse temperature")
     parser.add_argument("--seed", type=int, help="seed of what is drawn (default: ML_BACKEND_SEED)")
+    add_dry_run(parser)
     add_json(parser)
 
 
 def _query(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
     batch = _computed(args, services, project)
     rows = _rows(services, project, batch)
-    if args.out:
+    if args.out and not args.dry_run:
         with open_table(args.out, QUERY_COLUMNS) as write:
             for row in rows:
                 write(row)
     document = {"strategy": batch.strategy, "seed": batch.seed, "version": f"v{batch.version}", "queries": rows}
-    answer.result(document, lambda: _shown(batch, rows))
+    instead = f"\nWould be written to {args.out} (--dry-run)." if args.out and args.dry_run else ""
+    answer.result(document, lambda: _shown(batch, rows) + instead)
     return 0
 
 
@@ -157,7 +160,9 @@ def _status(_args: argparse.Namespace, answer: Answer, services: Services, proje
     return 0
 
 
-def _run(_args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+def _run(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+    if args.dry_run:
+        return _planned(answer, services, project)
     from ml_backend.runner import run_turn  # noqa: PLC0415
     from ml_backend.status import turn_sentence  # noqa: PLC0415
 
@@ -170,7 +175,18 @@ def _run(_args: argparse.Namespace, answer: Answer, services: Services, project:
     return 0
 
 
+def _planned(answer: Answer, services: Services, project: Project) -> int:
+    """What a turn would do now; `services` are a rehearsal's."""
+    from ml_backend.rehearsal import plan_turn  # noqa: PLC0415
+
+    plan = plan_turn(project, services)
+    answer.result({"dry_run": True, **vars(plan)}, "\n".join([*plan.sentences(), "Nothing was changed (--dry-run)."]))
+    return 0
+
+
 def _watch(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+    if args.dry_run:
+        return _planned(answer, services, project)
     from ml_backend.runner import run_turn  # noqa: PLC0415
     from ml_backend.status import turn_sentence  # noqa: PLC0415
 

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         "pin": _choose,
         "unpin": _unpin,
     }
-    services = open_services()
+    services = open_services(dry_run=getattr(args, "dry_run", False))
     return doing[args.what](args, Answer(as_json=args.json), services, find_project(services, args))
 
 

@@ -20,6 +20,8 @@ LABEL_EVENTS = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED
 makes Submit take 1.2 times as long with 600 tasks, 1.3 times with 20,000. The API has it all anyhow."""
 TASK_EVENTS = ("TASKS_CREATED", "TASKS_DELETED", "PROJECT_UPDATED")
 """Sent with their payload: which tasks are gone, no listing shows. PROJECT_UPDATED also follows our own pushes."""
+CONNECTING = frozenset({"ML backend", "webhook", "sampling", "model version"})
+"""Findings that connecting again puts right."""
 BACKEND_ADDRESS, WEBHOOK_ADDRESS = "backend address", "webhook address"
 SAMPLING_PAGE = "Settings, General, Task Sampling"
 """Where Label Studio shows the sampling. Its Community edition lets nobody choose uncertainty there; its API does."""

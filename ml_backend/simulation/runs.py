@@ -34,7 +34,8 @@ def simulate(
     """
     for strategy in strategies:
         parts(strategy)
-    _check_settings(path, settings)
+    check_settings(path, settings)
+    _keep_settings(path, settings)
     seeds = list(seeds)
     rounds = read(path)
     done = {(r.data, r.strategy, r.seed) for r in rounds}
@@ -79,12 +80,16 @@ def _append(path: Path, run: list[Round]) -> None:
     new.replace(path)
 
 
-def _check_settings(path: Path, settings: Settings) -> None:
+def check_settings(path: Path, settings: Settings) -> None:
+    """Raise ConflictError where `path` holds runs made under other settings."""
     beside = path.with_suffix(".json")
     now = dataclasses.asdict(settings)
     if path.exists() and beside.exists():
         before = json.loads(beside.read_text())
         if before != now:
             raise ConflictError(f"{path} holds runs made with {before}, not {now}: choose another --out, or delete it.")
+
+
+def _keep_settings(path: Path, settings: Settings) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside.write_text(json.dumps(now, indent=1) + "\n")
+    path.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(settings), indent=1) + "\n")

@@ -37,7 +37,7 @@ def choose(project: Project, services: Services, corpus: Corpus | None, model: L
     rows = corpus.rows if corpus else ledger.pool(project)
     version = model.number if model else 0
     last = ledger.last_round(project)
-    if last is not None and _still_good(last, ledger.queries(last), rows, settings, version):
+    if last is not None and still_good(last, ledger.queries(last), rows, settings, version):
         return last
     if last is not None and version < last.version and (former := _former(project, ledger, rows, version)):
         return former
@@ -78,7 +78,7 @@ def _waiting(rows: PoolRows) -> NDArray[np.int64]:
     return rows.ids[~rows.answered & ~rows.skipped & ~rows.failed]
 
 
-def _still_good(round_: Round, queries: Sequence[Query], rows: PoolRows, settings: Settings, version: int) -> bool:
+def still_good(round_: Round, queries: Sequence[Query], rows: PoolRows, settings: Settings, version: int) -> bool:
     """Whether the round was computed by the same model and settings, and more than half of it is yet unanswered."""
     if not round_.params.get(BY_HAND) and (round_.version, round_.strategy, round_.seed, round_.params) != (
         version, settings.strategy, settings.seed, _params(settings),

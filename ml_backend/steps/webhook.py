@@ -24,6 +24,8 @@ def watch(project: Project, services: Services) -> None:
     Only where our ML backend is connected: whoever removes that wants no events either. The webhook has to lead where
     the backend does, whatever address this process believes to have.
     """
+    if services.rehearsal:
+        return
     now, before = datetime.now(UTC), project.settings.get("webhook", {})
     if before and now - datetime.fromisoformat(before["checked_at"]) < EVERY:
         return
