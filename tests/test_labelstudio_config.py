@@ -145,6 +145,8 @@ def test_the_default_names_count_only_where_a_config_has_several() -> None:
         (None, None),
         ("", None),
         ("mood", None),
+        ("choices=mood", Selection("mood")),
+        ("image: a b, choices = 'my mood'", Selection("my mood", "a b")),
         ("[1]", None),
         ({"choices": ""}, None),
     ],

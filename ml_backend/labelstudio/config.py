@@ -18,6 +18,7 @@ GUESS = "guess"
 """Name of a `TextArea` in a label config that shows the model's guess with its confidence, where there is one."""
 _KEY = re.compile(r"\$([^\s$\[\]{}]+)")
 _VARIABLE = re.compile(r"\$[\w[\].{}]")
+_NAMED = re.compile(r"""\b(choices|image)["']?\s*[=:]\s*["']?([^"',;\n{}]+)""")
 _KEYS = "1234567890qwetasdfgzxcvbyiopjklnm"
 _EXAMPLE = (
     '<View><Image name="image" value="$image"/><Choices name="choice" toName="image">'
@@ -89,15 +90,18 @@ def parse_label_config(xml: str, chosen: Selection = NOTHING, *, default: Select
 
 
 def selection_from(extra_params: Any) -> Selection | None:
-    """The choice in the `extra_params` of a connected model, an object or its JSON; None where they make none."""
+    """The names in the `extra_params` of a connected model; None where they hold none.
+
+    Label Studio sends what was typed there, as text: "choices=NAME, image=NAME", or JSON. Our own are an object.
+    """
     if isinstance(extra_params, str):
         try:
             extra_params = json.loads(extra_params)
         except ValueError:
-            return None
+            extra_params = dict(_NAMED.findall(extra_params))
     if not isinstance(extra_params, dict):
         return None
-    choices, image = (str(extra_params.get(key) or "") or None for key in ("choices", "image"))
+    choices, image = (str(extra_params.get(key) or "").strip() or None for key in ("choices", "image"))
     return Selection(choices, image) if choices or image else None
 
 
@@ -150,18 +154,18 @@ def _several(
 ) -> str:
     """Which names there are, and how to choose among them."""
     sometimes = _conditional(root)
-    said, options, params = [], [], {}
+    said, options = [], []
     if found[0] is None:
         names = [name + (" (shown only under a condition)" if tag in sometimes else "") for name, tag in usable.items()]
         said.append(f"{len(usable)} <Choices> about images ({', '.join(names)})")
-        options, params = ["--choices NAME"], {"choices": "NAME"}
+        options.append("choices")
     if found[1] is None:
         said.append(f"{len(images)} images ({', '.join(images)})")
-        options, params = [*options, "--image NAME"], params | {"image": "NAME"}
+        options.append("image")
     return (
         f"The label config has {' and '.join(said)}; one is learned. Choose with "
-        f"`ml-backend setup-project {' '.join(options)}`, or with {json.dumps(params)} as the extra params of the model in "
-        f"Label Studio{_ONE_IMAGE if found[1] is None else '.'}"
+        f"`ml-backend setup-project {' '.join(f'--{name} NAME' for name in options)}`, or with "
+        f"{', '.join(f'{name}=NAME' for name in options)} as the extra params of the model in Label Studio{_ONE_IMAGE if found[1] is None else '.'}"
     )
 
 

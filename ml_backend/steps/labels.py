@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
-from ml_backend.errors import NotFoundError, ProjectGoneError
+from ml_backend.errors import InvalidInputError, NotFoundError, ProjectGoneError
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services, selected
@@ -44,7 +44,8 @@ def sync(project: Project, services: Services, *, full: bool, lazily: bool = Fal
 def refresh(project: Project, services: Services) -> Project:
     """Read title and label config again: labels are judged by the config as it is now.
 
-    Raises ProjectGoneError for a project that was deleted. What is known of it stays: its labels cost money.
+    Raises ProjectGoneError for a project that was deleted, InvalidInputError for a config that cannot be learned (any more).
+    What is known of it stays: its labels cost money.
     """
     client = services.client(project.key.host)
     try:
@@ -54,14 +55,20 @@ def refresh(project: Project, services: Services) -> Project:
         raise ProjectGoneError(
             f"{project.key} is not there any more, or the access token may not see it; its labels are kept here."
         ) from error
-    return services.ledger.upsert_project(
-        project.key,
-        title=remote["title"],
-        label_config=remote["label_config"],
-        schema=services.schema(remote["label_config"], selected(project)),
-        rule=services.rule,
-        settings={"gone": None, "overlap": remote["maximum_annotations"]},
-    )
+    settings = {"gone": None, "overlap": remote["maximum_annotations"]}
+    known = {
+        "title": remote["title"],
+        "label_config": remote["label_config"],
+        "rule": services.rule,
+        "settings": settings,
+    }
+    try:
+        schema = services.schema(remote["label_config"], selected(project))
+    except InvalidInputError:
+        # The config is kept, so that the next one counts as changed, even where it is the former one brought back.
+        services.ledger.upsert_project(project.key, schema=project.schema, **known)
+        raise
+    return services.ledger.upsert_project(project.key, schema=schema, **known)
 
 
 def everything(client: LabelStudio, project: Project) -> Iterator[tuple[Task, list[Annotation]]]:
