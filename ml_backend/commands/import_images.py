@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ml_backend.commands import held_out
 from ml_backend.commands.options import (
     ENVIRONMENT,
     add_dry_run,
@@ -125,7 +126,10 @@ def run(args: argparse.Namespace) -> int:
             check_imported(client, number, schema, ready, report, fetch, advance)
     _warn(answer, report)
     document = {"project": project["id"], "dry_run": args.dry_run, **vars(report)}
-    answer.result(document, _summary(project["title"], report, args))
+    text = _summary(project["title"], report, args)
+    if report.labelled and args.labels_as == "annotations":
+        text += "\n" + held_out.imported(settings, client.url, number, report.labelled, onto_old_tasks=False)
+    answer.result(document, text)
     doubt = args.strict and not args.dry_run and (report.faulty or report.unchecked)
     return 1 if doubt or not (report.imported or report.there) else 0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 
+from ml_backend.commands import held_out
 from ml_backend.commands.options import (
     ENVIRONMENT,
     add_dry_run,
@@ -24,6 +25,7 @@ from ml_backend.commands.options import (
 from ml_backend.commands.output import Answer, bar
 from ml_backend.labelling import LabelReport, import_labels
 from ml_backend.sources import NAME_COLUMNS, read_labels
+from ml_backend.wording import amount
 
 MOST = 20
 
@@ -68,7 +70,11 @@ def run(args: argparse.Namespace) -> int:
         )
     _warn(answer, report)
     verb = "would be written" if args.dry_run else "written"
-    text = f"{report.written} labels {verb} as {args.labels_as}, {report.replaced} replaced, {report.same} were so already."
+    labels = f"{amount(report.written, 'label')} {verb} as {args.labels_as}"
+    text = f"{labels}, {report.replaced} replaced, {report.same} as in the file already."
+    if report.written and args.labels_as == "annotations":
+        number = int(project["id"])
+        text += "\n" + held_out.imported(settings, client.url, number, report.written, onto_old_tasks=True)
     answer.result({"project": project["id"], "dry_run": args.dry_run, **vars(report)}, text)
     return 0
 

@@ -18,6 +18,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from ml_backend.commands import held_out
 from ml_backend.commands.options import (
     ENVIRONMENT,
     add_dry_run,
@@ -97,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
         if not any(tab["data"].get("title") == TAB for tab in client.tabs(number)):
             show_tab(client, number, project["model_version"] or "v0-r0")
             changed.append(f"made the tab {TAB!r}")
-    return _told(project, client.url, findings, changed, args, answer)
+    measuring = held_out.first_answers(settings, int(project.get("task_number") or 0))
+    return _told(project, client.url, findings, changed, measuring, args, answer)
 
 
 def _project(
@@ -186,6 +188,7 @@ def _told(
     host: str,
     findings: list[Finding],
     changed: list[str],
+    measuring: str,
     args: argparse.Namespace,
     answer: Answer,
 ) -> int:
@@ -199,5 +202,6 @@ def _told(
     lines += [f"  {'ok ' if finding.ok else 'FIX'}  {finding.name}: {finding.message}" for finding in findings]
     ok = all(finding.ok for finding in findings)
     document |= {"ok": ok, "findings": [vars(finding) for finding in findings]}
+    lines += [] if args.check else [measuring]
     answer.result(document, "\n".join([*lines, UNCHANGED] if args.dry_run else lines))
     return 0 if ok or args.dry_run else 1

@@ -13,7 +13,7 @@ from ml_backend.errors import NothingToAskError
 from ml_backend.records import Arm, Pool, Query, Ranking
 from ml_backend.services import Services
 from ml_backend.serving import LoadedModel, predicted
-from ml_backend.settings import Settings
+from ml_backend.settings import LARGEST_HOLDOUT, Settings
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
@@ -23,9 +23,6 @@ from ml_backend.strategies import select
 
 BY_HAND = "by_hand"
 """Set in the params of a round that a person asked for: it stays until half of it is answered, whatever is trained."""
-
-LARGEST_HOLDOUT = 0.2
-"""Of a small project, at most this share is held out, whatever `holdout_first` says."""
 
 
 def choose(project: Project, services: Services, corpus: Corpus | None, model: LoadedModel | None) -> Round:

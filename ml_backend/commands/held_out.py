@@ -1,0 +1,43 @@
+"""What is told of the labels that measure the accuracy: they are answers that nothing is learned from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from ml_backend.settings import LARGEST_HOLDOUT, Settings
+from ml_backend.wording import amount
+
+
+def first_answers(settings: Settings, tasks: int) -> str:
+    """How many answers of a project with so many tasks go to measuring, for whoever begins to label."""
+    if not settings.holdout_share:
+        return "No answers are held out (ML_BACKEND_HOLDOUT_SHARE), so the accuracy is not measured."
+    first = min(settings.holdout_first, int(LARGEST_HOLDOUT * tasks)) if tasks else settings.holdout_first
+    later = f"later about {settings.holdout_share:.0%} of them"
+    return (
+        f"Of the first answers, {first} measure the accuracy, {later}: tasks drawn at random that nothing is learned from "
+        "(ML_BACKEND_HOLDOUT_FIRST, ML_BACKEND_HOLDOUT_SHARE)."
+    )
+
+
+def imported(settings: Settings, host: str, project_id: int, count: int, *, onto_old_tasks: bool) -> str:
+    """What becomes of imported labels. onto_old_tasks: some of the tasks may have been drawn to be held out before."""
+    purpose = "for training, save those of tasks already drawn to be held out" if onto_old_tasks else "all for training"
+    return (
+        f"{amount(count, 'label')}, {purpose}: the accuracy is measured on tasks drawn at random and labelled here, "
+        f"{measured_so_far(settings, host, project_id)} so far."
+    )
+
+
+def measured_so_far(settings: Settings, host: str, project_id: int) -> int:
+    """Held-out tasks of a project that have a label, by the store; makes none where there is none."""
+    database = sa.make_url(settings.database)
+    if database.get_backend_name() == "sqlite" and not Path(str(database.database)).is_file():
+        return 0
+    from ml_backend.services import Services  # noqa: PLC0415 - the store takes a while to import
+
+    ledger = Services.open(settings).ledger
+    known = [p for p in ledger.projects() if (p.key.host, p.key.project_id) == (host, project_id)]
+    return ledger.counts(known[0]).holdout_labelled if known else 0
