@@ -1,0 +1,71 @@
+"""The copy of the store that a dry run works on."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from ml_backend.records import Annotation, Query, Task
+from ml_backend.rehearsal import rehearsal
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+from ml_backend.store import tables
+from tests.postgresql import cluster
+
+HOST = "http://127.0.0.1:9"
+CONFIG = """<View><Image name="image" value="$image"/>
+<Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
+
+
+def filled(settings: Settings) -> Services:
+    """A store with something in every table that a turn reads, and a job that runs."""
+    services = Services.open(settings)
+    project = services.register(HOST, 1, CONFIG, created=1)
+    now = datetime.now(UTC)
+    tasks = [Task(i, f"/{i}.png", {"image": f"/{i}.png"}, now) for i in range(1, 6)]
+    answers = [Annotation(1, 1, ("cat",), False, False, 1, now, now)]
+    services.ledger.reconcile(project, [(task, answers if task.id == 1 else []) for task in tasks], full=True)
+    queries = [Query(2, 0, "strategy", 0.5, "why not", 0.7, ("cat",))]
+    services.ledger.open_round(project, version=1, strategy="margin", seed=3, queries=queries)
+    services.versions.publish(project, 1, lambda folder: (folder / "weights").touch(), {"labels": 1})
+    services.versions.promote(project, 1)
+    assert services.jobs.claim("somebody") is not None
+    return services
+
+
+def rows(services: Services) -> dict[str, list[Any]]:
+    with services.database.read() as connection:
+        return {
+            table.name: [tuple(row) for row in connection.execute(sa.select(table))]
+            for table in tables.metadata.sorted_tables
+            if table is not tables.jobs
+        }
+
+
+def rehearsed(settings: Settings) -> None:
+    services = filled(settings)
+    copy = rehearsal(settings)
+    assert rows(copy) == rows(services)
+    assert copy.database.store_id == services.database.store_id
+    (project,) = copy.ledger.projects()
+    assert copy.jobs.status(project).running is None, "nobody is waited for"
+    before = rows(services)
+    copy.ledger.configure(project, gone=True)
+    copy.versions.pin(project, 1)
+    assert rows(services) == before
+    copy.database.close()
+    services.database.close()
+
+
+def test_a_copy_has_everything_but_the_jobs_and_is_changed_alone(tmp_path: Path) -> None:
+    rehearsed(Settings(data_dir=tmp_path, label_studio_url=HOST, label_studio_api_key="k" * 40))
+
+
+@pytest.mark.e2e
+def test_a_store_on_postgresql_is_copied_as_well(tmp_path: Path) -> None:
+    with cluster() as url:
+        rehearsed(Settings(data_dir=tmp_path, database_url=url, label_studio_url=HOST, label_studio_api_key="k" * 40))
