@@ -1,9 +1,9 @@
 """The models a project has had: look at them, compare two, and choose which one answers.
 
-ml-backend versions list                  all of them, with their held-out accuracy
-ml-backend versions compare v3 v4         both asked about the same held-out tasks
-ml-backend versions promote v3            roll back to v3, or serve one that was not; the next better one replaces it
-ml-backend versions pin v3                serve v3 and no other until `versions unpin`
+  ml-backend versions list                  all of them, with their held-out accuracy
+  ml-backend versions compare v3 v4         both asked about the same held-out tasks
+  ml-backend versions promote v3            roll back to v3, or serve one that was not; the next better one replaces it
+  ml-backend versions pin v3                serve v3 and no other until `versions unpin`
 
 A version is never changed; what is chosen here is which one answers, and the queue follows it.
 """

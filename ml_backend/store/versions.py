@@ -88,7 +88,7 @@ class Versions:
         with self._publishing(project.id):
             final, temporary = parent / f"v{number}", parent / f"{TEMPORARY}v{number}-{uuid.uuid4().hex[:8]}"
             if final.exists() or self._row(project.id, number) is not None:
-                raise ConflictError(f"Version {number} of {project.key} exists; take next_number().")
+                raise ConflictError(f"v{number} of {project.key} exists; take next_number().")
             try:
                 temporary.mkdir()
                 write(temporary)
@@ -100,7 +100,7 @@ class Versions:
                 shutil.rmtree(temporary, ignore_errors=True)
                 if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                     raise DiskFullError(
-                        f"No room left under {self.root} for version {number}; the version before is still served. "
+                        f"No room left under {self.root} for v{number}; the version before is still served. "
                         "Free some space, or prune old versions."
                     ) from error
                 raise
