@@ -45,7 +45,7 @@ class Outcome:
 
 
 def run(project: Project, services: Services, progress: Progress, *, full: bool = False) -> Outcome:
-    """Labels (and what former queues left) -> features -> train, evaluate, promote -> score and choose -> push, verify, record -> advise.
+    """Labels -> tidy -> features -> train, evaluate, promote -> score and choose -> push, verify, record -> advise.
 
     full: compare with all of the project instead of what changed. Raises LabelStudioUnavailableError when Label Studio
     is away: what was computed is kept, and the next turn pushes it.
@@ -57,7 +57,8 @@ def run(project: Project, services: Services, progress: Progress, *, full: bool 
     model = turn.step("train", 0.6, lambda: candidate.train(project, services, corpus))
     corpus = turn.step("rescore", 0.7, lambda: _seen_by(model, project, services, corpus, turn.within(0.7, 0.8)))
     round_ = turn.step("choose", 0.8, lambda: batch.choose(project, services, corpus, model))
-    served = turn.step("push", 0.9, lambda: queue.serve(project, services, round_))
+    spare = batch.spare(project, services, corpus, round_)
+    served = turn.step("push", 0.9, lambda: queue.serve(project, services, round_, spare))
     turn.step("advise", 0.95, lambda: advice.advise(project, services, corpus, model))
     turn.outcome.round, turn.outcome.version = served, served.version
     turn.outcome.labels_changed, turn.outcome.labelled = report.labels_touched, services.ledger.counts(project).labelled

@@ -31,7 +31,10 @@ SWEEP = 1_000  # old predictions deleted in one sweep at most (14 ms each)
 
 @dataclass(frozen=True)
 class QueueItem:
-    """One task of a batch. `score` in (0, LIVE): the lowest is served first. `result` may be empty (held out)."""
+    """One task to serve: of a batch with `score` in (0, LIVE), the lowest first; after it from LIVE on.
+
+    `result` is the guess that is ticked, [] for none.
+    """
 
     task_id: int
     score: float
@@ -48,9 +51,14 @@ class PushReport:
 
 
 def push(
-    client: LabelStudio, project_id: int, schema: LabelSchema, version: str, items: Sequence[QueueItem]
+    client: LabelStudio,
+    project_id: int,
+    schema: LabelSchema,
+    version: str,
+    items: Sequence[QueueItem],
+    spare: Sequence[int] = (),
 ) -> PushReport:
-    """Make `items` what Label Studio serves next, under the prediction and project version `version`.
+    """Make `items` what Label Studio serves next, under the prediction and project version `version`; then `spare`.
 
     Safe to repeat: after a crash at any line, the same call ends in the same state. The queue in service stays complete
     until the new one is. Raises InvalidInputError for a label the config does not have, LabelStudioError for a refusal,
@@ -60,22 +68,24 @@ def push(
     if not items:
         raise LabelStudioError("There is nothing to serve: the batch is empty (every task is labelled?).")
     items, gone = sorted(items, key=lambda item: item.score), tuple[int, ...]()
+    after = [QueueItem(task_id, LIVE) for task_id in spare]
     try:
-        _store(client, project_id, version, items)
+        _store(client, project_id, version, [*items, *after])
     except LabelStudioUnavailableError:
         raise
     except LabelStudioError:
         # A task that was deleted since refuses them all. That is rare, and looking first would cost as much as storing.
-        there = client.existing(project_id, [item.task_id for item in items])
+        there = client.existing(project_id, [item.task_id for item in (*items, *after)])
         gone = tuple(item.task_id for item in items if item.task_id not in there)
-        if not gone:
+        if len(there) == len(items) + len(after):
             raise
         items = [item for item in items if item.task_id in there]
+        after = [item for item in after if item.task_id in there]
         if not items:
             raise LabelStudioError(
                 "None of the batch's tasks exists any more: reconcile the project and rank again."
             ) from None
-        _store(client, project_id, version, items)
+        _store(client, project_id, version, [*items, *after])
     project = client.get_project(project_id)
     wanted = {"model_version": version, "sampling": UNCERTAINTY}
     if changes := {key: value for key, value in wanted.items() if project.get(key) != value}:
@@ -158,6 +168,7 @@ def show_tab(client: LabelStudio, project_id: int, version: str) -> int:
             "conjunction": "and",
             "items": [
                 _filter("predictions_model_versions", "contains", "List", [version]),
+                _filter("predictions_score", "less", "Number", LIVE),
                 _filter("total_annotations", "equal", "Number", 0),
             ],
         },

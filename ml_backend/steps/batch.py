@@ -55,6 +55,19 @@ def choose(project: Project, services: Services, corpus: Corpus | None, model: L
     )
 
 
+def spare(project: Project, services: Services, corpus: Corpus | None, round_: Round) -> list[int]:
+    """Tasks at random that are served once the batch is used up, or all that is left of it is open elsewhere.
+
+    Without them Label Studio tells an annotator that there is no task left while a colleague has the last one open.
+    """
+    rows = corpus.rows if corpus else services.ledger.pool(project)
+    asked = [query.task_id for query in services.ledger.queries(round_)]
+    waiting = rows.ids[_may_wait(rows) & ~rows.holdout & ~np.isin(rows.ids, asked)]
+    rng = np.random.default_rng([services.settings.seed, project.id, round_.number])
+    drawn = rng.choice(waiting, min(services.settings.batch_size, len(waiting)), replace=False)
+    return [int(task) for task in drawn]
+
+
 def _former(project: Project, ledger: Ledger, rows: PoolRows, version: int) -> Round | None:
     """After a roll-back: what is yet unanswered of the queue that this version had, as a round of its own."""
     before = next((round_ for round_ in ledger.rounds(project) if round_.version == version), None)
@@ -72,7 +85,11 @@ def _former(project: Project, ledger: Ledger, rows: PoolRows, version: int) -> R
 
 def _waiting(rows: PoolRows) -> NDArray[np.int64]:
     """Ids of the tasks that can still be asked for."""
-    return rows.ids[~rows.answered & ~rows.skipped & ~rows.failed]
+    return rows.ids[_may_wait(rows)]
+
+
+def _may_wait(rows: PoolRows) -> NDArray[np.bool_]:
+    return np.asarray(~rows.answered & ~rows.skipped & ~rows.failed)
 
 
 def still_good(round_: Round, queries: Sequence[Query], rows: PoolRows, settings: Settings, version: int) -> bool:

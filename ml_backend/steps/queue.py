@@ -22,8 +22,10 @@ from ml_backend.store.rounds import Round
 logger = logging.getLogger(__name__)
 
 
-def serve(project: Project, services: Services, round_: Round) -> Round:
+def serve(project: Project, services: Services, round_: Round, spare: Sequence[int] = ()) -> Round:
     """Make Label Studio serve the round, and check that it does; a round that is served already is only checked.
+
+    spare: tasks to serve after it, without a guess, until the next one is there.
 
     A refusal is kept with the round and raised; the annotators then keep the queue they have.
     """
@@ -40,7 +42,7 @@ def serve(project: Project, services: Services, round_: Round) -> Round:
             return round_
     try:
         items = queue_items(project, queries, _ticked_from(project, services, round_))
-        pushed = push(client, number, project.schema, round_.served_name, items)
+        pushed = push(client, number, project.schema, round_.served_name, items, spare)
         round_ = ledger.mark_pushed(round_)
         verify(client, number, round_.served_name, pushed.task_ids)
     except LabelStudioError as error:
