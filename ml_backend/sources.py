@@ -104,12 +104,10 @@ def read_labels(path: Path, columns: Sequence[str] = NAME_COLUMNS) -> dict[str, 
     return {name: tuple(several) for name, several in labels.items()}
 
 
-def originality(source: Source) -> tuple[bool, int, int, list[str | int]]:
-    """Sort key: what is not called a copy, lies higher up, has the shorter path, and comes first as people count."""
-    parts = re.split(r"([0-9]+)", source.relative.casefold())
-    natural = [int(part) if place % 2 else part for place, part in enumerate(parts)]
+def originality(source: Source) -> tuple[bool, int, int, str]:
+    """Sort key: what is not called a copy, lies higher up, has the shorter path, and comes first."""
     copy = COPY.search(PurePosixPath(source.relative).stem) is not None
-    return copy, source.relative.count("/"), len(source.relative), natural
+    return copy, source.relative.count("/"), len(source.relative), source.relative
 
 
 def _find(name: str, found: Found, *, by_class: bool) -> None:

@@ -220,18 +220,29 @@ def test_unusual_images_that_are_whole_are_imported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "copy", ["cat (1).jpg", "cat copy.jpg", "cat - Copy (2).jpg", "Copy of cat.jpg", "backup/cat.jpg", "cat_2.jpg"]
+    ("original", "copy"),
+    [
+        ("cat.jpg", "cat (1).jpg"),
+        ("cat.jpg", "backup/cat.jpg"),
+        ("cat.jpg", "cat_2.jpg"),
+        ("pets/cat.jpg", "cat copy.jpg"),
+        ("pets/cat.jpg", "cat - Copy (2).jpg"),
+        ("pets/cat.jpg", "Copy of cat.jpg"),
+        ("b.jpg", "c.jpg"),
+    ],
 )
-def test_of_two_equal_files_the_original_is_imported_and_known_by_both_names(tmp_path: Path, copy: str) -> None:
-    for name in (copy, "cat.jpg"):
+def test_of_two_equal_files_the_original_is_imported_and_known_by_both_names(
+    tmp_path: Path, original: str, copy: str
+) -> None:
+    for name in (copy, original):
         picture(tmp_path / name)
     ((image,), report) = inspected(tmp_path)
-    assert (image.source.relative, image.also) == ("cat.jpg", (copy,))
-    assert report.doubles == [f"{copy} is the same image as cat.jpg"]
+    assert (image.source.relative, image.also) == (original, (copy,))
+    assert report.doubles == [f"{copy} is the same image as {original}"]
     client = FakeProject()
-    import_images(client, 1, SCHEMA, [replace(image, source=Source("cat.jpg", address="https://h/cat.jpg"))], report)
+    import_images(client, 1, SCHEMA, [replace(image, source=Source(original, address="https://h/1"))], report)
     told = names_of_tasks(client.rows)
-    assert told[copy] == told["cat.jpg"] == [1]
+    assert told[copy] == told[original] == [1]
 
 
 def test_the_file_that_is_labelled_is_the_original_and_a_label_for_any_name_counts(tmp_path: Path) -> None:
