@@ -29,7 +29,7 @@ SCHEMA = LabelSchema("kind", "img", "photo", ("cat", "dog"))
 ADD = r"Add <Choices name="
 CHOOSE = r"Choose with `ml-backend setup-project --"
 LIST = "list them in the config"
-WHOLE = 'use its key alone, as in value="\\$image"'
+WHOLE = 'use its field alone, as in value="\\$image"'
 
 TEMPLATES: dict[str, LabelSchema | str] = {
     "community-contributions/breast-cancer-mammogram-classification": CHOOSE + "choices NAME --image NAME`",
@@ -43,7 +43,7 @@ TEMPLATES: dict[str, LabelSchema | str] = {
     "computer-vision/medical-image-classification-with-bboxes": LabelSchema(
         "classification", "image", "image", ("Benign", "Malignant", "Normal")
     ),
-    "computer-vision/multipage-documents": "make each image a task of its own",
+    "computer-vision/multipage-documents": "import each image as a task of its own",
     "computer-vision/object-detection-with-bounding-boxes": "<RectangleLabels>, .*" + ADD,
     "computer-vision/optical-character-recognition": "<Labels>, <Polygon>, <Rectangle>, <TextArea>, .*" + ADD,
     "computer-vision/semantic-segmentation-with-masks": "<BrushLabels>, .*" + ADD,
@@ -69,7 +69,7 @@ VARIANTS: dict[str, tuple[str, Selection, LabelSchema | str]] = {
     ),
     "two choices": (IMAGE + KIND + MOOD, Selection(), r"2 <Choices> .*\(kind, mood\).*" + CHOOSE + "choices NAME`"),
     "two choices, one chosen": (IMAGE + KIND + MOOD, Selection("kind"), SCHEMA),
-    "the chosen one is not there": (IMAGE + MOOD, Selection("kind"), "it has mood. Choose again: .*--choices mood`"),
+    "the chosen one is not there": (IMAGE + MOOD, Selection("kind"), "it has mood. Choose again, .*--choices mood`"),
     "two images": (IMAGE + ANOTHER + KIND, Selection(), r"2 images \(img, back\).*" + CHOOSE + "image NAME`"),
     "two images, one chosen": (IMAGE + ANOTHER + KIND, Selection(image="img"), SCHEMA),
     "two images, the one chosen that the choice is not about": (
@@ -77,7 +77,7 @@ VARIANTS: dict[str, tuple[str, Selection, LabelSchema | str]] = {
         Selection(image="back"),
         LabelSchema("kind", "img", "back", ("cat", "dog")),
     ),
-    "the chosen image is not there": (IMAGE + KIND, Selection(image="side"), "Choose again: .*--image img`"),
+    "the chosen image is not there": (IMAGE + KIND, Selection(image="side"), "Choose again, .*--image img`"),
     "several views of one thing": (
         IMAGE + ANOTHER + KIND.replace('"img"', '"img,back"'),
         Selection(image="back"),
@@ -92,13 +92,13 @@ VARIANTS: dict[str, tuple[str, Selection, LabelSchema | str]] = {
     "the dependent choice, chosen": (
         IMAGE + KIND + BREED,
         Selection("breed"),
-        "choose another with .* or take the condi",
+        "Choose another with .* or remove the condi",
     ),
-    "a choice that is not always shown": (IMAGE + BREED, Selection(), "take the condition away"),
+    "a choice that is not always shown": (IMAGE + BREED, Selection(), "Remove the condition"),
     "a view that is not always shown": (
         f'{IMAGE}<View visibleWhen="region-selected">{KIND}</View>',
         Selection(),
-        "take the condition away",
+        "Remove the condition",
     ),
     "a taxonomy alone": (
         f'{IMAGE}<Taxonomy name="t" toName="img">{PETS}</Taxonomy>',
@@ -122,11 +122,11 @@ VARIANTS: dict[str, tuple[str, Selection, LabelSchema | str]] = {
     "an image without a name": (IMAGE.replace('name="img"', "") + KIND, Selection(), "has no name: give it one"),
     "part of an address": (IMAGE.replace("$photo", "https://x/$photo") + KIND, Selection(), "put together.*" + WHOLE),
     "an element of a list": (IMAGE.replace("$photo", "$photos[0]") + KIND, Selection(), WHOLE),
-    "a fixed image": (IMAGE.replace("$photo", "photo.png") + KIND, Selection(), "names no key.*" + WHOLE),
+    "a fixed image": (IMAGE.replace("$photo", "photo.png") + KIND, Selection(), "does not name a field.*" + WHOLE),
     "a list of images": (
         IMAGE.replace("value=", "valueList=") + KIND,
         Selection(),
-        "make each image a task of its own",
+        "import each image as a task of its own",
     ),
     "choices from the task": (f'{IMAGE}<Choices name="kind" toName="img" value="$options"/>', Selection(), LIST),
     "a choice from the task": (IMAGE + KIND.replace("dog", "$other"), Selection(), LIST),

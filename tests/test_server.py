@@ -169,7 +169,7 @@ def test_label_studio_is_told_why_a_config_is_refused_where_it_shows_it(client: 
     assert shown.status_code == 422
     assert "/setup/The_label_config_has_2_Choices_about_images_(kind,_mood)" in str(shown.url)
     assert "setup-project_--choices_NAME" in str(shown.url)
-    assert "choices=NAME_as_the_extra_params" in str(shown.url)
+    assert "choices=NAME_as_the_model's_extra_params" in str(shown.url)
     assert "%" not in str(shown.url)
 
 

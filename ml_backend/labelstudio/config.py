@@ -47,7 +47,7 @@ _FILTER = """
     <Filter name="filter" toName="choice" hotkey="shift+f" minlength="0" placeholder="Find a label (Shift+F)"/>"""
 _MANY = 20  # labels, from which on a field to find one is worth its room
 _LAYOUT = frozenset({"View", "Header", "Style", "Collapse", "Panel", "Filter", "Dialog", "Markdown", "Shortcut"})
-_ONE_IMAGE = ": that one image has to show the answer, for where several are compared nothing can be learned."
+_ONE_IMAGE = ". The answer has to be visible in that one image: comparing several images is not supported."
 NOTHING = Selection()
 
 
@@ -142,7 +142,7 @@ def _pick(kind: str, known: dict[str, ET.Element], chosen: str | None, default: 
     if chosen is not None and chosen not in known:
         raise InvalidInputError(
             f'The label config has no <{kind} name="{chosen}"> to learn; it has {", ".join(known)}. '
-            f"Choose again: `ml-backend setup-project --{kind.lower()} {next(iter(known))}`; or bring that name back."
+            f"Choose again, as in `ml-backend setup-project --{kind.lower()} {next(iter(known))}`, or restore the old name."
         )
     if chosen is not None or len(known) == 1:
         return chosen or next(iter(known))
@@ -163,9 +163,9 @@ def _several(
         said.append(f"{len(images)} images ({', '.join(images)})")
         options.append("image")
     return (
-        f"The label config has {' and '.join(said)}; one is learned. Choose with "
-        f"`ml-backend setup-project {' '.join(f'--{name} NAME' for name in options)}`, or with "
-        f"{', '.join(f'{name}=NAME' for name in options)} as the extra params of the model in Label Studio{_ONE_IMAGE if found[1] is None else '.'}"
+        f"The label config has {' and '.join(said)}, and only one {'of each ' * (len(said) > 1)}can be used. Choose with "
+        f"`ml-backend setup-project {' '.join(f'--{name} NAME' for name in options)}`, or enter "
+        f"{', '.join(f'{name}=NAME' for name in options)} as the model's extra params in Label Studio{_ONE_IMAGE if found[1] is None else '.'}"
     )
 
 
@@ -201,10 +201,10 @@ def _no_choices(root: ET.Element, images: dict[str, ET.Element]) -> str:
 
 
 def _only_sometimes(tag: ET.Element, *, others: bool) -> str:
-    fix = "choose another with `ml-backend setup-project --choices NAME`, or take" if others else "take"
+    fix = "Choose another with `ml-backend setup-project --choices NAME`, or remove" if others else "Remove"
     return (
-        f'<Choices name="{tag.get("name")}"> is shown only under a condition (visibleWhen), so that many images never get '
-        f"an answer; that cannot be learned: {fix} the condition away, in a project of its own if need be."
+        f'<Choices name="{tag.get("name")}"> is shown only under a condition (visibleWhen), so many images never get an '
+        f"answer, and it cannot be learned. {fix} the condition, in a separate project if need be."
     )
 
 
@@ -219,15 +219,15 @@ def _image_key(image: ET.Element) -> str:
     name, value = image.get("name"), image.get("value", "")
     if image.get("valueList"):
         raise InvalidInputError(
-            f'<Image name="{name}"> shows several images at once (valueList), and one answer about them cannot be learned: '
-            'make each image a task of its own, and use value="$image".'
+            f'<Image name="{name}"> shows several images at once (valueList), which is not supported: import each image '
+            'as a task of its own, and use value="$image".'
         )
     match = _KEY.fullmatch(value)
     if match is None:
-        why = "is put together from parts" if "$" in value else "names no key of the task data"
+        why = "is put together from parts" if "$" in value else "does not name a field of the task data"
         raise InvalidInputError(
-            f'<Image name="{name}"> has value="{value}", which {why}; that is not supported: have the whole address in the '
-            'task data, and use its key alone, as in value="$image".'
+            f'<Image name="{name}"> has value="{value}", which {why}. That is not supported: put the whole address into '
+            'the task data, and use its field alone, as in value="$image".'
         )
     return match[1]
 
@@ -236,8 +236,8 @@ def _labels(tag: ET.Element) -> tuple[str, ...]:
     name = f'<Choices name="{tag.get("name")}">'
     if tag.get("value") or any(_from_the_task(choice) for choice in tag.iter("Choice")):
         raise InvalidInputError(
-            f'{name} takes its choices from the task data (value="$..."), so each image may have others; that cannot be '
-            'learned: list them in the config, as <Choice value="cat"/>.'
+            f'{name} takes its choices from the task data (value="$..."), so each image may have different ones, which cannot '
+            'be learned: list them in the config, as <Choice value="cat"/>.'
         )
     if any(choice.find(".//Choice") is not None for choice in tag.iter("Choice")):
         raise InvalidInputError(
