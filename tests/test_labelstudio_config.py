@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.labelstudio.config import (
+    GUESS,
     SeveralError,
     annotation_from_json,
     annotation_result,
@@ -67,8 +68,21 @@ def test_choices_may_be_multiple_have_an_alias_and_sit_inside_a_view() -> None:
 @given(LABELS, st.booleans())
 def test_a_config_made_here_is_read_back(labels: list[str], multiple: bool) -> None:
     assert parse_label_config(label_config(labels, multiple=multiple)) == LabelSchema(
-        "choice", "image", "image", tuple(labels), multiple
+        "choice", "image", "image", tuple(labels), multiple, GUESS
     )
+
+
+def test_a_guess_stands_beside_the_choices_in_words_where_the_config_has_a_place_for_it() -> None:
+    (ticked,) = prediction_result(SCHEMA, ["cat"], 0.512)
+    assert ticked["value"] == {"choices": ["cat"]}
+    schema = parse_label_config(label_config(["cat", "dog"]))
+    ticked, words = prediction_result(schema, ["cat"], 0.999)
+    assert ticked["value"] == {"choices": ["cat"]}
+    assert words["value"] == {"text": ["Model's guess: cat, 99% sure"]}
+    assert annotation_from_json(
+        schema, {"id": 1, "task": 2, "result": [ticked, words], "created_at": "2026-01-01", "updated_at": "2026-01-01"}
+    ).labels == ("cat",)
+    assert prediction_result(schema, [], 0.9) == []
 
 
 def test_each_choice_has_a_key_of_its_own_as_long_as_there_are_keys() -> None:

@@ -30,6 +30,7 @@ _PAGE = """<View className="classify">
     .classify-image {{ flex: 1 1 0; min-width: 0; }}
     .classify-answer {{ flex: 0 0 230px; position: sticky; top: 0; max-height: calc(100vh - 182px); overflow-y: auto; }}
     .classify-answer label {{ padding: 4px 0; line-height: 20px; overflow-wrap: anywhere; }}
+    .classify-guess form {{ display: none; }}
   </Style>
   <View className="classify-image">
     <Image name="image" value={value} zoomControl="true"/>
@@ -40,6 +41,9 @@ _PAGE = """<View className="classify">
     <Choices name="choice" toName="image" choice="{choice}" layout="vertical">
 {choices}
     </Choices>
+    <View className="classify-guess">
+      <TextArea name="guess" toName="image" editable="false" maxSubmissions="1" showSubmitButton="false"/>
+    </View>
   </View>
 </View>"""
 _SMALL = "margin: 4px 0; font-size: 13px; line-height: 18px; font-weight: 400"

@@ -280,5 +280,6 @@ _HIDDEN = [
     for name in (
         "inner_id", "annotations_results", "annotations_ids", "predictions_model_versions", "file_upload",
         "storage_filename", "created_at", "updated_at", "updated_by", "avg_lead_time", "draft_exists",
+        "predictions_score", "predictions_results",  # a place in the queue, and raw JSON
     )
 ]  # fmt: skip
