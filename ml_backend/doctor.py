@@ -65,7 +65,11 @@ def examine(services: Services, host: str, wanted: Callable[[], list[Project]]) 
     yield from _machine(settings.data_dir)
     if not all(result.ok for result in found):
         return
-    projects = wanted()
+    try:
+        projects = wanted()
+    except BackendError as error:
+        yield Result("project", "FIX", str(error))
+        return
     client = services.client(host)
     if not projects:
         yield from _addresses(client, services.backend_url(host))

@@ -17,7 +17,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from ml_backend import cli, runner
+from ml_backend import cli, doctor, runner
+from ml_backend.commands import options
 from ml_backend.dataset import write_dataset
 from ml_backend.errors import InvalidInputError
 from ml_backend.learning.images import content_hash
@@ -127,6 +128,18 @@ def test_status_tells_how_many_labels_go_to_measuring(
     said = capsys.readouterr().out
     assert "labelled   4 of 5: 3 to learn from, 1 held out to measure the accuracy" in said
     assert "1 of 2 tasks to go, 0 of them to measure the accuracy" in said
+
+
+@pytest.mark.parametrize("arguments", [["sync", "status"], ["versions", "list"], ["doctor"]], ids=" ".join)
+def test_looking_at_a_project_does_not_make_it_known(
+    services: Services, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    found = {"id": 7, "title": "Birds", "label_config": config(), "created_at": "2026-01-01T00:00:00Z"}
+    monkeypatch.setattr(options, "remote_project", lambda *_: found)
+    monkeypatch.setattr(doctor, "_label_studio", lambda *_: iter(()))
+    assert cli.main([*arguments, "--project", "7", "--json"]) == 1
+    assert "Project 7 (Birds) is not known here yet" in capsys.readouterr().out
+    assert services.ledger.projects() == []
 
 
 @pytest.mark.usefixtures("project")

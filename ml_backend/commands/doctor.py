@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     def wanted() -> list[Project]:
         if args.project is not None:
-            return [find_project(services, args)]
+            return [find_project(services, args, register=False)]
         return [project for project in services.ledger.projects() if project.key.host == host]
 
     results = []

@@ -94,8 +94,11 @@ def remote_project(client: LabelStudio, wanted: str | None) -> dict[str, Any]:
     raise InvalidInputError(f"Say which project with --project. {_list(client)}")
 
 
-def find_project(services: Services, args: argparse.Namespace) -> Project:
-    """Return the project meant, made known to the store where it is not yet."""
+def find_project(services: Services, args: argparse.Namespace, *, register: bool = True) -> Project:
+    """Return the project meant, made known to the store where it is not yet; without `register`, NotFoundError then.
+
+    A project that becomes known is due, and the service would train and push: a command that only looks must not do that.
+    """
     host = host_of(services.settings, args)
     known = [p for p in services.ledger.projects() if p.key.host == host]
     matching = [p for p in known if args.project in {None, str(p.key.project_id), p.title}]
@@ -105,6 +108,11 @@ def find_project(services: Services, args: argparse.Namespace) -> Project:
         names = ", ".join(f"{p.key.project_id} ({p.title})" for p in matching)
         raise ConflictError(f"Say which project with --project: {names}.")
     remote = remote_project(services.client(host), args.project)
+    if not register:
+        raise NotFoundError(
+            f"Project {remote['id']} ({remote['title']}) is not known here yet: `ml-backend setup-project --project "
+            f"{remote['id']}` connects it."
+        )
     created = int(datetime.fromisoformat(remote["created_at"]).timestamp())
     client = services.client(host)
     selection = client.selection(int(remote["id"]))

@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
         "watch": _watch,
     }
     services = open_services(dry_run=getattr(args, "dry_run", False))
-    return doing[args.what](args, Answer(as_json=args.json), services, find_project(services, args))
+    project = find_project(services, args, register=args.what != "status")
+    return doing[args.what](args, Answer(as_json=args.json), services, project)
 
 
 def _wish_arguments(parser: argparse.ArgumentParser) -> None:

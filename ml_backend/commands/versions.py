@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         "unpin": _unpin,
     }
     services = open_services(dry_run=getattr(args, "dry_run", False))
-    return doing[args.what](args, Answer(as_json=args.json), services, find_project(services, args))
+    return doing[args.what](args, Answer(as_json=args.json), services, find_project(services, args, register=False))
 
 
 def _list(_args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
