@@ -9,12 +9,15 @@ from typing import Any, TypeVar
 
 from ml_backend.services import Services
 from ml_backend.serving import LoadedModel
-from ml_backend.steps import advice, batch, candidate, features, labels, queue
+from ml_backend.steps import advice, batch, candidate, features, first_order, labels, queue
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 
 Result = TypeVar("Result")
+
+LONG = 10.0
+"""Seconds after which what was read of the labels is read again."""
 
 Counter = Callable[[int, int], None]
 Progress = Callable[[float, str], None]
@@ -45,15 +48,15 @@ class Outcome:
 
 
 def run(project: Project, services: Services, progress: Progress, *, full: bool = False) -> Outcome:
-    """Labels -> tidy -> features -> train, evaluate, promote -> score and choose -> push, verify, record -> advise.
+    """First order -> labels -> features -> tidy -> train, promote -> score and choose -> push, verify -> advise.
 
     full: compare with all of the project instead of what changed. Raises LabelStudioUnavailableError when Label Studio
     is away: what was computed is kept, and the next turn pushes it.
     """
     turn = _Turn(progress)
-    project, report = turn.step("labels", 0.0, lambda: labels.sync(project, services, full=full))
-    turn.step("tidy", 0.09, lambda: queue.tidy(project, services))
-    corpus = turn.step("features", 0.1, lambda: features.encode_missing(project, services, turn.within(0.1, 0.6)))
+    turn.step("first order", 0.0, lambda: first_order.serve(project, services))
+    project, corpus = _read(turn, project, services, full=full)
+    turn.step("tidy", 0.6, lambda: queue.tidy(project, services))
     model = turn.step("train", 0.6, lambda: candidate.train(project, services, corpus))
     corpus = turn.step("rescore", 0.7, lambda: _seen_by(model, project, services, corpus, turn.within(0.7, 0.8)))
     round_ = turn.step("choose", 0.8, lambda: batch.choose(project, services, corpus, model))
@@ -61,8 +64,26 @@ def run(project: Project, services: Services, progress: Progress, *, full: bool 
     served = turn.step("push", 0.9, lambda: queue.serve(project, services, round_, spare))
     turn.step("advise", 0.95, lambda: advice.advise(project, services, corpus, model))
     turn.outcome.round, turn.outcome.version = served, served.version
-    turn.outcome.labels_changed, turn.outcome.labelled = report.labels_touched, services.ledger.counts(project).labelled
+    turn.outcome.labelled = services.ledger.counts(project).labelled
     return turn.outcome
+
+
+def _read(turn: _Turn, project: Project, services: Services, *, full: bool) -> tuple[Project, Corpus | None]:
+    """Labels and vectors as they are now.
+
+    Where the images took long, people have labelled meanwhile: that is trained on, too, and not asked for again, and the
+    next turn, for which they wait, has little left to catch up with.
+    """
+    project, report = turn.step("labels", 0.0, lambda: labels.sync(project, services, full=full))
+    corpus = turn.step("features", 0.1, lambda: features.encode_missing(project, services, turn.within(0.1, 0.55)))
+    turn.outcome.labels_changed = report.labels_touched
+    if turn.outcome.seconds["features"] > LONG:
+        project, report = turn.step("labels since", 0.55, lambda: labels.sync(project, services, full=False))
+        corpus = turn.step(
+            "features since", 0.56, lambda: features.encode_missing(project, services, turn.within(0.56, 0.6))
+        )
+        turn.outcome.labels_changed += report.labels_touched
+    return project, corpus
 
 
 def _seen_by(

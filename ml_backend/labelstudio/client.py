@@ -150,6 +150,36 @@ class LabelStudio:
             for raw in page:
                 yield _with_annotations(schema, rich.get(raw["id"], raw))
 
+    def annotated_between(
+        self, project_id: int, start: datetime, end: datetime, *, schema: LabelSchema
+    ) -> Iterator[tuple[Task, list[Annotation]]]:
+        """Every task with annotations that was last changed in [start, end), by ascending id."""
+        for page in self._pages(project_id, _ANNOTATED, [*_between(start, end), _HAS_ANNOTATIONS], fields="all"):
+            for raw in page:
+                yield _with_annotations(schema, raw)
+
+    def unlabelled(self, project_id: int, between: tuple[datetime, datetime] | None = None) -> int:
+        """How many tasks nobody has labelled or skipped; of those last changed in [start, end)."""
+        filters = [*_UNLABELLED, *(_between(*between) if between else ())]
+        query = {"filters": {"conjunction": "and", "items": filters}}
+        return int(self.listing(project_id, "id", query, size=1)["total"])
+
+    def unlabelled_at(self, project_id: int, places: Sequence[int]) -> list[int]:
+        """Ids of the unlabelled tasks at these places (from 0) of their list by id, without reading the whole list."""
+        query = {"filters": {"conjunction": "and", "items": _UNLABELLED}}
+
+        def page(number: int, size: int) -> list[int]:
+            try:
+                return [raw["id"] for raw in self.listing(project_id, "id", query, page=number, size=size)["tasks"]]
+            except NotFoundError:  # tasks were deleted meanwhile
+                return []
+
+        if max(places, default=0) < PAGE:
+            ids = page(1, PAGE)
+            return [ids[place] for place in places if place < len(ids)]
+        with ThreadPoolExecutor(4) as pool:
+            return [task_id for found in pool.map(lambda place: page(place + 1, 1), places) for task_id in found]
+
     def task(self, task_id: int) -> Json:
         """One task with its annotations and predictions, its image reference unresolved."""
         return dict(self._get(f"/api/tasks/{task_id}/", resolve_uri="false"))
@@ -394,6 +424,10 @@ class LabelStudio:
 
 
 _ANNOTATED = "id,data,updated_at,annotations,result,completed_by,was_cancelled,ground_truth,created_at"
+_UNLABELLED: list[Json] = [
+    {"filter": f"filter:tasks:{count}", "operator": "equal", "type": "Number", "value": 0}
+    for count in ("total_annotations", "cancelled_annotations")
+]
 _HAS_ANNOTATIONS: Json = {
     "filter": "filter:tasks:annotations_ids",
     "operator": "empty",
@@ -408,12 +442,18 @@ def _with_annotations(schema: LabelSchema, raw: Json) -> tuple[Task, list[Annota
 
 
 def _since(moment: datetime | None) -> list[Json]:
-    if moment is None:
-        return []
+    return [] if moment is None else [_changed("greater_or_equal", moment)]
+
+
+def _between(start: datetime, end: datetime) -> list[Json]:
+    return [_changed("greater_or_equal", start), _changed("less", end)]
+
+
+def _changed(operator: str, moment: datetime) -> Json:
     if moment.tzinfo is None:
         raise ValueError("updated_since must be an aware time.")
     value = moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return [{"filter": "filter:tasks:updated_at", "operator": "greater_or_equal", "type": "Datetime", "value": value}]
+    return {"filter": "filter:tasks:updated_at", "operator": operator, "type": "Datetime", "value": value}
 
 
 def _number(column: str, operator: str, value: float) -> Json:

@@ -20,6 +20,9 @@ from ml_backend.records import LabelSchema
 
 UNCERTAINTY = "Uncertainty sampling"
 TAB = "Active learning queue"
+EVERYTHING = "All tasks"
+FIRST_ORDER = "v0-r0"
+"""What is served before anything is read: a few tasks, and after them Label Studio draws among all of the others."""
 OUR_VERSION = re.compile(r"v\d+-r\d+")
 LIVE = 1e-4
 """Scores of a batch lie below this, and those of live predictions outside it at or above: the batch is served first.
@@ -161,29 +164,44 @@ def verify(client: LabelStudio, project_id: int, version: str, task_ids: Sequenc
 
 
 def show_tab(client: LabelStudio, project_id: int, version: str) -> int:
-    """A Data Manager tab that shows the queue in the order it is served. Returns its id."""
+    """A Data Manager tab that shows the queue in the order it is served. Returns its id.
+
+    The first order's tab has every unlabelled task, those of the order on top: nobody is to find it empty while the
+    images are being read, however quickly the few are labelled.
+    """
+    items = [_filter("total_annotations", "equal", "Number", 0)]
+    if version != FIRST_ORDER:
+        items = [
+            _filter("predictions_model_versions", "contains", "List", [version]),
+            _filter("predictions_score", "less", "Number", LIVE),
+            *items,
+        ]
     data: dict[str, Any] = {
         "ordering": ["tasks:predictions_score"],
-        "filters": {
-            "conjunction": "and",
-            "items": [
-                _filter("predictions_model_versions", "contains", "List", [version]),
-                _filter("predictions_score", "less", "Number", LIVE),
-                _filter("total_annotations", "equal", "Number", 0),
-            ],
-        },
+        "filters": {"conjunction": "and", "items": items},
     }
     for tab in client.tabs(project_id):
         if tab["data"].get("title") == TAB:
             client.update_tab(tab["id"], tab["data"] | data)
             return int(tab["id"])
-    shown = {
-        "title": TAB,
-        "type": "list",
-        "target": "tasks",
-        "hiddenColumns": {"explore": _HIDDEN, "labeling": _HIDDEN},
-    }
-    return int(client.create_tab(project_id, shown | data)["id"])
+    return int(client.create_tab(project_id, _columns(TAB) | data)["id"])
+
+
+def show_everything(client: LabelStudio, project_id: int) -> bool:
+    """Make a tab that shows all tasks, unless a tab without filters does. Returns whether it was made.
+
+    Label Studio makes such a tab by itself only for a project that has none at all, which ours has.
+    """
+    if any(not (tab["data"].get("filters") or {}).get("items") for tab in client.tabs(project_id)):
+        return False
+    client.create_tab(project_id, _columns(EVERYTHING))
+    return True
+
+
+def _columns(title: str) -> dict[str, Any]:
+    """A list of tasks without the columns that nobody needs while labelling."""
+    hidden = {"explore": _HIDDEN, "labeling": _HIDDEN}
+    return {"title": title, "type": "list", "target": "tasks", "hiddenColumns": hidden}
 
 
 def _check_labels(schema: LabelSchema, items: Sequence[QueueItem]) -> None:

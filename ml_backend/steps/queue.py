@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.labelstudio.config import prediction_result
-from ml_backend.labelstudio.queue import QueueItem, push, superseded, sweep, verify
+from ml_backend.labelstudio.queue import QueueItem, push, show_everything, superseded, sweep, verify
 from ml_backend.records import Query
 from ml_backend.services import Services
 from ml_backend.serving import confident_from_meta, serving_score, ticked_from
@@ -20,6 +20,9 @@ from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 
 logger = logging.getLogger(__name__)
+
+SHOWN = "all_tasks_tab"
+"""Set in a project's settings once it has had a tab of all tasks."""
 
 
 def serve(project: Project, services: Services, round_: Round, spare: Sequence[int] = ()) -> Round:
@@ -44,11 +47,19 @@ def serve(project: Project, services: Services, round_: Round, spare: Sequence[i
         items = queue_items(project, queries, _ticked_from(project, services, round_))
         pushed = push(client, number, project.schema, round_.served_name, items, spare)
         round_ = ledger.mark_pushed(round_)
+        _show_everything_once(project, services)
         verify(client, number, round_.served_name, pushed.task_ids)
     except LabelStudioError as error:
         ledger.mark_failed(round_, str(error))
         raise
     return ledger.mark_verified(round_)
+
+
+def _show_everything_once(project: Project, services: Services) -> None:
+    """Beside the queue's tab one that shows all tasks; a person who removes or renames it is not given it again."""
+    if not project.settings.get(SHOWN):
+        show_everything(services.client(project.key.host), project.key.project_id)
+        services.ledger.configure(project, **{SHOWN: True})
 
 
 def tidy(project: Project, services: Services) -> None:

@@ -22,14 +22,15 @@ from ml_backend.records import ProjectKey
 from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.projects import Project
-from ml_backend.store.tables import answers, events, ignored_events, projects
+from ml_backend.store.tables import answers, events, ignored_events, projects, rounds
 from ml_backend.store.together import Together
 
 REMEMBER = timedelta(days=1)
 """How long settled events are kept, to know a doubled delivery by. Label Studio does not retry at all."""
 
+_QUEUED = sa.exists().where(rounds.c.project_id == projects.c.id, rounds.c.number > 0, rounds.c.pushed_at.is_not(None))
 _PROJECT = (
-    sa.select(projects.c.id, projects.c.label_config)
+    sa.select(projects.c.id, projects.c.label_config, _QUEUED.label("queued"))
     .where(projects.c.host == sa.bindparam("host"), projects.c.external_id == sa.bindparam("external_id"))
     .with_for_update()  # on PostgreSQL, too, event numbers then follow commits
 )
@@ -113,7 +114,13 @@ class Inbox:
         if not self._keep(connection, project.id, event, now):
             return Receipt(known=True, doubled=True, labels=0)
         self.jobs.mark_due_in(
-            connection, project.id, labels=event.labels, immediately=event.immediately, reason=action, now=now
+            connection,
+            project.id,
+            labels=event.labels,
+            immediately=event.immediately,
+            fresh=not project.queued,
+            reason=action,
+            now=now,
         )
         return Receipt(known=True, doubled=False, labels=event.labels)
 

@@ -11,10 +11,15 @@ JobState = Literal["due", "running", "done", "failed", "cancelled"]
 
 @dataclass(frozen=True)
 class Debounce:
-    """When a waiting job may start: at once with `labels` new labels, else after `quiet` without another."""
+    """When a waiting job may start: at once with `labels` new labels, else after `quiet` without another.
+
+    fresh: in place of `quiet` while the project has no queue yet. An import comes in pieces, and all of it is to be in
+        the first one; but people wait, so the first piece waits no longer than `quiet`.
+    """
 
     labels: int = 10
     quiet: timedelta = timedelta(seconds=30)
+    fresh: timedelta = timedelta(seconds=2)
 
 
 @dataclass(frozen=True)

@@ -67,16 +67,20 @@ class Jobs:
         *,
         labels: int = 0,
         immediately: bool = False,
+        fresh: bool = False,
         reason: str,
         now: datetime | None = None,
     ) -> Job:
-        """Do the same inside the caller's transaction, which has locked the project: event and job are kept together."""
+        """Do the same inside the caller's transaction, which has locked the project: event and job are kept together.
+
+        fresh: the project has no queue yet, so that somebody waits for this.
+        """
         now = now or self.clock()
         row = connection.execute(_WAITING, {"of": project_id}).one_or_none()
         waiting = None if row is None else _job(row)
         total = labels + (waiting.labels if waiting else 0)
         enough = immediately or total >= self.debounce.labels
-        due_at = now if enough else now + self.debounce.quiet
+        due_at = now if enough else now + (self.debounce.fresh if fresh else self.debounce.quiet)
         if waiting is None:
             return _insert(
                 connection, project_id, reason=reason, labels=labels, immediate=immediately, now=now, due_at=due_at
@@ -85,6 +89,8 @@ class Jobs:
             due_at = waiting.due_at  # it waits for its next try: new labels do not hurry it, a person does
         elif enough or waiting.immediate or waiting.due_at <= now:
             due_at = min(due_at, waiting.due_at)  # never put off what was due already
+        elif fresh:
+            due_at = min(due_at, waiting.created_at + self.debounce.quiet)
         moved: dict[str, Any] = {"labels": total, "immediate": immediately or waiting.immediate, "due_at": due_at}
         connection.execute(_MOVE, {"job": waiting.id, **moved})
         return replace(waiting, **moved)

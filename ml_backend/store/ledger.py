@@ -134,6 +134,23 @@ class Ledger(Rounds):
         with self.database.read() as connection:
             return list(connection.scalars(statement))
 
+    def unanswered_between(self, project: Project, start: datetime, end: datetime) -> int:
+        """How many tasks without answer or skip Label Studio last changed in [start, end), as far as is known."""
+        statement = (
+            sa.select(sa.func.count())
+            .select_from(tasks)
+            .where(
+                tasks.c.project_id == project.id,
+                sa.not_(tasks.c.gone),
+                tasks.c.answers == 0,
+                tasks.c.skips == 0,
+                tasks.c.updated_at >= start,
+                tasks.c.updated_at < end,
+            )
+        )
+        with self.database.read() as connection:
+            return int(connection.scalar(statement) or 0)
+
     def counts(self, project: Project) -> Counts:
         live = sa.and_(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
         held = tasks.c.split == "holdout"

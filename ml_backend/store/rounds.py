@@ -23,7 +23,7 @@ class Round:
     """One batch of queries. computed -> pushed (Label Studio has it) -> verified (Label Studio serves it); or failed.
 
     A computed or failed round is pushed again by the next cycle; annotators keep the queue of the round before it.
-    `version` 0 means before any model.
+    `version` 0 means before any model; `number` 0 is the first order, served before any image was read.
     """
 
     project_id: int
@@ -68,9 +68,11 @@ class Rounds(Projects):
         seed: int,
         queries: Sequence[Query],
         params: dict[str, Any] | None = None,
+        first: bool = False,
     ) -> Round:
         """Record a computed round. Queries of the arm "holdout" are drawn into the held-out slice with it.
 
+        first: this is number 0, served before anything is read; once a project.
         Raises ConflictError where a task to hold out has been answered already, NotFoundError for an unknown task; then
         nothing is recorded.
         """
@@ -78,7 +80,7 @@ class Rounds(Projects):
         with self.database.write() as connection:
             lock(connection, project.id)
             last = connection.scalar(sa.select(sa.func.max(rounds.c.number)).where(rounds.c.project_id == project.id))
-            number = (last or 0) + 1
+            number = 0 if first else (last or 0) + 1
             connection.execute(
                 rounds.insert().values(
                     project_id=project.id,

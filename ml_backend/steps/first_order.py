@@ -1,0 +1,55 @@
+"""Before step 1, once a project: a few tasks at random, so that people need not wait until every image was read."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
+from ml_backend.records import Query
+from ml_backend.services import Services
+from ml_backend.steps import labels, queue
+from ml_backend.store.projects import Project
+from ml_backend.store.rounds import Round
+
+logger = logging.getLogger(__name__)
+
+STRATEGY = "first_order"
+SIZE = 20
+"""Each of them costs a large project a request. Label Studio itself draws at random once they are labelled."""
+
+
+def serve(project: Project, services: Services) -> None:
+    """Serve a random order of unlabelled tasks where the project never had a queue; the turn's own queue replaces it.
+
+    Nothing is read from the ledger, which knows no task yet, and nothing is held out: whoever is asked is a random
+    sample, and so is whoever is left. A refusal by Label Studio is noted and is no reason to stop the turn.
+    """
+    last = services.ledger.last_round(project)
+    if last is not None and (last.number > 0 or last.state == "verified"):
+        return
+    project = labels.refresh(project, services)
+    try:
+        if round_ := last or _drawn(project, services):
+            queue.serve(project, services, round_)
+    except LabelStudioUnavailableError:
+        raise
+    except LabelStudioError as error:
+        logger.warning("%s: no first order before the images are read: %s", project.key, error)
+
+
+def _drawn(project: Project, services: Services) -> Round | None:
+    """Draw tasks by the seed alone, so that the same project gets the same order; None where nothing is unlabelled."""
+    client, number, settings = services.client(project.key.host), project.key.project_id, services.settings
+    total = client.unlabelled(number)
+    rng = np.random.default_rng([settings.seed, project.id, 0, 1])  # not the draw of the first queue
+    places = rng.choice(total, min(total, settings.batch_size, SIZE), replace=False)
+    tasks = client.unlabelled_at(number, places.tolist())
+    if not tasks:
+        return None
+    reason = "drawn at random, before any image was read"
+    queries = [Query(task, rank, "random", 0.0, reason) for rank, task in enumerate(tasks)]
+    return services.ledger.open_round(
+        project, version=0, strategy=STRATEGY, seed=settings.seed, queries=queries, first=True
+    )
