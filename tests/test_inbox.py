@@ -226,3 +226,35 @@ def test_an_event_and_the_job_it_asks_for_are_kept_together_or_not_at_all(
     assert inbox.touched(project).events == 0
     assert not inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)}).doubled
     assert jobs.status(project).due is not None
+
+
+@pytest.mark.usefixtures("project")
+def test_a_project_without_a_queue_waits_two_seconds_for_the_rest_of_an_import(
+    inbox: Inbox, jobs: Jobs, clock: FakeClock
+) -> None:
+    for piece in range(3):
+        inbox.record(KEY, "TASKS_CREATED", {"tasks": [{"id": piece + 1, "data": {}}]})
+        clock.advance(1.9)
+        assert jobs.claim("worker") is None
+    clock.advance(0.1)
+    assert jobs.claim("worker") is not None
+
+
+@pytest.mark.usefixtures("project")
+def test_an_import_that_does_not_end_keeps_a_project_without_a_queue_no_longer_than_another(
+    inbox: Inbox, jobs: Jobs, clock: FakeClock
+) -> None:
+    for piece in range(30):
+        assert jobs.claim("worker") is None
+        inbox.record(KEY, "TASKS_CREATED", {"tasks": [{"id": piece + 1, "data": {}}]})
+        clock.advance(1)
+    assert jobs.claim("worker") is not None
+
+
+def test_new_tasks_of_a_project_with_a_queue_wait_for_quiet(
+    inbox: Inbox, jobs: Jobs, ledger: Ledger, project: Project, clock: FakeClock
+) -> None:
+    ledger.mark_pushed(ledger.open_round(project, version=0, strategy="auto", seed=0, queries=[]))
+    inbox.record(KEY, "TASKS_CREATED", {"tasks": [{"id": 1, "data": {}}]})
+    clock.advance(29)
+    assert jobs.claim("worker") is None

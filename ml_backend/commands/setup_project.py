@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_backend.commands import held_out
+from ml_backend.commands.first_queue import await_order, make_tabs
 from ml_backend.commands.options import (
     ENVIRONMENT,
     add_dry_run,
@@ -36,7 +37,6 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import NOTHING, label_config, parse_label_config
 from ml_backend.labelstudio.connection import Access, Finding, check, check_selection, connect, disconnect
 from ml_backend.labelstudio.dry_run import DryRun
-from ml_backend.labelstudio.queue import TAB, show_tab
 from ml_backend.labelstudio.storage import create_project
 from ml_backend.records import Selection
 from ml_backend.settings import Settings
@@ -93,13 +93,14 @@ def run(args: argparse.Namespace) -> int:
         findings = check(client, number, url, access=access, selection=selection, default=settings.selection)
         changed: list[str] = []
     else:
+        tabs = make_tabs(client, project)
         report = connect(client, number, url, access=access, selection=selection, default=settings.selection)
-        findings, changed = list(report.findings), list(report.changed)
-        if not any(tab["data"].get("title") == TAB for tab in client.tabs(number)):
-            show_tab(client, number, project["model_version"] or "v0-r0")
-            changed.append(f"made the tab {TAB!r}")
-    measuring = held_out.first_answers(settings, int(project.get("task_number") or 0))
-    return _told(project, client.url, findings, changed, measuring, args, answer)
+        findings, changed = list(report.findings), [*report.changed, *tabs]
+    queue, closing = None, [held_out.first_answers(settings, int(project.get("task_number") or 0))]
+    if not (args.check or args.dry_run) and all(finding.ok for finding in findings):
+        queue, sentence = await_order(client, number)
+        closing.append(sentence)
+    return _told(project, client.url, findings, changed, queue, closing, args, answer)
 
 
 def _project(
@@ -188,11 +189,12 @@ def _told(
     host: str,
     findings: list[Finding],
     changed: list[str],
-    measuring: str,
+    queue: str | None,
+    closing: list[str],
     args: argparse.Namespace,
     answer: Answer,
 ) -> int:
-    document = {"project": project["id"], "changed": changed, "dry_run": args.dry_run}
+    document = {"project": project["id"], "changed": changed, "queue": queue, "dry_run": args.dry_run}
     lines = [f"Project {project['id']} ({project['title']}): {host}/projects/{project['id']}/"]
     if args.dry_run:
         findings = [finding for finding in findings if finding.name not in CONNECTING]  # those would be right then
@@ -202,6 +204,6 @@ def _told(
     lines += [f"  {'ok ' if finding.ok else 'FIX'}  {finding.name}: {finding.message}" for finding in findings]
     ok = all(finding.ok for finding in findings)
     document |= {"ok": ok, "findings": [vars(finding) for finding in findings]}
-    lines += [] if args.check else [measuring]
+    lines += [] if args.check else closing
     answer.result(document, "\n".join([*lines, UNCHANGED] if args.dry_run else lines))
     return 0 if ok or args.dry_run else 1

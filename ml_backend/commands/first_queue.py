@@ -1,0 +1,59 @@
+"""What a person is told of the first queue: whether there is something to label already, and what comes next."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.queue import EVERYTHING, FIRST_ORDER, OUR_VERSION, TAB, show_everything, show_tab
+
+PATIENCE_SECONDS = 15.0
+LOOK_SECONDS = 0.25
+HOW_LONG = "seconds for a few hundred images, minutes for many thousands"
+
+
+def make_tabs(client: LabelStudio, project: dict[str, Any]) -> list[str]:
+    """Give a project that has no tab of the queue one, and one of all tasks; says what was made.
+
+    Done before connecting, after which the service looks for them, too.
+    """
+    number, served = int(project["id"]), project["model_version"] or ""
+    if any(tab["data"].get("title") == TAB for tab in client.tabs(number)):
+        return []
+    show_tab(client, number, served if OUR_VERSION.fullmatch(served) else FIRST_ORDER)
+    made = [f"made the tab {TAB!r}"]
+    return [*made, f"made the tab {EVERYTHING!r}"] if show_everything(client, number) else made
+
+
+def await_order(client: LabelStudio, number: int, patience: float = PATIENCE_SECONDS) -> tuple[str | None, str]:
+    """The queue that Label Studio serves and a sentence on it; waits for the first order, which takes seconds.
+
+    None where there is no queue: nothing to label, or the service has not come to it yet.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        project = client.get_project(number)
+        served, tasks = project["model_version"] or "", project["task_number"]
+        if OUR_VERSION.fullmatch(served):
+            return served, _served(served, tasks)
+        if not tasks:
+            return None, (
+                f"The project has no images yet: `ml-backend import-images FOLDER --project {number}`. There is "
+                "something to label seconds after that."
+            )
+        if tasks == project["num_tasks_with_annotations"]:
+            return None, "Every task is labelled: there is nothing to queue until more images are imported."
+        if time.monotonic() > deadline:
+            return None, f"No queue yet: `ml-backend sync status --project {number}` says what the service is doing."
+        time.sleep(LOOK_SECONDS)
+
+
+def _served(served: str, tasks: int) -> str:
+    if served != FIRST_ORDER:
+        return f"The queue is {served}."
+    images = "the image has" if tasks == 1 else f"all {tasks:,} images have"
+    return (
+        f"You can label now, in random order. The model's own queue comes when {images} been read: {HOW_LONG}; "
+        "`ml-backend sync status` says how far it is."
+    )

@@ -1,0 +1,116 @@
+"""The first order: pushed once a project, whatever dies or is refused in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
+from ml_backend.labelstudio.queue import FIRST_ORDER
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+from ml_backend.steps import first_order
+from ml_backend.store.projects import Project
+from ml_backend.store.rounds import Round
+
+HOST = "http://localhost:8080"
+CONFIG = """<View><Image name="image" value="$image"/>
+<Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
+
+
+class Host:
+    """A Label Studio with unlabelled tasks 100, 101, ..., as far as the first order asks."""
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = range(100, 100 + tasks)
+
+    def get_project(self, _project_id: int) -> dict[str, Any]:
+        return {"title": "Pets", "label_config": CONFIG}
+
+    def unlabelled(self, _project_id: int) -> int:
+        return len(self.tasks)
+
+    def unlabelled_at(self, _project_id: int, places: Sequence[int]) -> list[int]:
+        return [self.tasks[place] for place in places]
+
+
+class Pushes:
+    """In place of pushing: notes the order, and fails as told."""
+
+    def __init__(self) -> None:
+        self.pushed: list[list[int]] = []
+        self.error: Exception | None = None
+
+    def serve(self, _project: Project, services: Services, round_: Round) -> Round:
+        self.pushed.append([query.task_id for query in services.ledger.queries(round_)])
+        if self.error is not None:
+            raise self.error
+        return services.ledger.mark_verified(services.ledger.mark_pushed(round_))
+
+
+@pytest.fixture
+def pushes(monkeypatch: pytest.MonkeyPatch) -> Pushes:
+    pushes = Pushes()
+    monkeypatch.setattr("ml_backend.steps.queue.serve", pushes.serve)
+    return pushes
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
+    yield opened
+    opened.database.close()
+
+
+def project_of(services: Services, tasks: int) -> Project:
+    services._clients[HOST] = Host(tasks)  # type: ignore[assignment]
+    return services.register(HOST, 1, CONFIG, created=None)
+
+
+def test_a_new_project_is_served_a_random_order_once(services: Services, pushes: Pushes) -> None:
+    project = project_of(services, 5_000)
+    for _ in range(3):
+        first_order.serve(project, services)
+    (order,) = pushes.pushed
+    assert len(set(order)) == first_order.SIZE
+    assert order != sorted(order)
+    last = services.ledger.last_round(project)
+    assert last is not None
+    assert last.served_name == FIRST_ORDER
+    assert services.ledger.asked_at_random(project) == sorted(order)
+    assert services.ledger.holdout(project) == []
+
+
+def test_killed_before_it_was_served_the_same_order_is_pushed_again(services: Services, pushes: Pushes) -> None:
+    project = project_of(services, 5_000)
+    pushes.error = LabelStudioUnavailableError("away")
+    with pytest.raises(LabelStudioUnavailableError):
+        first_order.serve(project, services)
+    services._clients[HOST] = Host(9_000)  # type: ignore[assignment]
+    pushes.error = None
+    first_order.serve(project, services)
+    first, again = pushes.pushed
+    assert again == first
+
+
+def test_a_refusal_does_not_stop_the_turn(services: Services, pushes: Pushes) -> None:
+    pushes.error = LabelStudioError("no")
+    first_order.serve(project_of(services, 30), services)
+    assert len(pushes.pushed) == 1
+
+
+def test_a_project_that_had_a_queue_is_left_alone(services: Services, pushes: Pushes) -> None:
+    project = project_of(services, 30)
+    services.ledger.open_round(project, version=0, strategy="auto", seed=0, queries=[])
+    first_order.serve(project, services)
+    assert pushes.pushed == []
+
+
+def test_where_nothing_is_unlabelled_there_is_no_order(services: Services, pushes: Pushes) -> None:
+    project = project_of(services, 0)
+    first_order.serve(project, services)
+    assert pushes.pushed == []
+    assert services.ledger.last_round(project) is None
