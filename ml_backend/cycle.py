@@ -78,7 +78,9 @@ def _read(turn: _Turn, project: Project, services: Services, *, full: bool) -> t
     corpus = turn.step("features", 0.1, lambda: features.encode_missing(project, services, turn.within(0.1, 0.55)))
     turn.outcome.labels_changed = report.labels_touched
     if turn.outcome.seconds["features"] > LONG:
-        project, report = turn.step("labels since", 0.55, lambda: labels.sync(project, services, full=False, lazily=True))
+        project, report = turn.step(
+            "labels since", 0.55, lambda: labels.sync(project, services, full=False, lazily=True)
+        )
         corpus = turn.step(
             "features since", 0.56, lambda: features.encode_missing(project, services, turn.within(0.56, 0.6))
         )

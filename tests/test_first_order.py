@@ -28,7 +28,7 @@ class Host:
         self.tasks = range(100, 100 + tasks)
 
     def get_project(self, _project_id: int) -> dict[str, Any]:
-        return {"title": "Pets", "label_config": CONFIG}
+        return {"title": "Pets", "label_config": CONFIG, "maximum_annotations": 1}
 
     def unlabelled(self, _project_id: int) -> int:
         return len(self.tasks)

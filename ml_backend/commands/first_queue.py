@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ml_backend.labelstudio.checks import MARK
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.queue import EVERYTHING, FIRST_ORDER, OUR_VERSION, TAB, show_everything, show_tab
 
@@ -24,6 +25,16 @@ def make_tabs(client: LabelStudio, project: dict[str, Any]) -> list[str]:
     show_tab(client, number, served if OUR_VERSION.fullmatch(served) else FIRST_ORDER)
     made = [f"made the tab {TAB!r}"]
     return [*made, f"made the tab {EVERYTHING!r}"] if show_everything(client, number) else made
+
+
+def after_import(client: LabelStudio, number: int) -> str:
+    """A sentence on when the images just imported can be labelled; waits for a first order, if one is to come."""
+    served = client.get_project(number)["model_version"] or ""
+    if OUR_VERSION.fullmatch(served) and served != FIRST_ORDER:
+        return "They come up in the next queues, once the service has read them."
+    if any(MARK in (hook.get("headers") or {}) for hook in client.webhooks(number)):
+        return await_order(client, number)[1]
+    return f"Connect the project to label in the model's order: `ml-backend setup-project --project {number}`."
 
 
 def await_order(client: LabelStudio, number: int, patience: float = PATIENCE_SECONDS) -> tuple[str | None, str]:

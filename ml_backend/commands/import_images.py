@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 
 from ml_backend.commands import held_out
+from ml_backend.commands.first_queue import after_import
 from ml_backend.commands.options import (
     ENVIRONMENT,
     add_dry_run,
@@ -129,6 +130,8 @@ def run(args: argparse.Namespace) -> int:
     text = _summary(project["title"], report, args)
     if report.labelled and args.labels_as == "annotations":
         text += "\n" + held_out.imported(settings, client.url, number, report.labelled, onto_old_tasks=False)
+    if report.imported and not args.dry_run and not args.json:
+        text += "\n" + after_import(client, number)
     answer.result(document, text)
     doubt = args.strict and not args.dry_run and (report.faulty or report.unchecked)
     return 1 if doubt or not (report.imported or report.there) else 0
