@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio.queue import FIRST_ORDER
+from ml_backend.records import LabelSchema, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.steps import first_order
@@ -33,8 +35,8 @@ class Host:
     def unlabelled(self, _project_id: int) -> int:
         return len(self.tasks)
 
-    def unlabelled_at(self, _project_id: int, places: Sequence[int]) -> list[int]:
-        return [self.tasks[place] for place in places]
+    def unlabelled_at(self, _project_id: int, places: Sequence[int], *, schema: LabelSchema) -> list[Task]:
+        return [Task(self.tasks[place], schema.image_key, {}) for place in places]
 
 
 class Pushes:
@@ -81,6 +83,8 @@ def test_a_new_project_is_served_a_random_order_once(services: Services, pushes:
     assert last is not None
     assert last.served_name == FIRST_ORDER
     assert services.ledger.asked_at_random(project) == sorted(order)
+    assert {row.arm for row in services.ledger.rows(project)} == {"random"}, "exports say how they were asked for"
+    assert services.ledger.project(project.key).full_at is None, "the others are still to be listed"
     assert services.ledger.holdout(project) == []
 
 
@@ -114,3 +118,12 @@ def test_where_nothing_is_unlabelled_there_is_no_order(services: Services, pushe
     first_order.serve(project, services)
     assert pushes.pushed == []
     assert services.ledger.last_round(project) is None
+
+
+def test_the_next_listing_begins_where_the_last_one_did(services: Services, pushes: Pushes) -> None:
+    project = project_of(services, 30)
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    services.ledger.reconcile(project, [], full=True, now=began)
+    first_order.serve(project, services)
+    assert len(pushes.pushed) == 1
+    assert services.ledger.project(project.key).reconciled_at == began

@@ -164,21 +164,22 @@ class LabelStudio:
         query = {"filters": {"conjunction": "and", "items": filters}}
         return int(self.listing(project_id, "id", query, size=1)["total"])
 
-    def unlabelled_at(self, project_id: int, places: Sequence[int]) -> list[int]:
-        """Ids of the unlabelled tasks at these places (from 0) of their list by id, without reading the whole list."""
+    def unlabelled_at(self, project_id: int, places: Sequence[int], *, schema: LabelSchema) -> list[Task]:
+        """The unlabelled tasks at these places (from 0) of their list by id, without reading the whole list."""
         query = {"filters": {"conjunction": "and", "items": _UNLABELLED}}
 
-        def page(number: int, size: int) -> list[int]:
+        def page(number: int, size: int) -> list[Task]:
             try:
-                return [raw["id"] for raw in self.listing(project_id, "id", query, page=number, size=size)["tasks"]]
+                rows = self.listing(project_id, "id,data,updated_at", query, page=number, size=size)["tasks"]
             except NotFoundError:  # tasks were deleted meanwhile
                 return []
+            return [task_from_json(schema, raw) for raw in rows]
 
         if max(places, default=0) < PAGE:
-            ids = page(1, PAGE)
-            return [ids[place] for place in places if place < len(ids)]
+            tasks = page(1, PAGE)
+            return [tasks[place] for place in places if place < len(tasks)]
         with ThreadPoolExecutor(4) as pool:
-            return [task_id for found in pool.map(lambda place: page(place + 1, 1), places) for task_id in found]
+            return [task for found in pool.map(lambda place: page(place + 1, 1), places) for task in found]
 
     def task(self, task_id: int) -> Json:
         """One task with its annotations and predictions, its image reference unresolved."""

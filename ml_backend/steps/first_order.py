@@ -23,8 +23,8 @@ SIZE = 20
 def serve(project: Project, services: Services) -> None:
     """Serve a random order of unlabelled tasks where the project never had a queue; the turn's own queue replaces it.
 
-    Nothing is read from the ledger, which knows no task yet, and nothing is held out: whoever is asked is a random
-    sample, and so is whoever is left. A refusal by Label Studio is noted and is no reason to stop the turn.
+    The tasks come from Label Studio, for the ledger knows none yet. None is held out: what is asked is a random sample,
+    and so is what is left. A refusal by Label Studio is noted and is no reason to stop the turn.
     """
     last = services.ledger.last_round(project)
     if last is not None and (last.number > 0 or last.state == "verified"):
@@ -45,11 +45,13 @@ def _drawn(project: Project, services: Services) -> Round | None:
     total = client.unlabelled(number)
     rng = np.random.default_rng([settings.seed, project.id, 0, 1])  # not the draw of the first queue
     places = rng.choice(total, min(total, settings.batch_size, SIZE), replace=False)
-    tasks = client.unlabelled_at(number, places.tolist())
+    tasks = client.unlabelled_at(number, places.tolist(), schema=project.schema)
     if not tasks:
         return None
+    # All the others come with step 1, whose listing begins where the last one did.
+    services.ledger.reconcile(project, [(task, None) for task in tasks], full=False, now=project.reconciled_at)
     reason = "drawn at random, before any image was read"
-    queries = [Query(task, rank, "random", 0.0, reason) for rank, task in enumerate(tasks)]
+    queries = [Query(task.id, rank, "random", 0.0, reason) for rank, task in enumerate(tasks)]
     return services.ledger.open_round(
         project, version=0, strategy=STRATEGY, seed=settings.seed, queries=queries, first=True
     )
