@@ -87,3 +87,15 @@ def test_hundred_megapixels_and_bombs_are_refused_before_they_are_decoded(size: 
 
 def test_identity_of_an_image_is_the_sha256_of_its_bytes() -> None:
     assert content_hash(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+@pytest.mark.parametrize("kind", ["DDS", "AVIF"])
+def test_whatever_a_decoder_raises_concerns_its_image_alone(kind: str) -> None:
+    """These two raise what is neither an OSError nor a ValueError; it must not end a turn, or an import."""
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    whole = encoded(gradient(40, 40), kind)
+    damaged = whole[:80] + bytes(4) + whole[84:] if kind == "DDS" else whole.replace(b"av01", b"av99")
+    with pytest.raises(ImageError, match="damaged"):
+        decode(damaged)

@@ -44,14 +44,14 @@ def decode(data: bytes, size: int | None = None) -> Image.Image:
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(_oversize_message("too many")) from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError, TypeError) as error:
+    except Exception as error:  # whatever a decoder makes of damaged bytes concerns this image alone
         raise ImageError(f"The image is truncated or damaged ({error}): replace the file by a whole one.") from error
 
 
 def _refuse_oversize(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ImageError(_oversize_message(f"{width} x {height} ="))
+        raise ImageError(_oversize_message(f"{width} x {height}"))
 
 
 def _oversize_message(pixels: str) -> str:
