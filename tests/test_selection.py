@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from ml_backend.errors import InvalidInputError
+from ml_backend.labelstudio.checks import added
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.records import ProjectKey, Selection
 from ml_backend.services import Services
@@ -71,6 +72,13 @@ def test_the_setting_names_the_choices_of_projects_that_do_not_say(tmp_path: Pat
     assert opened.register(HOST, 2, MOOD_GONE, created=1).schema.from_name == "kind"
     assert opened.register(HOST, 3, BOTH, created=1, selection=Selection("kind")).schema.from_name == "kind"
     opened.database.close()
+
+
+def test_a_name_that_is_selected_later_leaves_the_other_as_it_was() -> None:
+    kept: list[dict[str, Any]] = [{"extra_params": None}, {"extra_params": {"choices": "kind", "image": "img"}}]
+    assert added(Selection("mood"), kept) == Selection("mood", "img")
+    assert added(None, kept) == Selection("kind", "img")
+    assert added(Selection(image="img"), []) == Selection(None, "img")
 
 
 def test_a_command_without_the_store_learns_what_label_studio_keeps_with_the_model() -> None:

@@ -85,9 +85,9 @@ def run(args: argparse.Namespace) -> int:
     access = Access(settings.user, settings.password) if settings.user else None
     number = int(project["id"])
     if args.no_backend:
-        answer.result(
-            {"project": number, "title": project["title"]}, f"Project {number} ({project['title']}) is there."
-        )
+        later = " Give --choices and --image again when you connect it: they are kept with the connection."
+        text = f"Project {number} ({project['title']}) is there."
+        answer.result({"project": number, "title": project["title"]}, text + later * (selection is not None))
         return 0
     if args.check:
         findings = check(client, number, url, access=access, selection=selection, default=settings.selection)

@@ -137,9 +137,15 @@ def matching(hook: Hook, ours: list[Json]) -> list[Json]:
 def check_selection(
     project: Json, backends: list[Json], selection: Selection | None, default: Selection
 ) -> LabelSchema:
-    """What would be learned with this selection; None for the one that is kept with a backend. Raises InvalidInputError."""
+    """What would be learned with this selection, added to the one that is kept. Raises InvalidInputError."""
+    return parse_label_config(project["label_config"], added(selection, backends), default=default)
+
+
+def added(selection: Selection | None, backends: list[Json]) -> Selection:
+    """The selection that is kept with a backend, with what this one names in its place."""
     kept = next(filter(None, (selection_from(backend.get("extra_params")) for backend in backends)), NOTHING)
-    return parse_label_config(project["label_config"], selection or kept, default=default)
+    new = selection or NOTHING
+    return Selection(new.choices or kept.choices, new.image or kept.image)
 
 
 def _label_config(project: Json, backends: list[Json], selection: Selection | None, default: Selection) -> Finding:

@@ -18,6 +18,7 @@ from ml_backend.labelstudio.checks import (
     Access,
     Finding,
     Hook,
+    added,
     check,
     check_selection,
     explained,
@@ -190,10 +191,8 @@ def _extra_params(backend: Json, selection: Selection | None) -> Any:
     before = backend.get("extra_params")
     if selection is None:
         return before
-    others = {
-        key: value for key, value in (before if isinstance(before, dict) else {}).items() if key not in vars(selection)
-    }
-    return others | {key: name for key, name in vars(selection).items() if name}
+    others = before if isinstance(before, dict) else {}
+    return others | {key: name for key, name in vars(added(selection, [backend])).items() if name}
 
 
 def _set_project(client: LabelStudio, project_id: int) -> list[str]:
