@@ -164,25 +164,23 @@ def verify(client: LabelStudio, project_id: int, version: str, task_ids: Sequenc
 
 
 def show_tab(client: LabelStudio, project_id: int, version: str) -> int:
-    """A Data Manager tab that shows the queue in the order it is served. Returns its id.
+    """A Data Manager tab that shows the queue in the order it is served, and what is in reserve. Returns its id.
 
-    The first order's tab has every unlabelled task, those of the order on top: nobody is to find it empty while the
+    It names no version: a page that was opened before the queue was renewed goes on with the new one. Label Studio's
+    own score of a task is over predictions of the version in service. The first order's tab has every unlabelled task, those of the order on top: nobody is to find it empty while the
     images are being read, however quickly the few are labelled.
     """
     items = [_filter("total_annotations", "equal", "Number", 0)]
     if version != FIRST_ORDER:
-        items = [
-            _filter("predictions_model_versions", "contains", "List", [version]),
-            _filter("predictions_score", "less", "Number", LIVE),
-            *items,
-        ]
+        items = [_filter("predictions_score", "less_or_equal", "Number", LIVE), *items]
     data: dict[str, Any] = {
         "ordering": ["tasks:predictions_score"],
         "filters": {"conjunction": "and", "items": items},
     }
     for tab in client.tabs(project_id):
         if tab["data"].get("title") == TAB:
-            client.update_tab(tab["id"], tab["data"] | data)
+            if tab["data"] | data != tab["data"]:
+                client.update_tab(tab["id"], tab["data"] | data)
             return int(tab["id"])
     return int(client.create_tab(project_id, _columns(TAB) | data)["id"])
 
