@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
-from ml_backend.labelstudio.queue import FIRST_ORDER
+from ml_backend.labelstudio import connection
+from ml_backend.labelstudio.queue import FIRST_ORDER, UNCERTAINTY
 from ml_backend.records import LabelSchema, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
@@ -127,3 +128,31 @@ def test_the_next_listing_begins_where_the_last_one_did(services: Services, push
     first_order.serve(project, services)
     assert len(pushes.pushed) == 1
     assert services.ledger.project(project.key).reconciled_at == began
+
+
+class Connected:
+    """A project whose first order is pushed by the service right after `connect` has looked at the model version."""
+
+    def __init__(self) -> None:
+        self.version = "Active learning"
+        self.predictions: dict[str, int] = {}
+
+    def get_project(self, _project_id: int) -> dict[str, Any]:
+        seen = {"sampling": UNCERTAINTY, "model_version": self.version}
+        self.version, self.predictions = FIRST_ORDER, {FIRST_ORDER: 20}
+        return seen
+
+    def model_versions(self, _project_id: int) -> dict[str, int]:
+        return self.predictions
+
+    def update_project(self, _project_id: int, **fields: Any) -> None:
+        self.version = fields.get("model_version", self.version)
+
+    def set_model_version(self, _project_id: int, version: str) -> None:
+        self.version = version
+
+
+def test_connecting_does_not_clear_a_first_order_that_was_quicker() -> None:
+    client = Connected()
+    connection._set_project(client, 1)  # type: ignore[arg-type]
+    assert client.version == FIRST_ORDER

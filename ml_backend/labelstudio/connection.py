@@ -30,7 +30,7 @@ from ml_backend.labelstudio.checks import (
 )
 from ml_backend.labelstudio.client import Json, LabelStudio
 from ml_backend.labelstudio.config import NOTHING
-from ml_backend.labelstudio.queue import UNCERTAINTY
+from ml_backend.labelstudio.queue import FIRST_ORDER, UNCERTAINTY
 from ml_backend.records import Selection
 
 __all__ = [
@@ -212,4 +212,8 @@ def _set_project(client: LabelStudio, project_id: int) -> list[str]:
         done.append(f"cleared the model version {version!r}, which no prediction has")
     if changes:
         client.update_project(project_id, **changes)
+    if "model_version" in changes and client.model_versions(project_id).get(FIRST_ORDER):
+        client.set_model_version(
+            project_id, FIRST_ORDER
+        )  # it was pushed since the look above, and cleared with the other
     return done
