@@ -15,21 +15,27 @@ class DryRun(LabelStudio):
 
     def __init__(self, url: str, api_key: str) -> None:
         super().__init__(url, api_key)
-        self._titles: dict[int, str] = {}
+        self._backends: dict[int, Json] = {}  # id -> what is different now; 0: the one that was made
 
     def get_project(self, project_id: int) -> Json:
-        """With the title of a backend connected meanwhile as its model version: Label Studio sets it where there is none."""
+        """With the title of the backend that was made as its model version: Label Studio sets it where there is none."""
         project = super().get_project(project_id)
-        return {**project, "model_version": project["model_version"] or self._titles.get(project_id, "")}
+        title = self._backends.get(0, {}).get("title", "")
+        return {**project, "model_version": project["model_version"] or title}
 
     def update_project(self, project_id: int, **fields: Any) -> None: ...
 
+    def backends(self, project_id: int) -> list[Json]:
+        known = [backend | self._backends.get(backend["id"], {}) for backend in super().backends(project_id)]
+        return known + [backend for number, backend in self._backends.items() if number == 0]
+
     def create_backend(self, project_id: int, **fields: Any) -> Json:
-        self._titles[project_id] = fields["title"]
-        return {"id": 0, "project": project_id, **fields}
+        self._backends[0] = {"id": 0, "project": project_id, "state": "CO", **fields}
+        return self._backends[0]
 
     def update_backend(self, backend_id: int, **fields: Any) -> Json:
-        return {"id": backend_id, **fields}
+        self._backends[backend_id] = {"id": backend_id, **fields}
+        return self._backends[backend_id]
 
     def delete_backend(self, backend_id: int) -> None: ...
 

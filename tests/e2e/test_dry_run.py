@@ -116,3 +116,16 @@ def test_a_connection_is_foretold_as_it_then_is_made(
         assert client.webhooks(project) != []
         would = ask(capsys, *setup, "--remove", "--dry-run")["removed"]
         assert ask(capsys, *setup, "--remove")["removed"] == would != []
+
+
+def test_a_choice_among_several_is_foretold_to_be_right(
+    client: LabelStudio, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    choices = "".join(
+        f'<Choices name="{name}" toName="i"><Choice value="a"/><Choice value="b"/></Choices>' for name in ("one", "two")
+    )
+    config = f'<View><Image name="i" value="$image"/>{choices}</View>'
+    project = int(client.create_project("Two questions", config)["id"])
+    told = ask(capsys, "setup-project", "--project", project, "--choices", "two", "--dry-run")
+    assert [finding for finding in told["findings"] if not finding["ok"]] == []
+    assert client.backends(project) == []
