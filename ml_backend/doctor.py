@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 import requests
 
 from ml_backend.errors import BackendError, ImageError, LabelStudioError
+from ml_backend.identity import Store
+from ml_backend.labelstudio import ownership
 from ml_backend.labelstudio.checks import CONNECTING, Access, check, check_addresses
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.queue import verify
@@ -60,8 +63,8 @@ def examine(services: Services, host: str, wanted: Callable[[], list[Project]]) 
     settings = services.settings
     found = list(_label_studio(services, host))
     yield from found
-    service = _service(settings.url)
-    yield service
+    yield _service(settings.url)
+    yield Result("store", "ok", f"{Store.of(settings)}.")
     yield from _machine(settings.data_dir)
     if not all(result.ok for result in found):
         return
@@ -137,6 +140,8 @@ def _project(services: Services, client: LabelStudio, project: Project, *, sever
     try:
         url = services.backend_url(project.key.host)
         findings = check(client, number, url, access=access, default=settings.selection)
+        made = partial(services.ledger.made, project.key)
+        findings.append(ownership.finding(client.get_project(number), services.database.store_id, made))
     except BackendError as error:
         yield Result(f"{prefix}project", "FIX", str(error))
         return

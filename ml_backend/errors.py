@@ -29,6 +29,10 @@ class ConflictError(BackendError):
     status = 409
 
 
+class AnotherStoreError(ConflictError):
+    """The service, or the project in Label Studio, belongs to another store than this one: two would undo each other."""
+
+
 class NothingToAskError(ConflictError):
     """Every task is answered, skipped or unreadable: there is no next batch."""
 

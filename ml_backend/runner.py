@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ml_backend.errors import BackendError, ConflictError
+from ml_backend.errors import AnotherStoreError, BackendError, ConflictError
 from ml_backend.services import Services
 from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
@@ -99,4 +99,7 @@ def _outcome(services: Services, project: Project, job: Job, before: int) -> dic
         raise ConflictError("The turn was cancelled; run the command again.")
     if mine.state == "failed":
         raise BackendError(mine.error or "The turn failed; the service's log says why.")
-    return mine.summary or {}
+    summary = mine.summary or {}
+    if refused := summary.get("refused"):
+        raise AnotherStoreError(refused)
+    return summary

@@ -61,7 +61,8 @@ def protocol_routes(services: Services) -> APIRouter:
     @router.get("/")
     @router.get("/health")
     def health() -> dict[str, str]:
-        return {"status": "UP", "model_class": "ActiveLearningModel"}
+        # The id says which store this is to who has the same one; to anybody else it says nothing.
+        return {"status": "UP", "model_class": "ActiveLearningModel", "store": services.database.store_id}
 
     @router.post("/setup")
     def setup(message: SetupRequest, request: Request) -> dict[str, str]:

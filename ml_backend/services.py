@@ -54,7 +54,7 @@ class Services:
     @classmethod
     def open(cls, settings: Settings) -> Services:
         """Open the stores named by `settings`, creating them on first use."""
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.make_data_dir()
         database = Database(settings.database)
         quiet = timedelta(seconds=settings.train_after_seconds)
         jobs = Jobs(database, debounce=Debounce(settings.train_after_labels, quiet))

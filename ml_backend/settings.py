@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import platformdirs
+
 from ml_backend.errors import ConfigError
 from ml_backend.records import Selection
 
 Parse = Callable[[str], Any]
 
+APP = "label-studio-active-learning"
+
+
+def default_data_dir() -> Path:
+    """The platform's folder for a user's data: the same from whatever folder a command is run."""
+    return Path(os.path.abspath(platformdirs.user_data_dir(APP, appauthor=False)))  # noqa: PTH100 - resolves no links
+
 
 def _knob(env: str, default: Any, parse: Parse, doc: str) -> Any:
-    return field(default=default, metadata={"env": env, "parse": parse, "doc": doc})
+    metadata = {"env": env, "parse": parse, "doc": doc}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def _number(kind: type[int | float], low: float, high: float = float("inf")) -> Parse:
@@ -58,6 +71,17 @@ def _choice(*names: str) -> Parse:
     return parse
 
 
+def _folder(text: str) -> Path:
+    """Absolute, so that what is shown and handed on means the same everywhere; links stay as they are."""
+    return Path(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - a `~nobody` is left as it is
+
+
+def _database(text: str) -> str:
+    """A database URL; SQLite's with an absolute path."""
+    scheme, path = text[: len("sqlite:///")], text[len("sqlite:///") :]
+    return f"{scheme}{_folder(path)}" if scheme == "sqlite:///" and path not in {"", ":memory:"} else text
+
+
 def _optional(parse: Parse) -> Parse:
     return lambda text: None if text.lower() in {"", "none"} else parse(text)
 
@@ -92,12 +116,15 @@ class Settings:
         "its local-files root, where this process can see it",
     )
     data_dir: Path = _knob(
-        "ML_BACKEND_DATA_DIR", Path("ml-backend-data"), Path, "where state, features and model versions are kept"
+        "ML_BACKEND_DATA_DIR",
+        default_data_dir,
+        _folder,
+        "where state, features and model versions are kept; default: the user's data folder",
     )
     database_url: str = _knob(
         "ML_BACKEND_DATABASE_URL",
         "",
-        str,
+        _database,
         "state elsewhere than in SQLite: postgresql+psycopg://user:password@host/name",
     )
     host: str = _knob("ML_BACKEND_HOST", "127.0.0.1", str, "address to listen on; 0.0.0.0 in a container")
@@ -229,18 +256,27 @@ class Settings:
         """What to learn in label configs that have several choices or images, where a project does not say."""
         return Selection(self.choices or None, self.image or None)
 
+    def make_data_dir(self) -> None:
+        """Make the data folder where it is missing. Raises ConfigError where that cannot be."""
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"The data folder {self.data_dir} cannot be made ({error.strerror}): set ML_BACKEND_DATA_DIR to a folder of "
+                "your own."
+            ) from error
+
     def hosts(self) -> dict[str, str]:
         """Every Label Studio host with its key."""
         return {self.label_studio_url: self.label_studio_api_key, **dict(self.label_studio_api_keys)}
 
 
 def _lookup(name: str, environ: Mapping[str, str]) -> str | None:
-    path = environ.get(f"{name}_FILE")
-    if path and name in environ:
+    """What the environment says of a knob. An empty variable counts as not set: docker compose passes on what is missing."""
+    path, text = environ.get(f"{name}_FILE"), environ.get(name) or None
+    if path and text:
         raise ValueError(f"is set twice: take away {name} or {name}_FILE")
-    if path:
-        return Path(path).read_text(encoding="utf-8").strip()
-    return environ.get(name)
+    return Path(path).read_text(encoding="utf-8").strip() if path else text
 
 
 def _unknown(environ: Mapping[str, str], known: set[str]) -> list[str]:

@@ -115,6 +115,8 @@ def _problems(counts: Counts, project: Project, last: Round | None, stopped: str
         found.append(f"Training stopped: {stopped}")
     if project.settings.get("gone"):
         found.append("Label Studio does not have this project any more, or the access token may not see it.")
+    if other := project.settings.get("another_store"):
+        found.append(other)
     if fault := project.settings.get("webhook", {}).get("problem"):
         found.append(f"Label Studio's events do not arrive, so labels are seen late: {fault}")
     if last is not None and last.error:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ctypes
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
+
+from ml_backend.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +34,15 @@ def die_with_parent() -> None:
 
 @dataclass
 class Child:
-    """One process that should always be there. Restarts pause longer each time it dies young."""
+    """One process that should always be there. Restarts pause longer each time it dies young.
+
+    listen: makes the socket that the process is to accept connections on, and that it is given by number in place of
+    `{socket}` in its command. Made before each start, so that nobody else can have the port, and then the child's alone.
+    """
 
     name: str
     command: Sequence[str]
+    listen: Callable[[], socket.socket] | None = None
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     pause: float = 0.0
@@ -41,8 +50,16 @@ class Child:
     due: float = field(default=0.0)
 
     def start(self) -> None:
+        """Start the process. Raises ConfigError where it cannot have its socket."""
         logger.info("starting the %s", self.name)
-        self.process = subprocess.Popen(self.command, preexec_fn=die_with_parent)  # noqa: PLW1509 - no threads yet run code of ours
+        with self.listen() if self.listen else nullcontext() as given:
+            number = given.fileno() if given else None
+            command = [part.replace("{socket}", str(number)) for part in self.command]
+            self.process = subprocess.Popen(
+                command,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads yet run code of ours
+                pass_fds=[] if number is None else [number],
+            )
         self.started = time.monotonic()
 
     def watch(self) -> None:
@@ -50,17 +67,26 @@ class Child:
         now = time.monotonic()
         if self.process is None:
             if now >= self.due:
-                self.start()
+                self._start_again()
             return
         code = self.process.poll()
         if code is None:
             return
         self.process = None
         self.restarts += 1
-        young = now - self.started < YOUNG_SECONDS
-        self.pause = min(LONGEST_PAUSE, max(0.2, self.pause * 2)) if young else 0.2
-        self.due = now + self.pause
+        self._rest(young=now - self.started < YOUNG_SECONDS)
         logger.error("the %s ended with %s; starting it again in %.1f s", self.name, code, self.pause)
+
+    def _start_again(self) -> None:
+        try:
+            self.start()
+        except ConfigError as error:
+            self._rest(young=True)
+            logger.error("%s The %s is started again in %.1f s.", error, self.name, self.pause)  # noqa: TRY400
+
+    def _rest(self, *, young: bool) -> None:
+        self.pause = min(LONGEST_PAUSE, max(0.2, self.pause * 2)) if young else 0.2
+        self.due = time.monotonic() + self.pause
 
     def stop(self, deadline: float) -> None:
         if self.process is None:
@@ -74,7 +100,10 @@ class Child:
 
 
 def run(children: Sequence[Child]) -> int:
-    """Keep `children` running until SIGTERM or SIGINT, then stop them all."""
+    """Keep `children` running until SIGTERM or SIGINT, then stop them all.
+
+    Raises ConfigError where one cannot be started at all; those before it in the list are stopped then.
+    """
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -82,14 +111,18 @@ def run(children: Sequence[Child]) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    while not stopping.is_set():
+    try:
         for child in children:
-            child.watch()
-        stopping.wait(0.2)
-    deadline = time.monotonic() + STOP_SECONDS
-    for child in children:
-        if child.process is not None:
-            child.process.terminate()
-    for child in children:
-        child.stop(deadline)
+            child.start()
+        while not stopping.is_set():
+            for child in children:
+                child.watch()
+            stopping.wait(0.2)
+    finally:
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in children:
+            if child.process is not None:
+                child.process.terminate()
+        for child in children:
+            child.stop(deadline)
     return 0

@@ -13,6 +13,7 @@ from types import FrameType
 
 from ml_backend import cycle
 from ml_backend.errors import (
+    AnotherStoreError,
     BackendError,
     ConflictError,
     LabelStudioUnavailableError,
@@ -88,6 +89,9 @@ class Worker:
         except (NothingToAskError, ProjectGoneError) as error:
             logger.info("%s", error)
             jobs.finish(job, {"note": str(error)})
+        except AnotherStoreError as error:
+            logger.warning("%s", error)
+            jobs.finish(job, {"refused": str(error)})  # trying again changes nothing; the next poll looks again
         except ConflictError as error:
             logger.warning("%s: %s", project.key, error)
             self._fail(job, str(error))

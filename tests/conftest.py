@@ -20,6 +20,13 @@ SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))
 HOST = KEY.host
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_test_touches_the_users_own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("share")))
+        yield
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()

@@ -208,6 +208,7 @@ def test_a_project_that_is_gone_and_a_training_that_stopped(
     monkeypatch.setattr(doctor, "check", gone)
     assert [r.state for r in doctor._project(services, client, known, several=False)] == ["FIX"]
     monkeypatch.setattr(doctor, "check", lambda *_, **__: [])
+    monkeypatch.setattr(client, "get_project", lambda number: {"id": number, "title": "Pets", "model_version": ""})
     monkeypatch.setattr(client, "tasks", lambda *_, **__: iter([]))
     for _ in range(services.jobs.patience.failures):
         services.jobs.mark_due(known, immediately=True, reason="test")

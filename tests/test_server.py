@@ -39,6 +39,12 @@ def sentence(response: Any, status: int) -> str:
     return text
 
 
+def test_health_tells_which_store_this_is_and_nothing_of_where(client: TestClient, services: Services) -> None:
+    answer = client.get("/health")
+    assert answer.json()["store"] == services.database.store_id
+    assert str(services.settings.data_dir) not in answer.text
+
+
 def test_health_answers_before_anything_is_set_up(client: TestClient) -> None:
     assert client.get("/health").json()["status"] == "UP"
 

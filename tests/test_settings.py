@@ -1,5 +1,6 @@
 """Settings: defaults work, mistakes are told all at once, every knob is documented."""
 
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -44,6 +45,34 @@ def test_a_secret_can_come_from_a_file(tmp_path: Path) -> None:
     assert Settings.from_environ({"LABEL_STUDIO_API_KEY_FILE": str(secret)}).label_studio_api_key == "abc"
     with pytest.raises(ConfigError, match="set twice"):
         Settings.from_environ({"LABEL_STUDIO_API_KEY_FILE": str(secret), "LABEL_STUDIO_API_KEY": "x"})
+
+
+def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
+    secret = tmp_path / "key"
+    secret.write_text("abc\n")
+    environment = {"LABEL_STUDIO_API_KEY_FILE": str(secret), "LABEL_STUDIO_API_KEY": "", "ML_BACKEND_DATA_DIR": ""}
+    settings = Settings.from_environ(environment)
+    assert settings.label_studio_api_key == "abc"
+    assert settings.data_dir == Settings().data_dir
+
+
+def test_the_data_folder_does_not_depend_on_the_folder_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Settings.from_environ({}).data_dir
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_environ({}).data_dir == before
+    assert before.is_absolute()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    if sys.platform == "linux":
+        assert Settings.from_environ({}).data_dir == tmp_path / "label-studio-active-learning"
+
+
+def test_relative_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.from_environ({"ML_BACKEND_DATA_DIR": "a/../b", "ML_BACKEND_DATABASE_URL": "sqlite:///state.db"})
+    assert settings.data_dir == tmp_path / "b"
+    assert settings.database == f"sqlite:///{tmp_path / 'state.db'}"
 
 
 def test_several_hosts_each_have_their_key() -> None:

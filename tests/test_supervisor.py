@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import sys
 import time
+from pathlib import Path
 
+import pytest
+
+from ml_backend import cli, supervisor
+from ml_backend.errors import ConfigError
+from ml_backend.labelstudio.embedded import free_port, is_free
 from ml_backend.supervisor import LONGEST_PAUSE, Child
 
 
@@ -40,3 +48,51 @@ def test_a_child_that_dies_young_again_and_again_is_given_longer_and_longer_paus
         pauses.append(child.pause)
     assert pauses[:3] == [0.2, 0.4, 0.8]
     assert pauses[-1] == LONGEST_PAUSE
+
+
+@pytest.mark.parametrize("only", [[], ["--only", "web"]])
+def test_on_a_taken_port_nothing_is_started_or_kept_and_one_sentence_says_why(
+    only: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **_: started.append(arguments))
+    monkeypatch.setattr(supervisor, "run", started.append)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setenv("ML_BACKEND_PORT", str(other.getsockname()[1]))
+        monkeypatch.setenv("ML_BACKEND_DATA_DIR", str(tmp_path / "data"))
+        assert cli.main(["serve", *only]) == 1
+    said = capfd.readouterr().err
+    assert "ML_BACKEND_PORT" in said
+    assert said.count("\n") == 1
+    assert started == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_the_port_is_lost_in_the_last_moment_no_other_child_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+    def taken() -> socket.socket:
+        raise ConfigError("Port 9090 is taken")
+
+    worker = Child("worker", [sys.executable, "-S", "-c", "import time; time.sleep(600)"])
+    with pytest.raises(ConfigError, match="9090"):
+        supervisor.run([Child("web", [sys.executable, "-S", "-c", ""], taken), worker])
+    assert worker.process is None
+
+
+def test_a_child_has_its_socket_for_itself_and_gets_a_new_one_when_it_is_started_again() -> None:
+    port = free_port()
+    code = (
+        "import socket, sys; s = socket.socket(fileno=int(sys.argv[1])); s.accept()[0].sendall(b'hello'); sys.exit(3)"
+    )
+    listen = lambda: socket.create_server(("127.0.0.1", port))  # noqa: E731
+    child = Child("web", [sys.executable, "-S", "-c", code, "{socket}"], listen)
+    for _ in range(2):
+        watch_until_running(child)
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as caller:
+            assert caller.recv(5) == b"hello"
+        assert child.process is not None
+        assert child.process.wait(10) == 3
+        assert is_free(port)

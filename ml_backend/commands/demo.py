@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import csv
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, default=Path("demo-data"), help="folder for all of it (default: %(default)s)"
     )
-    parser.add_argument("--port", type=int, default=8080, help="Label Studio's port (default: %(default)s)")
-    parser.add_argument("--backend-port", type=int, default=9090, help="this service's port (default: %(default)s)")
+    parser.add_argument("--port", type=int, help="Label Studio's port (default: 8080, or a free one)")
+    parser.add_argument("--backend-port", type=int, help="this service's port (default: 9090, or a free one)")
     parser.add_argument("--simulate", type=int, metavar="N", default=0, help="label N tasks as an annotator would")
     parser.add_argument("--pace", type=float, default=0.3, help="seconds the simulated annotator looks at an image")
     parser.add_argument("--exit", action="store_true", help="stop everything when done")
@@ -161,7 +162,7 @@ def _label_studio(args: argparse.Namespace, data: Path) -> Iterator[EmbeddedLabe
     binary = find_binary(Path.cwd(), os.environ)
     if binary is None:
         raise ConfigError("Label Studio is not installed: run `make setup`, or set LABEL_STUDIO_BIN to its program.")
-    port = _port(args.port, "--port")
+    port = _port(args.port, 8080, "--port")
     print(f"Starting Label Studio on http://127.0.0.1:{port} (half a minute the first time) ...", flush=True)
     with EmbeddedLabelStudio(binary, data / "label-studio", port=port, document_root=data / "images") as studio:
         yield studio
@@ -170,17 +171,14 @@ def _label_studio(args: argparse.Namespace, data: Path) -> Iterator[EmbeddedLabe
 @contextlib.contextmanager
 def _service(args: argparse.Namespace, data: Path, studio: EmbeddedLabelStudio) -> Iterator[Settings]:
     """This service beside it, as `ml-backend serve` runs it."""
-    port = _port(args.backend_port, "--backend-port")
-    environment = {
-        "LABEL_STUDIO_URL": studio.url,
-        "LABEL_STUDIO_API_KEY": studio.token,
+    port = _port(args.backend_port, 9090, "--backend-port")
+    environment = _beside(studio, data, port) | {
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(data / "images"),
-        "ML_BACKEND_DATA_DIR": str(data / "backend"),
-        "ML_BACKEND_PORT": str(port),
         "ML_BACKEND_URL": f"http://127.0.0.1:{port}",
+        "ML_BACKEND_DATABASE_URL": "",  # all of it is in `data`
         "ML_BACKEND_LOG_LEVEL": "WARNING",
     }
-    given = {name: value for name, value in os.environ.items() if name not in environment}
+    given = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in environment}
     print(f"Starting this service on http://127.0.0.1:{port} ...", flush=True)
     command = [sys.executable, "-m", "ml_backend.cli", "serve"]
     process = subprocess.Popen(command, env=given | environment, preexec_fn=die_with_parent)  # noqa: PLW1509
@@ -193,6 +191,16 @@ def _service(args: argparse.Namespace, data: Path, studio: EmbeddedLabelStudio) 
         process.wait()
 
 
+def _beside(studio: EmbeddedLabelStudio, data: Path, port: int) -> dict[str, str]:
+    """What a command has to be told to work beside the demo."""
+    return {
+        "LABEL_STUDIO_URL": studio.url,
+        "LABEL_STUDIO_API_KEY": studio.token,
+        "ML_BACKEND_DATA_DIR": str(data / "backend"),
+        "ML_BACKEND_PORT": str(port),
+    }
+
+
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
@@ -203,12 +211,15 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     raise BackendError("The service did not start; its messages above say why.")
 
 
-def _port(wanted: int, option: str) -> int:
-    """The wanted port, or a free one if somebody else has it."""
-    if is_free(wanted):
-        return wanted
+def _port(given: int | None, usual: int, option: str) -> int:
+    """The port given, or the usual one, or a free one if somebody else has that. Raises ConfigError for a taken one."""
+    port = usual if given is None else given
+    if is_free(port):
+        return port
+    if given is not None:
+        raise ConfigError(f"Port {port} is taken: choose another with {option}, or leave it away for a free one.")
     port = free_port()
-    print(f"Port {wanted} is taken; using {port} instead ({option} chooses another).", flush=True)
+    print(f"Port {usual} is taken; using {port} instead ({option} chooses another).", flush=True)
     return port
 
 
@@ -227,10 +238,17 @@ def _project(client: LabelStudio, data: Path, filenames: list[str], settings: Se
 
 
 def _welcome(studio: EmbeddedLabelStudio, settings: Settings, project_id: int, data: Path) -> str:
+    beside = _beside(studio, data, settings.port)
+    exports = "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in beside.items())
     return f"""
   Label Studio   {studio.url}/projects/{project_id}/
   log in as      {studio.username}   password  {studio.password}
   then click     "Label All Tasks": the images come in the order the model asks for;
                  the tab "Active learning queue" shows the same order
   this service   {settings.url}/projects
-  all files      {data}"""
+  data folder    {settings.data_dir}
+  token          {studio.token}
+  all files      {data}
+
+  For commands beside it, in another terminal:
+    {exports}"""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_backend.errors import ConfigError, ConflictError, InvalidInputError, NotFoundError
+from ml_backend.identity import Store, look_for_former_folder, refuse_another
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.ownership import require_own
 from ml_backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,16 +45,27 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
 
 
-def read_settings() -> Settings:
-    """Settings of the environment; warnings of what happens meanwhile go to standard error."""
+def read_settings(*, service: str | None = None, tell: bool = True) -> Settings:
+    """Settings of the environment; warnings of what happens meanwhile go to standard error.
+
+    tell: name the store on standard error; for commands whose answer does not.
+    Raises AnotherStoreError where the service that runs (at `service`, if it is not where the settings say) uses another
+    store: whatever a command did then, it would not be about what people see.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is a warning; what comes of it is one sentence
-    return Settings.from_environ(os.environ)
+    settings = Settings.from_environ(os.environ)
+    if former := look_for_former_folder(settings, os.environ):
+        print(f"Note: {former}", file=sys.stderr)
+    refuse_another(settings, service)
+    if tell:
+        print(f"Data folder: {Store.of(settings)}", file=sys.stderr)
+    return settings
 
 
-def open_services(*, dry_run: bool = False) -> Services:
+def open_services(*, dry_run: bool = False, tell: bool = True) -> Services:
     """The same store and Label Studio as the service has, by the same settings; for a dry run, a copy of the store."""
-    settings = read_settings()
+    settings = read_settings(tell=tell)
     if dry_run:
         from ml_backend.rehearsal import rehearsal  # noqa: PLC0415 - as below
 
@@ -98,6 +112,7 @@ def find_project(services: Services, args: argparse.Namespace, *, register: bool
     """Return the project meant, made known to the store where it is not yet; without `register`, NotFoundError then.
 
     A project that becomes known is due, and the service would train and push: a command that only looks must not do that.
+    Raises AnotherStoreError for one that would become known here, and that another store has.
     """
     host = host_of(services.settings, args)
     known = [p for p in services.ledger.projects() if p.key.host == host]
@@ -108,6 +123,7 @@ def find_project(services: Services, args: argparse.Namespace, *, register: bool
         names = ", ".join(f"{p.key.project_id} ({p.title})" for p in matching)
         raise ConflictError(f"Say which project with --project: {names}.")
     remote = remote_project(services.client(host), args.project)
+    require_own(remote, services.database.store_id, lambda _queue: False)
     if not register:
         raise NotFoundError(
             f"Project {remote['id']} ({remote['title']}) is not known here yet: `ml-backend setup-project --project "

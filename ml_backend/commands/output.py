@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
+
+from ml_backend.identity import Store
+from ml_backend.settings import Settings
 
 
 class Answer:
@@ -24,8 +28,10 @@ class Answer:
         print(f"Warning: {text}", file=sys.stderr, flush=True)
 
     def result(self, document: Any, text: str | Callable[[], str]) -> None:
-        """The command's one answer: `document` for programs, `text` for people."""
+        """The command's one answer: `document` for programs, with the store it is about, and `text` for people."""
         if self.as_json:
+            if isinstance(document, dict):
+                document = {**document, "store": Store.of(Settings.from_environ(os.environ)).as_json()}
             print(json.dumps(document, ensure_ascii=False, indent=2), flush=True)
         else:
             print(text if isinstance(text, str) else text(), flush=True)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
+import socket
 import sys
+from functools import partial
 
 from ml_backend import supervisor
+from ml_backend.errors import ConfigError
+from ml_backend.identity import Store, look_for_former_folder, refuse_another
 from ml_backend.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,23 +25,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     settings = Settings.from_environ(os.environ)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if former := look_for_former_folder(settings, os.environ):
+        logger.warning(former)
+    if args.only == "worker":
+        refuse_another(settings)
     children = [
-        supervisor.Child("web service", web_command(settings)),
+        supervisor.Child("web service", web_command(settings), partial(listen, settings)),
         supervisor.Child("worker", [sys.executable, "-m", "ml_backend.worker"]),
     ]
     if args.only:
         children = [child for child in children if child.name.startswith(args.only)]
+    if args.only != "worker":
+        listen(settings).close()  # before anything is kept
+    print(f"Data folder: {Store.make(settings)}", file=sys.stderr, flush=True)
     return supervisor.run(children)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Listen on the service's address. Raises ConfigError that names the setting to change."""
+    host = settings.host.strip("[]")
+    six = ":" in host
+    family = socket.AF_INET6 if six else socket.AF_INET
+    try:
+        return socket.create_server((host, settings.port), family=family, backlog=2048, dualstack_ipv6=six)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"Port {settings.port} is taken, by a service that runs already or by another program: stop that, or choose "
+                "another port with ML_BACKEND_PORT."
+            ) from error
+        why = (error.strerror or str(error)).partition(" (while")[0]
+        raise ConfigError(
+            f"Nothing can listen on {host}, port {settings.port} ({why}): change ML_BACKEND_HOST or ML_BACKEND_PORT."
+        ) from error
 
 
 def web_command(settings: Settings) -> list[str]:
     """One web process: a model is in memory once, and requests share it in threads."""
-    bind = f"{settings.host}:{settings.port}"
     options = [
         "--config",
         "python:ml_backend.web",
         "--bind",
-        bind,
+        "fd://{socket}",
         "--workers",
         "1",
         "--worker-class",

@@ -5,6 +5,7 @@
   ml-backend setup-project --project 3 --choices kind learn these <Choices>, of several in the label config
   ml-backend setup-project --project 3 --check        only look
   ml-backend setup-project --project 3 --remove       take the backend and its webhook away; labels stay
+  ml-backend setup-project --project 3 --take-over    make it this data folder's, where it belongs to another
 
 Connects the ML backend (with its user and password, if it has them), the webhook, the order of sampling and a tab that
 shows the queue. The service must be running (`ml-backend serve`), for Label Studio calls it. Run again, it repairs what
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +34,19 @@ from ml_backend.commands.options import (
     remote_project,
 )
 from ml_backend.commands.output import Answer
-from ml_backend.errors import InvalidInputError
+from ml_backend.errors import AnotherStoreError, InvalidInputError
+from ml_backend.identity import Store
+from ml_backend.labelstudio import ownership
 from ml_backend.labelstudio.checks import CONNECTING
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import NOTHING, label_config, parse_label_config
 from ml_backend.labelstudio.connection import Access, Finding, check, check_selection, connect, disconnect
 from ml_backend.labelstudio.dry_run import DryRun
 from ml_backend.labelstudio.storage import create_project
-from ml_backend.records import Selection
+from ml_backend.records import ProjectKey, Selection
 from ml_backend.settings import Settings
+from ml_backend.store.database import Database, existing_store_id
+from ml_backend.store.ledger import Ledger
 
 UNCHANGED = "Nothing was changed (--dry-run)."
 
@@ -65,13 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-backend", action="store_true", help="only make the project; connect it later")
     parser.add_argument("--check", action="store_true", help="only look whether all is right; exit 1 if not")
     parser.add_argument("--remove", action="store_true", help="remove the backend and its webhook; labels stay")
+    parser.add_argument(
+        "--take-over", action="store_true", help="make the project this data folder's, if another one has it"
+    )
     add_dry_run(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     answer = Answer(as_json=args.json)
-    settings = read_settings()
+    settings = read_settings(service=args.backend_url and args.backend_url.partition("/hosts/")[0])
     client: LabelStudio = open_client(settings, args)
     if args.dry_run:
         client = DryRun(client.url, settings.hosts()[client.url])
@@ -79,6 +89,9 @@ def run(args: argparse.Namespace) -> int:
     project = _project(client, settings.selection, selection, args, answer)
     if project is None:
         return 0
+    looks = args.check or args.dry_run
+    made = partial(_made, settings, client.url, int(project["id"]))
+    taken = [] if looks else _own(client, project, settings, made, args)
     url = (args.backend_url or _backend_url(settings, client.url)).rstrip("/")
     if args.remove:
         return _remove(client, project, url, args, answer)
@@ -87,7 +100,9 @@ def run(args: argparse.Namespace) -> int:
     if args.no_backend:
         later = " Give --choices and --image again when you connect it: they are kept with the connection."
         text = f"Project {number} ({project['title']}) is there."
-        answer.result({"project": number, "title": project["title"]}, text + later * (selection is not None))
+        answer.result(
+            {"project": number, "title": project["title"], "changed": taken}, text + later * (selection is not None)
+        )
         return 0
     if args.check:
         findings = check(client, number, url, access=access, selection=selection, default=settings.selection)
@@ -95,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         tabs = make_tabs(client, project)
         report = connect(client, number, url, access=access, selection=selection, default=settings.selection)
-        findings, changed = list(report.findings), [*report.changed, *tabs]
+        findings, changed = list(report.findings), [*taken, *report.changed, *tabs]
+    findings.append(ownership.finding(client.get_project(number), existing_store_id(settings.database), made))
     queue, closing = None, [held_out.first_answers(settings, int(project.get("task_number") or 0))]
     if not (args.check or args.dry_run) and all(finding.ok for finding in findings):
         queue, sentence = await_order(client, number)
@@ -142,6 +158,35 @@ def _project(
                 "to adopt it as it is."
             )
     return found
+
+
+def _own(
+    client: LabelStudio,
+    project: dict[str, Any],
+    settings: Settings,
+    made: Callable[[str], bool],
+    args: argparse.Namespace,
+) -> list[str]:
+    """Make sure that no other store has the project, or take it over; says what was done.
+
+    A project that nobody has is not marked here: the service's first turn does that, whose store it is to be.
+    """
+    try:
+        ownership.require_own(project, existing_store_id(settings.database), made)
+    except AnotherStoreError:
+        if not args.take_over:
+            raise
+        store = Store.make(settings)
+        ownership.claim(client, project, ownership.Owner.here(str(store.id)))
+        return [f"took the project over for {store}"]
+    return []
+
+
+def _made(settings: Settings, host: str, number: int, queue: str) -> bool:
+    """Whether the store of these settings has made the queue of that name; makes no store."""
+    if existing_store_id(settings.database) is None:
+        return False
+    return Ledger(Database(settings.database)).made(ProjectKey(host, number), queue)
 
 
 def _config(args: argparse.Namespace) -> str | None:

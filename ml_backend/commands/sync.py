@@ -33,6 +33,7 @@ from ml_backend.commands.options import (
 )
 from ml_backend.commands.output import Answer, bar, measured, table
 from ml_backend.errors import LabelStudioUnavailableError
+from ml_backend.identity import Store
 from ml_backend.tabular import open_table
 from ml_backend.wording import amount
 
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         "run": _run,
         "watch": _watch,
     }
-    services = open_services(dry_run=getattr(args, "dry_run", False))
+    services = open_services(dry_run=getattr(args, "dry_run", False), tell=args.what != "status")
     project = find_project(services, args, register=args.what != "status")
     return doing[args.what](args, Answer(as_json=args.json), services, project)
 
@@ -157,7 +158,7 @@ def _status(_args: argparse.Namespace, answer: Answer, services: Services, proje
     from ml_backend.status import project_status  # noqa: PLC0415
 
     status = project_status(services, project)
-    answer.result(status, lambda: _status_text(status))
+    answer.result(status, lambda: _status_text(status, Store.of(services.settings)))
     return 0
 
 
@@ -270,7 +271,7 @@ def _shown(batch: Batch, rows: list[dict[str, Any]]) -> str:
     return f"{head}\n{lines}{rest}"
 
 
-def _status_text(status: dict[str, Any]) -> str:
+def _status_text(status: dict[str, Any], store: Store) -> str:
     counts, version, queue, job = status["counts"], status["version"], status["queue"], status["job"]
     running = job["running"] or job["due"]
     lines = [
@@ -282,6 +283,7 @@ def _status_text(status: dict[str, Any]) -> str:
         f"  accuracy   {measured((version or {}).get('holdout'))}",
         f"  queue      {_queue_text(queue, counts)}",
         f"  job        {_job_text(running)}" if running else "  job        none",
+        f"  data       {store}",
     ]
     lines += [f"  FIX        {problem}" for problem in status["problems"]]
     return "\n".join([*lines, *_unreadable_lines(status["unreadable"])])

@@ -9,7 +9,7 @@ from ml_backend.errors import InvalidInputError, NotFoundError, ProjectGoneError
 from ml_backend.labelstudio.client import PAGE, LabelStudio
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services, selected
-from ml_backend.steps import webhook
+from ml_backend.steps import ownership, webhook
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
@@ -47,6 +47,7 @@ def refresh(project: Project, services: Services) -> Project:
 
     Raises ProjectGoneError for a project that was deleted, InvalidInputError for a config that cannot be learned (any more).
     What is known of it stays: its labels cost money.
+    Raises AnotherStoreError for a project that another store has.
     """
     client = services.client(project.key.host)
     try:
@@ -56,6 +57,7 @@ def refresh(project: Project, services: Services) -> Project:
         raise ProjectGoneError(
             f"{project.key} is not there any more, or the access token may not see it; its labels are kept here."
         ) from error
+    ownership.check(project, services, remote)
     settings = {"gone": None, "overlap": remote["maximum_annotations"]}
     known = {
         "title": remote["title"],

@@ -16,6 +16,7 @@ from ml_backend.labelstudio.queue import QueueItem, push, show_everything, super
 from ml_backend.records import Query
 from ml_backend.services import Services
 from ml_backend.serving import confident_from_meta, serving_score, ticked_from
+from ml_backend.steps import ownership
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 
@@ -30,8 +31,10 @@ def serve(project: Project, services: Services, round_: Round, spare: Sequence[i
 
     spare: tasks to serve after it, without a guess, until the next one is there.
 
-    A refusal is kept with the round and raised; the annotators then keep the queue they have.
+    A refusal is kept with the round and raised; the annotators then keep the queue they have. Raises AnotherStoreError
+    before anything is changed where another store has the project.
     """
+    ownership.hold(project, services)  # again: encoding may have taken minutes
     client, ledger, number = services.client(project.key.host), services.ledger, project.key.project_id
     queries = ledger.queries(round_)
     if round_.state == "verified":

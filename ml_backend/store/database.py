@@ -18,7 +18,7 @@ from typing import IO, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from ml_backend.errors import ConfigError
 from ml_backend.store import tables
@@ -123,6 +123,22 @@ class Database:
             if found < newest:
                 connection.execute(tables.store.update().values(schema_version=newest))
             return str(store_id)
+
+
+def existing_store_id(url: str) -> str | None:
+    """The id of the store at this address; None where none has been made yet. Makes nothing."""
+    if url.startswith("sqlite") and not Path(url.partition("?")[0].partition(":///")[2]).is_file():
+        return None
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            if not sa.inspect(connection).has_table(tables.store.name):
+                return None
+            return connection.execute(sa.select(tables.store.c.store_id)).scalar_one_or_none()
+    except DBAPIError as error:
+        raise ConfigError(f"The database {engine.url} cannot be read: {error.orig}") from error
+    finally:
+        engine.dispose()
 
 
 class _Turn:

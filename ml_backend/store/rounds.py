@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ml_backend.errors import ConflictError, NotFoundError
-from ml_backend.records import Query
-from ml_backend.store.projects import Project, Projects, lock
+from ml_backend.records import ProjectKey, Query
+from ml_backend.store.projects import Project, Projects, find, lock
 from ml_backend.store.tables import queries, rounds, tasks
 
 RoundState = Literal["computed", "pushed", "verified", "failed"]
@@ -136,6 +136,12 @@ class Rounds(Projects):
     def rounds(self, project: Project) -> list[Round]:
         """All rounds, newest first."""
         return self._rounds(project)
+
+    def made(self, key: ProjectKey, served_name: str) -> bool:
+        """Whether this store has made the queue of that name for the project."""
+        with self.database.read() as connection:
+            known = find(connection, key)
+        return known is not None and any(round_.served_name == served_name for round_ in self.rounds(known))
 
     def queries(self, round_: Round) -> list[Query]:
         """The queries of a round by rank."""

@@ -1,0 +1,38 @@
+"""Part of steps 1 and 5: only the store that a project in Label Studio belongs to reads and pushes for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ml_backend.errors import AnotherStoreError
+from ml_backend.labelstudio.ownership import Owner, claim, require_own
+from ml_backend.services import Services
+from ml_backend.store.projects import Project
+
+
+def check(project: Project, services: Services, remote: Mapping[str, Any]) -> bool:
+    """Whether `remote`, the project as Label Studio has it now, bears our mark; it may bear none.
+
+    Raises AnotherStoreError where it is another store's; that is kept with the project, for the status.
+    """
+    said = project.settings.get("another_store")
+    made = partial(services.ledger.made, project.key)
+    try:
+        marked = require_own(dict(remote), services.database.store_id, made) is not None
+    except AnotherStoreError as error:
+        if said != str(error):
+            services.ledger.configure(project, another_store=str(error))
+        raise
+    if said:
+        services.ledger.configure(project, another_store=None)
+    return marked
+
+
+def hold(project: Project, services: Services) -> None:
+    """Before a push: make sure that the project is ours, now, and bears our mark. Raises AnotherStoreError."""
+    client = services.client(project.key.host)
+    remote = client.get_project(project.key.project_id)
+    if not check(project, services, remote):
+        claim(client, remote, Owner.here(services.database.store_id))
