@@ -1,11 +1,12 @@
 # demo: the whole loop on this machine.  test: everything.  test-fast: without Label Studio.
+# test-long: hours of people labelling in browsers; one of them: make test-long ARGS="-k three-10s".
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 # PyTorch 2.13.0's CPU build for Linux x86-64, Python 3.11: same version number, another file.
 TORCH_CPU_HASH := $(shell sed -n 's/^torch-cpu //p' requirements/hashes)
 
-.PHONY: demo test test-fast lint format lock setup setup-service clean
+.PHONY: demo test test-fast test-long lint format lock setup setup-service clean
 
 demo: setup-service .venv-label-studio/installed
 	$(BIN)/python scripts/demo.py $(ARGS)
@@ -15,6 +16,9 @@ test: setup lint
 
 test-fast: setup-service
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not slow" -n 2 $(ARGS)
+
+test-long: setup
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 lint: setup-service
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +52,8 @@ class Stack:
     project_id: int
     schema: LabelSchema
     truth: dict[str, str]
+    environment: dict[str, str] = field(default_factory=dict)
+    """What a command needs to work beside the service; empty where none runs."""
 
     @property
     def project(self) -> Project:
@@ -157,7 +159,7 @@ def running(
         project_id = import_digits(server, client, truth)
         connect(client, project_id, f"{settings.url}/hosts/{host_slug(client.url)}")
         services = Services.open(settings)
-        yield Stack(client, services, settings, project_id, client.schema(project_id), truth)
+        yield Stack(client, services, settings, project_id, client.schema(project_id), truth, own)
         services.database.close()
 
 
