@@ -1,4 +1,4 @@
-# demo: the whole loop on this machine.  test: everything.  test-fast: without Label Studio.
+# demo: the whole loop on this machine.  install: for your own images.  test: everything.  test-fast: without Label Studio.
 # test-long: hours of people labelling in browsers; one of them: make test-long ARGS="-k three-10s".
 PYTHON ?= python3
 ARGS ?=
@@ -6,10 +6,13 @@ BIN := .venv/bin
 # PyTorch 2.13.0's CPU build for Linux x86-64, Python 3.11: same version number, another file.
 TORCH_CPU_HASH := $(shell sed -n 's/^torch-cpu //p' requirements/hashes)
 
-.PHONY: demo test test-fast test-long lint format lock setup setup-service clean
+# demo: the whole loop on this machine.  install: for your own images.  test: everything.  test-fast: without Label Studio.
+# test-long: hours of people labelling in browsers; one of them: make test-long ARGS="-k three-10s".
 
 demo: setup-service .venv-label-studio/installed
 	$(BIN)/python scripts/demo.py $(ARGS)
+
+install: setup-service .venv-label-studio/installed
 
 test: setup lint
 	$(BIN)/python -m pytest $(ARGS)
