@@ -59,7 +59,7 @@ def digits(ratio: float) -> Callable[[Runs], list[tuple[str, float, float, bool]
         best = max(aulc(runs, name)[0] for name in ("margin", "random+margin") if name in runs.accuracy)
         return [
             ("auto: labels to random's final accuracy, share", reached(runs, "auto", None).ratio, ratio, True),
-            ("auto: AULC, against margin's best", aulc(runs, "auto")[0], best, False),
+            ("auto: mean accuracy, against margin's best", aulc(runs, "auto")[0], best, False),
             *beats_random(runs),
         ]
 
@@ -76,7 +76,7 @@ def cifar_resnet(runs: Runs) -> list[tuple[str, float, float, bool]]:
 
 def beats_random(runs: Runs) -> list[tuple[str, float, float, bool]]:
     return [
-        ("auto: AULC, against random's", aulc(runs, "auto")[0], aulc(runs, "random")[0], False),
+        ("auto: mean accuracy, against random's", aulc(runs, "auto")[0], aulc(runs, "random")[0], False),
         (
             "auto: final accuracy, against random's",
             at(runs, int(runs.labels[-1])),

@@ -1,4 +1,4 @@
-"""Every knob, read once from the environment. All mistakes are told at once, each with its fix."""
+"""Every setting, read once from the environment. All mistakes are reported at once, each with its fix."""
 
 from __future__ import annotations
 
@@ -107,13 +107,13 @@ class Settings:
         "LABEL_STUDIO_MEDIA_ROOT",
         None,
         _optional(Path),
-        "Label Studio's media folder, where this process can see it: uploads are then read from disk",
+        "Label Studio's media folder, if this process can see it: uploads are then read from disk",
     )
     document_root: Path | None = _knob(
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
         None,
         _optional(Path),
-        "its local-files root, where this process can see it",
+        "Label Studio's local-files folder, if this process can see it",
     )
     data_dir: Path = _knob(
         "ML_BACKEND_DATA_DIR",
@@ -125,7 +125,7 @@ class Settings:
         "ML_BACKEND_DATABASE_URL",
         "",
         _database,
-        "state elsewhere than in SQLite: postgresql+psycopg://user:password@host/name",
+        "keep the state in PostgreSQL instead of SQLite: postgresql+psycopg://user:password@host/name",
     )
     host: str = _knob("ML_BACKEND_HOST", "127.0.0.1", str, "address to listen on; 0.0.0.0 in a container")
     port: int = _knob("ML_BACKEND_PORT", 9090, _number(int, 1, 65535), "port to listen on")
@@ -133,45 +133,48 @@ class Settings:
         "ML_BACKEND_URL",
         "",
         _optional(_url),
-        "this service's address, as seen from Label Studio; default http://localhost:<port>",
+        "this service's address, as seen from Label Studio; default: http://localhost:<port>",
     )
-    user: str = _knob("ML_BACKEND_USER", "", str, "user name Label Studio must send; empty: no authentication")
-    password: str = _knob("ML_BACKEND_PASSWORD", "", str, "password that goes with it")
+    user: str = _knob("ML_BACKEND_USER", "", str, "user name that Label Studio must send; empty: no authentication")
+    password: str = _knob("ML_BACKEND_PASSWORD", "", str, "the password that goes with it")
     encoder: str = _knob(
         "ML_BACKEND_ENCODER",
         "auto",
         str,
-        "auto, patches, a torchvision model name, timm:<name>, a model file, or module:Class",
+        "auto, patches, a torchvision network, timm:<name>, a model file, or module:Class",
     )
-    encoder_weights: str = _knob(
-        "ML_BACKEND_ENCODER_WEIGHTS", "", str, "weights for it: a file, a torchvision weights name, or none"
-    )
+    encoder_weights: str = _knob("ML_BACKEND_ENCODER_WEIGHTS", "", str, "a file with weights for it")
     strategy: str = _knob("ML_BACKEND_STRATEGY", "auto", str, "query strategy")
-    batch_size: int = _knob("ML_BACKEND_BATCH_SIZE", 20, _number(int, 1, 100_000), "tasks a batch")
+    batch_size: int = _knob("ML_BACKEND_BATCH_SIZE", 20, _number(int, 1, 100_000), "tasks per batch")
     pool_size: int | None = _knob(
-        "ML_BACKEND_POOL_SIZE", None, _optional(_number(int, 1)), "rank only a random sub-pool of this size"
+        "ML_BACKEND_POOL_SIZE", None, _optional(_number(int, 1)), "rank only a random part of the pool, of this size"
     )
     power: float | None = _knob(
         "ML_BACKEND_POWER",
         None,
         _optional(_number(float, 0)),
-        "power acquisition: softens the ranking with Gumbel noise of this inverse temperature",
+        "draw by acquisition ** POWER instead of taking the highest: 0 draws evenly, larger is closer to the plain ranking",
     )
     random_share: float = _knob(
-        "ML_BACKEND_RANDOM_SHARE", 0.0, _number(float, 0, 1), "share of each batch drawn at random, to compare with"
+        "ML_BACKEND_RANDOM_SHARE",
+        0.0,
+        _number(float, 0, 1),
+        "share of each batch drawn at random, to compare the strategy with",
     )
     holdout_share: float = _knob(
         "ML_BACKEND_HOLDOUT_SHARE",
         0.1,
         _number(float, 0, 0.9),
-        "share of labels held out of training, drawn at random before labelling",
+        "share of the labels held out of training, drawn at random before labelling",
     )
-    holdout_first: int = _knob("ML_BACKEND_HOLDOUT_FIRST", 20, _number(int, 0), "tasks held out first of all")
+    holdout_first: int = _knob(
+        "ML_BACKEND_HOLDOUT_FIRST", 20, _number(int, 0), "tasks held out at the start, at most a fifth of all"
+    )
     prelabels: str = _knob(
         "ML_BACKEND_PRELABELS",
         "confident",
         _choice("never", "confident", "always"),
-        "whether the model's guess is ticked when an image opens; confident: only guesses that are right 9 times in 10",
+        "whether the model's guess is already ticked when an image opens; confident: only where such guesses are right 9 times in 10",
     )
     prediction_grace_seconds: float = _knob(
         "ML_BACKEND_PREDICTION_GRACE_SECONDS",
@@ -180,40 +183,45 @@ class Settings:
         "how long predictions of former queues stay in Label Studio; an image left open for longer cannot be submitted",
     )
     train_after_labels: int = _knob(
-        "ML_BACKEND_TRAIN_AFTER_LABELS", 10, _number(int, 1), "train after so many new labels"
+        "ML_BACKEND_TRAIN_AFTER_LABELS", 10, _number(int, 1), "train after this many new labels"
     )
     train_after_seconds: float = _knob(
-        "ML_BACKEND_TRAIN_AFTER_SECONDS", 30.0, _number(float, 0), "or after so many seconds of quiet with at least one"
+        "ML_BACKEND_TRAIN_AFTER_SECONDS", 30.0, _number(float, 0), "or after this many seconds without another label"
     )
     poll_seconds: float = _knob(
-        "ML_BACKEND_POLL_SECONDS", 60.0, _number(float, 1), "look for changes that no webhook told of, this often"
+        "ML_BACKEND_POLL_SECONDS", 60.0, _number(float, 1), "how often to look for changes that no webhook reported"
     )
     full_sync_seconds: float = _knob(
-        "ML_BACKEND_FULL_SYNC_SECONDS", 3600.0, _number(float, 0), "compare with all of the project, this often"
+        "ML_BACKEND_FULL_SYNC_SECONDS", 3600.0, _number(float, 0), "how often to compare with the whole project"
     )
     conflicts: str = _knob(
         "ML_BACKEND_CONFLICTS",
         "majority",
         _choice("majority", "latest", "exclude"),
-        "how several annotators' labels of one task become one",
+        "how several annotators' labels of one task become one: majority, latest or exclude",
     )
     mode: str = _knob(
         "ML_BACKEND_TRAINING",
         "head",
         _choice("head", "finetune"),
-        "train the head on frozen features, or fine-tune the whole network",
+        "head: train a classifier on fixed features; finetune: train the whole network",
     )
     choices: str = _knob(
-        "ML_BACKEND_CHOICES", "", str, "the <Choices> to learn, by name, in label configs that have several"
+        "ML_BACKEND_CHOICES", "", str, "the <Choices> to learn, by name, where the label config has several"
     )
-    image: str = _knob("ML_BACKEND_IMAGE", "", str, "the <Image> to learn from, by name, in those that have several")
-    seed: int = _knob("ML_BACKEND_SEED", 0, _number(int, 0), "seed of everything that is drawn")
+    image: str = _knob(
+        "ML_BACKEND_IMAGE", "", str, "the <Image> to learn from, by name, where the label config has several"
+    )
+    seed: int = _knob("ML_BACKEND_SEED", 0, _number(int, 0), "seed of all random draws")
     promotion_alpha: float = _knob(
-        "ML_BACKEND_PROMOTION_ALPHA", 0.05, _number(float, 0, 1), "a candidate worse at this significance is not served"
+        "ML_BACKEND_PROMOTION_ALPHA",
+        0.05,
+        _number(float, 0, 1),
+        "a new version that is worse at this significance level is not served",
     )
     keep_versions: int = _knob("ML_BACKEND_KEEP_VERSIONS", 20, _number(int, 2), "model versions kept on disk")
     log_level: str = _knob(
-        "ML_BACKEND_LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "how much is logged"
+        "ML_BACKEND_LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR"
     )
 
     @classmethod

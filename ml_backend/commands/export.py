@@ -1,6 +1,6 @@
 """Take out what the project holds: labels, rounds, the model, or the labelled images as a data set.
 
-  ml-backend export labels                        labels.csv: filename, label, then everything known of each label
+  ml-backend export labels                        labels.csv: filename, label, then everything known about each label
   ml-backend export labels --minimal --out -      the two columns, to standard output
   ml-backend export rounds --queries              every task ever asked for, with its rank and reason
   ml-backend export dataset --out pictures        pictures/<label>/<filename>, as ImageFolder reads it
@@ -36,37 +36,35 @@ STDOUT = Path("-")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="what", metavar="what", required=True)
-    labels = kinds.add_parser("labels", help="one row a labelled task: filename, label and all that is known of it")
+    labels = kinds.add_parser("labels", help="one row per labelled task: filename, label and everything known about it")
     add_labels_arguments(labels)
-    rounds = kinds.add_parser("rounds", help="one row a round of queries, or a query")
+    rounds = kinds.add_parser("rounds", help="one row per round, or per task asked for")
     _common(rounds, Path("rounds.csv"))
-    rounds.add_argument("--queries", action="store_true", help="one row a task asked for, instead of a round")
+    rounds.add_argument("--queries", action="store_true", help="one row per task asked for, instead of per round")
     model = kinds.add_parser("model", help="a model version as files: to serve elsewhere, or to import again")
     _add_model_arguments(model)
-    dataset = kinds.add_parser("dataset", help="the labelled images in folders by label, or with a manifest")
+    dataset = kinds.add_parser("dataset", help="the labelled images, in folders by label or with a manifest")
     _add_dataset_arguments(dataset)
 
 
 def add_labels_arguments(parser: argparse.ArgumentParser) -> None:
     """For `export labels`, and `sync export`, which is the same."""
-    parser.description = "One row a labelled task, skips left out. With several annotators the row is their consensus."
+    parser.description = "One row per labelled task, without skips. With several annotators the row is their consensus."
     _common(parser, Path("labels.csv"))
     parser.add_argument("--minimal", action="store_true", help="only the columns filename and label")
     parser.add_argument(
         "--separator", default="|", metavar="TEXT", help="between several labels of a task (default: |)"
     )
-    parser.add_argument("--long", action="store_true", help="several labels of a task as several rows")
+    parser.add_argument("--long", action="store_true", help="one row per label, where a task has several")
     parser.add_argument(
-        "--include-unlabelled", action="store_true", help="also tasks that were asked for and have no label yet"
+        "--include-unlabelled", action="store_true", help="also tasks that were asked for and are not labelled yet"
     )
     parser.add_argument(
         "--spreadsheet",
         action="store_true",
         help="put an apostrophe before CSV cells that a spreadsheet would run as a formula (= + - @)",
     )
-    parser.add_argument(
-        "--strict", action="store_true", help="write nothing if anything is wrong with what would be exported"
-    )
+    parser.add_argument("--strict", action="store_true", help="write nothing if there is any warning")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -144,14 +142,19 @@ def _run_rounds(args: argparse.Namespace) -> int:
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Read back and compared on images of the project before it is called done."
     add_project(parser)
-    parser.add_argument("--version", metavar="vN", help="which version (default: the one that is served)")
+    parser.add_argument("--version", metavar="vN", help="which version (default: the one served)")
     parser.add_argument(
         "--format",
         choices=["bundle", "pt2", "onnx"],
         default="bundle",
         help="bundle: a folder of safetensors and meta.json, to import again; pt2, onnx: one file (default: bundle)",
     )
-    parser.add_argument("--out", type=Path, metavar="PATH", help="a new file or folder (default: such as v12.onnx)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="a new file or folder (default: named after the version, such as v12.onnx)",
+    )
     add_dry_run(parser)
     add_json(parser)
 
@@ -202,15 +205,17 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         "Copies each labelled image once. Run again, it adds what is new and removes what is no longer so."
     )
     add_project(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a folder of its own")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="a new folder, or one that this command wrote"
+    )
     parser.add_argument(
         "--layout",
         choices=["folders", "manifest"],
         default="folders",
-        help="folders: one a label, as ImageFolder reads it; manifest: all in images/, with labels.csv (default: folders)",
+        help="folders: one per label, as ImageFolder reads it; manifest: all in images/, with labels.csv (default: folders)",
     )
-    parser.add_argument("--splits", action="store_true", help="train/ and held-out/ above the labels")
-    parser.add_argument("--offline", action="store_true", help="do not ask Label Studio for the latest labels first")
+    parser.add_argument("--splits", action="store_true", help="separate folders train/ and held-out/ above the labels")
+    parser.add_argument("--offline", action="store_true", help="do not read the latest labels from Label Studio first")
     add_dry_run(parser)
     add_json(parser)
 
@@ -246,10 +251,10 @@ def _run_dataset(args: argparse.Namespace) -> int:
 def _common(parser: argparse.ArgumentParser, out: Path) -> None:
     add_project(parser)
     parser.add_argument(
-        "--out", type=Path, default=out, metavar="FILE", help=f"file, - for standard output (default: {out})"
+        "--out", type=Path, default=out, metavar="FILE", help=f"file to write; - is standard output (default: {out})"
     )
-    parser.add_argument("--format", choices=FORMATS, help="default: what the file's name ends in, else csv")
-    parser.add_argument("--offline", action="store_true", help="do not ask Label Studio for the latest labels first")
+    parser.add_argument("--format", choices=FORMATS, help="file format (default: by the file name's ending, else csv)")
+    parser.add_argument("--offline", action="store_true", help="do not read the latest labels from Label Studio first")
     add_dry_run(parser)
     add_json(parser)
 

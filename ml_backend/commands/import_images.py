@@ -53,12 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", type=existing_file, metavar="CSV", help="labels for the images: columns filename and label"
     )
-    parser.add_argument("--by-class", action="store_true", help="the name of the folder an image lies in is its label")
+    parser.add_argument("--by-class", action="store_true", help="the name of an image's folder is its label")
     parser.add_argument(
         "--labels-as",
         choices=["annotations", "predictions"],
         default="annotations",
-        help="what the labels become: annotations count as labelled, predictions are shown to look over (default: annotations)",
+        help="annotations: the tasks count as labelled; predictions: the labels are shown, for somebody to confirm (default: annotations)",
     )
     parser.add_argument(
         "--separator", default="|", metavar="TEXT", help="between several labels in a CSV cell (default: |)"
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--storage",
         choices=["auto", "local", "upload"],
         default="auto",
-        help="local: Label Studio serves the files itself, nothing is copied; upload: they are sent to it; auto: local where it can (default: auto)",
+        help="local: Label Studio serves the files itself, nothing is copied; upload: they are sent to it; auto: local where possible (default: auto)",
     )
     parser.add_argument(
         "--document-root",
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="import nothing if anything is missing, unreadable or double; exit 1 if an imported address cannot be read",
+        help="import nothing if anything is missing, unreadable or a duplicate; exit 1 if an imported address cannot be read",
     )
     add_dry_run(parser)
     add_json(parser)

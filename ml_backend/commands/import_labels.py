@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels-as",
         choices=["annotations", "predictions"],
         default="annotations",
-        help="annotations count as labelled, predictions are shown to look over (default: annotations)",
+        help="annotations: the tasks count as labelled; predictions: the labels are shown, for somebody to confirm (default: annotations)",
     )
     parser.add_argument(
-        "--separator", default="|", metavar="TEXT", help="between several labels in a cell (default: |)"
+        "--separator", default="|", metavar="TEXT", help="between several labels in a CSV cell (default: |)"
     )
     parser.add_argument("--replace", action="store_true", help="change labels that differ, instead of listing them")
     add_dry_run(parser)

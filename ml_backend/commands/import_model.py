@@ -30,10 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, help="a state dict, or a folder that `export model` wrote")
     add_project(parser)
     parser.add_argument("--model-type", metavar="NAME", help="what the file is a state dict of: resnet18, timm:...")
-    parser.add_argument("--classes", metavar="A,B,C", help="the file's class names in its order, where it does not say")
-    parser.add_argument("--n-classes", type=int, metavar="N", help="how many classes the file must have, to be sure")
+    parser.add_argument("--classes", metavar="A,B,C", help="class names in the file's order, where it does not say")
+    parser.add_argument("--n-classes", type=int, metavar="N", help="how many classes the file must have, as a check")
     parser.add_argument(
-        "--input-size", type=positive, metavar="N", help="pixels a side it was trained on, where the file does not say"
+        "--input-size",
+        type=positive,
+        metavar="N",
+        help="side in pixels of the images it was trained on, where the file does not say",
     )
     add_dry_run(parser)
     add_json(parser)

@@ -38,7 +38,7 @@ def add_project(parser: argparse.ArgumentParser) -> None:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="answer with one JSON document, for programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, for programs")
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", choices=["web", "worker"], help="run one of the two, for containers of their own")
+    parser.add_argument("--only", choices=["web", "worker"], help="run only one of the two, for separate containers")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -58,22 +58,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         metavar="A,B,...",
-        help="labels of a new project, separated by commas; one with a comma in it in double quotes",
+        help="labels of a new project, separated by commas; put one that contains a comma in double quotes",
     )
     parser.add_argument(
         "--label-config", type=existing_file, metavar="XML", help="its label config instead, from a file"
     )
     parser.add_argument("--choices", metavar="NAME", help="learn these <Choices>, where the label config has several")
     parser.add_argument("--image", metavar="NAME", help="learn from this <Image>, where the label config has several")
-    parser.add_argument("--multiple", action="store_true", help="several labels may go with one image")
+    parser.add_argument("--multiple", action="store_true", help="an image may have several labels")
     parser.add_argument(
-        "--backend-url", metavar="URL", help="this service as Label Studio reaches it (default: from ML_BACKEND_URL)"
+        "--backend-url",
+        metavar="URL",
+        help="this service's address as Label Studio reaches it (default: from ML_BACKEND_URL)",
     )
     parser.add_argument("--no-backend", action="store_true", help="only make the project; connect it later")
-    parser.add_argument("--check", action="store_true", help="only look whether all is right; exit 1 if not")
+    parser.add_argument("--check", action="store_true", help="only check the connection; exit 1 if something is wrong")
     parser.add_argument("--remove", action="store_true", help="remove the backend and its webhook; labels stay")
     parser.add_argument(
-        "--take-over", action="store_true", help="make the project this data folder's, if another one has it"
+        "--take-over", action="store_true", help="let this data folder have the project, if another one has it"
     )
     add_dry_run(parser)
     add_json(parser)

@@ -34,24 +34,30 @@ from ml_backend.wording import amount
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
-        help="digits (built in), a folder with a folder a class, a CSV with filename,label, or project: what is labelled in one of Label Studio's",
+        help="digits (built in), a folder with one folder per class, a CSV with filename,label, or `project`: the labels of a project in Label Studio",
     )
     add_project(parser)
-    parser.add_argument("--images", type=Path, help="folder the CSV's file names start from (default: the CSV's own)")
+    parser.add_argument("--images", type=Path, help="folder that holds the CSV's files (default: the CSV's own)")
     parser.add_argument(
         "--strategies",
         default="random,margin,auto",
-        help=f"comma-separated, of: {', '.join(STRATEGIES)}; first+rest for another first batch; 'all' for every one",
+        help=f"comma-separated: {', '.join(STRATEGIES)}; first+rest uses another strategy for the first batch; 'all' for all of them",
     )
-    parser.add_argument("--seeds", type=int, default=5, help="number of paired runs a strategy (default 5)")
-    parser.add_argument("--batch", type=int, default=20, help="labels a round (default 20)")
-    parser.add_argument("--labels", type=int, default=400, help="labels at the end (default 400)")
-    parser.add_argument("--pool-size", type=int, help="draw a random sub-pool of this size before each query")
-    parser.add_argument("--power", type=float, help="add Gumbel noise: draw in proportion to acquisition ** power")
+    parser.add_argument("--seeds", type=int, default=5, help="paired runs per strategy (default 5)")
+    parser.add_argument("--batch", type=int, default=20, help="labels per batch (default 20)")
+    parser.add_argument("--labels", type=int, default=400, help="labels in total (default 400)")
+    parser.add_argument("--pool-size", type=int, help="rank only a random part of the pool, of this size")
+    parser.add_argument(
+        "--power",
+        type=float,
+        help="draw by acquisition ** POWER instead of taking the highest: 0 draws evenly, larger is closer to the plain ranking",
+    )
     parser.add_argument("--stress", choices=sorted(STRESS), default="none", help="make the data harder (default none)")
     parser.add_argument("--encoder", default="auto", help="auto, patches, or a torchvision model (default auto)")
-    parser.add_argument("--weights", type=Path, help="weights file of the encoder")
-    parser.add_argument("--target", type=float, action="append", default=[], help="also count labels to this accuracy")
+    parser.add_argument("--weights", type=Path, help="file with weights for the encoder")
+    parser.add_argument(
+        "--target", type=float, action="append", default=[], help="also count the labels needed for this accuracy"
+    )
     parser.add_argument("--out", type=Path, default=Path("simulation"), help="output folder (default simulation)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_dry_run(parser)

@@ -69,8 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_labels_arguments(verbs.add_parser("export", help="the same as `ml-backend export labels`"))
     for name, text in (
-        ("status", "how far the project is: labels, version, queue, job, problems"),
-        ("run", "one whole turn: labels, features, training, queue; with nothing new, it changes nothing"),
+        ("status", "how far the project is: labels, accuracy, queue, job, problems"),
+        ("run", "one whole turn: labels, features, training, queue; changes nothing if there is nothing new"),
         ("watch", "a turn whenever something has changed, until Ctrl-C"),
     ):
         verb = verbs.add_parser(name, help=text)
@@ -102,10 +102,18 @@ def run(args: argparse.Namespace) -> int:
 def _wish_arguments(parser: argparse.ArgumentParser) -> None:
     add_project(parser)
     parser.add_argument("--strategy", help="query strategy (default: ML_BACKEND_STRATEGY); a wrong name lists them all")
-    parser.add_argument("--size", type=positive, metavar="N", help="tasks to ask for (default: ML_BACKEND_BATCH_SIZE)")
-    parser.add_argument("--pool-size", type=positive, metavar="N", help="rank only a random sub-pool of this size")
-    parser.add_argument("--power", type=float, help="soften the ranking by Gumbel noise of this inverse temperature")
-    parser.add_argument("--seed", type=int, help="seed of what is drawn (default: ML_BACKEND_SEED)")
+    parser.add_argument(
+        "--size", type=positive, metavar="N", help="tasks in the batch (default: ML_BACKEND_BATCH_SIZE)"
+    )
+    parser.add_argument(
+        "--pool-size", type=positive, metavar="N", help="rank only a random part of the pool, of this size"
+    )
+    parser.add_argument(
+        "--power",
+        type=float,
+        help="draw by acquisition ** POWER instead of taking the highest: 0 draws evenly, larger is closer to the plain ranking",
+    )
+    parser.add_argument("--seed", type=int, help="seed of the random draws (default: ML_BACKEND_SEED)")
     add_dry_run(parser)
     add_json(parser)
 

@@ -10,13 +10,13 @@ from ml_backend.simulation.summary import NEVER, Reached, Runs, aulc, reached
 
 
 def table(runs: Runs, targets: Sequence[float] = ()) -> str:
-    """One line a strategy: AULC, labels to the targets and to random's final accuracy, seconds and peak memory.
+    """One line per strategy: mean accuracy (the area under the learning curve), labels to the targets and to random's final accuracy, seconds and peak memory.
 
     Targets: 90 % and 95 % of the accuracy with all labels, then `targets` as they are. In brackets the ratio to
     random's labels and its 95 % interval over the seeds; `<=` where random never gets there within the budget.
     """
     goals = [g for g in (0.90 * runs.full, 0.95 * runs.full) if np.isfinite(g)] + list(targets)
-    heads = ["strategy", f"accuracy at {runs.labels[0]}", "AULC", f"at {runs.labels[-1]}"]
+    heads = ["strategy", f"accuracy at {runs.labels[0]}", "mean accuracy", f"at {runs.labels[-1]}"]
     heads += [f"labels to {goal:.1%}" for goal in goals]
     if "random" in runs.accuracy:
         heads.append("to random's last")

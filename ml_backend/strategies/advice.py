@@ -68,9 +68,9 @@ def stopping_from_kappa(kappas: Sequence[float]) -> Stopping:
     if not kappa:
         reason = "too early to tell: there is no second model to compare with"
     elif advised:
-        reason = f"the last {STABLE_ROUNDS} models agree (kappa {min(last):.3f} or more): more labels change little"
+        reason = f"each of the last {STABLE_ROUNDS} models agrees with the one before ({min(last):.3f} or more, 1 = always): more labels will change little"
     else:
-        reason = f"models still change: kappa {kappa[-1]:.3f}, {STABLE_KAPPA} needed {STABLE_ROUNDS} rounds in a row"
+        reason = f"models still change: the last two agree by {kappa[-1]:.3f} (1 = always); advised at {STABLE_KAPPA}, {STABLE_ROUNDS} times in a row"
     return Stopping(kappa, advised, reason)
 
 
