@@ -227,7 +227,13 @@ class LabelStudio:
         body |= {"started_at": now, "project": str(task["project"])}
         draft = self._post(f"/api/tasks/{task['id']}/drafts?project={task['project']}", body | {"draft_id": 0})
         page = {"draft_id": draft["id"], "unique_id": task["unique_lock_id"]}
-        return dict(self._post(f"/api/tasks/{task['id']}/annotations/?project={task['project']}", body | page))
+        try:
+            return dict(self._post(f"/api/tasks/{task['id']}/annotations/?project={task['project']}", body | page))
+        except LabelStudioError as error:
+            if "unique id already exists" not in str(error):
+                raise
+            # On SQLite, Label Studio can store an answer and then fail on the draft (500, locked): sent again, it is there.
+            return dict(self.task(task["id"])["annotations"][-1])
 
     def skip(self, task_id: int) -> Json:
         path = f"/api/tasks/{task_id}/annotations/?was_cancelled=1"
