@@ -23,6 +23,7 @@ EVENTS = (
 )  # fmt: skip
 SHORT = {
     "one": Cell(34, 0.5, events=spread(EVENTS, 34)),
+    "three": Cell(12, 0.5, browsers=3, turnovers=2, batch=40, train_after=8),
 }
 PACES = (0.5, 2.0, 10.0)
 LONG = {
@@ -33,7 +34,6 @@ LONG = {
     for name, people in (("one", 1), ("three", 3))
     for pace in PACES
 }  # fmt: skip
-LONG["three-short"] = Cell(12, 0.5, browsers=3, turnovers=2, batch=40, train_after=8)
 LONG["displayed"] = Cell(60, 0.5, displayed=True, turnovers=5)
 LONG["overlap"] = Cell(40, 0.5, browsers=2, overlap=2, batch=40, train_after=8)
 
