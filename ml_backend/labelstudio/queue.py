@@ -24,10 +24,10 @@ EVERYTHING = "All tasks"
 FIRST_ORDER = "v0-r0"
 """What is served before anything is read: a few tasks, and after them Label Studio draws among all of the others."""
 OUR_VERSION = re.compile(r"v\d+-r\d+")
-LIVE = 1e-4
+LIVE = 1e-6
 """Scores of a batch lie below this, and those of live predictions outside it at or above: the batch is served first.
 
-So small that Label Studio shows 0.00 %: a place in the queue must not look like a confidence.
+So small that Label Studio shows 0.00%: a place in the queue must not look like a confidence.
 """
 SWEEP = 1_000  # old predictions deleted in one sweep at most (14 ms each)
 
