@@ -43,11 +43,10 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class _Served:
-    """The queue Label Studio has: which score each of its tasks was given, and which are held out."""
+    """The queue Label Studio has: which score each of its tasks was given."""
 
     round: Round
     scores: Mapping[int, float]
-    held_out: frozenset[int]
 
 
 def serving_score(rank: int, total: int) -> float:
@@ -132,21 +131,27 @@ class Predictor:
         return [r.served_name for r in self.services.ledger.rounds(project) if r.pushed_at] or ["v0-r0"]
 
     def predict(self, project: Project, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """One Label Studio prediction a task, in order. An unreadable image gets an empty one that says why."""
+        """One Label Studio prediction a task, in order. An unreadable image gets an empty one that says why.
+
+        A held-out task, whether it is in the queue or not, gets one without a guess, so that no opinion leans on it.
+        """
         queue = self._queue(project)
         beliefs = self._beliefs(project, [task_from_json(project.schema, dict(task)) for task in tasks])
-        name = queue.round.served_name if queue else "v0-r0"
-        return [self._answer(project, int(t["id"]), b, queue, name) for t, b in zip(tasks, beliefs, strict=True)]
+        held_out = self.services.ledger.held_out(project, [int(task["id"]) for task in tasks])
+        return [
+            self._answer(project, task_id, belief, queue, held_out=task_id in held_out)
+            for task_id, belief in zip((int(task["id"]) for task in tasks), beliefs, strict=True)
+        ]
 
     def _answer(
-        self, project: Project, task_id: int, belief: Prediction | None, queue: _Served | None, name: str
+        self, project: Project, task_id: int, belief: Prediction | None, queue: _Served | None, *, held_out: bool
     ) -> dict[str, Any]:
-        held_out = queue is not None and task_id in queue.held_out
         shown = not held_out and self._shown(project, belief)
         result = prediction_result(project.schema, belief.labels, belief.confidence) if belief and shown else []
         score = queue.scores.get(task_id) if queue else None
         if score is None:
             score = live_score(belief)
+        name = queue.round.served_name if queue else "v0-r0"
         answer: dict[str, Any] = {"model_version": name, "score": score, "result": result}
         if belief is not None and belief.error:
             answer["error"] = belief.error
@@ -200,6 +205,6 @@ class Predictor:
         if known is None or known.round.number != round_.number:
             queries = self.services.ledger.queries(round_)
             scores = {q.task_id: serving_score(q.rank, len(queries)) for q in queries}
-            known = _Served(round_, scores, frozenset(q.task_id for q in queries if q.arm == "holdout"))
+            known = _Served(round_, scores)
             self._queues[project.id] = known
         return known

@@ -149,6 +149,20 @@ def test_a_task_of_the_batch_keeps_its_place_and_a_held_out_one_shows_no_opinion
     assert LIVE <= answers[1]["score"] <= 1
 
 
+def test_a_held_out_task_shows_no_opinion_while_a_persons_own_queue_leaves_it_out(
+    client: TestClient, services: Services, project: Project
+) -> None:
+    image = address(png(picture("upright", 0)))
+    services.ledger.reconcile(project, [(Task(i, image), []) for i in range(2)], full=True)
+    services.ledger.draw_holdout(project, [0])
+    by_hand = [Query(1, 0, "strategy", 0.0, "asked for by hand")]
+    round_ = services.ledger.open_round(project, version=1, strategy="manual", seed=0, queries=by_hand)
+    services.ledger.mark_pushed(round_)
+    held_out, other = predict(client, image, image)
+    assert held_out["result"] == []
+    assert choice(other) == "upright"
+
+
 @pytest.mark.parametrize(
     ("policy", "confident_from", "overlap", "ticked"),
     [

@@ -107,6 +107,12 @@ class Rounds(Projects):
             lock(connection, project.id)
             _draw(connection, project, task_ids, self.clock())
 
+    def held_out(self, project: Project, task_ids: Sequence[int]) -> set[int]:
+        """Those of the tasks that are held out, answered or not, in whichever round they were drawn."""
+        these = (tasks.c.project_id == project.id, tasks.c.task_id.in_(list(task_ids)), tasks.c.split == "holdout")
+        with self.database.read() as connection:
+            return set(connection.scalars(sa.select(tasks.c.task_id).where(*these)))
+
     def mark_pushed(self, round_: Round) -> Round:
         return self._mark(round_, state="pushed", pushed_at=self.clock(), error=None)
 
