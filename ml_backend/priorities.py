@@ -16,7 +16,7 @@ from ml_backend.runner import Tell, silent
 from ml_backend.services import Services
 from ml_backend.serving import predicted
 from ml_backend.steps import labels, queue
-from ml_backend.steps.batch import BY_HAND, build_pool, picks
+from ml_backend.steps.batch import BY_HAND, build_pool, picks, spare
 from ml_backend.steps.features import encode_missing, places
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
@@ -149,7 +149,7 @@ def push(project: Project, services: Services, batch: Batch) -> Round:
         queries=batch.queries,
         params=params,
     )
-    return queue.serve(project, services, round_)
+    return queue.serve(project, services, round_, spare(project, services, None, round_))
 
 
 def priorities_from_csv(project: Project, services: Services, path: Path) -> dict[int, float]:

@@ -45,9 +45,11 @@ class Pushes:
 
     def __init__(self) -> None:
         self.pushed: list[list[int]] = []
+        self.spare: list[int] = []
         self.error: Exception | None = None
 
-    def serve(self, _project: Project, services: Services, round_: Round) -> Round:
+    def serve(self, _project: Project, services: Services, round_: Round, spare: Sequence[int]) -> Round:
+        self.spare = list(spare)
         self.pushed.append([query.task_id for query in services.ledger.queries(round_)])
         if self.error is not None:
             raise self.error
@@ -84,7 +86,11 @@ def test_a_new_project_is_served_a_random_order_once(services: Services, pushes:
     assert last is not None
     assert last.served_name == FIRST_ORDER
     assert services.ledger.asked_at_random(project) == sorted(order)
-    assert {row.arm for row in services.ledger.rows(project)} == {"random"}, "exports say how they were asked for"
+    arms = [row.arm for row in services.ledger.rows(project) if row.task.id in order]
+    assert set(arms) == {"random"}, "exports say how they were asked for"
+    assert len(set(pushes.spare) - set(order)) == first_order.SPARE, (
+        "for whoever asks while colleagues have the rest open"
+    )
     assert services.ledger.project(project.key).full_at is None, "the others are still to be listed"
     assert services.ledger.holdout(project) == []
 

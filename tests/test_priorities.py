@@ -14,13 +14,14 @@ from PIL import Image
 from ml_backend.encoding import LOGGED, look_at
 from ml_backend.errors import InvalidInputError, NothingToAskError
 from ml_backend.learning.training import train_head
-from ml_backend.priorities import MANUAL, Batch, by_hand, priorities_from_csv, resolve
+from ml_backend.priorities import MANUAL, Batch, by_hand, priorities_from_csv, push, resolve
 from ml_backend.records import Annotation, Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.steps.batch import BY_HAND, choose
 from ml_backend.steps.features import encode_missing
 from ml_backend.store.projects import Project
+from ml_backend.store.rounds import Round
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
@@ -181,3 +182,18 @@ def test_a_queue_made_by_hand_stays_until_half_of_it_is_answered(services: Servi
     known(services, project, labelled=4)
     with pytest.raises(NothingToAskError):  # no vectors in this test: there is nothing to make a new queue from
         choose(project, services, None, None)
+
+
+def test_there_are_tasks_in_reserve_for_who_asks_while_a_colleague_has_the_only_one_of_a_queue_open(
+    services: Services, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserves: list[list[int]] = []
+
+    def serve(_project: Project, _services: Services, round_: Round, spare: list[int]) -> Round:
+        reserves.append(spare)
+        return round_
+
+    monkeypatch.setattr("ml_backend.steps.queue.serve", serve)
+    push(project, services, by_hand(project, services, {5: 1.0}))
+    (reserve,) = reserves
+    assert sorted(reserve) == [3, 4, 6, 7, 8, 9, 10]

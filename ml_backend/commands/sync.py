@@ -32,7 +32,7 @@ from ml_backend.commands.options import (
     positive,
 )
 from ml_backend.commands.output import Answer, bar, measured, table
-from ml_backend.errors import LabelStudioUnavailableError
+from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError
 from ml_backend.identity import Store
 from ml_backend.tabular import open_table
 from ml_backend.wording import amount
@@ -157,7 +157,7 @@ def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, pr
     document |= {"served_as": round_.served_name, "state": round_.state}
     answer.result(
         document,
-        f"{len(rows)} tasks are the queue now, as {round_.served_name}; Label Studio was asked and serves them so.",
+        f"The queue is now {amount(len(rows), 'task')}, as {round_.served_name}; Label Studio was asked and serves that order.",
     )
     return 0
 
@@ -234,6 +234,8 @@ def _chosen(args: argparse.Namespace, services: Services, project: Project) -> B
     if args.csv:
         return by_hand(project, services, priorities_from_csv(project, services, args.csv))
     names = [name.strip() for name in args.tasks.split(",") if name.strip()] if args.tasks else args.files
+    if not names:
+        raise InvalidInputError("--tasks names no task: give numbers separated by commas.")
     tasks = resolve(project, services, names)
     return by_hand(
         project, services, {task: float(len(tasks) - place) for place, task in enumerate(dict.fromkeys(tasks))}

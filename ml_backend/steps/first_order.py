@@ -9,15 +9,16 @@ import numpy as np
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.records import Query
 from ml_backend.services import Services
-from ml_backend.steps import labels, queue
+from ml_backend.steps import batch, labels, queue
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 
 logger = logging.getLogger(__name__)
 
 STRATEGY = "first_order"
-SIZE = 20
-"""Each of them costs a large project a request. Label Studio itself draws at random once they are labelled."""
+SIZE, SPARE = 20, 10
+"""Each of them costs a large project a request. Label Studio itself draws at random once they are labelled; until then
+it tells an annotator that no task is left where colleagues have the rest of them open, so a few are in reserve."""
 
 
 def serve(project: Project, services: Services) -> None:
@@ -32,7 +33,7 @@ def serve(project: Project, services: Services) -> None:
     project = labels.refresh(project, services)
     try:
         if round_ := last or _drawn(project, services):
-            queue.serve(project, services, round_)
+            queue.serve(project, services, round_, batch.spare(project, services, None, round_))
     except LabelStudioUnavailableError:
         raise
     except LabelStudioError as error:
@@ -44,14 +45,15 @@ def _drawn(project: Project, services: Services) -> Round | None:
     client, number, settings = services.client(project.key.host), project.key.project_id, services.settings
     total = client.unlabelled(number)
     rng = np.random.default_rng([settings.seed, project.id, 0, 1])  # not the draw of the first queue
-    places = rng.choice(total, min(total, settings.batch_size, SIZE), replace=False)
+    asked = min(settings.batch_size, SIZE)
+    places = rng.choice(total, min(total, asked + SPARE), replace=False)
     tasks = client.unlabelled_at(number, places.tolist(), schema=project.schema)
     if not tasks:
         return None
     # All the others come with step 1, whose listing begins where the last one did.
     services.ledger.reconcile(project, [(task, None) for task in tasks], full=False, now=project.reconciled_at)
     reason = "drawn at random, before any image was read"
-    queries = [Query(task.id, rank, "random", 0.0, reason) for rank, task in enumerate(tasks)]
+    queries = [Query(task.id, rank, "random", 0.0, reason) for rank, task in enumerate(tasks[:asked])]
     return services.ledger.open_round(
         project, version=0, strategy=STRATEGY, seed=settings.seed, queries=queries, first=True
     )
