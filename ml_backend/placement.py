@@ -21,6 +21,7 @@ Item = TypeVar("Item")
 
 UPLOADS = 50
 """Files a request."""
+OFF = "it does not serve local files: LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED is off."
 UPLOADABLE = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 """Suffixes that Label Studio takes; browsers look at the content."""
 
@@ -63,7 +64,7 @@ class Placement:
                 "uploaded (--storage upload)."
             )
         self.uploaded = storage.uploads(self.client, self.project_id)
-        return f"uploaded ({refusal})"
+        return f"uploaded to Label Studio ({refusal.rstrip('.')})"
 
     def addresses(self, chunk: Sequence[Ready]) -> list[str]:
         """Where Label Studio finds each image of a chunk, once this returns."""
@@ -102,7 +103,7 @@ class Placement:
             if folder == PurePosixPath("."):
                 return f"some lie in its document root {seen} itself, which it does not serve; use a folder below it."
             if refusal := storage.local_folder_refusal(self.client, self.project_id, seen / folder):
-                return refusal
+                return OFF if "LOCAL_FILES_SERVING_ENABLED" in refusal else refusal
             if not dry_run and (number := storage.add_local_storage(self.client, self.project_id, seen / folder)):
                 made.append(number)
         if not dry_run and not self._serves(files[0]):

@@ -1,7 +1,11 @@
-"""The tour in the README names every module there is, and its ten steps stay ten."""
+"""The tour in the README names every module there is, its steps stay few, and the pages name commands that exist."""
 
 import re
 from pathlib import Path
+
+import pytest
+
+from tests.documented import named_commands, parsers
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,3 +27,23 @@ def test_the_tree_names_nothing_that_is_not_there() -> None:
 def test_one_label_is_followed_in_at_most_ten_steps() -> None:
     tour = README.split("One label, from webhook to queue:")[1]
     assert 1 <= len(re.findall(r"^\d+\. ", tour, re.MULTILINE)) <= 10
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.stem
+)
+def test_a_command_that_a_page_names_in_passing_exists_with_its_options(page: Path) -> None:
+    known = dict(parsers())
+    for words in named_commands(page.read_text(encoding="utf-8")):
+        name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+        assert name in known, f"{page.name}: ml-backend {' '.join(words)}"
+        unknown = {word for word in words if word.startswith("--")} - set(known[name]._option_string_actions)
+        assert not unknown, f"{page.name}: ml-backend {' '.join(words)}"
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.stem
+)
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    assert [t for t in targets if not t.startswith("http") and not (page.parent / t).exists()] == []

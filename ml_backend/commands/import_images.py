@@ -146,7 +146,8 @@ def _faults(report: ImportReport) -> list[str]:
 def _summary(title: str, report: ImportReport, args: argparse.Namespace) -> str:
     verb = "would be imported" if args.dry_run else "imported"
     images = f"{amount(report.imported, 'image')} {verb} into {title!r}"
-    lines = [f"{images}, {report.labelled} of them with labels ({args.labels_as})."]
+    labelled = f"{report.labelled} of them with labels ({args.labels_as})" if report.labelled else "without labels"
+    lines = [f"{images}, {labelled}."]
     if report.faulty:
         lines.append(
             f"{len(report.faulty)} of the images cannot be read yet; their tasks stay. Run this again to check."
