@@ -93,7 +93,7 @@ def plan_turn(project: Project, services: Services) -> Plan:
     from ml_backend.steps import labels  # noqa: PLC0415 - torch takes seconds
     from ml_backend.steps.batch import still_good  # noqa: PLC0415
 
-    ledger, settings = services.ledger, services.settings
+    ledger = services.ledger
     project, report = labels.sync(project, services, full=False)
     counts = ledger.counts(project)
     version, why_not = _next_version(project, services)
@@ -102,7 +102,7 @@ def plan_turn(project: Project, services: Services) -> Plan:
     stays = (
         last is not None
         and last.state == "verified"
-        and still_good(last, ledger.queries(last), ledger.pool(project), settings, served)
+        and still_good(project, services, last, ledger.pool(project), served)
     )
     return Plan(
         tasks=report.added + report.changed + report.deleted,

@@ -197,3 +197,11 @@ def test_there_are_tasks_in_reserve_for_who_asks_while_a_colleague_has_the_only_
     push(project, services, by_hand(project, services, {5: 1.0}))
     (reserve,) = reserves
     assert sorted(reserve) == [3, 4, 6, 7, 8, 9, 10]
+
+
+def test_raising_the_overlap_replaces_a_queue_whose_guesses_are_ticked(services: Services, project: Project) -> None:
+    corpus = encode_missing(project, services, lambda _done, _total: None)
+    first = choose(project, services, corpus, None)
+    assert choose(project, services, corpus, None) == first
+    project = services.ledger.configure(project, overlap=2)
+    assert choose(project, services, corpus, None).number == first.number + 1

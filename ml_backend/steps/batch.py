@@ -34,7 +34,7 @@ def choose(project: Project, services: Services, corpus: Corpus | None, model: L
     rows = corpus.rows if corpus else ledger.pool(project)
     version = model.number if model else 0
     last = ledger.last_round(project)
-    if last is not None and still_good(last, ledger.queries(last), rows, settings, version):
+    if last is not None and still_good(project, services, last, rows, version):
         return last
     if last is not None and version < last.version and (former := _former(project, ledger, rows, version)):
         return former
@@ -51,7 +51,7 @@ def choose(project: Project, services: Services, corpus: Corpus | None, model: L
         strategy=settings.strategy,
         seed=settings.seed,
         queries=queries,
-        params=_params(settings),
+        params=_params(project, settings),
     )
 
 
@@ -92,19 +92,21 @@ def _may_wait(rows: PoolRows) -> NDArray[np.bool_]:
     return np.asarray(~rows.answered & ~rows.skipped & ~rows.failed)
 
 
-def still_good(round_: Round, queries: Sequence[Query], rows: PoolRows, settings: Settings, version: int) -> bool:
+def still_good(project: Project, services: Services, round_: Round, rows: PoolRows, version: int) -> bool:
     """Whether the round was computed by the same model and settings, and more than half of it is yet unanswered."""
+    settings, queries = services.settings, services.ledger.queries(round_)
     if not round_.params.get(BY_HAND) and (round_.version, round_.strategy, round_.seed, round_.params) != (
-        version, settings.strategy, settings.seed, _params(settings),
+        version, settings.strategy, settings.seed, _params(project, settings),
     ):  # fmt: skip
         return False
     waiting = np.isin([query.task_id for query in queries], _waiting(rows))
     return bool(2 * waiting.sum() > len(queries))
 
 
-def _params(settings: Settings) -> dict[str, float | str | None]:
-    """What else decides a batch; kept with the round."""
+def _params(project: Project, settings: Settings) -> dict[str, float | str | None]:
+    """What else decides a batch, or which of its guesses are ticked; kept with the round."""
     return {
+        "overlap": int(project.settings.get("overlap", 1)),
         "batch_size": settings.batch_size,
         "pool_size": settings.pool_size,
         "power": settings.power,
