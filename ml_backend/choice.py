@@ -16,10 +16,11 @@ from ml_backend.services import Services
 from ml_backend.status import version_status
 from ml_backend.store.projects import Project
 from ml_backend.store.versions import Version
+from ml_backend.wording import amount
 
 
 def promote(services: Services, project: Project, number: int) -> Version:
-    """Serve this version until a better one is trained. Raises ConflictError while another one is pinned."""
+    """Serve this version until a better version is trained. Raises ConflictError while another one is pinned."""
     return _followed(services, project, services.versions.promote(project, number))
 
 
@@ -67,10 +68,12 @@ def compare(services: Services, project: Project, first: Version, second: Versio
     except NotFoundError as error:
         return Comparison((), _not(first, second, str(error)))
     except _OtherLabelsError as error:
-        return Comparison((), _not(first, second, f"{error.name} answers with other labels than the project has now."))
+        return Comparison(
+            (), _not(first, second, f"{error.name} was trained for other labels than the project has now.")
+        )
     both = sorted(answers[0].keys() & answers[1].keys())
     if not both:
-        return Comparison((), _not(first, second, "No held-out task is labelled that both can be asked about."))
+        return Comparison((), _not(first, second, "no held-out task has a label that both versions know."))
     return _judged(services, first, second, *(np.array([of[task] for task in both]) for of in answers))
 
 
@@ -106,12 +109,14 @@ def _judged(
     from ml_backend.steps.candidate import accuracy  # noqa: PLC0415
 
     alpha = services.settings.promotion_alpha
-    verdict = "No difference can be told: more held-out labels would show a smaller one."
+    verdict = "No clear difference: it takes more held-out labels to show a smaller one."
     if significantly_worse(before, now, alpha=alpha):
         verdict = f"{second.name} is better."
     elif significantly_worse(now, before, alpha=alpha):
         verdict = f"{first.name} is better."
-    return Comparison((accuracy(before), accuracy(now)), f"Asked about the same {len(now)} held-out tasks. {verdict}")
+    return Comparison(
+        (accuracy(before), accuracy(now)), f"Compared on the same {amount(len(now), 'held-out task')}. {verdict}"
+    )
 
 
 def _not(first: Version, second: Version, why: str) -> str:

@@ -18,18 +18,18 @@ from ml_backend import __version__
 from ml_backend.errors import BackendError
 
 COMMANDS = {
-    "demo": "see it work: a real Label Studio, sample images, the whole loop",
-    "setup-project": "make or adopt a Label Studio project and connect it; check or remove the connection",
+    "demo": "see it work: a real Label Studio, sample images and the whole loop",
+    "setup-project": "create or adopt a Label Studio project and connect it; check or remove the connection",
     "serve": "run the service: web process and worker",
-    "import-images": "bring images into a project: folders, files, CSV, addresses",
-    "import-labels": "give labels from a CSV to images that are there",
-    "import-model": "start from a model trained elsewhere: it predicts before the first label",
-    "sync": "which images next: query, prioritize, status, run, watch, export",
-    "versions": "the models a project has had: list, compare, promote (roll back), pin, unpin",
-    "export": "take out labels, rounds, a model or a data set",
-    "doctor": "check everything that has to be right, with the fix for what is not",
-    "simulate": "replay query strategies on labelled data, before trusting one",
-    "completion": "print what makes your shell complete these commands",
+    "import-images": "import images into a project: folders, files, CSV files, URLs",
+    "import-labels": "import labels from a CSV for images already in the project",
+    "import-model": "start from a model trained elsewhere, which predicts before the first label",
+    "sync": "what to label next: query, prioritize, status, run, watch, export",
+    "versions": "a project's model versions: list, compare, promote (roll back), pin, unpin",
+    "export": "export labels, rounds, a model or a data set",
+    "doctor": "check the whole setup and say how to fix what is wrong",
+    "simulate": "try query strategies on labelled data before you trust one",
+    "completion": "print the shell code that completes these commands",
 }
 
 
@@ -49,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _failed(args, f"{error.filename}: {error.strerror}." if error.filename else str(error))
     except KeyboardInterrupt:
-        return _failed(args, "stopped. Run the same command again to go on.", code=130)
+        return _failed(args, "stopped. Run the same command again to continue.", code=130)
     except Exception as error:  # noqa: BLE001 - a person is told in a sentence, whatever it was
         if os.environ.get("ML_BACKEND_LOG_LEVEL", "").upper() == "DEBUG":
             traceback.print_exc()
         fault = f"{type(error).__name__}: {error}"
-        return _failed(args, f"{fault}. That is a bug: ML_BACKEND_LOG_LEVEL=DEBUG shows where. Please report it.")
+        return _failed(args, f"{fault}. This is a bug: please report it, with what ML_BACKEND_LOG_LEVEL=DEBUG prints.")
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,7 +86,7 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     parser = Parser(
         prog="ml-backend",
         description="Active learning for Label Studio.",
-        epilog="`ml-backend <command> --help` tells more; docs/commands.md has it all.",
+        epilog="`ml-backend <command> --help` explains each command; see also docs/commands.md.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)

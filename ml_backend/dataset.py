@@ -99,7 +99,7 @@ def plan_dataset(
 def _folders(project: Project, *, manifest: bool) -> dict[str, str]:
     """Label -> folder; none with a manifest."""
     if project.schema.multiple and not manifest:
-        raise InvalidInputError("An image with several labels fits no one folder: use --layout manifest.")
+        raise InvalidInputError("Images with several labels do not fit into one folder each: use --layout manifest.")
     return {} if manifest else _folder_names(project)
 
 
@@ -121,11 +121,12 @@ def _is_ours(folder: Path, project: Project) -> bool:
     mark = folder / MARK
     if mark.is_file():
         if json.loads(mark.read_text(encoding="utf-8"))["project"] != str(project.key):
-            raise InvalidInputError(f"{folder} holds the data set of another project: choose another folder.")
+            raise InvalidInputError(f"{folder} contains the data set of another project: choose another folder.")
         return True
     if folder.exists() and any(folder.iterdir()):
         raise InvalidInputError(
-            f"{folder} holds other files: choose a folder of its own, for stale images are removed from it."
+            f"{folder} contains other files: choose an empty folder, because this command removes stale images from "
+            "its folder."
         )
     return False
 

@@ -24,6 +24,7 @@ from ml_backend.labelstudio.queue import verify
 from ml_backend.learning.images import decode
 from ml_backend.names import SHOWN, Unreadable, and_more
 from ml_backend.records import Task
+from ml_backend.wording import amount
 
 if TYPE_CHECKING:
     from ml_backend.services import Services
@@ -76,7 +77,7 @@ def examine(services: Services, host: str, wanted: Callable[[], list[Project]]) 
     client = services.client(host)
     if not projects:
         yield from _addresses(client, services.backend_url(host))
-        yield Result("project", "note", "No project is connected yet: `ml-backend setup-project`.")
+        yield Result("project", "note", "No project is connected yet: run `ml-backend setup-project`.")
     for project in projects:
         yield from _project(services, client, project, several=len(projects) > 1)
 
@@ -93,21 +94,21 @@ def _label_studio(services: Services, host: str) -> Iterator[Result]:
         if not answer.ok:
             raise requests.RequestException(f"it answers {answer.status_code}")  # noqa: TRY301 - the same sentence for both
     except requests.RequestException as error:
-        why = "it answers, but not as Label Studio" if getattr(error, "response", None) else type(error).__name__
+        why = "it answers, but not like Label Studio" if getattr(error, "response", None) else type(error).__name__
         yield Result("Label Studio", "FIX", f"{host} cannot be reached ({why}): start it, or set LABEL_STUDIO_URL.")
         return
     yield Result("Label Studio", "ok", f"{host} answers.")
     try:
         user = client.whoami()
         kind = "personal access token" if client.transport.auth.renewable else "legacy token"
-        yield Result("token", "ok", f"A {kind} of {user.get('email', 'somebody')}.")
+        yield Result("token", "ok", f"A {kind} of {user.get('email', 'an unknown user')}.")
         version = client.version()
     except LabelStudioError as error:
         yield Result("token", "FIX", str(error))
         return
     tested = version.startswith(TESTED)
     yield Result(
-        "version", "ok" if tested else "note", version + ("" if tested else f"; tested with {TESTED[0]}x only.")
+        "version", "ok" if tested else "note", version + ("" if tested else f"; only tested with {TESTED[0]}x.")
     )
 
 
@@ -118,11 +119,11 @@ def _service(url: str) -> Result:
         answer = requests.get(f"{url}/health", timeout=10)
         if answer.ok and answer.json().get("status") == "UP":
             return Result(name, "ok", f"{url} answers.")
-        why = f"something else answers there ({answer.status_code})"
+        why = f"something else answers there, with status {answer.status_code}"
     except (requests.RequestException, ValueError) as error:
         why = type(error).__name__
     return Result(
-        name, "FIX", f"{url} does not answer ({why}): start it with `ml-backend serve`, or set ML_BACKEND_URL."
+        name, "FIX", f"{url} does not answer ({why}): start the service with `ml-backend serve`, or set ML_BACKEND_URL."
     )
 
 
@@ -146,7 +147,7 @@ def _project(services: Services, client: LabelStudio, project: Project, *, sever
         yield Result(f"{prefix}project", "FIX", str(error))
         return
     for finding in findings:
-        how = f" `ml-backend setup-project --project {number}` does it." if finding.name in CONNECTING else ""
+        how = f" Run `ml-backend setup-project --project {number}`." if finding.name in CONNECTING else ""
         yield Result(
             prefix + finding.name, *(("ok", finding.message) if finding.ok else ("FIX", finding.message + how))
         )
@@ -165,15 +166,15 @@ def _order(services: Services, client: LabelStudio, project: Project) -> Result:
     name = "order"
     round_ = services.ledger.current_round(project)
     if round_ is None:
-        return Result(name, "note", "No queue has been pushed yet: the service does so when it runs, or `sync run`.")
+        return Result(name, "note", "No queue has been pushed yet: start the service, or run `ml-backend sync run`.")
     tasks = [query.task_id for query in services.ledger.queries(round_)]
     try:
         verify(client, project.key.project_id, round_.served_name, tasks)
     except LabelStudioError as error:
-        return Result(name, "FIX", f"{error} `ml-backend sync run` pushes the queue again.")
+        return Result(name, "FIX", f"{error} To push the queue again, run `ml-backend sync run`.")
     if not services.ledger.left(round_).waiting:
         return Result(
-            name, "note", f"The queue {round_.served_name} is used up: each of its tasks is answered or skipped."
+            name, "note", f"The queue {round_.served_name} is used up: all its tasks are answered or skipped."
         )
     return Result(name, "ok", f"Label Studio serves {round_.served_name} in its order.")
 
@@ -184,11 +185,13 @@ def _images(services: Services, client: LabelStudio, project: Project, tasks: Se
     for task in tasks:
         kinds.setdefault(kind_of(task.image), task)
     if not kinds:
-        yield Result("images", "note", "The project has no tasks yet: `ml-backend import-images`.")
+        yield Result("images", "note", "The project has no tasks yet: run `ml-backend import-images`.")
     for kind, task in sorted(kinds.items()):
         problem = _unreadable(services, project, task) or _unseen(client, task)
         state: State = "FIX" if problem else "ok"
-        yield Result(f"images ({kind})", state, problem or f"Read from {kind}, such as task {task.id}.")
+        yield Result(
+            f"images ({kind})", state, problem or (f"Images can be read ({kind}), for example that of task {task.id}.")
+        )
 
 
 def _every_image(services: Services, project: Project, tasks: Sequence[Task]) -> Result:
@@ -209,9 +212,12 @@ def _every_image(services: Services, project: Project, tasks: Sequence[Task]) ->
         return Result(name, "FIX", f"{images} left out of the queue: {and_more(found, failed)}.")
     if unread:
         return Result(
-            name, "ok", f"{len(tried)} of those that the service has not read yet were tried: all can be read."
+            name,
+            "ok",
+            f"{amount(len(tried), 'image')} of those not read yet "
+            f"{'was' if len(tried) == 1 else 'were'} tried and can be read.",
         )
-    return Result(name, "ok", f"The service has read all that it knows of, {counts.tasks}.")
+    return Result(name, "ok", f"The service has read all it knows of ({counts.tasks:,}).")
 
 
 def kind_of(image: str | None) -> str:
@@ -249,8 +255,8 @@ def _unseen(client: LabelStudio, task: Task) -> str | None:
             "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=<the folder above the images>."
         )
     return (
-        f"Label Studio answers {answer.status_code} to {task.image} (task {task.id}): the file is gone, or no local storage "
-        "of the project covers it; `ml-backend import-images` of the folder adds one."
+        f"Label Studio answers {answer.status_code} to {task.image} (task {task.id}): the file is gone, or the "
+        "project has no local storage that covers it; `ml-backend import-images FOLDER` adds one."
     )
 
 
@@ -262,13 +268,15 @@ def _machine(data_dir: Path) -> Iterator[Result]:
         free, total = torch.cuda.mem_get_info()
         gpu = f"{torch.cuda.get_device_name()}, {free / GIB:.1f} of {total / GIB:.1f} GiB free."
     else:
-        gpu = "None that PyTorch can use; the default training does well without."
+        gpu = "None that PyTorch can use; the default training does not need one."
     yield Result("GPU", "ok" if torch.cuda.is_available() else "note", gpu)
     memory = free_memory()
     state: State = "ok" if memory is None or memory >= LEAST_MEMORY else "FIX"
     text = "unknown" if memory is None else f"{memory / GIB:.1f} GiB available"
     yield Result(
-        "memory", state, f"{text}." if state == "ok" else f"Only {text}: close programs, or give it 1 GiB more."
+        "memory",
+        state,
+        f"{text}." if state == "ok" else (f"Only {text}: close other programs, or add 1 GiB of memory."),
     )
     yield disk(data_dir)
 
@@ -277,11 +285,11 @@ def disk(data_dir: Path) -> Result:
     """Room and permission for state, vectors and versions."""
     there = next(path for path in (data_dir.resolve(), *data_dir.resolve().parents) if path.exists())
     if not os.access(there, os.W_OK):
-        return Result("disk", "FIX", f"{there} cannot be written to: set ML_BACKEND_DATA_DIR to a folder of your own.")
+        return Result("disk", "FIX", f"{there} is not writable: set ML_BACKEND_DATA_DIR to a folder you can write to.")
     free = shutil.disk_usage(there).free
     text = f"{free / GIB:.1f} GiB free in {data_dir}"
     if free < LEAST_DISK:
-        return Result("disk", "FIX", f"Only {text}: make room, or set ML_BACKEND_DATA_DIR elsewhere.")
+        return Result("disk", "FIX", f"Only {text}: free some space, or point ML_BACKEND_DATA_DIR to another disk.")
     return Result("disk", "ok", f"{text}.")
 
 

@@ -156,12 +156,12 @@ def _note_errors(project: Project, services: Services, tasks: Iterable[Task], er
     for image in new[:LOGGED]:
         logger.warning("%s: %s cannot be read: %s", project.key, image.name, printable(image.reason))
     if len(new) > LOGGED:
-        rest = "%s: %d more images cannot be read; GET /projects/%d/unreadable-images names them."
+        rest = "%s: %d more images cannot be read; GET /projects/%d/unreadable-images lists them."
         logger.warning(rest, project.key, len(new) - LOGGED, project.id)
 
 
 def no_image(project: Project, task: Task) -> str:
-    return f"Task {task.id} has no image: put its address into the task's data as `{project.schema.image_key}`."
+    return f"Task {task.id} has no image: put its address into the task data as `{project.schema.image_key}`."
 
 
 def _chunks(tasks: Iterable[Task]) -> Iterator[list[Task]]:

@@ -15,6 +15,7 @@ from ml_backend.names import SHOWN, Unreadable, address_path, and_more, task_fil
 from ml_backend.records import Label
 from ml_backend.store.views import LedgerRow
 from ml_backend.tabular import FORMATS, open_table, runs_in_a_spreadsheet
+from ml_backend.wording import amount
 
 COLUMNS: Mapping[str, type] = {
     "filename": str, "label": str, "task_id": int, "annotation_id": int, "path": str, "image": str,
@@ -72,28 +73,29 @@ class Tally:
         """What is wrong with what is exported, in sentences with what to do; tasks that wait for a label are not wrong."""
         found = []
         if self.conflicts:
-            tasks, are = ("task has", "is") if self.conflicts == 1 else ("tasks have", "are")
+            tasks, them = ("task has", "it") if self.conflicts == 1 else ("tasks have", "them")
             found.append(
-                f"{self.conflicts} {tasks} annotations that differ; `conflict` in the file says which {are} meant, and "
-                "ML_BACKEND_CONFLICTS decides what counts."
+                f"{self.conflicts} {tasks} annotations that disagree; the column `conflict` marks {them}, and "
+                "ML_BACKEND_CONFLICTS decides which answer counts."
             )
         if quarantined:
             found.append(
-                f"{quarantined} annotations are left out: their labels do not fit the label config. Put the labels back "
-                "into it, or annotate these tasks again."
+                f"{amount(quarantined, 'annotation is', 'annotations are')} left out because of labels that are not in the label config. Put the "
+                "labels back into it, or annotate again."
             )
         if self.unreadable:
             images = "1 image is" if self.unreadable == 1 else f"{self.unreadable} images are"
             named = and_more(self.named, self.unreadable)
-            found.append(f"{images} in this table, and cannot be read: {named}. The labels are exported all the same.")
+            found.append(f"{images} exported here, but cannot be read: {named}.")
         if not long and self.same_names:
             found.append(
-                f"{self.same_names} rows share their filename with another; `path` or `task_id` tells them apart."
+                f"{amount(self.same_names, 'row')} with a filename that another row has too: use `path` or "
+                "`task_id` to tell them apart."
             )
         if self.formulas and not spreadsheet:
             found.append(
-                f"{self.formulas} rows begin with = + - or @: fine for a program, but a spreadsheet would run them. "
-                "--spreadsheet makes them harmless."
+                f"{amount(self.formulas, 'row has', 'rows have')} a cell that starts with = + - or @, which a spreadsheet "
+                "would run as a formula: use --spreadsheet to prevent that."
             )
         return found
 
@@ -150,8 +152,8 @@ def _cells(label: Label | None, separator: str, *, long: bool) -> list[str | Non
 def _joined(names: Sequence[str], separator: str) -> str:
     if len(names) > 1 and any(separator in name for name in names):
         raise InvalidInputError(
-            f"The labels {', '.join(names)} cannot be joined by {separator!r}, which is part of one of them: choose another "
-            "--separator, or --long for one row a label."
+            f"The labels {', '.join(names)} cannot be joined with {separator!r}, which is part of one of them: "
+            "choose another --separator, or use --long for one row per label."
         )
     return separator.join(names)
 

@@ -46,7 +46,7 @@ class Store:
         return cls.of(settings)
 
     def __str__(self) -> str:
-        which = f"store {short(self.id)}" if self.id else "nothing kept there yet"
+        which = f"store {short(self.id)}" if self.id else "still empty"
         return f"{self.data_dir} ({which}{f', database {self.database}' if self.database else ''})"
 
     def as_json(self) -> dict[str, Any]:
@@ -78,10 +78,10 @@ def refuse_another(settings: Settings, url: str | None = None) -> None:
         mine = Store.of(settings)
         if running and running != mine.id:
             raise AnotherStoreError(
-                f"The service at {address} uses another store ({short(running)}) than this command, which uses the data "
-                f"folder {mine}, so nothing was done. To share the service's store, set ML_BACKEND_DATA_DIR (and "
-                "ML_BACKEND_DATABASE_URL, if the service has one) as the service has them: its first line of output names "
-                "them. For another service, set its ML_BACKEND_PORT or ML_BACKEND_URL."
+                f"The service at {address} uses another store ({short(running)}) than this command, which uses the "
+                f"data folder {mine}, so nothing was done. To use the service's store, give this command the "
+                "ML_BACKEND_DATA_DIR (and ML_BACKEND_DATABASE_URL, if any) that the service prints when it starts. "
+                "If you mean another service, set its ML_BACKEND_PORT or ML_BACKEND_URL."
             )
         return
 
@@ -110,8 +110,8 @@ def look_for_former_folder(settings: Settings, environ: Mapping[str, str]) -> st
     ):
         return None
     sentence = (
-        f"{former} was made by a former release, and the default is now {settings.data_dir}: set "
-        f"ML_BACKEND_DATA_DIR={former} to go on with it, or move it away to do without it."
+        f"{former} was created by an earlier release; the default is now {settings.data_dir}. Set "
+        f"ML_BACKEND_DATA_DIR={former} to keep using it, or move it away to ignore it."
     )
     if existing_store_id(settings.database) is None or not settings.data_dir.exists():
         raise ConfigError(sentence)

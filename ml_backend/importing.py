@@ -70,12 +70,12 @@ def complain(schema: LabelSchema, unknown: Mapping[str, int], several: Sequence[
     faults = []
     if unknown:
         names = ", ".join(f"{name!r} ({count})" for name, count in sorted(unknown.items())[:20])
-        faults.append(f"labels that the label config does not have: {names}. It has {', '.join(schema.labels)}")
+        faults.append(f"labels that are not in the label config: {names} (it has {', '.join(schema.labels)})")
     if several:
         names = ", ".join(map(repr, several[:10]))
-        faults.append(f"several labels for one image, where the label config asks for one: {names}")
+        faults.append(f"several labels for one image, although the label config allows only one: {names}")
     if faults:
-        raise InvalidInputError(f"Nothing was written, for there are {'; and '.join(faults)}.")
+        raise InvalidInputError(f"Nothing was written, because there are {'; and '.join(faults)}.")
 
 
 def chosen(schema: LabelSchema, cells: Iterable[str], separator: str) -> tuple[str, ...]:

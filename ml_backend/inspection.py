@@ -84,7 +84,7 @@ def inspect(
         if len(images) == 1:
             given[images.pop()].append((name.relative, labels.get(name, ())))
         else:
-            several = f"{printable(name.relative)} (in the labels file): several images have this name: give the path."
+            several = f"{printable(name.relative)} (in the labels file): several images have this name; give the path."
             report.missing.append(several)
     return [_one(key, group, given[key], report) for key, group in same.items()]
 
@@ -180,14 +180,16 @@ def _whole(file: Path, name: str) -> bytes:
     try:
         os.fsencode(name).decode()
         if file.stat().st_size > MAX_BYTES:
-            raise ImageError(f"It is larger than {MAX_BYTES // 2**20} MB: make the image smaller.")
+            raise ImageError(f"The file is larger than {MAX_BYTES // 2**20} MB: make the image smaller.")
         data = file.read_bytes()
     except UnicodeError:
-        raise ImageError("Its name is not valid UTF-8: rename it.") from None
+        raise ImageError("The file name is not valid UTF-8: rename the file.") from None
     except OSError as error:
-        raise ImageError(f"It cannot be read ({error.strerror or type(error).__name__}): check the file.") from None
+        raise ImageError(
+            f"The file cannot be read ({error.strerror or type(error).__name__}): check the file."
+        ) from None
     decode(data, 1)
     with Image.open(io.BytesIO(data)) as image:
         if image.format not in SHOWN_BY_BROWSERS:
-            raise ImageError(f"Browsers do not show {image.format}: convert it to PNG.")
+            raise ImageError(f"Browsers cannot show {image.format}: convert the image to PNG.")
     return data

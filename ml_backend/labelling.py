@@ -93,7 +93,7 @@ def _resolved(
         if len(tasks) != 1:
             (report.doubtful if tasks else report.unknown).append(name)
         elif wanted.setdefault(tasks[0], names) != names:
-            raise InvalidInputError(f"Nothing was written: {name!r} is labelled twice, differently.")
+            raise InvalidInputError(f"Nothing was written: {name!r} has two different labels; keep one.")
     return wanted
 
 
@@ -122,7 +122,9 @@ def _plan(
             mine = [a for a in answers if a.annotator == user]
             steps.append(_Step(task_id, names, max(mine, key=lambda a: a.id, default=None)))
         else:
-            report.differing.append(f"task {task_id}: {'|'.join(answers[-1].labels)!r}, not {'|'.join(names)!r}")
+            report.differing.append(
+                f"task {task_id}: labelled {'|'.join(answers[-1].labels)!r}, the file says {'|'.join(names)!r}"
+            )
     return steps
 
 

@@ -49,7 +49,7 @@ class ActiveLearningModel(Host):
             return []
         number = tasks[0].get("project")
         if not isinstance(number, int):
-            raise InvalidInputError("The tasks name no `project`: send them as Label Studio's own /predict does.")
+            raise InvalidInputError("The tasks do not name a `project`: send them the way Label Studio calls /predict.")
         opened = services()
         if self.label_config:
             opened.register(opened.host(None, self.hostname), number, self.label_config, created=None)
@@ -62,7 +62,7 @@ class ActiveLearningModel(Host):
         project = (data or {}).get("project")
         if not isinstance(project, Mapping) or "id" not in project:
             raise InvalidInputError(
-                f"The event {event} names no project: turn on the webhook's payload in Label Studio."
+                f"The event {event} does not name a project: turn on the webhook's payload in Label Studio."
             )
         opened = services()
         config = str(project.get("label_config") or self.label_config or "")

@@ -94,16 +94,16 @@ def _read(
 ) -> tuple[Encoder, Head, LabelMatch]:
     labels, multiple = project.schema.labels, project.schema.multiple
     if not path.exists():
-        raise InvalidInputError(f"There is no {path}: name a model file, or a folder that `export model` wrote.")
+        raise InvalidInputError(f"There is no {path}: name a model file, or a folder written by `export model`.")
     if path.is_dir():
         encoder, head, _ = load_bundle(path)
         match = match_labels(labels, head.classes)
         if match.labels_without_class or head.multilabel != multiple:
-            raise InvalidInputError(f"{path.name} does not answer what this project asks: {match}.")
+            raise InvalidInputError(f"{path.name} does not predict this project's labels: {match}.")
         order = [head.classes.index(match.matched[label]) for label in labels]
         return encoder, Head(labels, head.weight[order], head.bias[order], head.temperature, multiple), match
     if model_type is None:
-        raise InvalidInputError(f"Say what {path.name} is a state dict of: --model-type resnet18, for example.")
+        raise InvalidInputError(f"Say which network {path.name} belongs to, for example with --model-type resnet18.")
     if not len(services.ledger.pool(project).ids):
         project, _ = labels_step.sync(project, services, full=True)
     images = sample_images(project, services, SAMPLE, np.random.default_rng(services.settings.seed))

@@ -24,7 +24,7 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
         for known in services.ledger.projects():
             if known.id == number:
                 return known
-        raise NotFoundError(f"There is no project {number} here; GET /projects lists them.")
+        raise NotFoundError(f"There is no project {number} here; GET /projects lists the projects.")
 
     @router.get("")
     def projects() -> list[dict[str, Any]]:

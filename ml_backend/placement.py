@@ -53,15 +53,15 @@ class Placement:
     def choose(self, files: Sequence[Ready], *, dry_run: bool) -> str:
         """Decide, and set up what is needed; returns it in words. Raises LabelStudioError if `local` cannot be."""
         if not files:
-            return "addresses as they are"
+            return "addresses used as they are"
         refusal = "as asked" if self.where == "upload" else self._serve(files, dry_run=dry_run)
         if refusal is None:
             self.local = True
-            return f"served by Label Studio from {self.root}, without a copy"
+            return f"served by Label Studio from {self.root}, without copying"
         if self.where == "local":
             raise LabelStudioError(
-                f"Label Studio cannot serve these files itself: {refusal} Put them below its document root, or let them be "
-                "uploaded (--storage upload)."
+                f"Label Studio cannot serve these files itself: {refusal} Put them below its document root, or "
+                "upload them (--storage upload)."
             )
         self.uploaded = storage.uploads(self.client, self.project_id)
         return f"uploaded to Label Studio ({refusal.rstrip('.')})"
@@ -101,7 +101,10 @@ class Placement:
         made = []
         for folder in _folders([path.relative_to(self.root) for path in paths]):
             if folder == PurePosixPath("."):
-                return f"some lie in its document root {seen} itself, which it does not serve; use a folder below it."
+                return (
+                    f"some are directly in its document root {seen}, which it does not serve; put them in a "
+                    "folder below it."
+                )
             if refusal := storage.local_folder_refusal(self.client, self.project_id, seen / folder):
                 return OFF if "LOCAL_FILES_SERVING_ENABLED" in refusal else refusal
             if not dry_run and (number := storage.add_local_storage(self.client, self.project_id, seen / folder)):
@@ -109,7 +112,7 @@ class Placement:
         if not dry_run and not self._serves(files[0]):
             for number in made:
                 storage.remove_local_storage(self.client, number)
-            return f"it sees other files below {seen} than this computer."
+            return f"it sees other files below {seen} than this computer does."
         return None
 
     def _serves(self, image: Ready) -> bool:

@@ -1,4 +1,4 @@
-"""Which tasks next, asked for by hand: what a strategy would pick, or a list of a person's own; and making it the queue."""
+"""Which tasks next, chosen by hand: what a strategy would pick, or a list of a person's own; and making it the queue."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def query(project: Project, services: Services, wish: Wish, tell: Tell = silent)
     settings = services.settings
     strategy = wish.strategy or settings.strategy
     if strategy not in STRATEGIES:
-        raise InvalidInputError(f"There is no strategy {strategy!r}; there are {', '.join(STRATEGIES)}.")
+        raise InvalidInputError(f"There is no strategy {strategy!r}. Choose one of: {', '.join(STRATEGIES)}.")
     seed = settings.seed if wish.seed is None else wish.seed
     tell(0.0, "labels")
     project, _ = labels.sync(project, services, full=False, lazily=True)
@@ -79,7 +79,7 @@ def query(project: Project, services: Services, wish: Wish, tell: Tell = silent)
     )
     chosen = picks(pool, wanted, 0, np.random.default_rng([seed, project.id]))
     if not chosen:
-        raise NothingToAskError(f"{project.key} has no task left to ask for: import more images.")
+        raise NothingToAskError(f"{project.key} has no tasks left to label: import more images.")
     queries = [replace(query, rank=rank) for rank, query in enumerate(chosen)]
     return Batch(queries, strategy, seed, model.number if model else 0, {})
 
@@ -102,7 +102,7 @@ def by_hand(project: Project, services: Services, wanted: Mapping[int, float]) -
         raise NothingToAskError(_nothing_left(project, services, skipped))
     held_out = {int(task) for task in rows.ids[rows.holdout]}
     queries = [
-        Query(task, rank, "holdout" if task in held_out else "strategy", priority, "asked for by hand")
+        Query(task, rank, "holdout" if task in held_out else "strategy", priority, "chosen by hand")
         for rank, (task, priority) in enumerate(chosen)
     ]
     current = services.versions.current(project)
@@ -117,7 +117,7 @@ def _left_out(rows: PoolRows, wanted: Iterable[int], errors: Mapping[int, str]) 
         if task not in at:
             skipped[task] = "not in this project"
         elif rows.answered[at[task]]:
-            skipped[task] = "labelled already"
+            skipped[task] = "already labelled"
         elif rows.failed[at[task]]:
             skipped[task] = f"its image cannot be read: {errors.get(task, 'for an unknown reason')}"
     return skipped
@@ -127,7 +127,7 @@ def _nothing_left(project: Project, services: Services, skipped: Mapping[int, st
     shown = list(skipped)[:SHOWN]
     names = {task.id: called(task) for task in services.ledger.tasks(project, shown)}
     reasons = [f"{names.get(task, f'task {task}')}: {printable(skipped[task]).rstrip('.')}" for task in shown]
-    return f"None of these tasks can be asked for: {and_more(reasons, len(skipped))}."
+    return f"None of these tasks can be queued: {and_more(reasons, len(skipped))}."
 
 
 def push(project: Project, services: Services, batch: Batch) -> Round:
@@ -168,7 +168,7 @@ def priorities_from_csv(project: Project, services: Services, path: Path) -> dic
         try:
             priority = float(text) if text else float(len(rows) - place)
         except ValueError:
-            raise InvalidInputError(f"{path}, row {place + 1}: the priority {text!r} is no number.") from None
+            raise InvalidInputError(f"{path}, row {place + 1}: the priority {text!r} is not a number.") from None
         wanted.setdefault(task, priority)
     return wanted
 
@@ -221,9 +221,9 @@ def _order(queries: Sequence[Query]) -> list[tuple[int, float]]:
 def _not_resolved(project: Project, unknown: Sequence[str], doubtful: Sequence[str]) -> str:
     parts = []
     if unknown:
-        parts.append(f"no task of {project.title!r} is called {_some(unknown)}")
+        parts.append(f"{project.title!r} has no task called {_some(unknown)}")
     if doubtful:
-        parts.append(f"several tasks are called {_some(doubtful)}: name them by path or task id")
+        parts.append(f"several tasks are called {_some(doubtful)}: use their path or task id")
     return f"Nothing was changed: {'; '.join(parts)}."
 
 

@@ -58,8 +58,8 @@ class WebhookRequest(_Message):
         project = named if project is None else project
         if project is None:
             raise InvalidInputError(
-                f"The event {self.action} names no project. Create the webhook with `send_payload` on, or with "
-                "?project=<id> at the end of its address; `ml-backend setup-project` does so."
+                f"The event {self.action} does not name a project. Create the webhook with `send_payload` on, or "
+                "with ?project=<id> at the end of its address; `ml-backend setup-project` does that."
             )
         return parse_project(str(project))[0]
 

@@ -80,11 +80,11 @@ class Plan:
     queue: str | None
 
     def sentences(self) -> Iterator[str]:
-        known = f"{amount(self.labelled, 'label')} then, {self.held_out} of them held out to measure the accuracy"
-        yield f"Would take over {amount(self.tasks, 'new or changed task')} and {amount(self.labels, 'label')}: {known}."
+        known = f"{amount(self.labelled, 'label')} in total, {self.held_out} of them held out to measure the accuracy"
+        yield f"Would read {amount(self.tasks, 'new or changed task')} and {amount(self.labels, 'label')}: {known}."
         if self.images:
             yield f"Would read and encode {amount(self.images, 'image')}."
-        yield f"Would train v{self.version}, and serve it unless it is worse." if self.version else self.why_not
+        yield f"Would train v{self.version} and serve it unless it is worse." if self.version else self.why_not
         yield f"Would leave the queue {self.queue} as it is." if self.queue else "Would push a new queue."
 
 
@@ -122,7 +122,7 @@ def _next_version(project: Project, services: Services) -> tuple[int | None, str
     trained_on = versions[0].meta.get("trained_on", "") if versions else ""
     parts = str(trained_on).split(" ")
     if parts[0] == ledger.label_digest(project) and parts[-2:] == [services.settings.mode, str(services.settings.seed)]:
-        return None, f"Would train nothing: no label has changed since {versions[0].name}."
+        return None, f"Would not train: no label has changed since {versions[0].name}."
     if len({label.labels for label in ledger.labels(project, split="train")}) < 2:
-        return None, "Would train nothing: that takes labels of two classes."
+        return None, "Would not train: that needs labels of two classes."
     return services.versions.next_number(project), ""

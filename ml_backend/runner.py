@@ -16,6 +16,7 @@ from ml_backend.services import Services
 from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.takeover import bury_dead, worker_name
+from ml_backend.wording import job_reason
 from ml_backend.worker import Heartbeat, Worker
 
 Tell = Callable[[float, str], None]
@@ -43,7 +44,7 @@ def run_turn(services: Services, project: Project, reason: str, tell: Tell = sil
         elif status.due is None:
             return _outcome(services, project, job, before)
         elif status.due.error and status.due.failures + status.due.delays > job.failures + job.delays:
-            raise BackendError(f"{status.due.error} It is tried again by itself while the service runs.")
+            raise BackendError(f"{status.due.error} The service will try again by itself while it is running.")
         elif time.monotonic() - asked > WORKER_SECONDS:
             _run_here(services, project, tell)
             continue
@@ -62,9 +63,9 @@ def alone(
     while (job := services.jobs.begin(project, worker_name(), reason)) is None:
         running = services.jobs.status(project).running
         if time.monotonic() > deadline:
-            raise ConflictError(f"A training of {project.key} has been running for {wait:.0f} s: try again later.")
+            raise ConflictError(f"A turn of {project.key} has been running for {wait:.0f} s: try again later.")
         if running is not None:
-            tell(0.0, f"waiting: {running.reason}, {running.progress:.0%} {running.message}")
+            tell(0.0, f"waiting: {job_reason(running.reason)}, {running.progress:.0%} {running.message}")
         bury_dead(services, project)
         time.sleep(LOOK_SECONDS)
     try:
@@ -96,9 +97,9 @@ def _outcome(services: Services, project: Project, job: Job, before: int) -> dic
     mine = next((known for known in history if known.id == job.id), None)
     mine = mine or next((known for known in history if known.id > before), None) or services.jobs.status(project).last
     if mine is None or mine.state == "cancelled":
-        raise ConflictError("The turn was cancelled; run the command again.")
+        raise ConflictError("The turn was cancelled: run the command again.")
     if mine.state == "failed":
-        raise BackendError(mine.error or "The turn failed; the service's log says why.")
+        raise BackendError(mine.error or "The turn failed: see the service's log.")
     summary = mine.summary or {}
     if refused := summary.get("refused"):
         raise AnotherStoreError(refused)

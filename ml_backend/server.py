@@ -115,7 +115,7 @@ def refused(error: BackendError) -> JSONResponse:
 
     Of a refusal it shows the status and the address that gave it, never the body: so the address tells the reason.
     """
-    logger.warning("A project is refused: %s", error)
+    logger.warning("Project refused: %s", error)
     why = re.sub(r"[^A-Za-z0-9.,;:()'=-]+", "_", str(error).replace('"', "'")).strip("_.")
     return JSONResponse({"error": str(error)}, status_code=303, headers={"Location": f"setup/{why}"})
 
@@ -141,7 +141,7 @@ def _add_errors(application: FastAPI) -> None:
     @application.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return JSONResponse({"error": "Something failed here; the service's log says what."}, status_code=500)
+        return JSONResponse({"error": "Internal error: see the service's log."}, status_code=500)
 
 
 def _add_authentication(application: FastAPI, settings: Settings) -> None:

@@ -95,14 +95,16 @@ class Services:
             for host in hosts:
                 if host_slug(host) == slug:
                     return host
-            raise NotFoundError(f"No Label Studio host is called {slug!r} here: add it to LABEL_STUDIO_API_KEYS.")
+            raise NotFoundError(
+                f"This service has no Label Studio host called {slug!r}: add it to LABEL_STUDIO_API_KEYS."
+            )
         if hostname and hostname.rstrip("/") in hosts:
             return hostname.rstrip("/")
         if len(hosts) == 1:
             return hosts[0]
         raise ConflictError(
-            f"This backend serves several Label Studio hosts, and {hostname or 'this one'} is none of them by name: "
-            f"connect it with the address {self.settings.url}/hosts/<name>, <name> being one of "
+            f"This backend serves several Label Studio hosts, and {hostname or 'this one'} is not one of them: "
+            f"connect it with the address {self.settings.url}/hosts/<name>, where <name> is one of "
             f"{', '.join(host_slug(host) for host in hosts)}."
         )
 
@@ -152,12 +154,12 @@ class Services:
             found = [p for p in found if p.settings.get("created") == created]
         if not found:
             raise NotFoundError(
-                f"Project {project_id} is not known here: connect it with `ml-backend setup-project`, or open its "
-                "Model settings in Label Studio, which introduces it."
+                f"Project {project_id} is not connected to this service: run `ml-backend setup-project`, or open "
+                "its Model settings in Label Studio."
             )
         if len(found) > 1:
             raise ConflictError(
-                f"Several Label Studio hosts have a project {project_id}: connect each with "
+                f"Several Label Studio hosts have a project {project_id}: connect each with its own address, "
                 f"{self.settings.url}/hosts/<name>, as `ml-backend setup-project` does."
             )
         return found[0]

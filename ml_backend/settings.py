@@ -57,7 +57,7 @@ def _keys(text: str) -> tuple[tuple[str, str], ...]:
     for item in filter(None, (part.strip() for part in text.split(","))):
         url, separator, key = item.rpartition("=")
         if not separator or not key:
-            raise ValueError("must read http://one.example=KEY,http://two.example=KEY")
+            raise ValueError("must have the form http://one.example=KEY,http://two.example=KEY")
         pairs.append((_url(url), key))
     return tuple(pairs)
 
@@ -95,31 +95,29 @@ class Settings:
     """What can be set, with its defaults. One environment variable a field; `NAME_FILE` reads it from a file."""
 
     label_studio_url: str = _knob(
-        "LABEL_STUDIO_URL", "http://localhost:8080", _url, "Label Studio's address, as seen from here"
+        "LABEL_STUDIO_URL", "http://localhost:8080", _url, "Label Studio's address, as this service reaches it"
     )
-    label_studio_api_key: str = _knob(
-        "LABEL_STUDIO_API_KEY", "", str, "its access token: a personal access token or a legacy token"
-    )
+    label_studio_api_key: str = _knob("LABEL_STUDIO_API_KEY", "", str, "its access token, personal or legacy")
     label_studio_api_keys: tuple[tuple[str, str], ...] = _knob(
-        "LABEL_STUDIO_API_KEYS", (), _keys, "more Label Studio hosts: URL=KEY,URL=KEY"
+        "LABEL_STUDIO_API_KEYS", (), _keys, "further Label Studio hosts: URL=KEY,URL=KEY"
     )
     media_root: Path | None = _knob(
         "LABEL_STUDIO_MEDIA_ROOT",
         None,
         _optional(Path),
-        "Label Studio's media folder, if this process can see it: uploads are then read from disk",
+        "Label Studio's media folder, if it is visible here: uploads are then read from disk",
     )
     document_root: Path | None = _knob(
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
         None,
         _optional(Path),
-        "Label Studio's local-files folder, if this process can see it",
+        "Label Studio's local-files folder, if it is visible here",
     )
     data_dir: Path = _knob(
         "ML_BACKEND_DATA_DIR",
         default_data_dir,
         _folder,
-        "where state, features and model versions are kept; default: the user's data folder",
+        "folder for the state, image vectors and model versions; default: the user's data folder",
     )
     database_url: str = _knob(
         "ML_BACKEND_DATABASE_URL",
@@ -133,27 +131,28 @@ class Settings:
         "ML_BACKEND_URL",
         "",
         _optional(_url),
-        "this service's address, as seen from Label Studio; default: http://localhost:<port>",
+        "this service's address, as Label Studio reaches it; default: http://localhost:<port>",
     )
-    user: str = _knob("ML_BACKEND_USER", "", str, "user name that Label Studio must send; empty: no authentication")
-    password: str = _knob("ML_BACKEND_PASSWORD", "", str, "the password that goes with it")
+    user: str = _knob("ML_BACKEND_USER", "", str, "user name that Label Studio has to send; empty: no authentication")
+    password: str = _knob("ML_BACKEND_PASSWORD", "", str, "password for that user")
     encoder: str = _knob(
         "ML_BACKEND_ENCODER",
         "auto",
         str,
         "auto, patches, a torchvision network, timm:<name>, a model file, or module:Class",
     )
-    encoder_weights: str = _knob("ML_BACKEND_ENCODER_WEIGHTS", "", str, "a file with weights for it")
+    encoder_weights: str = _knob("ML_BACKEND_ENCODER_WEIGHTS", "", str, "file with weights for the encoder")
     strategy: str = _knob("ML_BACKEND_STRATEGY", "auto", str, "query strategy")
-    batch_size: int = _knob("ML_BACKEND_BATCH_SIZE", 20, _number(int, 1, 100_000), "tasks per batch")
+    batch_size: int = _knob("ML_BACKEND_BATCH_SIZE", 20, _number(int, 1, 100_000), "number of tasks in a batch")
     pool_size: int | None = _knob(
-        "ML_BACKEND_POOL_SIZE", None, _optional(_number(int, 1)), "rank only a random part of the pool, of this size"
+        "ML_BACKEND_POOL_SIZE", None, _optional(_number(int, 1)), "rank only a random sample of the pool, of this size"
     )
     power: float | None = _knob(
         "ML_BACKEND_POWER",
         None,
         _optional(_number(float, 0)),
-        "draw by acquisition ** POWER instead of taking the highest: 0 draws evenly, larger is closer to the plain ranking",
+        "draw tasks at random, weighted by acquisition ** POWER, instead of taking the highest: 0 draws evenly; "
+        "larger values come closer to the plain ranking",
     )
     random_share: float = _knob(
         "ML_BACKEND_RANDOM_SHARE",
@@ -165,34 +164,39 @@ class Settings:
         "ML_BACKEND_HOLDOUT_SHARE",
         0.1,
         _number(float, 0, 0.9),
-        "share of the labels held out of training, drawn at random before labelling",
+        "share of labels held out to measure the accuracy, drawn at random before labelling",
     )
     holdout_first: int = _knob(
-        "ML_BACKEND_HOLDOUT_FIRST", 20, _number(int, 0), "tasks held out at the start, at most a fifth of all"
+        "ML_BACKEND_HOLDOUT_FIRST", 20, _number(int, 0), "number of tasks held out at the start, at most a fifth of all"
     )
     prelabels: str = _knob(
         "ML_BACKEND_PRELABELS",
         "confident",
         _choice("never", "confident", "always"),
-        "whether the model's guess is already ticked when an image opens; confident: only where such guesses are right 9 times in 10",
+        "whether the model's guess is already ticked when an image opens; confident: only if such guesses are "
+        "right 9 times in 10",
     )
     prediction_grace_seconds: float = _knob(
         "ML_BACKEND_PREDICTION_GRACE_SECONDS",
         604_800.0,
         _number(float, 0),
-        "how long predictions of former queues stay in Label Studio; an image left open for longer cannot be submitted",
+        "how long predictions of earlier queues stay in Label Studio; an image left open for longer cannot be "
+        "submitted",
     )
     train_after_labels: int = _knob(
         "ML_BACKEND_TRAIN_AFTER_LABELS", 10, _number(int, 1), "train after this many new labels"
     )
     train_after_seconds: float = _knob(
-        "ML_BACKEND_TRAIN_AFTER_SECONDS", 30.0, _number(float, 0), "or after this many seconds without another label"
+        "ML_BACKEND_TRAIN_AFTER_SECONDS", 30.0, _number(float, 0), "or after this many seconds without a new label"
     )
     poll_seconds: float = _knob(
-        "ML_BACKEND_POLL_SECONDS", 60.0, _number(float, 1), "how often to look for changes that no webhook reported"
+        "ML_BACKEND_POLL_SECONDS",
+        60.0,
+        _number(float, 1),
+        "seconds between checks for changes that no webhook reported",
     )
     full_sync_seconds: float = _knob(
-        "ML_BACKEND_FULL_SYNC_SECONDS", 3600.0, _number(float, 0), "how often to compare with the whole project"
+        "ML_BACKEND_FULL_SYNC_SECONDS", 3600.0, _number(float, 0), "seconds between comparisons with the whole project"
     )
     conflicts: str = _knob(
         "ML_BACKEND_CONFLICTS",
@@ -204,22 +208,22 @@ class Settings:
         "ML_BACKEND_TRAINING",
         "head",
         _choice("head", "finetune"),
-        "head: train a classifier on fixed features; finetune: train the whole network",
+        "head: train a classifier on fixed vectors; finetune: train the whole network",
     )
     choices: str = _knob(
-        "ML_BACKEND_CHOICES", "", str, "the <Choices> to learn, by name, where the label config has several"
+        "ML_BACKEND_CHOICES", "", str, "name of the <Choices> to learn, if the label config has several"
     )
     image: str = _knob(
-        "ML_BACKEND_IMAGE", "", str, "the <Image> to learn from, by name, where the label config has several"
+        "ML_BACKEND_IMAGE", "", str, "name of the <Image> to learn from, if the label config has several"
     )
-    seed: int = _knob("ML_BACKEND_SEED", 0, _number(int, 0), "seed of all random draws")
+    seed: int = _knob("ML_BACKEND_SEED", 0, _number(int, 0), "seed for all random draws")
     promotion_alpha: float = _knob(
         "ML_BACKEND_PROMOTION_ALPHA",
         0.05,
         _number(float, 0, 1),
-        "a new version that is worse at this significance level is not served",
+        "a new version is not served if it is worse at this significance level",
     )
-    keep_versions: int = _knob("ML_BACKEND_KEEP_VERSIONS", 20, _number(int, 2), "model versions kept on disk")
+    keep_versions: int = _knob("ML_BACKEND_KEEP_VERSIONS", 20, _number(int, 2), "number of model versions kept on disk")
     log_level: str = _knob(
         "ML_BACKEND_LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR"
     )
@@ -247,7 +251,7 @@ class Settings:
     def _contradictions(self) -> list[str]:
         found = []
         if bool(self.user) != bool(self.password):
-            found.append("ML_BACKEND_USER and ML_BACKEND_PASSWORD go together: set both or neither")
+            found.append("ML_BACKEND_USER and ML_BACKEND_PASSWORD belong together: set both or neither")
         return found
 
     @property
@@ -270,8 +274,8 @@ class Settings:
             self.data_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"The data folder {self.data_dir} cannot be made ({error.strerror}): set ML_BACKEND_DATA_DIR to a folder of "
-                "your own."
+                f"The data folder {self.data_dir} cannot be created ({error.strerror}): set ML_BACKEND_DATA_DIR to "
+                "a folder you can write to."
             ) from error
 
     def hosts(self) -> dict[str, str]:
@@ -283,7 +287,7 @@ def _lookup(name: str, environ: Mapping[str, str]) -> str | None:
     """What the environment says of a knob. An empty variable counts as not set: docker compose passes on what is missing."""
     path, text = environ.get(f"{name}_FILE"), environ.get(name) or None
     if path and text:
-        raise ValueError(f"is set twice: take away {name} or {name}_FILE")
+        raise ValueError(f"is set twice: unset {name} or {name}_FILE")
     return Path(path).read_text(encoding="utf-8").strip() if path else text
 
 

@@ -55,7 +55,7 @@ class Found:
 def find_images(wanted: Sequence[str], *, by_class: bool = False) -> Found:
     """Find what `wanted` names: folders (recursive), files, globs, CSV files, .txt lists, addresses.
 
-    by_class: in a folder, the name of the folder an image lies in is its label.
+    by_class: in a folder, the name of the name of an image's folder is its label.
     Raises InvalidInputError where nothing is found at all.
     """
     found = Found()
@@ -65,8 +65,8 @@ def find_images(wanted: Sequence[str], *, by_class: bool = False) -> Found:
     if not found.sources:
         kinds = ", ".join(sorted(SUFFIXES))
         raise InvalidInputError(
-            f"No image in {', '.join(wanted)}: name a folder with {kinds}, files, a glob in quotes, a CSV with a column "
-            "filename or image, or a .txt with one address a line."
+            f"No images in {', '.join(wanted)}: name a folder with {kinds}, files, a quoted glob, a CSV with a "
+            "column filename or image, or a .txt with one address per line."
         )
     return found
 
@@ -98,7 +98,7 @@ def read_labels(path: Path, columns: Sequence[str] = NAME_COLUMNS) -> dict[str, 
             raise InvalidInputError(f"{path} needs the columns filename and label; it has {', '.join(row)}.")
         name = next((row[column] for column in named if row[column]), "")
         if not name:
-            raise InvalidInputError(f"{path}, row {number}: no {named[0]}.")
+            raise InvalidInputError(f"{path}, row {number}: the {named[0]} is empty.")
         cell = unguarded(row[labelled[0]])
         labels.setdefault(unguarded(name), {}).update({cell: None} if cell else {})
     return {name: tuple(several) for name, several in labels.items()}
@@ -121,7 +121,7 @@ def _find(name: str, found: Found, *, by_class: bool) -> None:
     elif matches := _matches(name):
         found.sources += matches
     else:
-        found.missing.append(f"{name}: there is no such file or folder.")
+        found.missing.append(f"{name}: no such file or folder.")
 
 
 def _in_file(path: Path, found: Found) -> None:
@@ -166,7 +166,7 @@ def _in_csv(path: Path, found: Found) -> None:
             raise InvalidInputError(f"{path} needs a column filename or image; it has {', '.join(row)}.")
         name = next((unguarded(row[column]) for column in named if row[column]), "")
         if not name:
-            found.missing.append(f"{path}, row {number}: no {named[0]}.")
+            found.missing.append(f"{path}, row {number}: the {named[0]} is empty.")
             continue
         cell = unguarded(row[labelled[0]]) if labelled else ""
         names.setdefault(name, {}).update({cell: None} if cell else {})
@@ -184,7 +184,7 @@ def _named(name: str, cells: tuple[str, ...], folder: Path, found: Found) -> Non
         shown = relative.name if relative.is_absolute() or ".." in relative.parts else str(relative)
         found.sources.append(Source(shown, file=file.resolve(), cells=cells))
     else:
-        found.missing.append(f"{name}: there is no such file beside the list.")
+        found.missing.append(f"{name}: no such file next to the list.")
 
 
 def _at(address: str, cells: tuple[str, ...] = ()) -> Source:

@@ -75,7 +75,7 @@ def turn_sentence(summary: Mapping[str, Any]) -> str:
         return str(summary["note"])
     model = f"model v{summary['version']}" if summary["version"] else "no model yet"
     queue = f"queue {summary['served']}" if summary["served"] else "no queue"
-    as_before = "" if summary.get("new_queue", True) else " (as before)"
+    as_before = "" if summary.get("new_queue", True) else " (unchanged)"
     seconds = sum(summary["seconds"].values())
     return f"{amount(summary['labelled'], 'label')}, {model}, {queue}{as_before}; {seconds:.1f} s."
 
@@ -114,18 +114,23 @@ def _problems(counts: Counts, project: Project, last: Round | None, stopped: str
     if stopped:
         found.append(f"Training stopped: {stopped}")
     if project.settings.get("gone"):
-        found.append("Label Studio does not have this project any more, or the access token may not see it.")
+        found.append("Label Studio no longer has this project, or the access token may not see it.")
     if other := project.settings.get("another_store"):
         found.append(other)
     if fault := project.settings.get("webhook", {}).get("problem"):
-        found.append(f"Label Studio's events do not arrive, so labels are seen late: {fault}")
+        found.append(f"Label Studio's events do not arrive, so labels are noticed late: {fault}")
     if last is not None and last.error:
-        found.append(f"The queue {last.served_name} is not served: {last.error}")
+        found.append(
+            f"The queue {last.served_name} is not served: {last.error} To push it again, run `ml-backend sync run`."
+        )
     if failed := counts.failed_images:
         found.append(
             f"{amount(failed, 'image')} cannot be read and {'is' if failed == 1 else 'are'} left out of the queue."
         )
     if quarantined := counts.quarantined:
         fit = "does not fit the label config and does" if quarantined == 1 else "do not fit the label config and do"
-        found.append(f"{amount(quarantined, 'annotation')} {fit} not count.")
+        found.append(
+            f"{amount(quarantined, 'annotation')} {fit} not count: put the missing labels back into it, or "
+            "annotate again."
+        )
     return found

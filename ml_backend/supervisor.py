@@ -75,14 +75,14 @@ class Child:
         self.process = None
         self.restarts += 1
         self._rest(young=now - self.started < YOUNG_SECONDS)
-        logger.error("the %s ended with %s; starting it again in %.1f s", self.name, code, self.pause)
+        logger.error("the %s exited with %s; restarting it in %.1f s", self.name, code, self.pause)
 
     def _start_again(self) -> None:
         try:
             self.start()
         except ConfigError as error:
             self._rest(young=True)
-            logger.error("%s The %s is started again in %.1f s.", error, self.name, self.pause)  # noqa: TRY400
+            logger.error("%s Restarting the %s in %.1f s.", error, self.name, self.pause)  # noqa: TRY400
 
     def _rest(self, *, young: bool) -> None:
         self.pause = min(LONGEST_PAUSE, max(0.2, self.pause * 2)) if young else 0.2

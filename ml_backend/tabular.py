@@ -36,9 +36,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConflictError(
-                f"Another command is writing {path} right now: wait for it, or name another file."
-            ) from None
+            raise ConflictError(f"Another command is writing {path}: wait for it, or name another file.") from None
         try:
             os.truncate(temporary, 0)
             yield temporary
@@ -116,7 +114,8 @@ def read_csv(path: Path) -> Iterator[dict[str, str]]:
             for row in reader:
                 if None in row:
                     raise InvalidInputError(
-                        f"{path}, line {reader.line_num}: more cells than the header has columns. Quote cells with commas."
+                        f"{path}, line {reader.line_num}: more cells than columns in the header. Quote cells that "
+                        "contain commas."
                     )
                 yield row
     except OSError as error:
@@ -126,7 +125,7 @@ def read_csv(path: Path) -> Iterator[dict[str, str]]:
             f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8."
         ) from error
     except csv.Error as error:
-        raise InvalidInputError(f"{path} is no proper CSV: {error}.") from error
+        raise InvalidInputError(f"{path} is not a valid CSV: {error}. Correct it, or save it again.") from error
 
 
 def _line(file: TextIO, row: Mapping[str, Any]) -> None:

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+_EVENTS = {
+    "ANNOTATION_CREATED": "new labels",
+    "ANNOTATIONS_CREATED": "new labels",
+    "ANNOTATION_UPDATED": "changed labels",
+    "ANNOTATIONS_DELETED": "deleted labels",
+    "TASKS_CREATED": "new tasks",
+    "TASKS_DELETED": "deleted tasks",
+    "PROJECT_UPDATED": "the project was changed",
+    "PROJECT_DELETED": "the project was deleted",
+    "START_TRAINING": "Start Training was pressed",
+    "poll": "a regular check",
+}
+
 
 def amount(count: int, one: str, many: str | None = None) -> str:
     """`amount(1, "task")` is "1 task", `amount(1200, "task")` is "1,200 tasks"; `many` where an s is not enough."""
@@ -14,3 +27,8 @@ def shortened(text: str, most: int = 500) -> str:
     if len(line) <= most:
         return line
     return line[: most - 1].rsplit(" ", 1)[0].rstrip(",;:.") + " …"
+
+
+def job_reason(reason: str) -> str:
+    """Why a job is due, for a person: Label Studio's names of events in words, all else as it is."""
+    return _EVENTS.get(reason, reason)

@@ -96,13 +96,13 @@ class Worker:
             logger.warning("%s: %s", project.key, error)
             self._fail(job, str(error))
         except LabelStudioUnavailableError as error:
-            logger.warning("%s: %s It is tried again.", project.key, error)
+            logger.warning("%s: %s Will try again.", project.key, error)
             jobs.postpone(job, str(error))
         except BackendError as error:
             logger.error("%s: %s", project.key, error)  # noqa: TRY400 - the message says it all
             self._fail(job, str(error))
         except Exception as error:
-            logger.exception("%s: the cycle failed", project.key)
+            logger.exception("%s: the turn failed", project.key)
             self._fail(job, f"{type(error).__name__}: {error}")
 
     def _fail(self, job: Job, error: str) -> None:

@@ -110,9 +110,9 @@ VARIANTS: dict[str, tuple[str, Selection, LabelSchema | str]] = {
     "a choice about regions": (
         IMAGE + KIND.replace("name=", 'perRegion="true" name='),
         Selection(),
-        "about regions of it. Take perRegion away",
+        "about regions of it. Remove perRegion",
     ),
-    "a choice about items": (IMAGE + KIND.replace("name=", 'perItem="true" name='), Selection(), "Take perItem away"),
+    "a choice about items": (IMAGE + KIND.replace("name=", 'perItem="true" name='), Selection(), "Remove perItem"),
     "a choice about a text": (
         f'{IMAGE}<Text name="t" value="$t"/>{KIND.replace("img", "t")}',
         Selection(),
@@ -134,7 +134,7 @@ VARIANTS: dict[str, tuple[str, Selection, LabelSchema | str]] = {
     "nested choices": (
         IMAGE + KIND.replace('<Choice value="dog"/>', '<Choice value="dog"><Choice value="pug"/></Choice>'),
         Selection(),
-        "nested.*list them on one level",
+        "nested.*list them all on one level",
     ),
     "one choice only": (IMAGE + KIND.replace('<Choice value="dog"/>', ""), Selection(), "at least two"),
     "an empty choice": (IMAGE + KIND.replace("dog", " "), Selection(), "at least two"),

@@ -14,7 +14,7 @@ ROOMS = {
     "labelstudio": {"errors", "records", "wording"},
     "store": {"errors", "records", "wording"},
     "learning": {"errors", "records", "wording"},
-    "strategies": {"errors", "records"},
+    "strategies": {"errors", "records", "wording"},
 }
 """What each room may import, besides itself. Modules not listed stand above the rooms."""
 NEVER = {"cycle": {"server", "worker", "commands", "cli", "protocol", "operations"}}

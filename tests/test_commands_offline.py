@@ -163,7 +163,7 @@ def test_labels_are_exported_offline_and_with_label_studio_away_with_a_warning(
 @pytest.mark.usefixtures("project")
 def test_strict_writes_nothing_where_there_is_a_warning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["export", "labels", "--offline", "--strict"]) == 1
-    assert "2 rows share their filename" in capsys.readouterr().err
+    assert "2 rows with a filename that another row has too" in capsys.readouterr().err
     assert not (tmp_path / "labels.csv").exists()
 
 
@@ -183,7 +183,8 @@ def test_strict_is_content_with_a_queue_that_waits_for_labels(
     assert cli.main(["export", "labels", "--offline", "--strict"]) == 0
     said = capsys.readouterr()
     assert said.out == (
-        "2 rows written to labels.csv. 2 tasks asked for and not labelled yet: --include-unlabelled lists them.\n"
+        "2 rows written to labels.csv. 2 tasks chosen but not labelled yet; use --include-unlabelled to include "
+        "{'it' if tally.waiting == 1 else 'them'}.\n"
     )
     assert "Warning" not in said.err
     assert len(read(tmp_path / "labels.csv")) == 2
@@ -342,7 +343,7 @@ def test_all_unreadable_images_are_listed_over_http_page_by_page(services: Servi
 def test_a_folder_with_other_files_is_not_touched(services: Services, project: Project, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.pdf").write_text("years of work")
-    with pytest.raises(InvalidInputError, match="folder of its own"):
+    with pytest.raises(InvalidInputError, match="choose an empty folder"):
         write_dataset(services, project, tmp_path / "mine")
     assert files(tmp_path / "mine") == ["thesis.pdf"]
 

@@ -127,7 +127,7 @@ def test_a_store_of_a_newer_release_is_not_touched(url: str) -> None:
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ("mysql://me@localhost/store", "no known database"),
+        ("mysql://me@localhost/store", "not a supported database"),
         ("store.db", "cannot be read"),
         ("sqlite://", "name a file"),
         ("sqlite:///:memory:", "name a file"),

@@ -20,7 +20,7 @@ def test_of_a_taken_port_the_demo_says_which_it_took_instead_unless_it_was_asked
         taken = other.getsockname()[1]
         port = demo._port(None, taken, "--port")
         assert port != taken
-        assert f"Port {taken} is taken; using {port} instead" in capsys.readouterr().out
+        assert f"Port {taken} is in use; using {port} instead" in capsys.readouterr().out
         with pytest.raises(ConfigError, match="--port"):
             demo._port(taken, 8080, "--port")
 

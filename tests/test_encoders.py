@@ -108,7 +108,7 @@ def test_encoder_whose_weights_were_exchanged_is_refused(patches: PatchEncoder, 
     patches.save(tmp_path)
     meta = json.loads((tmp_path / "encoder.json").read_text())
     (tmp_path / "encoder.json").write_text(json.dumps({**meta, "id": "patches-000000000000"}))
-    with pytest.raises(InvalidInputError, match="publish the version again"):
+    with pytest.raises(InvalidInputError, match="choose another version"):
         load_encoder(tmp_path)
 
 

@@ -90,7 +90,7 @@ def test_exporting_formulas_is_warned_of_unless_they_are_made_harmless() -> None
     list(export_rows([row(1, "=1+1.png"), row(2)], tally=tally))
     said = tally.warnings(spreadsheet=False, long=False, quarantined=0)
     assert len(said) == 1
-    assert said[0].startswith("1 rows begin with")
+    assert said[0].startswith("1 row has a cell that starts with")
     assert tally.warnings(spreadsheet=True, long=False, quarantined=0) == []
 
 
@@ -134,15 +134,15 @@ def test_unreadable_images_doubled_names_and_quarantine_are_warned_of() -> None:
     list(export_rows([row(1, "same.png"), row(2, "same.png", image_error="gone")], tally=tally))
     said = " ".join(tally.warnings(spreadsheet=False, long=False, quarantined=4))
     assert "4 annotations are left out" in said
-    assert "1 image is in this table, and cannot be read: same.png (task 2): gone." in said
-    assert "2 rows share their filename" in said
+    assert "1 image is exported here, but cannot be read: same.png (task 2): gone." in said
+    assert "2 rows with a filename that another row has too" in said
 
 
 def test_annotators_who_differ_are_warned_of_whether_their_task_is_exported_or_not() -> None:
     tally = Tally()
     list(export_rows([row(1, conflict=True), row(2, labels=None, conflict=True), row(3)], tally=tally))
     (said,) = tally.warnings(spreadsheet=False, long=False, quarantined=0)
-    assert said.startswith("2 tasks have annotations that differ")
+    assert said.startswith("2 tasks have annotations that disagree")
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -162,7 +162,10 @@ def test_what_a_killed_writer_left_is_written_over_and_a_living_one_is_not_distu
     (tmp_path / ".x.csv.partial").write_text("half a fi")
     with open_table(tmp_path / "x.csv", {"n": int}) as write:
         write({"n": 1})
-        with pytest.raises(ConflictError, match="right now"), open_table(tmp_path / "x.csv", {"n": int}):
+        with (
+            pytest.raises(ConflictError, match="Another command is writing"),
+            open_table(tmp_path / "x.csv", {"n": int}),
+        ):
             pass
     assert [p.name for p in tmp_path.iterdir()] == ["x.csv"]
     assert [r["n"] for r in read_csv(tmp_path / "x.csv")] == ["1"]

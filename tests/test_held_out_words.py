@@ -17,7 +17,9 @@ CONFIG = """<View><Image name="image" value="$image"/>
 
 @pytest.mark.parametrize(("tasks", "first"), [(0, 20), (44, 8), (300, 20)])
 def test_the_first_answers_that_measure_are_told_as_they_are_drawn(tasks: int, first: int) -> None:
-    assert held_out.first_answers(Settings(), tasks).startswith(f"Of the first answers, {first} measure the accuracy")
+    assert held_out.first_answers(Settings(), tasks).startswith(
+        f"Of the first labels, {first} are held out to measure the accuracy"
+    )
 
 
 def test_a_project_without_held_out_answers_is_told_that_nothing_is_measured() -> None:
@@ -27,7 +29,8 @@ def test_a_project_without_held_out_answers_is_told_that_nothing_is_measured() -
 def test_imported_labels_are_told_to_measure_nothing(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data", label_studio_url=HOST, label_studio_api_key="k" * 40)
     assert held_out.imported(settings, HOST, 1, 88, onto_old_tasks=False) == (
-        "88 labels, all for training: the accuracy is measured on tasks drawn at random and labelled here, 0 so far."
+        "88 labels, all used for training: the accuracy is measured on tasks drawn at random and labelled here, 0 "
+        "so far."
     )
     assert not settings.data_dir.exists(), "telling makes no store"
     services = Services.open(settings)

@@ -65,7 +65,7 @@ def test_a_refused_command_makes_no_store(
     monkeypatch.setenv("ML_BACKEND_URL", service({"status": "UP", "store": "f" * 32}))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["sync", "status"]) == 1
-    assert f"{tmp_path / 'mine'} (nothing kept there yet)" in capsys.readouterr().err
+    assert f"{tmp_path / 'mine'} (still empty)" in capsys.readouterr().err
     assert files(tmp_path) == []
 
 

@@ -126,7 +126,7 @@ def test_files_globs_lists_and_addresses_go_together(tmp_path: Path, monkeypatch
     (tmp_path / "list.txt").write_text("three.png\n\ns3://bucket/a%20b.png\n")
     found = find_images(["one.png", "deep/**/*.jpg", "list.txt", "http://host/five.png", "nowhere.png"])
     assert names(found.sources) == ["one.png", "deep/er/two.jpg", "three.png", "a b.png", "five.png"]
-    assert found.missing == ["nowhere.png: there is no such file or folder."]
+    assert found.missing == ["nowhere.png: no such file or folder."]
 
 
 def test_a_csv_names_images_and_labels_and_what_is_missing_is_told(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_csv_names_images_and_labels_and_what_is_missing_is_told(tmp_path: Pat
     (tmp_path / "x.csv").write_text("label,filename\ncat,=a.png\ndog,=a.png\ncat,gone.png\ncat,https://host/b.png\n")
     found = find_images([str(tmp_path / "x.csv")])
     assert [(s.relative, s.cells) for s in found.sources] == [("=a.png", ("cat", "dog")), ("b.png", ("cat",))]
-    assert found.missing == ["gone.png: there is no such file beside the list."]
+    assert found.missing == ["gone.png: no such file next to the list."]
 
 
 def test_the_same_file_named_twice_is_one_image(tmp_path: Path) -> None:
@@ -159,12 +159,12 @@ def test_labels_find_their_image_by_path_or_unique_name(tmp_path: Path) -> None:
     assert report.missing == []
     picture(tmp_path / "b/x.png", 9)
     inspect(found.sources, {}, report, lambda _: None, doubtful=found.doubtful)
-    assert report.missing == ["x.png (in the labels file): several images have this name: give the path."]
+    assert report.missing == ["x.png (in the labels file): several images have this name; give the path."]
 
 
 def test_labels_outside_the_config_stop_everything_and_are_all_named() -> None:
     sources = [Source("1.png", cells=("cow",)), Source("2.png", cells=("cow|hen",)), Source("3.png", cells=("a|b",))]
-    with pytest.raises(InvalidInputError, match=r"'cow' \(2\), 'hen' \(1\).*It has cat, dog, a\|b"):
+    with pytest.raises(InvalidInputError, match=r"'cow' \(2\), 'hen' \(1\).*it has cat, dog, a\|b"):
         check_labels(MANY, sources, "|")
     with pytest.raises(InvalidInputError, match="several labels for one image"):
         check_labels(SCHEMA, [Source("1.png", cells=("cat", "dog"))], "|")
@@ -204,7 +204,7 @@ def test_files_that_cannot_be_decoded_are_named_with_the_reason_and_left_out(tmp
     assert reasons["cut.jpg"].startswith("The image is truncated or damaged")
     assert reasons["empty.png"].startswith("The image file is empty")
     assert reasons["page.jpg"].startswith("The file is not an image")
-    assert reasons["tiff.png"] == "Browsers do not show TIFF: convert it to PNG."
+    assert reasons["tiff.png"] == "Browsers cannot show TIFF: convert the image to PNG."
 
 
 def test_unusual_images_that_are_whole_are_imported(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_link_to_a_file_is_no_image_of_its_own_and_its_name_is_known(tmp_path:
 def test_addresses_are_fetched_before_they_are_imported_and_bad_ones_left_out() -> None:
     def fetch(address: str, _task: int | None) -> bytes:
         if "gone" in address:
-            raise ImageError(f"{address} is not there (404): check the address.")
+            raise ImageError(f"{address} does not exist (404): check the address.")
         return b"<html>" if "page" in address else PNG
 
     addresses = ["https://h/a.png", "https://h/gone.png", "https://h/page.png", "s3://b/x.png"]
@@ -293,7 +293,7 @@ def test_what_lies_in_a_bucket_is_fetched_through_its_task_and_named_if_it_canno
     def fetch(address: str, task: int | None) -> bytes:
         asked.append((address, task))
         if "nope" in address:
-            raise ImageError(f"{address} is not there (404): connect the bucket.")
+            raise ImageError(f"{address} does not exist (404): connect the bucket.")
         return PNG
 
     client, report = FakeProject(), ImportReport()
@@ -301,7 +301,7 @@ def test_what_lies_in_a_bucket_is_fetched_through_its_task_and_named_if_it_canno
     import_images(client, 1, SCHEMA, ready, report)
     check_imported(client, 1, SCHEMA, ready, report, fetch)
     assert sorted(asked) == [("s3://b/a.png", 1), ("s3://b/nope.png", 2)]
-    assert report.faulty == ["nope.png (task 2): s3://b/nope.png is not there (404): connect the bucket."]
+    assert report.faulty == ["nope.png (task 2): s3://b/nope.png does not exist (404): connect the bucket."]
 
 
 def test_of_very_many_addresses_a_sample_is_fetched_and_a_silent_host_does_not_hold_the_import(
@@ -380,7 +380,7 @@ def test_labels_for_existing_tasks_are_written_once(labelled: FakeProject) -> No
 def test_another_label_is_kept_and_told_unless_it_is_to_be_replaced(labelled: FakeProject) -> None:
     import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"]})
     kept = import_labels(labelled, 1, SCHEMA, {"0.png": ["dog"]})
-    assert kept.differing == ["task 1: 'cat', not 'dog'"]
+    assert kept.differing == ["task 1: labelled 'cat', the file says 'dog'"]
     replaced = import_labels(labelled, 1, SCHEMA, {"0.png": ["dog"]}, replace=True)
     assert replaced.replaced == 1
     assert [a.labels for a in labelled.given[1]] == [("dog",)]
@@ -389,7 +389,7 @@ def test_another_label_is_kept_and_told_unless_it_is_to_be_replaced(labelled: Fa
 def test_labels_that_do_not_fit_write_nothing(labelled: FakeProject) -> None:
     with pytest.raises(InvalidInputError, match="'cow'"):
         import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"], "1.png": ["cow"]})
-    with pytest.raises(InvalidInputError, match="labelled twice"):
+    with pytest.raises(InvalidInputError, match="two different labels"):
         import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"], "https://host/0.png": ["dog"]})
     assert labelled.writes == 0
 

@@ -106,12 +106,12 @@ def test_retries_are_bounded(host: Host) -> None:
     ("status", "body", "error", "told"),
     [
         (404, {"detail": "No Project matches"}, NotFoundError, "No Project matches"),
-        (403, {"detail": "No permission"}, LabelStudioError, "may administer"),
+        (403, {"detail": "No permission"}, LabelStudioError, "can manage the project"),
         (400, {"title": ["Too short."], "data": {"image": ["Missing."]}}, LabelStudioError, "title: Too short.; data: image: Missing."),
         (400, {"validation_errors": {"title": ["Too short."], "non_field_errors": ["No."]}}, LabelStudioError, "title: Too short.; No."),
         (401, {"detail": "Invalid token."}, LabelStudioError, "Copy it again"),
         (401, {"detail": "legacy token authentication has been disabled"}, LabelStudioError, "personal access token, or allow"),
-        (200, b"<html>Log in</html>", LabelStudioError, "not of a log-in page"),
+        (200, b"<html>Log in</html>", LabelStudioError, "not of a login page"),
     ],
 )  # fmt: skip
 def test_a_refusal_becomes_a_sentence(host: Host, status: int, body: Any, error: type[Exception], told: str) -> None:

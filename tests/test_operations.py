@@ -82,7 +82,7 @@ def test_a_version_is_named_as_it_is_called_everywhere(http: TestClient, project
     answer = http.post(f"/projects/{project.id}/pin/best")
     assert (answer.status_code, answer.json()["error"]) == (
         422,
-        "'best' is no version: versions are called v1, v2, ...",
+        "'best' is not a version: versions are called v1, v2, ...",
     )
 
 
@@ -107,7 +107,7 @@ def test_an_unknown_project_is_told_with_where_to_look(http: TestClient, path: s
     answer = http.get(f"/projects/99{path}")
     assert (answer.status_code, answer.json()["error"]) == (
         404,
-        "There is no project 99 here; GET /projects lists them.",
+        "There is no project 99 here; GET /projects lists the projects.",
     )
 
 
@@ -117,5 +117,5 @@ def test_a_webhook_that_cannot_be_repaired_is_a_problem_in_the_status(
     fault = "Label Studio refuses http://10.0.0.1/webhook: start it with SSRF_PROTECTION_ENABLED=false."
     services.ledger.configure(project, webhook={"checked_at": "2026-01-01T00:00:00+00:00", "problem": fault})
     assert get(http, project)["problems"] == [
-        f"Label Studio's events do not arrive, so labels are seen late: {fault}",
+        f"Label Studio's events do not arrive, so labels are noticed late: {fault}",
     ]

@@ -98,7 +98,7 @@ def test_the_highest_priority_comes_first_and_ties_as_given(services: Services, 
 def test_labelled_and_missing_tasks_are_left_out_with_the_reason(services: Services, project: Project) -> None:
     batch = by_hand(project, services, {1: 9.0, 5: 1.0, 77: 5.0})
     assert order(batch) == [5]
-    assert batch.skipped == {1: "labelled already", 77: "not in this project"}
+    assert batch.skipped == {1: "already labelled", 77: "not in this project"}
     with pytest.raises(NothingToAskError):
         by_hand(project, services, {1: 9.0})
 
@@ -173,7 +173,7 @@ def test_a_csv_may_have_priorities_or_only_an_order(services: Services, project:
 
 
 def test_a_queue_made_by_hand_stays_until_half_of_it_is_answered(services: Services, project: Project) -> None:
-    queries = [Query(task, rank, "strategy", 1.0, "asked for by hand") for rank, task in enumerate([3, 4, 5, 6])]
+    queries = [Query(task, rank, "strategy", 1.0, "chosen by hand") for rank, task in enumerate([3, 4, 5, 6])]
     mine = services.ledger.open_round(
         project, version=0, strategy=MANUAL, seed=0, queries=queries, params={BY_HAND: True}
     )

@@ -70,7 +70,7 @@ def test_predict_before_any_model_gives_one_empty_prediction_a_task(client: Test
     assert [r["result"] for r in results] == [[], []]
     assert {r["model_version"] for r in results} == {"v0-r0"}
     assert "error" not in results[0]
-    assert "put its address into the task's data as `image`" in results[1]["error"]
+    assert "put its address into the task data as `image`" in results[1]["error"]
 
 
 def test_versions_answers_a_get_with_a_json_body_as_label_studio_sends_it(client: TestClient) -> None:
@@ -131,8 +131,8 @@ def test_malformed_json_is_told(client: TestClient, path: str) -> None:
         ("/predict", {"tasks": {}, "project": "3"}, "`tasks` is wrong"),
         ("/predict", {"tasks": [{"id": "one", "data": {}}], "project": "3"}, "`tasks.0.id` is wrong"),
         ("/webhook", {"project": {"id": 3}}, "`action` is missing"),
-        ("/webhook", {"action": "ANNOTATION_CREATED"}, "names no project"),
-        ("/webhook", {"action": "ANNOTATION_CREATED", "project": {"id": 3}}, "has no 'annotation' to read"),
+        ("/webhook", {"action": "ANNOTATION_CREATED"}, "does not name a project"),
+        ("/webhook", {"action": "ANNOTATION_CREATED", "project": {"id": 3}}, "has no 'annotation'"),
         ("/webhook", {"action": "ANNOTATION_CREATED", "project": {"id": 3}, "annotation": {"id": "x"}}, "'x'"),
         ("/predict", [1, 2], "is wrong"),
     ],

@@ -117,9 +117,9 @@ def test_each_image_is_predicted_and_scored_after_any_batch(client: TestClient) 
     [
         (address(b"no picture at all"), "not an image"),
         (address(png(picture("upright"))[:300]), "truncated or damaged"),
-        (address(hundred_megapixels()), "over the limit"),
-        (None, "put its address into the task's data as `image`"),
-        ("", "put its address into the task's data as `image`"),
+        (address(hundred_megapixels()), "more than the limit"),
+        (None, "put its address into the task data as `image`"),
+        ("", "put its address into the task data as `image`"),
     ],
     ids=["unreadable", "truncated", "100 megapixels", "no image", "empty"],
 )

@@ -205,7 +205,7 @@ def test_settings_that_make_no_sense_are_refused(arguments: dict[str, Any], mess
     [
         ({"ids": np.zeros(120, dtype=np.int64)}, "twice"),
         ({"labelled": np.zeros(3, dtype=bool)}, "labelled has 3"),
-        ({"probabilities": np.zeros((120, 9), dtype=np.float32)}, "one column a class"),
+        ({"probabilities": np.zeros((120, 9), dtype=np.float32)}, "one column per class"),
         ({"features": np.zeros(120, dtype=np.float32)}, "table"),
     ],
 )

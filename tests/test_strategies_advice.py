@@ -49,8 +49,8 @@ def test_stopping_is_advised_after_three_stable_rounds_in_a_row() -> None:
 
 def test_stopping_says_why() -> None:
     assert "too early" in stopping_advice(changing([])).reason
-    assert "still change" in stopping_advice(changing([300])).reason
-    assert "more labels change little" in stopping_advice(changing([1, 1, 1])).reason
+    assert "still changing" in stopping_advice(changing([300])).reason
+    assert "more labels will change little" in stopping_advice(changing([1, 1, 1])).reason
 
 
 def outcomes(accuracy: float | list[float], rows: int = 2000) -> NDArray[np.bool_]:

@@ -65,7 +65,7 @@ def test_promoting_serves_a_version_and_rejecting_keeps_it_aside(versions: Versi
     assert (rejected.state, rejected.reason) == ("rejected", "accuracy fell from 0.91 to 0.42")
     assert served(versions, project).number == first
     assert [v.number for v in versions.list(project)] == [second, first]
-    with pytest.raises(ConflictError, match="roll back"):
+    with pytest.raises(ConflictError, match="promote another version"):
         versions.reject(project, first, "no")
 
 
@@ -76,7 +76,7 @@ def test_a_version_that_does_not_exist_can_not_be_served(versions: Versions, pro
     shutil.rmtree(versions.version(project, number).folder)
     with pytest.raises(NotFoundError, match="with its files"):
         versions.promote(project, number)
-    with pytest.raises(NotFoundError, match="pruned, or moved"):
+    with pytest.raises(NotFoundError, match="deleted or moved"):
         versions.folder(versions.version(project, number))
     assert versions.current(project) is None
 

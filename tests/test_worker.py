@@ -112,6 +112,6 @@ def test_a_deleted_project_is_told_and_what_is_known_of_it_stays(services: Servi
     worker = Worker(services)
     assert worker.work()
     status = project_status(services, services.ledger.project(project.key))
-    assert "does not have this project any more" in status["problems"][0]
+    assert "no longer has this project" in status["problems"][0]
     assert status["job"]["stopped"] is None
     assert not worker.work(), "it is not tried again and again"

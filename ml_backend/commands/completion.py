@@ -1,4 +1,4 @@
-"""Print what makes your shell complete `ml-backend` commands and options.
+"""Print the shell code that completes `ml-backend` commands and options.
 
 bash:  eval "$(ml-backend completion bash)"      in ~/.bashrc
 zsh:   eval "$(ml-backend completion zsh)"       in ~/.zshrc

@@ -1,7 +1,7 @@
-"""See it work, on this machine alone: a real Label Studio on SQLite, this service, and 1,797 images of digits.
+"""See the whole loop on this machine: a real Label Studio on SQLite, this service, and 1,797 images of digits.
 
-Without options it stays up and says what to click. With --simulate N it plays an annotator who labels N tasks in the
-order they are served, shows a row a round, exports the CSV, and with --exit stops everything.
+Without options it keeps running and says what to click. With --simulate N it plays an annotator who labels N tasks in
+the order they are served, prints one row per round and exports the CSV; with --exit it then stops everything.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ QUEUE_SECONDS = 120.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", type=Path, default=Path("demo-data"), help="folder for all of it (default: %(default)s)"
+        "--data", type=Path, default=Path("demo-data"), help=("folder for everything it writes (default: %(default)s)")
     )
     parser.add_argument("--port", type=int, help="Label Studio's port (default: 8080, or a free one)")
     parser.add_argument("--backend-port", type=int, help="this service's port (default: 9090, or a free one)")
-    parser.add_argument("--simulate", type=int, metavar="N", default=0, help="label N tasks as an annotator would")
-    parser.add_argument("--pace", type=float, default=0.3, help="seconds the simulated annotator looks at an image")
-    parser.add_argument("--exit", action="store_true", help="stop everything when done")
+    parser.add_argument("--simulate", type=int, metavar="N", default=0, help="label N tasks as a person would")
+    parser.add_argument("--pace", type=float, default=0.3, help="seconds the simulated annotator spends on an image")
+    parser.add_argument("--exit", action="store_true", help="stop everything at the end")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             demo.simulate(args.simulate, args.pace)
             demo.export(data / "labels.csv")
         if not args.exit:
-            print("\nCtrl-C stops everything.", flush=True)
+            print("\nPress Ctrl-C to stop everything.", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
                     time.sleep(3600)
@@ -97,7 +97,7 @@ class Demo:
             if last is not None and last.state == "verified" and not waiting:
                 return
             time.sleep(0.1)
-        raise LabelStudioUnavailableError("No queue came; the log above says why.")
+        raise LabelStudioUnavailableError("No queue was pushed; the log above says why.")
 
     def simulate(self, count: int, pace: float) -> None:
         """Label `count` tasks from the true labels, in the order they are served; print a row a round."""
@@ -107,7 +107,7 @@ class Demo:
         for _ in range(count):
             task = self.client.next_task(self.project_id)
             if task is None:
-                raise BackendError("Label Studio has no task left to serve.")
+                raise BackendError("Label Studio has no tasks left to serve.")
             time.sleep(pace)
             label = self.truth[task["data"]["filename"]]
             self.client.submit(task, annotation_result(schema, [label]), lead_time=pace)
@@ -117,14 +117,17 @@ class Demo:
         self._show_new(shown)
         seconds = sorted(self._seconds(job) for job in self._trained())
         if seconds:
-            print(f"Median seconds from the label that fired a training to its queue: {seconds[len(seconds) // 2]:.1f}")
+            print(
+                "Median time from the label that started a training to the new queue, in seconds: "
+                f"{seconds[len(seconds) // 2]:.1f}"
+            )
 
     def export(self, path: Path) -> None:
         rows = export_rows(self.services.ledger.rows(self.project))
         written = write_csv(path, rows, COLUMNS)
         with path.open(encoding="utf-8", newline="") as file:
             right = sum(self.truth[row["filename"]] == row["label"] for row in csv.DictReader(file))
-        print(f"\n{written} labels exported to {path}; {right} of them are the true label.")
+        print(f"\n{written} labels exported to {path}; {right} of them match the truth.")
 
     def _trained(self) -> list[Job]:
         """Jobs that labels fired by their number, oldest first; the quiet-time debounce is no part of their seconds."""
@@ -152,7 +155,7 @@ class Demo:
             return "no model yet"
         measured = self.services.versions.version(self.project, number).meta["metrics"]["holdout"]
         if not measured["n"]:
-            return "nothing held out is labelled yet"
+            return "no held-out labels yet"
         low, high = measured["low"], measured["high"]
         return f"{measured['accuracy']:.1%} ({low:.1%} to {high:.1%}, n={measured['n']})"
 
@@ -161,9 +164,11 @@ class Demo:
 def _label_studio(args: argparse.Namespace, data: Path) -> Iterator[EmbeddedLabelStudio]:
     binary = find_binary(Path.cwd(), os.environ)
     if binary is None:
-        raise ConfigError("Label Studio is not installed: run `make setup`, or set LABEL_STUDIO_BIN to its program.")
+        raise ConfigError(
+            "Label Studio is not installed: run `make setup`, or set LABEL_STUDIO_BIN to the path of its executable."
+        )
     port = _port(args.port, 8080, "--port")
-    print(f"Starting Label Studio on http://127.0.0.1:{port} (half a minute the first time) ...", flush=True)
+    print(f"Starting Label Studio on http://127.0.0.1:{port} (this takes half a minute the first time) ...", flush=True)
     with EmbeddedLabelStudio(binary, data / "label-studio", port=port, document_root=data / "images") as studio:
         yield studio
 
@@ -208,7 +213,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
             if requests.get(url, timeout=1).ok:
                 return
         time.sleep(0.1)
-    raise BackendError("The service did not start; its messages above say why.")
+    raise BackendError("The service did not start; see its messages above.")
 
 
 def _port(given: int | None, usual: int, option: str) -> int:
@@ -217,9 +222,11 @@ def _port(given: int | None, usual: int, option: str) -> int:
     if is_free(port):
         return port
     if given is not None:
-        raise ConfigError(f"Port {port} is taken: choose another with {option}, or leave it away for a free one.")
+        raise ConfigError(
+            f"Port {port} is in use: choose another port with {option}, or omit {option} to use a free one."
+        )
     port = free_port()
-    print(f"Port {usual} is taken; using {port} instead ({option} chooses another).", flush=True)
+    print(f"Port {usual} is in use; using {port} instead ({option} chooses another).", flush=True)
     return port
 
 
@@ -243,12 +250,12 @@ def _welcome(studio: EmbeddedLabelStudio, settings: Settings, project_id: int, d
     return f"""
   Label Studio   {studio.url}/projects/{project_id}/
   log in as      {studio.username}   password  {studio.password}
-  then click     "Label All Tasks": the images come in the order the model asks for;
+  then click     "Label All Tasks": the images come in the order the model chose;
                  the tab "Active learning queue" shows the same order
   this service   {settings.url}/projects
   data folder    {settings.data_dir}
   token          {studio.token}
   all files      {data}
 
-  For commands beside it, in another terminal:
+  To run other commands with this demo, set this in another terminal:
     {exports}"""

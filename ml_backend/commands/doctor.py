@@ -1,7 +1,8 @@
-"""Check everything that has to be right, in order: each is ok, or says what to change. Changes nothing.
+"""Check the whole setup, step by step: each check passes or says what to change. Changes nothing.
 
-Label Studio and the token, this service and the way to it, the project's backend, webhook, order and images, and this
-machine. Exit code 1 if anything is to be fixed; what depends on that is looked at the next time.
+It looks at Label Studio and the token; at this service and whether Label Studio reaches it; at each project's backend,
+webhooks, order and images; and at this machine. Exits with 1 if anything needs fixing. Checks that depend on a failed one
+are skipped, so run it again after a fix.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 
 from ml_backend.commands.options import ENVIRONMENT, add_json, add_project, find_project, open_services
 from ml_backend.commands.output import Answer
+from ml_backend.wording import amount
 
 MARKS = {"ok": "ok  ", "note": "note", "FIX": "FIX "}
 
@@ -40,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
             answer.say(f"{MARKS[result.state]}  {result.name}: {result.message}")
     faults = sum(not result.ok for result in results)
     document = {"ok": not faults, "results": [vars(result) for result in results]}
-    answer.result(document, "All is well." if not faults else f"{faults} to fix.")
+    answer.result(document, "All is well." if not faults else f"{amount(faults, 'problem')} to fix.")
     return 1 if faults else 0

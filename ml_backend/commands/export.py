@@ -1,11 +1,11 @@
-"""Take out what the project holds: labels, rounds, the model, or the labelled images as a data set.
+"""Export a project's labels, rounds, model, or labelled images as a data set.
 
-  ml-backend export labels                        labels.csv: filename, label, then everything known about each label
+  ml-backend export labels                        labels.csv: filename, label, and all other columns
   ml-backend export labels --minimal --out -      the two columns, to standard output
-  ml-backend export rounds --queries              every task ever asked for, with its rank and reason
-  ml-backend export dataset --out pictures        pictures/<label>/<filename>, as ImageFolder reads it
+  ml-backend export rounds --queries              every task ever chosen, with its rank and the reason
+  ml-backend export dataset --out pictures        pictures/<label>/<filename>, for torchvision's ImageFolder
 
-A file is there whole or not at all. Reads Label Studio's latest labels first; --offline takes what is known.
+A file is written completely or not at all. The latest labels are read from Label Studio first, unless you pass --offline.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ STDOUT = Path("-")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="what", metavar="what", required=True)
-    labels = kinds.add_parser("labels", help="one row per labelled task: filename, label and everything known about it")
+    labels = kinds.add_parser("labels", help="one row per labelled task: filename, label and all other columns")
     add_labels_arguments(labels)
-    rounds = kinds.add_parser("rounds", help="one row per round, or per task asked for")
+    rounds = kinds.add_parser("rounds", help="one row per round, or per chosen task")
     _common(rounds, Path("rounds.csv"))
-    rounds.add_argument("--queries", action="store_true", help="one row per task asked for, instead of per round")
-    model = kinds.add_parser("model", help="a model version as files: to serve elsewhere, or to import again")
+    rounds.add_argument("--queries", action="store_true", help="one row per chosen task instead of per round")
+    model = kinds.add_parser("model", help="a model version as files, to serve elsewhere or to import again")
     _add_model_arguments(model)
     dataset = kinds.add_parser("dataset", help="the labelled images, in folders by label or with a manifest")
     _add_dataset_arguments(dataset)
@@ -49,22 +49,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_labels_arguments(parser: argparse.ArgumentParser) -> None:
     """For `export labels`, and `sync export`, which is the same."""
-    parser.description = "One row per labelled task, without skips. With several annotators the row is their consensus."
+    parser.description = (
+        "One row per labelled task; skipped tasks are left out. With several annotators the row is their consensus."
+    )
     _common(parser, Path("labels.csv"))
     parser.add_argument("--minimal", action="store_true", help="only the columns filename and label")
     parser.add_argument(
-        "--separator", default="|", metavar="TEXT", help="between several labels of a task (default: |)"
+        "--separator", default="|", metavar="TEXT", help="separator between several labels of a task (default: |)"
     )
-    parser.add_argument("--long", action="store_true", help="one row per label, where a task has several")
+    parser.add_argument("--long", action="store_true", help="one row per label if a task has several")
     parser.add_argument(
-        "--include-unlabelled", action="store_true", help="also tasks that were asked for and are not labelled yet"
+        "--include-unlabelled", action="store_true", help="include tasks that were chosen but are not labelled yet"
     )
     parser.add_argument(
         "--spreadsheet",
         action="store_true",
-        help="put an apostrophe before CSV cells that a spreadsheet would run as a formula (= + - @)",
+        help="put an apostrophe before CSV cells that a spreadsheet would run as a formula (starting with = + - @)",
     )
-    parser.add_argument("--strict", action="store_true", help="write nothing if there is any warning")
+    parser.add_argument("--strict", action="store_true", help="write nothing if there are warnings")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -118,8 +120,11 @@ def _waiting(tally: Tally, args: argparse.Namespace) -> str:
     if not tally.waiting:
         return ""
     if args.include_unlabelled:
-        return f"{tally.waiting} of them were asked for and have no label yet."
-    return f"{amount(tally.waiting, 'task')} asked for and not labelled yet: --include-unlabelled lists them."
+        return f"{tally.waiting} of them {'was' if tally.waiting == 1 else 'were'} chosen but not labelled yet."
+    return (
+        f"{amount(tally.waiting, 'task')} chosen but not labelled yet; use --include-unlabelled to include "
+        f"{'it' if tally.waiting == 1 else 'them'}."
+    )
 
 
 def _run_rounds(args: argparse.Namespace) -> int:
@@ -140,20 +145,23 @@ def _run_rounds(args: argparse.Namespace) -> int:
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Read back and compared on images of the project before it is called done."
+    parser.description = "The export is read back and compared with the model on images of the project."
     add_project(parser)
-    parser.add_argument("--version", metavar="vN", help="which version (default: the one served)")
+    parser.add_argument("--version", metavar="vN", help="model version (default: the one served)")
     parser.add_argument(
         "--format",
         choices=["bundle", "pt2", "onnx"],
         default="bundle",
-        help="bundle: a folder of safetensors and meta.json, to import again; pt2, onnx: one file (default: bundle)",
+        help=(
+            "bundle: a folder with safetensors and meta.json, which can be imported again; pt2, onnx: a single "
+            "file (default: bundle)"
+        ),
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="PATH",
-        help="a new file or folder (default: named after the version, such as v12.onnx)",
+        help="new file or folder (default: named after the version, such as v12.onnx)",
     )
     add_dry_run(parser)
     add_json(parser)
@@ -167,7 +175,7 @@ def _run_model(args: argparse.Namespace) -> int:
     version = _version(services, project, args.version)
     out: Path = args.out or Path(version.name if args.format == "bundle" else f"{version.name}.{args.format}")
     if out.exists():
-        raise InvalidInputError(f"{out} exists: name another with --out, or move it away.")
+        raise InvalidInputError(f"{out} already exists: name another with --out, or move it.")
     if args.dry_run:
         services.versions.folder(version)
         document = {"path": str(out), "format": args.format, "version": version.name, "dry_run": True}
@@ -195,27 +203,34 @@ def _version(services: Services, project: Project, name: str | None) -> Version:
     current = services.versions.current(project)
     if current is None:
         raise NotFoundError(
-            f"{project.title!r} has no model yet: label two images of different classes, and `sync run`."
+            f"{project.title!r} has no model yet: label two images of different classes, then run `ml-backend sync "
+            "run`."
         )
     return current
 
 
 def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Copies each labelled image once. Run again, it adds what is new and removes what is no longer so."
+        "Copies each labelled image once. Run it again to add new images and remove those that no longer belong."
     )
     add_project(parser)
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="a new folder, or one that this command wrote"
+        "--out", type=Path, required=True, metavar="FOLDER", help="a new folder, or one written by this command"
     )
     parser.add_argument(
         "--layout",
         choices=["folders", "manifest"],
         default="folders",
-        help="folders: one per label, as ImageFolder reads it; manifest: all in images/, with labels.csv (default: folders)",
+        help=(
+            "folders: one per label, for ImageFolder; manifest: all in images/, with a labels.csv (default: folders)"
+        ),
     )
-    parser.add_argument("--splits", action="store_true", help="separate folders train/ and held-out/ above the labels")
-    parser.add_argument("--offline", action="store_true", help="do not read the latest labels from Label Studio first")
+    parser.add_argument(
+        "--splits", action="store_true", help=("put the labels in separate train/ and held-out/ folders")
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help=("use the labels already known; do not contact Label Studio")
+    )
     add_dry_run(parser)
     add_json(parser)
 
@@ -238,11 +253,11 @@ def _run_dataset(args: argparse.Namespace) -> int:
         one = len(report.problems) == 1
         images = "1 labelled image is" if one else f"{len(report.problems)} labelled images are"
         shown = and_more(report.problems, most=20, between="\n  ")
-        answer.warn(f"{images} left out of the data set, because {'it' if one else 'they'} cannot be read:\n  {shown}")
+        answer.warn(f"{images} left out of the data set because {'it' if one else 'they'} cannot be read:\n  {shown}")
     document = {"folder": str(args.out), **vars(report)}
     text = (
-        f"{report.images} images in {args.out}: {report.copied} copied now, {report.removed} removed, "
-        f"{len(report.problems)} left out because unreadable."
+        f"{amount(report.images, 'image')} in {args.out}: {report.copied} copied, {report.removed} removed, "
+        f"{len(report.problems)} unreadable and left out."
     )
     answer.result(document, text)
     return 1 if report.problems and not report.images else 0
@@ -251,10 +266,16 @@ def _run_dataset(args: argparse.Namespace) -> int:
 def _common(parser: argparse.ArgumentParser, out: Path) -> None:
     add_project(parser)
     parser.add_argument(
-        "--out", type=Path, default=out, metavar="FILE", help=f"file to write; - is standard output (default: {out})"
+        "--out",
+        type=Path,
+        default=out,
+        metavar="FILE",
+        help=(f"output file, or - for standard output (default: {out})"),
     )
-    parser.add_argument("--format", choices=FORMATS, help="file format (default: by the file name's ending, else csv)")
-    parser.add_argument("--offline", action="store_true", help="do not read the latest labels from Label Studio first")
+    parser.add_argument("--format", choices=FORMATS, help="file format (default: from the file extension, else csv)")
+    parser.add_argument(
+        "--offline", action="store_true", help=("use the labels already known; do not contact Label Studio")
+    )
     add_dry_run(parser)
     add_json(parser)
 
@@ -274,7 +295,7 @@ def _up_to_date(args: argparse.Namespace, answer: Answer) -> tuple[Services, Pro
     except LabelStudioUnavailableError as error:
         if getattr(args, "strict", False) or project.reconciled_at is None:
             raise
-        answer.warn(f"{error} These are the labels as of {project.reconciled_at:%Y-%m-%d %H:%M:%S} UTC.")
+        answer.warn(f"{error} These labels are as of {project.reconciled_at:%Y-%m-%d %H:%M:%S} UTC.")
         return services, project
 
 
@@ -289,9 +310,9 @@ def _written(args: argparse.Namespace, columns: Mapping[str, type], *, spreadshe
             yield write
         return
     if form == "parquet":
-        raise InvalidInputError("Parquet is no text: name a file with --out.")
+        raise InvalidInputError("Parquet cannot go to standard output: name a file with --out.")
     if args.json:
-        raise InvalidInputError("--json answers on standard output: name a file with --out.")
+        raise InvalidInputError("--json uses standard output for its answer: name a file with --out.")
     sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
     if not getattr(args, "strict", False):
         yield text_writer(sys.stdout, list(columns), form, spreadsheet=spreadsheet)
@@ -315,5 +336,5 @@ def _written_to(args: argparse.Namespace) -> str:
     where = "standard output" if args.out == STDOUT else str(args.out)
     if not args.dry_run:
         return f"written to {where}"
-    replaced = ", replacing the file that is there" if args.out != STDOUT and args.out.exists() else ""
+    replaced = ", replacing the existing file" if args.out != STDOUT and args.out.exists() else ""
     return f"would be written to {where}{replaced} (--dry-run)"

@@ -11,7 +11,7 @@ from ml_backend.labelstudio.queue import EVERYTHING, FIRST_ORDER, OUR_VERSION, T
 
 PATIENCE_SECONDS = 15.0
 LOOK_SECONDS = 0.25
-HOW_LONG = "seconds for a few hundred images, minutes for many thousands"
+HOW_LONG = "this takes seconds for a few hundred images, minutes for many thousands"
 
 
 def make_tabs(client: LabelStudio, project: dict[str, Any]) -> list[str]:
@@ -23,18 +23,18 @@ def make_tabs(client: LabelStudio, project: dict[str, Any]) -> list[str]:
     if any(tab["data"].get("title") == TAB for tab in client.tabs(number)):
         return []
     show_tab(client, number, served if OUR_VERSION.fullmatch(served) else FIRST_ORDER)
-    made = [f"made the tab {TAB!r}"]
-    return [*made, f"made the tab {EVERYTHING!r}"] if show_everything(client, number) else made
+    made = [f"created the tab {TAB!r}"]
+    return [*made, f"created the tab {EVERYTHING!r}"] if show_everything(client, number) else made
 
 
 def after_import(client: LabelStudio, number: int) -> str:
     """A sentence on when the images just imported can be labelled; waits for a first order, if one is to come."""
     served = client.get_project(number)["model_version"] or ""
     if OUR_VERSION.fullmatch(served) and served != FIRST_ORDER:
-        return "They come up in the next queues, once the service has read them."
+        return "They will appear in the next queues, once the service has read them."
     if any(MARK in (hook.get("headers") or {}) for hook in client.webhooks(number)):
         return await_order(client, number)[1]
-    return f"Connect the project to label in the model's order: `ml-backend setup-project --project {number}`."
+    return f"To label in the model's order, connect the project: `ml-backend setup-project --project {number}`."
 
 
 def await_order(client: LabelStudio, number: int, patience: float = PATIENCE_SECONDS) -> tuple[str | None, str]:
@@ -50,13 +50,13 @@ def await_order(client: LabelStudio, number: int, patience: float = PATIENCE_SEC
             return served, _served(served, tasks)
         if not tasks:
             return None, (
-                f"The project has no images yet: `ml-backend import-images FOLDER --project {number}`. There is "
-                "something to label seconds after that."
+                "The project has no images yet: import some with `ml-backend import-images FOLDER --project "
+                f"{number}`. You can start labelling seconds after that."
             )
         if tasks == project["num_tasks_with_annotations"]:
-            return None, "Every task is labelled: there is nothing to queue until more images are imported."
+            return None, "Every task is labelled: import more images to continue."
         if time.monotonic() > deadline:
-            return None, f"No queue yet: `ml-backend sync status --project {number}` says what the service is doing."
+            return None, (f"No queue yet: `ml-backend sync status --project {number}` shows what the service is doing.")
         time.sleep(LOOK_SECONDS)
 
 
@@ -65,6 +65,6 @@ def _served(served: str, tasks: int) -> str:
         return f"The queue is {served}."
     images = "the image has" if tasks == 1 else f"all {tasks:,} images have"
     return (
-        f"You can label now, in random order. The model's own queue comes when {images} been read: {HOW_LONG}; "
-        "`ml-backend sync status` says how far it is."
+        f"You can start labelling now, in random order. The model's own queue follows once {images} been read "
+        f"({HOW_LONG}); `ml-backend sync status` shows the progress."
     )

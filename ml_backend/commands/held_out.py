@@ -13,18 +13,20 @@ from ml_backend.wording import amount
 def first_answers(settings: Settings, tasks: int) -> str:
     """How many answers of a project with so many tasks go to measuring, for whoever begins to label."""
     if not settings.holdout_share:
-        return "No answers are held out (ML_BACKEND_HOLDOUT_SHARE), so the accuracy is not measured."
+        return "No labels are held out (ML_BACKEND_HOLDOUT_SHARE is 0), so the accuracy is not measured."
     first = min(settings.holdout_first, int(LARGEST_HOLDOUT * tasks)) if tasks else settings.holdout_first
     later = f"later about {settings.holdout_share:.0%} of them"
     return (
-        f"Of the first answers, {first} measure the accuracy, {later}: tasks drawn at random that nothing is learned from "
-        "(ML_BACKEND_HOLDOUT_FIRST, ML_BACKEND_HOLDOUT_SHARE)."
+        f"Of the first labels, {first} are held out to measure the accuracy, {later}: these tasks are drawn at "
+        "random and never trained on (ML_BACKEND_HOLDOUT_FIRST, ML_BACKEND_HOLDOUT_SHARE)."
     )
 
 
 def imported(settings: Settings, host: str, project_id: int, count: int, *, onto_old_tasks: bool) -> str:
     """What becomes of imported labels. onto_old_tasks: some of the tasks may have been drawn to be held out before."""
-    purpose = "for training, save those of tasks already drawn to be held out" if onto_old_tasks else "all for training"
+    purpose = (
+        "used for training, except on tasks that are already held out" if onto_old_tasks else "all used for training"
+    )
     return (
         f"{amount(count, 'label')}, {purpose}: the accuracy is measured on tasks drawn at random and labelled here, "
         f"{measured_so_far(settings, host, project_id)} so far."

@@ -1,13 +1,13 @@
-"""Bring images into a Label Studio project, each once, with the name, path and content hash it had.
+"""Import images into a Label Studio project, each once, with its name, path and content hash.
 
-  ml-backend import-images pictures --project 3                      a folder and all folders below
+  ml-backend import-images pictures --project 3                      a folder and everything below it
   ml-backend import-images pictures --labels labels.csv              with labels from a CSV (filename,label)
-  ml-backend import-images pictures --by-class                       the folder an image lies in is its label
-  ml-backend import-images list.csv                                  a CSV: filename or image, and labels if known
+  ml-backend import-images pictures --by-class                       the name of an image's folder is its label
+  ml-backend import-images list.csv                                  a CSV: filename or image, and optionally label
   ml-backend import-images 'more/**/*.jpg' https://host/one.png urls.txt
 
-Label Studio serves the files from where they are, if it sees them (its local-files document root); else they are uploaded.
-Run again, it goes on where it stopped: what the project has already is skipped, by content.
+If Label Studio can see the files (below its local-files document root), it serves them from where they are; otherwise
+they are uploaded. Run it again to continue where it stopped: images already in the project are skipped, by content.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ml_backend.wording import amount
 
 MOST = 20
 CHECK_TIMEOUT_S = 10.0
-CONNECT = "connect one to the project under Settings, Cloud Storage"
+CONNECT = "connect a storage to the project under Settings, Cloud Storage"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,27 +47,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
         nargs="+",
-        help="folders, files, globs in quotes, CSV files, .txt lists, http(s):// and s3:// addresses",
+        help="folders, files, quoted globs, CSV files, .txt lists, http(s):// and s3:// addresses",
     )
     add_project(parser)
     parser.add_argument(
-        "--labels", type=existing_file, metavar="CSV", help="labels for the images: columns filename and label"
+        "--labels",
+        type=existing_file,
+        metavar="CSV",
+        help=("CSV with labels for the images: columns filename and label"),
     )
     parser.add_argument("--by-class", action="store_true", help="the name of an image's folder is its label")
     parser.add_argument(
         "--labels-as",
         choices=["annotations", "predictions"],
         default="annotations",
-        help="annotations: the tasks count as labelled; predictions: the labels are shown, for somebody to confirm (default: annotations)",
+        help=(
+            "annotations: the tasks count as labelled; predictions: the labels are shown for somebody to confirm "
+            "(default: annotations)"
+        ),
     )
     parser.add_argument(
-        "--separator", default="|", metavar="TEXT", help="between several labels in a CSV cell (default: |)"
+        "--separator", default="|", metavar="TEXT", help=("separator between several labels in a CSV cell (default: |)")
     )
     parser.add_argument(
         "--storage",
         choices=["auto", "local", "upload"],
         default="auto",
-        help="local: Label Studio serves the files itself, nothing is copied; upload: they are sent to it; auto: local where possible (default: auto)",
+        help=(
+            "local: Label Studio serves the files from where they are; upload: they are sent to it; auto: local "
+            "where possible (default: auto)"
+        ),
     )
     parser.add_argument(
         "--document-root",
@@ -78,7 +87,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="import nothing if anything is missing, unreadable or a duplicate; exit 1 if an imported address cannot be read",
+        help=(
+            "import nothing if anything is missing, unreadable or a duplicate; exit with 1 if an imported address "
+            "cannot be read"
+        ),
     )
     add_dry_run(parser)
     add_json(parser)
@@ -139,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _faults(report: ImportReport) -> list[str]:
     """What keeps --strict from importing anything."""
-    buckets = [f"no storage of the project covers {bucket}" for bucket in report.unconnected]
+    buckets = [f"the project has no storage for {bucket}" for bucket in report.unconnected]
     return [*report.missing, *report.unreadable, *report.doubles, *report.contradictions, *buckets]
 
 
@@ -150,29 +162,31 @@ def _summary(title: str, report: ImportReport, args: argparse.Namespace) -> str:
     lines = [f"{images}, {labelled}."]
     if report.faulty:
         lines.append(
-            f"{len(report.faulty)} of the images cannot be read yet; their tasks stay. Run this again to check."
+            f"{len(report.faulty)} of the images cannot be read yet; "
+            f"{'its task stays' if len(report.faulty) == 1 else 'their tasks stay'}. Run this again to check."
         )
     if report.unchecked:
-        lines.append(
-            f"{amount(report.unchecked, 'address', 'addresses')} not checked: nobody knows yet whether an image is there."
-        )
+        lines.append(f"{amount(report.unchecked, 'address', 'addresses')} not checked: there may be no image there.")
     if report.stored:
         lines.append(f"Files: {report.stored}.")
     if report.there:
-        lines.append(f"{report.there} were there already. `ml-backend import-labels` gives labels to what is there.")
+        lines.append(
+            f"{amount(report.there, 'image')} already in the project. Use `ml-backend import-labels` to "
+            "label existing images."
+        )
     return "\n".join(lines)
 
 
 def _warn(answer: Answer, report: ImportReport) -> None:
     for items, one, several in (
         (report.unreadable, "image cannot be read and was left out", "images cannot be read and were left out"),
-        (report.missing, "name is missing", "names are missing"),
+        (report.missing, "named file is missing", "named files are missing"),
         (
             report.doubles,
-            "file has the bytes of another and was left out",
-            "files have the bytes of others and were left out",
+            "file is identical to another one and was left out",
+            "files are identical to others and were left out",
         ),
-        (report.contradictions, "image has contradicting labels", "images have contradicting labels"),
+        (report.contradictions, "image has contradictory labels", "images have contradictory labels"),
         (report.unconnected, "bucket has no storage: " + CONNECT, "buckets have no storage: " + CONNECT),
         (report.faulty, "task shows an image that cannot be read", "tasks show images that cannot be read"),
     ):

@@ -1,10 +1,10 @@
-"""Give labels from a CSV to images that are in the project already: the way back from `export labels`.
+"""Import labels from a CSV for images already in the project, such as one written by `export labels`.
 
   ml-backend import-labels labels.csv --project 3
   ml-backend import-labels guesses.csv --labels-as predictions
 
-A line names its image by filename, path or task id. Run again, it writes only what is missing. An image that somebody
-labelled otherwise keeps that label, and is listed; --replace changes it.
+Each line names its image by filename, path or task id. Run it again and it writes only what is missing. An image that
+already has a different label keeps it and is listed, unless you pass --replace.
 """
 
 from __future__ import annotations
@@ -33,19 +33,22 @@ MOST = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
     parser.add_argument(
-        "csv", type=existing_file, help="a CSV with the columns filename (or path, image, task_id) and label"
+        "csv", type=existing_file, help="CSV with the columns filename (or path, image, task_id) and label"
     )
     add_project(parser)
     parser.add_argument(
         "--labels-as",
         choices=["annotations", "predictions"],
         default="annotations",
-        help="annotations: the tasks count as labelled; predictions: the labels are shown, for somebody to confirm (default: annotations)",
+        help=(
+            "annotations: the tasks count as labelled; predictions: the labels are shown for somebody to confirm "
+            "(default: annotations)"
+        ),
     )
     parser.add_argument(
-        "--separator", default="|", metavar="TEXT", help="between several labels in a CSV cell (default: |)"
+        "--separator", default="|", metavar="TEXT", help=("separator between several labels in a CSV cell (default: |)")
     )
-    parser.add_argument("--replace", action="store_true", help="change labels that differ, instead of listing them")
+    parser.add_argument("--replace", action="store_true", help="replace labels that differ instead of listing them")
     add_dry_run(parser)
     add_json(parser)
 
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     _warn(answer, report)
     verb = "would be written" if args.dry_run else "written"
     labels = f"{amount(report.written, 'label')} {verb} as {args.labels_as}"
-    text = f"{labels}, {report.replaced} replaced, {report.same} as in the file already."
+    text = f"{labels}; {report.replaced} replaced, {report.same} already the same."
     if report.written and args.labels_as == "annotations":
         number = int(project["id"])
         text += "\n" + held_out.imported(settings, client.url, number, report.written, onto_old_tasks=True)

@@ -1,10 +1,10 @@
-"""Start a project from a trained model: it predicts from the first minute, and is trained on from there.
+"""Start a project from a trained model: it predicts from the first minute, and training continues from it.
 
   ml-backend import-model dogs.safetensors --model-type resnet50 --classes beagle,boxer,collie
   ml-backend import-model v12                      a folder that `export model` wrote
 
-A file is a state dict of a torchvision or timm classifier, final layer included, as safetensors or as a torch file
-without code. Class names are matched to the project's labels; what does not match is listed.
+The file is a state dict of a torchvision or timm classifier, including the final layer, as safetensors or as a torch
+file without code. Class names are matched to the project's labels; what does not match is listed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,20 @@ from ml_backend.commands.output import Answer
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
-    parser.add_argument("path", type=Path, help="a state dict, or a folder that `export model` wrote")
+    parser.add_argument("path", type=Path, help="a state dict, or a folder written by `export model`")
     add_project(parser)
-    parser.add_argument("--model-type", metavar="NAME", help="what the file is a state dict of: resnet18, timm:...")
-    parser.add_argument("--classes", metavar="A,B,C", help="class names in the file's order, where it does not say")
-    parser.add_argument("--n-classes", type=int, metavar="N", help="how many classes the file must have, as a check")
+    parser.add_argument(
+        "--model-type", metavar="NAME", help=("the network the state dict belongs to: resnet18, timm:...")
+    )
+    parser.add_argument(
+        "--classes", metavar="A,B,C", help=("class names in the file's order, if the file does not contain them")
+    )
+    parser.add_argument("--n-classes", type=int, metavar="N", help="expected number of classes, as a check")
     parser.add_argument(
         "--input-size",
         type=positive,
         metavar="N",
-        help="side in pixels of the images it was trained on, where the file does not say",
+        help="side in pixels of the images it was trained on, if the file does not say",
     )
     add_dry_run(parser)
     add_json(parser)
@@ -58,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         match = fit_of(project, services, args.path, **given)
         name = f"v{services.versions.next_number(project)}"
         document = {"version": name, "dry_run": True, **vars(match)}
-        answer.result(document, f"{name} would be served from then on. {match}. Nothing was changed (--dry-run).")
+        answer.result(document, f"{name} would be served. {match}. Nothing was changed (--dry-run).")
         return 0
     version, match = start_from(project, services, args.path, **given)
     size = services.predictor.load(project, version.number).encoder.input_size
@@ -69,9 +73,12 @@ def run(args: argparse.Namespace) -> int:
         "input_size": size,
     }
     seen = (
-        f" Images are scaled to {size} pixels for it; trained at another size, it is nearly blind: --input-size."
+        (
+            f" Images are scaled to {size} pixels. If it was trained at another size, pass --input-size, or it will "
+            "predict badly."
+        )
         if size
         else ""
     )
-    answer.result(document, f"{version.name} is served from now on. {match}.{seen}")
+    answer.result(document, f"{version.name} is now served. {match}.{seen}")
     return 0

@@ -28,21 +28,21 @@ LABEL_STUDIO_API_KEY_FILE for a file that holds the token. Legacy and personal a
 
 def add_project(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--project", metavar="ID", help="number or title of the project; not needed where there is only one"
+        "--project", metavar="ID", help="number or title of the project; not needed if there is only one"
     )
     parser.add_argument(
         "--host",
         metavar="URL",
-        help="its Label Studio, where LABEL_STUDIO_API_KEYS names several (default: LABEL_STUDIO_URL)",
+        help="the project's Label Studio, if LABEL_STUDIO_API_KEYS names several (default: LABEL_STUDIO_URL)",
     )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON document, for programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, for scripts")
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done without changing anything")
 
 
 def read_settings(*, service: str | None = None, tell: bool = True) -> Settings:
@@ -80,8 +80,9 @@ def host_of(settings: Settings, args: argparse.Namespace) -> str:
     host = (args.host or settings.label_studio_url).rstrip("/")
     if not settings.hosts().get(host):
         raise ConfigError(
-            f"No access token for {host}: set LABEL_STUDIO_API_KEY (or LABEL_STUDIO_API_KEY_FILE, a file that holds it), or "
-            "add the host to LABEL_STUDIO_API_KEYS. Label Studio shows the token under Account & Settings."
+            f"No access token for {host}: set LABEL_STUDIO_API_KEY (or LABEL_STUDIO_API_KEY_FILE, a file that holds "
+            "it), or add the host to LABEL_STUDIO_API_KEYS. You find the token in Label Studio under Account & "
+            "Settings."
         )
     return host
 
@@ -98,14 +99,14 @@ def remote_project(client: LabelStudio, wanted: str | None) -> dict[str, Any]:
             return client.get_project(int(wanted))
         except NotFoundError:
             raise NotFoundError(
-                f"{client.url} has no project {wanted}, or not for this user. {_list(client)}"
+                f"{client.url} has no project {wanted}, or this user may not see it. {_list(client)}"
             ) from None
     found = [p for p in client.projects() if wanted is None or p["title"] == wanted]
     if len(found) == 1:
         return found[0]
     if not found and wanted is not None:
         raise NotFoundError(f"{client.url} has no project called {wanted!r}. {_list(client)}")
-    raise InvalidInputError(f"Say which project with --project. {_list(client)}")
+    raise InvalidInputError(f"Choose a project with --project. {_list(client)}")
 
 
 def find_project(services: Services, args: argparse.Namespace, *, register: bool = True) -> Project:
@@ -121,13 +122,13 @@ def find_project(services: Services, args: argparse.Namespace, *, register: bool
         return matching[0]
     if len(matching) > 1:
         names = ", ".join(f"{p.key.project_id} ({p.title})" for p in matching)
-        raise ConflictError(f"Say which project with --project: {names}.")
+        raise ConflictError(f"Choose a project with --project: {names}.")
     remote = remote_project(services.client(host), args.project)
     require_own(remote, services.database.store_id, lambda _queue: False)
     if not register:
         raise NotFoundError(
-            f"Project {remote['id']} ({remote['title']}) is not known here yet: `ml-backend setup-project --project "
-            f"{remote['id']}` connects it."
+            f"Project {remote['id']} ({remote['title']}) is not connected to this service yet: run `ml-backend "
+            f"setup-project --project {remote['id']}`."
         )
     created = int(datetime.fromisoformat(remote["created_at"]).timestamp())
     client = services.client(host)
@@ -153,12 +154,12 @@ def positive(text: str) -> int:
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value
 
 
 def _list(client: LabelStudio) -> str:
     names = [f"{p['id']} ({p['title']})" for p in client.projects()]
     if not names:
-        return "It has none: `ml-backend setup-project --title ... --labels ...` makes one."
-    return "There are: " + ", ".join(names[:20]) + (", ..." if len(names) > 20 else ".")
+        return "It has no projects: create one with `ml-backend setup-project --title ... --labels ...`."
+    return "Projects: " + ", ".join(names[:20]) + (", ..." if len(names) > 20 else ".")

@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", choices=["web", "worker"], help="run only one of the two, for separate containers")
+    parser.add_argument(
+        "--only", choices=["web", "worker"], help=("run only one of the two, to use separate containers")
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,12 +53,12 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(
-                f"Port {settings.port} is taken, by a service that runs already or by another program: stop that, or choose "
-                "another port with ML_BACKEND_PORT."
+                f"Port {settings.port} is in use, by a service that is already running or by another program: stop "
+                "that, or choose another port with ML_BACKEND_PORT."
             ) from error
         why = (error.strerror or str(error)).partition(" (while")[0]
         raise ConfigError(
-            f"Nothing can listen on {host}, port {settings.port} ({why}): change ML_BACKEND_HOST or ML_BACKEND_PORT."
+            f"Cannot listen on {host}, port {settings.port} ({why}): change ML_BACKEND_HOST or ML_BACKEND_PORT."
         ) from error
 
 

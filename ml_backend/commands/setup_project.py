@@ -1,15 +1,15 @@
-"""Make a Label Studio project, or adopt one as it is, and connect it to this service.
+"""Create a Label Studio project, or adopt an existing one as it is, and connect it to this service.
 
   ml-backend setup-project --title Birds --labels robin,wren,finch
-  ml-backend setup-project --project 3                adopt project 3: its labels and skips stay
-  ml-backend setup-project --project 3 --choices kind learn these <Choices>, of several in the label config
-  ml-backend setup-project --project 3 --check        only look
-  ml-backend setup-project --project 3 --remove       take the backend and its webhook away; labels stay
-  ml-backend setup-project --project 3 --take-over    make it this data folder's, where it belongs to another
+  ml-backend setup-project --project 3                adopt project 3: its labels and skips are kept
+  ml-backend setup-project --project 3 --choices kind learn these <Choices> if there are several
+  ml-backend setup-project --project 3 --check        only check the connection
+  ml-backend setup-project --project 3 --remove       remove the backend and its webhooks; labels are kept
+  ml-backend setup-project --project 3 --take-over    take it over from another data folder
 
-Connects the ML backend (with its user and password, if it has them), the webhook, the order of sampling and a tab that
-shows the queue. The service must be running (`ml-backend serve`), for Label Studio calls it. Run again, it repairs what
-is not right and leaves the rest.
+Sets up the ML backend (with user and password, if it has them), the webhooks, the order in which tasks are served, and
+tabs for the queue and for all tasks. The service must be running (`ml-backend serve`), because Label Studio calls it.
+Run it again to repair what is wrong; the rest is left alone.
 """
 
 from __future__ import annotations
@@ -54,28 +54,30 @@ UNCHANGED = "Nothing was changed (--dry-run)."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
     add_project(parser)
-    parser.add_argument("--title", help="title of a new project; one that has this title already is adopted")
+    parser.add_argument("--title", help="title of a new project; an existing project with this title is adopted")
     parser.add_argument(
         "--labels",
         metavar="A,B,...",
-        help="labels of a new project, separated by commas; put one that contains a comma in double quotes",
+        help="labels of a new project, separated by commas; put a label that contains a comma in double quotes",
     )
     parser.add_argument(
-        "--label-config", type=existing_file, metavar="XML", help="its label config instead, from a file"
+        "--label-config", type=existing_file, metavar="XML", help="file with a label config, instead of --labels"
     )
-    parser.add_argument("--choices", metavar="NAME", help="learn these <Choices>, where the label config has several")
-    parser.add_argument("--image", metavar="NAME", help="learn from this <Image>, where the label config has several")
-    parser.add_argument("--multiple", action="store_true", help="an image may have several labels")
+    parser.add_argument("--choices", metavar="NAME", help="the <Choices> to learn, if the label config has several")
+    parser.add_argument("--image", metavar="NAME", help="the <Image> to learn from, if the label config has several")
+    parser.add_argument("--multiple", action="store_true", help="allow several labels per image")
     parser.add_argument(
         "--backend-url",
         metavar="URL",
         help="this service's address as Label Studio reaches it (default: from ML_BACKEND_URL)",
     )
-    parser.add_argument("--no-backend", action="store_true", help="only make the project; connect it later")
-    parser.add_argument("--check", action="store_true", help="only check the connection; exit 1 if something is wrong")
-    parser.add_argument("--remove", action="store_true", help="remove the backend and its webhook; labels stay")
+    parser.add_argument("--no-backend", action="store_true", help="only create the project; connect it later")
     parser.add_argument(
-        "--take-over", action="store_true", help="let this data folder have the project, if another one has it"
+        "--check", action="store_true", help=("only check the connection; exit with 1 if something is wrong")
+    )
+    parser.add_argument("--remove", action="store_true", help="remove the backend and its webhooks; labels are kept")
+    parser.add_argument(
+        "--take-over", action="store_true", help="take the project over if it belongs to another data folder"
     )
     add_dry_run(parser)
     add_json(parser)
@@ -100,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
     access = Access(settings.user, settings.password) if settings.user else None
     number = int(project["id"])
     if args.no_backend:
-        later = " Give --choices and --image again when you connect it: they are kept with the connection."
-        text = f"Project {number} ({project['title']}) is there."
+        later = " Pass --choices and --image again when you connect it: they are stored with the connection."
+        text = f"Project {number} ({project['title']}) is ready."
         answer.result(
             {"project": number, "title": project["title"], "changed": taken}, text + later * (selection is not None)
         )
@@ -129,7 +131,7 @@ def _project(
     wanted = parse_label_config(config, selection or NOTHING, default=default).labels if config is not None else ()
     if args.title is None:
         if config is not None:
-            raise InvalidInputError("--labels and --label-config are for a new project: give it a --title.")
+            raise InvalidInputError("--labels and --label-config are for new projects: add --title.")
         return remote_project(client, args.project)
     titled = [project for project in client.projects() if project["title"] == args.title]
     if len(titled) > 1:
@@ -138,26 +140,26 @@ def _project(
     if not titled:
         if config is None:
             raise InvalidInputError(
-                f"There is no project {args.title!r} yet: give its labels with --labels or --label-config."
+                f"There is no project {args.title!r} yet: to create it, add --labels or --label-config."
             )
         if args.check or args.remove:
             answer.result({"project": None, "title": args.title}, f"There is no project {args.title!r} yet.")
             return None
         if args.dry_run:
-            would = f"Would make the project {args.title!r} with the labels {', '.join(wanted)}"
+            would = f"Would create the project {args.title!r} with the labels {', '.join(wanted)}"
             text = would + ("." if args.no_backend else ", and connect it to this service.")
             answer.result({"project": None, "title": args.title, "dry_run": True}, f"{text} {UNCHANGED}")
             return None
         number = create_project(client, args.title, config)
-        answer.say(f"Made project {number} ({args.title}): {client.url}/projects/{number}/")
+        answer.say(f"Created project {number} ({args.title}): {client.url}/projects/{number}/")
         return client.get_project(number)
     found = titled[0]
     if config is not None:
         there = check_selection(found, client.backends(found["id"]), selection, default).labels
         if there != wanted:
             raise InvalidInputError(
-                f"Project {found['id']} ({args.title}) exists with other labels ({', '.join(there)}): leave --labels away "
-                "to adopt it as it is."
+                f"Project {found['id']} ({args.title}) exists with other labels ({', '.join(there)}): omit --labels "
+                "and --label-config to adopt it as it is."
             )
     return found
 
@@ -180,7 +182,7 @@ def _own(
             raise
         store = Store.make(settings)
         ownership.claim(client, project, ownership.Owner.here(str(store.id)))
-        return [f"took the project over for {store}"]
+        return [f"took over the project for {store}"]
     return []
 
 
@@ -205,12 +207,12 @@ def labels_from(text: str) -> list[str]:
         cells = [cell for line in csv.reader([text], skipinitialspace=True, strict=True) for cell in line]
     except csv.Error as error:
         raise InvalidInputError(
-            f"--labels cannot be read as CSV ({error}): put a label that has a comma or a quote in it in double quotes, and "
-            "double each quote inside."
+            f"--labels cannot be read as CSV ({error}): put a label that contains a comma or a quote in double "
+            "quotes, and double each quote inside it."
         ) from None
     labels = [label.strip() for label in cells if label.strip()]
     if len(labels) < 2 or len(set(labels)) != len(labels):
-        raise InvalidInputError("--labels needs at least two labels, each once, separated by commas.")
+        raise InvalidInputError("--labels needs at least two different labels, separated by commas.")
     return labels
 
 
@@ -245,9 +247,9 @@ def _told(
     lines = [f"Project {project['id']} ({project['title']}): {host}/projects/{project['id']}/"]
     if args.dry_run:
         findings = [finding for finding in findings if finding.name not in CONNECTING]  # those would be right then
-        lines += ["  Would have:"] * bool(changed)
+        lines += ["  would have:"] * bool(changed)
     if not args.check:
-        lines += [f"  {change}" for change in changed] or ["  all was right already"]
+        lines += [f"  {change}" for change in changed] or ["  everything was right already"]
     lines += [f"  {'ok ' if finding.ok else 'FIX'}  {finding.name}: {finding.message}" for finding in findings]
     ok = all(finding.ok for finding in findings)
     document |= {"ok": ok, "findings": [vars(finding) for finding in findings]}

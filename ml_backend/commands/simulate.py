@@ -1,12 +1,12 @@
-"""Replay query strategies on labelled data, before you trust one.
+"""Replay query strategies on labelled data before you trust one.
 
   simulate digits --strategies random,margin,auto
   simulate path/to/folder-by-class --labels 400 --batch 20 --seeds 10
   simulate labels.csv --images path/to/images --strategies random,random+margin,auto
   simulate project --project 3
 
-A strategy that needs a model starts by coverage; `random+margin` starts with a random batch instead. Finished runs are
-kept in the output folder and not done again, so a run that was stopped goes on where it was.
+A strategy that needs a model chooses its first batch by coverage; `random+margin` starts with a random batch instead.
+Finished runs are kept in the output folder and not repeated, so a stopped simulation continues where it was.
 """
 
 from __future__ import annotations
@@ -34,31 +34,46 @@ from ml_backend.wording import amount
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
-        help="digits (built in), a folder with one folder per class, a CSV with filename,label, or `project`: the labels of a project in Label Studio",
+        help=(
+            "digits (built in), a folder with one subfolder per class, a CSV with filename,label, or `project`: "
+            "the labels of a Label Studio project"
+        ),
     )
     add_project(parser)
-    parser.add_argument("--images", type=Path, help="folder that holds the CSV's files (default: the CSV's own)")
+    parser.add_argument(
+        "--images", type=Path, help=("folder that holds the CSV's images (default: the CSV's own folder)")
+    )
     parser.add_argument(
         "--strategies",
         default="random,margin,auto",
-        help=f"comma-separated: {', '.join(STRATEGIES)}; first+rest uses another strategy for the first batch; 'all' for all of them",
+        help=(
+            f"comma-separated: {', '.join(STRATEGIES)}; first+rest uses another strategy for the first batch; "
+            "`all` runs all of them"
+        ),
     )
-    parser.add_argument("--seeds", type=int, default=5, help="paired runs per strategy (default 5)")
-    parser.add_argument("--batch", type=int, default=20, help="labels per batch (default 20)")
-    parser.add_argument("--labels", type=int, default=400, help="labels in total (default 400)")
-    parser.add_argument("--pool-size", type=int, help="rank only a random part of the pool, of this size")
+    parser.add_argument("--seeds", type=int, default=5, help="paired runs per strategy (default: 5)")
+    parser.add_argument("--batch", type=int, default=20, help="labels per batch (default: 20)")
+    parser.add_argument("--labels", type=int, default=400, help="labels in total (default: 400)")
+    parser.add_argument("--pool-size", type=int, help="rank only a random sample of the pool, of this size")
     parser.add_argument(
         "--power",
         type=float,
-        help="draw by acquisition ** POWER instead of taking the highest: 0 draws evenly, larger is closer to the plain ranking",
+        help=(
+            "draw tasks at random, weighted by acquisition ** POWER, instead of taking the highest: 0 draws "
+            "evenly; larger values come closer to the plain ranking"
+        ),
     )
-    parser.add_argument("--stress", choices=sorted(STRESS), default="none", help="make the data harder (default none)")
-    parser.add_argument("--encoder", default="auto", help="auto, patches, or a torchvision model (default auto)")
+    parser.add_argument("--stress", choices=sorted(STRESS), default="none", help="make the data harder (default: none)")
+    parser.add_argument("--encoder", default="auto", help="auto, patches or a torchvision model (default: auto)")
     parser.add_argument("--weights", type=Path, help="file with weights for the encoder")
     parser.add_argument(
-        "--target", type=float, action="append", default=[], help="also count the labels needed for this accuracy"
+        "--target",
+        type=float,
+        action="append",
+        default=[],
+        help=("also count the labels needed to reach this accuracy"),
     )
-    parser.add_argument("--out", type=Path, default=Path("simulation"), help="output folder (default simulation)")
+    parser.add_argument("--out", type=Path, default=Path("simulation"), help="output folder (default: simulation)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_dry_run(parser)
 
@@ -68,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         list(STRATEGIES) if args.strategies == "all" else [n.strip() for n in args.strategies.split(",") if n.strip()]
     )
     if args.seeds < 1 or args.batch < 1 or args.labels < args.batch or not names:
-        raise InvalidInputError("Give at least one strategy, one seed, a batch of one, and labels for one batch.")
+        raise InvalidInputError("Needs at least one strategy, --seeds 1, --batch 1 and --labels for one batch.")
     settings = Settings(args.batch, args.labels, args.pool_size, args.power)
     if args.dry_run:
         return planned(args, names, settings)
@@ -97,10 +112,8 @@ def planned(args: argparse.Namespace, names: Sequence[str], settings: Settings) 
           f"{amount(rounds, 'round')} of {amount(args.batch, 'label')}.")  # fmt: skip
     done = len({(r.data, r.strategy, r.seed) for r in read(args.out / "runs.csv")})
     if done:
-        print(f"{amount(done, 'run')} in {args.out / 'runs.csv'} would be kept and not done again.")
-    print(
-        f"Would write runs.csv, table.md and the picture of the accuracy to {args.out}. Nothing was changed (--dry-run)."
-    )
+        print(f"{amount(done, 'run')} in {args.out / 'runs.csv'} would be kept and not repeated.")
+    print(f"Would write runs.csv, table.md and the accuracy plot to {args.out}. Nothing was changed (--dry-run).")
     return 0
 
 
@@ -122,7 +135,9 @@ def examples_of(args: argparse.Namespace) -> tuple[str, list[Example]]:
         return from_project(args)
     path = Path(args.data)
     if not path.exists():
-        raise InvalidInputError(f"{path} does not exist: give digits, a folder by class, a CSV, or project.")
+        raise InvalidInputError(
+            f"{path} does not exist: name digits, a folder with one subfolder per class, a CSV, or project."
+        )
     return path.name, from_folder(path) if path.is_dir() else from_csv(path, args.images)
 
 
@@ -134,11 +149,11 @@ def from_project(args: argparse.Namespace) -> tuple[str, list[Example]]:
     services = open_services(dry_run=args.dry_run)
     project, _ = sync(find_project(services, args), services, full=True)
     if project.schema.multiple:
-        raise InvalidInputError(f"{project.title} asks for several labels an image; a replay takes one.")
+        raise InvalidInputError(f"{project.title} allows several labels per image; `simulate` needs exactly one.")
     labels = {label.task_id: label.labels[0] for label in services.ledger.labels(project)}
     if len(set(labels.values())) < 2:
         raise InvalidInputError(
-            f"{project.title} has {len(labels)} labelled tasks; a replay needs two classes at least."
+            f"{project.title} has labels of fewer than two classes: label images of two classes or more."
         )
     tasks = services.ledger.tasks(project, sorted(labels))
     return project.title, [

@@ -1,14 +1,14 @@
-"""Which images next, beside a running service or without one.
+"""What to label next, with or without a running service.
 
-  ml-backend sync status                                how far the project is, and what is wrong, if anything
-  ml-backend sync query --strategy margin --size 50     compute a batch and print it; nothing is changed
-  ml-backend sync prioritize --strategy margin          compute it and make it the queue
-  ml-backend sync prioritize --csv mine.csv             your own list: filename or task_id, and priority if you like
-  ml-backend sync run                                   one whole turn: labels, features, training, queue
-  ml-backend sync watch                                 a turn whenever something has changed, until Ctrl-C
+  ml-backend sync status                                the project's progress, and what is wrong, if anything
+  ml-backend sync query --strategy margin --size 50     choose a batch and print it; changes nothing
+  ml-backend sync prioritize --strategy margin          choose a batch and make it the queue
+  ml-backend sync prioritize --csv mine.csv             your own list: filename or task_id, optionally priority
+  ml-backend sync run                                   one turn of the loop: labels, features, training, queue
+  ml-backend sync watch                                 a turn whenever something changes, until Ctrl-C
   ml-backend sync export                                the same as `ml-backend export labels`
 
-A queue made by `prioritize` stays until half of it is answered; then the service goes on by itself.
+A queue made by `prioritize` stays until half of it is answered; then the service chooses the next one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ml_backend.commands.output import Answer, bar, measured, table
 from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError
 from ml_backend.identity import Store
 from ml_backend.tabular import open_table
-from ml_backend.wording import amount
+from ml_backend.wording import amount, job_reason
 
 if TYPE_CHECKING:
     from ml_backend.priorities import Batch
@@ -52,12 +52,12 @@ SHOWN = 25
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
     verbs = parser.add_subparsers(dest="what", metavar="what", required=True)
-    query = verbs.add_parser("query", help="compute the next batch with any strategy, and print it")
+    query = verbs.add_parser("query", help="choose the next batch with any strategy and print it")
     _wish_arguments(query)
     query.add_argument(
-        "--out", type=Path, metavar="CSV", help="also write it to a file, which `prioritize --csv` takes"
+        "--out", type=Path, metavar="CSV", help="also write it to a file, which `prioritize --csv` can read"
     )
-    prioritize = verbs.add_parser("prioritize", help="make a batch the queue: a strategy's, or a list of your own")
+    prioritize = verbs.add_parser("prioritize", help=("make a batch the queue: chosen by a strategy, or your own list"))
     _wish_arguments(prioritize)
     own = prioritize.add_mutually_exclusive_group()
     own.add_argument("--tasks", metavar="ID,ID,...", help="these tasks, in this order")
@@ -65,13 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--csv",
         type=existing_file,
-        help="columns filename (or path, task_id), and priority if you like: higher is sooner",
+        help="CSV with the column filename (or path, task_id) and optionally priority: higher is sooner",
     )
     add_labels_arguments(verbs.add_parser("export", help="the same as `ml-backend export labels`"))
     for name, text in (
-        ("status", "how far the project is: labels, accuracy, queue, job, problems"),
-        ("run", "one whole turn: labels, features, training, queue; changes nothing if there is nothing new"),
-        ("watch", "a turn whenever something has changed, until Ctrl-C"),
+        ("status", "the project's progress: labels, accuracy, queue, job, problems"),
+        ("run", "one turn of the loop: labels, features, training, queue; does nothing if nothing is new"),
+        ("watch", "a turn whenever something changes, until Ctrl-C"),
     ):
         verb = verbs.add_parser(name, help=text)
         add_project(verb)
@@ -80,7 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_json(verb)
         if name == "watch":
             verb.add_argument(
-                "--every", type=positive, default=30, metavar="SECONDS", help="how often to look (default: 30)"
+                "--every",
+                type=positive,
+                default=30,
+                metavar="SECONDS",
+                help=("seconds between checks for changes (default: 30)"),
             )
 
 
@@ -101,19 +105,24 @@ def run(args: argparse.Namespace) -> int:
 
 def _wish_arguments(parser: argparse.ArgumentParser) -> None:
     add_project(parser)
-    parser.add_argument("--strategy", help="query strategy (default: ML_BACKEND_STRATEGY); a wrong name lists them all")
     parser.add_argument(
-        "--size", type=positive, metavar="N", help="tasks in the batch (default: ML_BACKEND_BATCH_SIZE)"
+        "--strategy", help=("query strategy (default: ML_BACKEND_STRATEGY); an unknown name lists them all")
     )
     parser.add_argument(
-        "--pool-size", type=positive, metavar="N", help="rank only a random part of the pool, of this size"
+        "--size", type=positive, metavar="N", help="number of tasks in the batch (default: ML_BACKEND_BATCH_SIZE)"
+    )
+    parser.add_argument(
+        "--pool-size", type=positive, metavar="N", help="rank only a random sample of the pool, of this size"
     )
     parser.add_argument(
         "--power",
         type=float,
-        help="draw by acquisition ** POWER instead of taking the highest: 0 draws evenly, larger is closer to the plain ranking",
+        help=(
+            "draw tasks at random, weighted by acquisition ** POWER, instead of taking the highest: 0 draws "
+            "evenly; larger values come closer to the plain ranking"
+        ),
     )
-    parser.add_argument("--seed", type=int, help="seed of the random draws (default: ML_BACKEND_SEED)")
+    parser.add_argument("--seed", type=int, help="seed for random draws (default: ML_BACKEND_SEED)")
     add_dry_run(parser)
     add_json(parser)
 
@@ -140,7 +149,7 @@ def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, pr
     for item in left_out[:SHOWN]:
         answer.warn(f"{item['name']} is left out: {item['reason']}")
     if len(left_out) > SHOWN:
-        answer.warn(f"{len(left_out) - SHOWN} more are left out; --json has them all.")
+        answer.warn(f"{len(left_out) - SHOWN} more left out; --json lists them all.")
     rows = _rows(services, project, batch)
     document = {
         "strategy": batch.strategy,
@@ -157,7 +166,8 @@ def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, pr
     document |= {"served_as": round_.served_name, "state": round_.state}
     answer.result(
         document,
-        f"The queue is now {amount(len(rows), 'task')}, as {round_.served_name}; Label Studio was asked and serves that order.",
+        f"The queue is now {round_.served_name}, with {amount(len(rows), 'task')}; verified that Label Studio "
+        "serves them in this order.",
     )
     return 0
 
@@ -200,7 +210,7 @@ def _watch(args: argparse.Namespace, answer: Answer, services: Services, project
     from ml_backend.runner import run_turn  # noqa: PLC0415
     from ml_backend.status import turn_sentence  # noqa: PLC0415
 
-    answer.say(f"Watching {project.title!r}: looks every {args.every} s, Ctrl-C stops.")
+    answer.say(f"Watching {project.title!r}: looks every {args.every} s. Press Ctrl-C to stop.")
     while True:
         try:
             summary = run_turn(services, project, "sync watch")
@@ -274,10 +284,10 @@ def _rows(services: Services, project: Project, batch: Batch) -> list[dict[str, 
 
 def _shown(batch: Batch, rows: list[dict[str, Any]]) -> str:
     model = f"model v{batch.version}" if batch.version else "no model yet"
-    head = f"{len(rows)} tasks by {batch.strategy}, seed {batch.seed}, {model}:"
+    head = f"{amount(len(rows), 'task')} chosen by {batch.strategy}, seed {batch.seed}, {model}:"
     columns = ("rank", "task_id", "filename", "prediction", "confidence", "acquisition", "reason")
     lines = table(columns, [[row[name] for name in columns] for row in rows[:SHOWN]])
-    rest = f"\n... and {len(rows) - SHOWN} more (--json or --out has them all)" if len(rows) > SHOWN else ""
+    rest = f"\n... and {len(rows) - SHOWN} more (use --json or --out to get them all)" if len(rows) > SHOWN else ""
     return f"{head}\n{lines}{rest}"
 
 
@@ -315,25 +325,28 @@ def _labelled(counts: dict[str, int]) -> str:
     """How many labels there are, and what becomes of them."""
     held_out = counts["holdout_labelled"]
     learned = counts["labelled"] - held_out
-    return f"{counts['labelled']} of {counts['tasks']}: {learned} to learn from, {held_out} held out to measure the accuracy"
+    return (
+        f"{counts['labelled']} of {counts['tasks']}: {learned} to train on, {held_out} held out to measure the accuracy"
+    )
 
 
 def _queue_text(queue: dict[str, Any] | None, counts: dict[str, int]) -> str:
     if queue is None:
         return "none yet"
     if not counts["waiting"]:
-        return "used up: there is no task left to ask for; import more images to go on"
+        return "used up, and no tasks are left; import more images to continue"
     if not queue["waiting"]:
-        return f"{queue['name']} is used up; the next turn makes another"
+        return f"{queue['name']} is used up; the next turn chooses a new one"
     state = "" if queue["state"] == "verified" else f", {queue['state']}"
     waiting = f"{queue['waiting']} of {amount(queue['tasks'], 'task')} to go"
     return f"{queue['name']} by {queue['strategy']}{state}: {waiting}, {queue['waiting_held_out']} of them to measure the accuracy"
 
 
 def _job_text(job: dict[str, Any]) -> str:
+    reason = job_reason(job["reason"])
     if job["state"] != "running":
-        return f"waits to start ({job['reason']})"
-    return f"running, {job['progress']:.0%} ({job['reason']})"
+        return f"waiting to start ({reason})"
+    return f"running, {job['progress']:.0%} ({reason})"
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""The models a project has had: look at them, compare two, and choose which one answers.
+"""A project's model versions: list them, compare two, and choose which one is served.
 
   ml-backend versions list                  all of them, with their held-out accuracy
-  ml-backend versions compare v3 v4         both asked about the same held-out tasks
-  ml-backend versions promote v3            roll back to v3, or serve one that was not; the next better one replaces it
-  ml-backend versions pin v3                serve v3 and no other until `versions unpin`
+  ml-backend versions compare v3 v4         compare both on the same held-out tasks
+  ml-backend versions promote v3            serve v3 (roll back to it) until a better version is trained
+  ml-backend versions pin v3                serve v3 until you run `ml-backend versions unpin`
 
-A version is never changed; what is chosen here is which one answers, and the queue follows it.
+Versions never change. These commands choose which one is served; the queue follows.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from ml_backend.store.projects import Project
     from ml_backend.store.versions import Version
 
-VERSION = "such as v4, or 4"
+VERSION = "such as v4 or 4"
 FOLLOWS = (
-    "The queue follows with the next turn: within seconds where the service runs, else with `ml-backend sync run`."
+    "The queue follows with the next turn: within seconds if the service is running, otherwise with `ml-backend "
+    "sync run`."
 )
 
 
@@ -39,16 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
     verbs = parser.add_subparsers(dest="what", metavar="what", required=True)
     for name, text in (
-        ("list", "every version: accuracy, labels, encoder, state, and which one answers"),
-        ("compare", "two versions asked about the same held-out tasks"),
-        ("promote", "serve this version from now on, until a better one is trained; an earlier one is a roll-back"),
-        ("pin", "serve this version and no other until `versions unpin`"),
-        ("unpin", "let the next version that is good enough be served again"),
+        ("list", "all versions, with accuracy, labels, encoder and state"),
+        ("compare", "compare two versions on the same held-out tasks"),
+        ("promote", "serve this version until a better version is trained; an earlier version is a roll-back"),
+        ("pin", "serve this version until you run `ml-backend versions unpin`"),
+        ("unpin", "let newly trained versions be served again"),
     ):
         verb = verbs.add_parser(name, help=text)
         if name == "compare":
             verb.add_argument("first", help=VERSION)
-            verb.add_argument("second", help="the one to compare it with")
+            verb.add_argument("second", help="the version to compare it with")
         elif name in {"promote", "pin"}:
             verb.add_argument("version", help=VERSION)
         add_project(verb)
@@ -125,18 +126,20 @@ def _choose(args: argparse.Namespace, answer: Answer, services: Services, projec
     do = {"promote": choice.promote, "pin": choice.pin}[args.what]
     document = {"version": version.name, "before": before.name if before else None, "dry_run": args.dry_run}
     instead = f" instead of {before.name}" if before and before.number != version.number else ""
-    until = "until a better one is trained" if args.what == "promote" else "and no other until `versions unpin`"
+    until = (
+        "until a better version is trained" if args.what == "promote" else "until you run `ml-backend versions unpin`"
+    )
     if args.dry_run:
         services.versions.folder(version)
         if args.what == "promote":
             services.versions.check_pin(project, version.number)
-        answer.result(document, f"{version.name} would be served{instead}, {until}. Nothing was changed (--dry-run).")
+        answer.result(document, f"{version.name} would be served{instead} {until}. Nothing was changed (--dry-run).")
         return 0
     from ml_backend.runner import alone  # noqa: PLC0415 - torch takes seconds
 
     with alone(services, project, f"versions {args.what}"):
         do(services, project, version.number)
-    answer.result(document, f"{version.name} is served{instead}, {until}. {FOLLOWS}")
+    answer.result(document, f"{version.name} is now served{instead} {until}. {FOLLOWS}")
     return 0
 
 
@@ -154,7 +157,7 @@ def _unpin(args: argparse.Namespace, answer: Answer, services: Services, project
         answer.result(document, f"{name} would be unpinned. Nothing was changed (--dry-run).")
         return 0
     unpin(services, project)
-    answer.result(document, f"{name} is unpinned: it answers until a better one is trained.")
+    answer.result(document, f"{name} is unpinned: it is served until a better version is trained.")
     return 0
 
 

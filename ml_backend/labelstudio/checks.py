@@ -167,12 +167,16 @@ def _backend(backends: list[Json], backend_url: str) -> Finding:
     backend = backends[0]
     if backend["url"].rstrip("/") != backend_url.rstrip("/"):
         return Finding(
-            name, ok=False, message=f"The ML backend points at {backend['url']}, not at {backend_url}: connect again."
+            name,
+            ok=False,
+            message=(f"The ML backend points at {backend['url']}, not at {backend_url}: connect it again."),
         )
     if backend["state"] not in WORKING:
         reason = backend.get("error_message") or "no answer to /health"
         return Finding(
-            name, ok=False, message=f"Label Studio does not reach {backend_url} ({reason}): check that it runs."
+            name,
+            ok=False,
+            message=(f"Label Studio cannot reach {backend_url} ({reason}): check that the service is running."),
         )
     return Finding(name, ok=True, message=f"Label Studio reaches {backend_url}.")
 
@@ -183,11 +187,11 @@ def _webhook(ours: list[Json], wanted: tuple[Hook, ...], access: Access | None) 
     for hook in wanted:
         found = matching(hook, ours)
         if not found:
-            wrong.append(f"The webhook of {hook.kind} is missing, so changes of {hook.kind} are seen late.")
+            wrong.append(f"The webhook for {hook.kind} is missing, so changes to {hook.kind} are noticed late.")
         elif faults := webhook_faults(found[0], hook, access):
-            wrong.append(f"The webhook of {hook.kind} ({hook.url}) is not right: it {', '.join(faults)}.")
+            wrong.append(f"The webhook for {hook.kind} ({hook.url}) is wrong: it {', '.join(faults)}.")
     if wrong:
-        return Finding("webhook", ok=False, message=f"{' '.join(wrong)} Connect again.")
+        return Finding("webhook", ok=False, message=f"{' '.join(wrong)} Connect the project again.")
     kinds = " and ".join(hook.kind for hook in wanted)
     return Finding("webhook", ok=True, message=f"Label Studio sends its events about {kinds} to {wanted[0].url}.")
 
@@ -200,11 +204,11 @@ def webhook_faults(found: Json, hook: Hook, access: Access | None) -> list[str]:
     if not found["is_active"]:
         faults.append("is switched off")
     if access and found["headers"].get("Authorization") != access.header:
-        faults.append("carries no or another authorization")
+        faults.append("has a missing or wrong Authorization header")
     if found["send_payload"] != hook.payload:
-        faults.append("sends no payload" if hook.payload else "sends a payload, which makes Submit slow")
+        faults.append("sends no payload" if hook.payload else "sends a payload, which slows Submit down")
     if not found["send_for_all_actions"] and not set(hook.events) <= set(found["actions"]):
-        faults.append("does not send all events needed")
+        faults.append("does not send all the events needed")
     elif found["send_for_all_actions"] or set(found["actions"]) != set(hook.events):
         faults.append("sends more events than needed")
     return faults
@@ -219,18 +223,27 @@ def _serving(project: Json, versions: Mapping[str, int], titles: Collection[str]
             "sampling",
             sampled,
             f"Tasks are served by {sampling!r}"
-            + ("." if sampled else f", not by {UNCERTAINTY!r}, which {SAMPLING_PAGE} does not offer: connect again."),
+            + (
+                "."
+                if sampled
+                else (f", not by {UNCERTAINTY!r}, which {SAMPLING_PAGE} does not offer: connect the project again.")
+            ),
         )
     ]
     if version and not versions.get(version):
-        why = "the title of a backend, no version" if version in titles else "a version no prediction has"
-        message = f"The project's model version is {version!r}, {why}, so tasks come at random: push a queue."
+        why = "the title of a backend, not a version" if version in titles else "which no prediction has"
+        message = (
+            f"The project's model version is {version!r}, {why}, so tasks come in random order: push a queue "
+            "with `ml-backend sync run`."
+        )
         findings.append(Finding("model version", ok=False, message=message))
     else:
-        message = f"The queue served is {version!r}." if version else "No queue has been pushed yet."
+        message = f"Label Studio serves the queue {version!r}." if version else "No queue has been pushed yet."
         findings.append(Finding("model version", ok=True, message=message))
     if project["maximum_annotations"] > 1:
-        message = "Each task is labelled more than once: Label Studio serves begun tasks first, then the queue."
+        message = (
+            "Each task is labelled more than once: Label Studio serves tasks already started first, then the queue."
+        )
         findings.append(Finding("overlap", ok=True, message=message))
     return findings
 
@@ -247,21 +260,22 @@ def refusal(text: str, url: str, what: str) -> str | None:
     setting = "ML_BLOCK_LOCAL_IP=false" if what == BACKEND_ADDRESS else "SSRF_PROTECTION_ENABLED=false"
     sentences = {
         "reserved network address": (
-            f"Label Studio refuses {url}, an address in a private network: start it with {setting}."
+            f"Label Studio refuses {url} because it is in a private network: start Label Studio with {setting}."
         ),
         "valid URL": (
-            f"Label Studio refuses {url} for a webhook, for it wants a host name with a dot: give this service a name such "
-            f"as {host}.internal (a network alias in docker compose), or use its IP address."
+            f"Label Studio refuses {url} for a webhook because the host name needs a dot: give this service a name "
+            f"such as {host}.internal (a network alias in docker compose), or use its IP address."
         ),
         "resolve hostname": (
-            f"Label Studio cannot resolve {host!r}: use an address that is known where Label Studio runs."
+            f"Label Studio cannot resolve {host!r}: use an address that can be resolved where Label Studio runs."
         ),
         "authentication parameters": (
-            f"The service at {url} wants a user and password and got none or wrong ones: give those it was started with."
+            f"The service at {url} needs a user and password, and got none or the wrong ones: set ML_BACKEND_USER "
+            "and ML_BACKEND_PASSWORD as they are for the service."
         ),
         "health check failed": (
-            f"Label Studio cannot reach {url}: check that the service runs there and answers /health, and that this is its "
-            "address as seen from where Label Studio runs (not localhost, if that is another container)."
+            f"Label Studio cannot reach {url}: check that the service is running there and answers /health, and "
+            "that Label Studio can use this address (not localhost, if Label Studio runs in another container)."
         ),
         "valid ML backend": f"The service at {url} refused the project: {text}",
     }

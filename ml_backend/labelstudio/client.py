@@ -412,8 +412,9 @@ class LabelStudio:
         ]
         shown = ", ".join(map(str, dropped[:20])) + (", ..." if len(dropped) > 20 else "")
         return (
-            f"Label Studio stored only {created} of {len(chunk)} predictions; dropped: tasks {shown}. It drops a result "
-            "that does not fit the project's label config: check that every predicted label is still in it."
+            f"Label Studio stored only {created} of {len(chunk)} predictions; it dropped those of tasks {shown}. "
+            "Label Studio drops results that do not fit the project's label config: check that every predicted "
+            "label is still in it."
         )
 
     def _get(self, path: str, **params: Any) -> Any:

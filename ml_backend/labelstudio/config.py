@@ -111,7 +111,9 @@ def selection_from(extra_params: Any) -> Selection | None:
 
 def _parse(xml: str) -> ET.Element:
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
-        raise InvalidInputError("The label config declares a DOCTYPE or an entity: remove it, a config needs none.")
+        raise InvalidInputError(
+            "The label config declares a DOCTYPE or an entity: remove it; a config does not need one."
+        )
     try:
         return ET.fromstring(xml)  # noqa: S314 - entities are refused above
     except ET.ParseError as error:
@@ -145,8 +147,9 @@ def _pick(kind: str, known: dict[str, ET.Element], chosen: str | None, default: 
     """The name meant; None where there are several. Raises InvalidInputError for a chosen one that is not there."""
     if chosen is not None and chosen not in known:
         raise InvalidInputError(
-            f'The label config has no <{kind} name="{chosen}"> to learn; it has {", ".join(known)}. '
-            f"Choose again, as in `ml-backend setup-project --{kind.lower()} {next(iter(known))}`, or restore the old name."
+            f'The label config has no <{kind} name="{chosen}"> to learn; it has {", ".join(known)}. Choose again, '
+            f"for example with `ml-backend setup-project --{kind.lower()} {next(iter(known))}`, or restore the old "
+            "name."
         )
     if chosen is not None or len(known) == 1:
         return chosen or next(iter(known))
@@ -187,12 +190,10 @@ def _no_choices(root: ET.Element, images: dict[str, ET.Element]) -> str:
     for tag in root.iter("Choices"):
         name = f'<Choices name="{tag.get("name")}">'
         if not tag.get("name"):
-            return f'{missing}: the one it has lacks a name, such as name="choice".'
+            return f'{missing}: the one it has lacks a name; add one, such as name="choice".'
         if part := _part(tag):
             what = "regions" if part == "perRegion" else "items"
-            return (
-                f"{missing}: {name} asks about {what} of it. Take {part} away, or add <Choices> about the whole image."
-            )
+            return f"{missing}: {name} asks about {what} of it. Remove {part}, or add <Choices> about the whole image."
         if not _about_an_image(tag, images):
             return f'{missing}: {name} is about "{tag.get("toName", "")}". Set its toName="{next(iter(images))}".'
     asked = sorted({tag.tag for tag in root.iter() if tag.get("toName") and tag.tag not in _LAYOUT})
@@ -207,8 +208,8 @@ def _no_choices(root: ET.Element, images: dict[str, ET.Element]) -> str:
 def _only_sometimes(tag: ET.Element, *, others: bool) -> str:
     fix = "Choose another with `ml-backend setup-project --choices NAME`, or remove" if others else "Remove"
     return (
-        f'<Choices name="{tag.get("name")}"> is shown only under a condition (visibleWhen), so many images never get an '
-        f"answer, and it cannot be learned. {fix} the condition, in a separate project if need be."
+        f'<Choices name="{tag.get("name")}"> is shown only under a condition (visibleWhen), so it is not asked for '
+        f"every image and cannot be learned. {fix} the condition, in a separate project if necessary."
     )
 
 
@@ -244,16 +245,14 @@ def _labels(tag: ET.Element) -> tuple[str, ...]:
             'be learned: list them in the config, as <Choice value="cat"/>.'
         )
     if any(choice.find(".//Choice") is not None for choice in tag.iter("Choice")):
-        raise InvalidInputError(
-            f"{name} has choices inside of choices (nested), which cannot be learned: list them on one level."
-        )
+        raise InvalidInputError(f"{name} has nested choices, which cannot be learned: list them all on one level.")
     # An alias takes the place of the value in what Label Studio stores.
     values = [choice.get("alias") or choice.get("value") or "" for choice in tag.iter("Choice")]
     if len(values) < 2 or not all(value.strip() for value in values):
         raise InvalidInputError(f'{name} needs at least two <Choice value="..."/> inside, each with a value: add them.')
     if doubled := [value for value, count in Counter(values).items() if count > 1]:
         raise InvalidInputError(
-            f'{name} has the choice "{doubled[0]}" twice, and its answers could not be told apart: rename or remove one.'
+            f'{name} has the choice "{doubled[0]}" twice, and their answers cannot be told apart: rename or remove one.'
         )
     return tuple(values)
 
@@ -271,8 +270,8 @@ def label_config(labels: Sequence[str], *, multiple: bool = False, image_key: st
     for label in labels:
         if _VARIABLE.search(label):
             raise InvalidInputError(
-                f'The label "{label}" cannot be shown: Label Studio puts task data in place of a $ and what follows it. '
-                "Leave the $ away."
+                f'The label "{label}" cannot be used: Label Studio replaces a $ and what follows it with task data. '
+                "Remove the $."
             )
     choices = "\n".join(
         f"      <Choice value={quoteattr(label)}{f' hotkey={quoteattr(key)}' if key else ''}/>"
@@ -280,7 +279,7 @@ def label_config(labels: Sequence[str], *, multiple: bool = False, image_key: st
     )
     return _PAGE.format(
         value=quoteattr(f"${image_key}"),
-        question="Which ones fit?" if multiple else "Which one is it?",
+        question="Which labels fit?" if multiple else "Which one is it?",
         choice="multiple" if multiple else "single",
         choices=choices,
         small=_SMALL,
@@ -325,7 +324,7 @@ def annotation_from_json(schema: LabelSchema, raw: dict[str, Any], *, task_id: i
         annotator = annotator.get("id")
     task = raw.get("task", task_id) if task_id is None else task_id
     if task is None:
-        raise InvalidInputError(f"Annotation {raw.get('id')} names no task.")
+        raise InvalidInputError(f"Annotation {raw.get('id')} does not name a task.")
     return Annotation(
         id=int(raw["id"]),
         task_id=int(task["id"] if isinstance(task, dict) else task),

@@ -129,7 +129,7 @@ def _set_webhooks(
         for double in ours:
             if double["id"] not in kept:
                 client.delete_webhook(double["id"])
-                done.append(f"removed a needless webhook to {double['url']}")
+                done.append(f"removed a duplicate webhook to {double['url']}")
     except LabelStudioError as error:
         raise explained(error, hooks[0].url, WEBHOOK_ADDRESS) from error
     return tuple(kept), done
@@ -151,7 +151,7 @@ def _set_webhook(
     keep = found[0]["id"]
     if faults := webhook_faults(found[0], hook, access):
         client.update_webhook(keep, **wanted)
-        return keep, [f"repaired the webhook of {hook.kind}, for it {', '.join(faults)}"]
+        return keep, [f"repaired the webhook for {hook.kind}: it {', '.join(faults)}"]
     return keep, []
 
 
@@ -181,7 +181,7 @@ def _set_backend(
             return keep["id"], []
         # Label Studio checks a change by calling the backend with what the change itself says: all of it, each time.
         client.update_backend(keep["id"], project=project_id, **wanted)
-        return keep["id"], [f"set the ML backend to {backend_url}"]
+        return keep["id"], [f"changed the ML backend to {backend_url}"]
     except LabelStudioError as error:
         raise explained(error, backend_url, BACKEND_ADDRESS) from error
 

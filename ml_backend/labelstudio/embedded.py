@@ -153,7 +153,7 @@ class EmbeddedLabelStudio:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
-                raise LabelStudioUnavailableError(f"Label Studio ended while starting: {self._last_lines()}")
+                raise LabelStudioUnavailableError(f"Label Studio exited while starting: {self._last_lines()}")
             with contextlib.suppress(requests.RequestException):
                 if requests.get(f"{self.url}/health", timeout=2).ok:
                     return

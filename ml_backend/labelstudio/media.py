@@ -49,7 +49,7 @@ class ImageReader:
         """The image file of a task. Raises ImageError, naming the fix; LabelStudioUnavailableError to try again later."""
         if not task.image:
             raise ImageError(
-                f"Task {task.id} has no image: its data lacks the key that the label config's <Image> shows."
+                f"Task {task.id} has no image: its data lacks the field that the label config's <Image> shows."
             )
         return self.fetch(task.image, task_id=task.id)
 
@@ -69,8 +69,8 @@ class ImageReader:
             reference = reference[len(_origin(reference)) :]
         elif parts.scheme or not reference.startswith("/"):
             raise ImageError(
-                f"{reference!r} is no address of an image: use http(s), s3://, gs://, azure-blob://, /data/upload/... or "
-                "/data/local-files/?d=... in the task data."
+                f"{reference!r} is not an image address: use http(s)://, s3://, gs://, azure-blob://, "
+                "/data/upload/... or /data/local-files/?d=... in the task data."
             )
         return self._local(reference)
 
@@ -91,20 +91,21 @@ class ImageReader:
         try:
             file = (root / relative.lstrip("/")).resolve()
             if not file.is_relative_to(root):
-                raise ImageError(f"{relative!r} leads out of {name} {root}: it is not read.")
+                raise ImageError(f"{relative!r} is outside {name} {root}, so it is not read: move the file below it.")
             if file.stat().st_size > self._max_bytes:
                 raise ImageError(self._too_large(relative))
             return file.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise ImageError(
-                f"{relative!r} cannot be read below {name} {root} ({getattr(error, 'strerror', error)}): check that this is the folder Label "
-                "Studio serves, and that it is mounted here."
+                f"{relative!r} cannot be read below {name} {root} ({getattr(error, 'strerror', error)}): check that "
+                "this is the folder that Label Studio serves, and that it is mounted here."
             ) from None
 
     def _from_storage(self, reference: str, task_id: int | None) -> bytes:
         if task_id is None:
             raise ImageError(
-                f"{reference} can only be fetched through a task of Label Studio, which has the credentials."
+                f"{reference} can only be fetched through a Label Studio task, because only Label Studio has the "
+                "credentials: import it as a task first."
             )
         encoded = base64.urlsafe_b64encode(reference.encode()).decode()
         url = f"{self._transport.url}/tasks/{task_id}/resolve/?fileuri={encoded}"
@@ -123,7 +124,8 @@ class ImageReader:
             failed = (error.request.url if error.request is not None else None) or url  # after a redirect: the storage
             if session is self._known and _origin(failed) == _origin(url):
                 raise LabelStudioUnavailableError(
-                    f"Label Studio at {self._transport.url} cannot be reached for {_short(reference)}: check that it runs."
+                    f"Label Studio at {self._transport.url} cannot be reached to fetch {_short(reference)}: check "
+                    "that it is running."
                 ) from error
             raise ImageError(
                 f"{_short(reference)} cannot be fetched ({type(error).__name__}): check the address, and that this service "
@@ -143,9 +145,9 @@ class ImageReader:
         if answer.status_code in TRY_AGAIN and _origin(answer.url) == _origin(self._transport.url):
             raise LabelStudioUnavailableError(f"Label Studio answered {answer.status_code} to {name}: try again later.")
         if answer.status_code in {401, 403}:
-            raise ImageError(f"{name} may not be read ({answer.status_code}): {_hint(reference)}")
+            raise ImageError(f"Access to {name} is denied ({answer.status_code}): {_hint(reference)}")
         if answer.status_code == 404:
-            raise ImageError(f"{name} is not there (404): {_hint(reference)}")
+            raise ImageError(f"{name} does not exist (404): {_hint(reference)}")
         if not answer.ok:
             raise ImageError(f"{name} cannot be fetched (status {answer.status_code}): {_hint(reference)}")
         if "text/html" in answer.headers.get("Content-Type", ""):
@@ -156,14 +158,19 @@ class ImageReader:
     def _inline(self, reference: str) -> bytes:
         head, comma, body = reference.partition(",")
         if not comma:
-            raise ImageError(f"{_short(reference)} is no data: address: it has no comma before the image.")
+            raise ImageError(
+                f"{_short(reference)} is not a valid data: address: there is no comma before the "
+                "image. Correct the task data."
+            )
         if len(body) > self._max_bytes * 3:
             raise ImageError(self._too_large(reference))
         try:
             content = unquote_to_bytes(body)
             return base64.b64decode(content, validate=True) if head.endswith(";base64") else content
         except binascii.Error:
-            raise ImageError(f"{_short(reference)} is not valid base64: the image is damaged.") from None
+            raise ImageError(
+                f"{_short(reference)} is not valid base64, so the image is damaged: import it again."
+            ) from None
 
     def _too_large(self, reference: str) -> str:
         return f"{_short(reference)} is larger than {self._max_bytes // 2**20} MB: make the image smaller, or raise the limit."
@@ -176,9 +183,12 @@ def _hint(reference: str) -> str:
             "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, and give the project a Local Files storage whose path holds the file."
         )
     if reference.startswith(CLOUD):
-        return "connect the bucket to the project under Settings, Cloud Storage, with credentials that may read it."
+        return "connect the bucket to the project under Settings, Cloud Storage, with credentials that can read it."
     if "/data/upload/" in reference:
-        return "the uploaded file is gone from Label Studio's media folder, or its project is not this user's."
+        return (
+            "the uploaded file is no longer in Label Studio's media folder, or this user may not see its "
+            "project: upload it again, or use another token."
+        )
     return "check that the address is public, or serve the images through Label Studio."
 
 

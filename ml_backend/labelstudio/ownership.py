@@ -63,7 +63,7 @@ def require_own(project: Json, store: str | None, made: Callable[[str], bool]) -
         )
     if owner is None and OUR_VERSION.fullmatch(served) and not made(served):
         raise AnotherStoreError(
-            f"Project {project['id']} ({project['title']}) serves the queue {served}, which another store has made: "
+            f"Project {project['id']} ({project['title']}) serves the queue {served}, which another store pushed: "
             f"{_either(project)}"
         )
     return owner
@@ -76,7 +76,9 @@ def finding(project: Json, store: str | None, made: Callable[[str], bool]) -> Fi
     except AnotherStoreError as error:
         return Finding("owner", ok=False, message=str(error))
     return Finding(
-        "owner", ok=True, message="The project is this store's." if owner else "No store has the project yet."
+        "owner",
+        ok=True,
+        message="The project belongs to this store." if owner else "The project does not belong to a store yet.",
     )
 
 
@@ -93,6 +95,6 @@ def claim(client: LabelStudio, project: Json, owner: Owner) -> None:
 
 def _either(project: Json) -> str:
     return (
-        "nothing was changed. Use that store's data folder (ML_BACKEND_DATA_DIR, and ML_BACKEND_DATABASE_URL if it has one), "
-        f"or take the project over for good with `ml-backend setup-project --project {project['id']} --take-over`."
+        "nothing was changed. Use that store (its ML_BACKEND_DATA_DIR, and its ML_BACKEND_DATABASE_URL if any), or "
+        f"take the project over for good with `ml-backend setup-project --project {project['id']} --take-over`."
     )

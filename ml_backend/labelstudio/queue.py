@@ -69,7 +69,9 @@ def push(
     """
     _check_labels(schema, items)
     if not items:
-        raise LabelStudioError("There is nothing to serve: the batch is empty (every task is labelled?).")
+        raise LabelStudioError(
+            "The batch is empty, so there is nothing to serve: import more images if every task is labelled."
+        )
     items, gone = sorted(items, key=lambda item: item.score), tuple[int, ...]()
     after = [QueueItem(task_id, LIVE) for task_id in spare]
     try:
@@ -86,7 +88,7 @@ def push(
         after = [item for item in after if item.task_id in there]
         if not items:
             raise LabelStudioError(
-                "None of the batch's tasks exists any more: reconcile the project and rank again."
+                "None of the tasks in the batch exists any more: run `ml-backend sync run` to choose a new one."
             ) from None
         _store(client, project_id, version, [*items, *after])
     project = client.get_project(project_id)
@@ -144,23 +146,25 @@ def verify(client: LabelStudio, project_id: int, version: str, task_ids: Sequenc
     project = client.get_project(project_id)
     if project["model_version"] != version:
         raise LabelStudioError(
-            f"Label Studio takes predictions of {project['model_version']!r} instead of {version!r}: somebody changed the "
-            "project's predictions under Settings, Predictions; push the queue again."
+            f"Label Studio serves predictions of {project['model_version']!r} instead of {version!r}: somebody "
+            "changed this under Settings, Predictions."
         )
     if project["sampling"] != UNCERTAINTY:
         raise LabelStudioError(
-            f"Label Studio orders tasks by {project['sampling']!r}: somebody changed Settings, General, Task Sampling, which "
-            f"does not offer {UNCERTAINTY!r} itself; push the queue again."
+            f"Label Studio serves tasks by {project['sampling']!r} instead of {UNCERTAINTY!r}: somebody changed "
+            "Settings, General, Task Sampling."
         )
     served = _in_order(client, project_id, version)
     due = [task_id for task_id in task_ids if task_id in set(served)]
     for place, (is_served, is_due) in enumerate(zip(served, due, strict=False), start=1):
         if is_served != is_due:
-            raise LabelStudioError(f"At place {place} Label Studio serves task {is_served}, where {is_due} is due.")
+            raise LabelStudioError(f"At place {place} Label Studio serves task {is_served} instead of task {is_due}.")
     if len(served) > len(due):
         raise LabelStudioError(f"Label Studio serves task {served[len(due)]}, which is not in the batch.")
     if unserved := _unlabelled(client, project_id, set(task_ids) - set(served)):
-        raise LabelStudioError(f"Label Studio serves no such task of the batch: {', '.join(map(str, unserved))}.")
+        raise LabelStudioError(
+            f"Label Studio does not serve these tasks of the batch: {', '.join(map(str, unserved))}."
+        )
 
 
 def show_tab(client: LabelStudio, project_id: int, version: str) -> int:
@@ -208,8 +212,8 @@ def _check_labels(schema: LabelSchema, items: Sequence[QueueItem]) -> None:
     labels = {label for result in results for label in result["value"]["choices"]}
     if unknown := sorted(labels - set(schema.labels)):
         raise InvalidInputError(
-            f"The predictions name labels that the project's label config does not have: {', '.join(unknown)}. Train "
-            "again with the present config, or put them back into it."
+            f"The predictions contain labels that are not in the project's label config: {', '.join(unknown)}. Put "
+            "them back into the config, or train again with the current one."
         )
 
 

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio.client import BULK_TIMEOUT_S, LabelStudio
 from ml_backend.labelstudio.transport import detail_of_body, unavailable
+from ml_backend.wording import amount
 
 TITLE = "Images"
 CLOUD_STORAGES = {"s3": ("s3", "bucket"), "gs": ("gcs", "bucket"), "azure-blob": ("azure", "container")}
@@ -118,7 +119,10 @@ def upload(client: LabelStudio, project_id: int, files: Sequence[tuple[str, byte
     listed = client.transport.call("GET", f"/api/projects/{project_id}/file-uploads", params={"ids": json.dumps(ids)})
     names = {item["id"]: item["file"] for item in listed}
     if len(ids) != len(files) or not set(ids) <= set(names):
-        raise LabelStudioError(f"Label Studio took {len(ids)} of {len(files)} files: upload the rest again.")
+        raise LabelStudioError(
+            f"Label Studio stored only {len(ids)} of {amount(len(files), 'file')}: run the same "
+            "command again to upload the rest."
+        )
     return [f"/data/{names[number]}" for number in ids]
 
 

@@ -98,8 +98,9 @@ class TokenAuth(AuthBase):
             return str(answer.json()["access"])
         except (ValueError, KeyError, TypeError):
             raise LabelStudioError(
-                f"Label Studio refused the personal access token ({detail_of(answer)}): it was revoked, has expired or "
-                "belongs to another Label Studio. Create a new one under Account & Settings, Personal Access Token."
+                f"Label Studio refused the personal access token ({detail_of(answer)}): it was revoked, has "
+                "expired, or belongs to another Label Studio. Create a new one under Account & Settings, Personal "
+                "Access Token."
             ) from None
 
 
@@ -169,7 +170,7 @@ class Transport:
     def __init__(self, url: str, api_key: str, *, timeout: float = 60.0, retries: int = 4) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise ConfigError(f"{url!r} is no address of a Label Studio: give it as http://host:port.")
+            raise ConfigError(f"{url!r} is not a valid Label Studio address: use the form http://host:port.")
         if not api_key.strip():
             raise ConfigError("The Label Studio token is empty: copy one from Account & Settings in Label Studio.")
         self.url = url.rstrip("/")
@@ -201,15 +202,15 @@ class Transport:
             return parsed(answer) if answer.content else None
         what = f"{method} {path}"
         if answer.status_code == 404:
-            raise NotFoundError(f"Label Studio has no such thing: {what} ({detail_of(answer)}).")
+            raise NotFoundError(f"Label Studio does not know {what} ({detail_of(answer)}).")
         if answer.status_code >= 500 or answer.status_code == 429:
             raise LabelStudioUnavailableError(
                 f"Label Studio failed at {what} ({answer.status_code}): {detail_of(answer)}"
             )
         if answer.status_code == 403:
             raise LabelStudioError(
-                f"Label Studio does not allow this user {what} ({detail_of(answer)}): "
-                "use a token of a user who may administer the project."
+                f"Label Studio does not allow this user to {what} ({detail_of(answer)}): use the token of a user "
+                "who can manage the project."
             )
         raise LabelStudioError(f"Label Studio refused {what} ({answer.status_code}): {detail_of(answer)}")
 
@@ -227,14 +228,15 @@ def parsed(answer: requests.Response) -> Any:
         return answer.json()
     except ValueError:
         raise LabelStudioError(
-            f"{answer.url} did not answer with JSON: is this the address of a Label Studio (and not of a log-in page)?"
+            f"{answer.url} did not answer with JSON: check that this is the address of a Label Studio (and not of a "
+            "login page)."
         ) from None
 
 
 def unavailable(url: str, error: Exception) -> LabelStudioUnavailableError:
     kind = "did not answer in time" if isinstance(error, requests.Timeout) else "cannot be reached"
     return LabelStudioUnavailableError(
-        f"Label Studio at {url} {kind}: check that it runs and that the address is right."
+        f"Label Studio at {url} {kind}: check that it is running and that the address is right."
     )
 
 
@@ -242,15 +244,20 @@ def unauthorized(answer: requests.Response, *, renewable: bool) -> str:
     detail = detail_of(answer)
     if "legacy" in detail.lower():
         return (
-            f"Label Studio refuses legacy tokens ({detail}). Use a personal access token, or allow legacy tokens: in "
-            "Label Studio under Organization, API Tokens Settings, or LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN=true before "
-            "its first start."
+            f"Label Studio refuses legacy tokens ({detail}). Use a personal access token, or allow legacy tokens: "
+            "in Label Studio under Organization, API Tokens Settings, or with "
+            "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN=true before its first start."
         )
     kind = "personal access token" if renewable else "token"
     return (
-        f"Label Studio refused the {kind} ({detail}): it is wrong, was revoked, or is of another Label Studio. Copy it "
-        "again from Account & Settings; a personal access token is the long one with two dots, a legacy token has 40 digits."
-        + (" Or personal access tokens are switched off under Organization, API Tokens Settings." if renewable else "")
+        f"Label Studio refused the {kind} ({detail}): it is wrong, was revoked, or belongs to another Label Studio. "
+        "Copy it again from Account & Settings; a personal access token is long and has two dots, a legacy token "
+        "has 40 digits."
+        + (
+            " Personal access tokens may also be switched off under Organization, API Tokens Settings."
+            if renewable
+            else ""
+        )
     )
 
 

@@ -79,12 +79,16 @@ def build_encoder(name: str, *, weights: Path | None = None, sample: Sample, see
     if name == "auto":
         weights = weights or cached_weights("resnet18")
         name = "patches" if weights is None else "resnet18"
-        log.info("encoder auto: %s (%s)", name, weights or "no pretrained weights at hand, so learned from the images")
+        log.info(
+            "encoder auto: %s (%s)",
+            name,
+            weights or ("no pretrained weights available, so it is learned from the images"),
+        )
     if name == "patches":
         images = sample(FIT_IMAGES)
         if not images:
             raise ConfigError(
-                "The encoder `patches` learns from the project's images, and there is none yet: import some."
+                "The encoder `patches` learns from the project's images, and there are none yet: import some."
             )
         return fit_patches(images, seed=seed)
     if name.endswith(SUFFIXES):
@@ -109,7 +113,11 @@ def load_encoder(folder: Path) -> Encoder:
         meta = json.loads(path.read_text(encoding="utf-8"))
         encoder = LOADERS[meta["kind"]](folder, meta)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InvalidInputError(f"{path} is not a saved encoder ({error!r}): publish the version again.") from error
+        raise InvalidInputError(
+            f"{path} is not a saved encoder ({error!r}): choose another version, or train a new one."
+        ) from error
     if encoder.id != meta["id"]:
-        raise InvalidInputError(f"The weights in {folder} are not those of {meta['id']}: publish the version again.")
+        raise InvalidInputError(
+            f"The weights in {folder} are not those of {meta['id']}: choose another version, or train a new one."
+        )
     return encoder

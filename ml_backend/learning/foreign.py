@@ -88,11 +88,12 @@ class PythonEncoder:
             self._own = getattr(module, class_name)()
         except (ImportError, AttributeError, TypeError) as error:
             raise ConfigError(
-                f"The encoder {path} cannot be made ({error}): it must be importable, its class without arguments."
+                f"The encoder {path} cannot be created ({error}): the module must be importable and its class must "
+                "need no arguments."
             ) from error
         missing = [name for name in ("dim", "encode") if not hasattr(self._own, name)]
         if missing:
-            raise ConfigError(f"The encoder {path} lacks {' and '.join(missing)}; docs/encoders.md has an example.")
+            raise ConfigError(f"The encoder {path} lacks {' and '.join(missing)}; see the example in docs/encoders.md.")
         self.name = path
         self.dim = int(self._own.dim)
         self.input_size = int(getattr(self._own, "input_size", 224))
@@ -114,7 +115,8 @@ class PythonEncoder:
             features = np.asarray(self._own.encode([Image.fromarray(pixels) for pixels in batch]), np.float32)
         if features.shape != (len(batch), self.dim) or not np.isfinite(features).all():
             raise ConfigError(
-                f"{self.path}.encode must give ({len(batch)}, {self.dim}) finite numbers, not {features.shape}."
+                f"{self.path}.encode must return finite numbers of shape ({len(batch)}, {self.dim}), not "
+                f"{features.shape}."
             )
         return _unit(features)
 
@@ -180,7 +182,7 @@ def _open_onnx(path: Path) -> Run:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ConfigError(
-            f"{path.name} is not an ONNX model that can be run ({shortened(str(error), 300)})."
+            f"{path.name} is not an ONNX model that onnxruntime can run ({shortened(str(error), 300)})."
         ) from error
     name = session.get_inputs()[0].name
     return lambda pixels: np.asarray(session.run(None, {name: pixels})[0])

@@ -83,7 +83,9 @@ def export_model(
     does not agree with the model to TOLERANCE and in every first choice; nothing is left behind then.
     """
     if not images:
-        raise InvalidInputError("An export is checked on real images: give at least one.")
+        raise InvalidInputError(
+            "An export is checked on real images, and the project has none that can be read: import some."
+        )
     meta = describe(encoder, head, version)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +123,7 @@ def load_bundle(folder: Path) -> tuple[Encoder, Head, dict[str, Any]]:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         return load_encoder(folder), Head.load(folder), meta
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InvalidInputError(f"{folder} is not a whole model bundle ({error}).") from error
+        raise InvalidInputError(f"{folder} is not a complete model bundle ({error}): export it again.") from error
 
 
 @contextmanager
@@ -155,7 +157,10 @@ def _compare(encoder: Encoder, head: Head, predict: Predict, images: Sequence[Im
             expected[np.arange(len(expected)), expected.argmax(1)] - expected[np.arange(len(expected)), found.argmax(1)]
         )
         if worst > TOLERANCE or (flipped & (gap > 1e-5)).any():
-            raise BackendError(f"The export differs from the model by {worst:.2g} in probability: it was not kept.")
+            raise BackendError(
+                f"The export differs from the model by {worst:.2g} in probability, so it was not kept: try another "
+                "--format."
+            )
     return worst
 
 
@@ -185,7 +190,7 @@ def _network_predict(network: nn.Module) -> Predict:
 def _traceable(encoder: Encoder, head: Head) -> tuple[nn.Module, torch.Tensor]:
     network = encoder.module()
     if network is None:
-        raise ConfigError(f"The encoder {encoder.name} is not a network that can be exported: export a bundle instead.")
+        raise ConfigError(f"The encoder {encoder.name} cannot be exported in this format: use --format bundle.")
     blank = encoder.prepare(Image.new("RGB", (encoder.input_size, encoder.input_size)))
     return Classifier(network, head).cpu().eval(), torch.from_numpy(np.stack([blank, blank]))
 
@@ -217,7 +222,7 @@ def _write_onnx(encoder: Encoder, head: Head, meta: dict[str, Any], path: Path) 
             dynamic_shapes=shapes, dynamo=True, verbose=False,
         )  # fmt: skip
     if program is None:
-        raise BackendError("torch.onnx.export gave no program.")
+        raise BackendError("torch.onnx.export produced no program: use --format bundle.")
     model = program.model_proto
     for key, value in (("meta.json", json.dumps(meta)), ("labels", json.dumps(list(head.classes)))):
         model.metadata_props.add(key=key, value=value)

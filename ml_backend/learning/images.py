@@ -40,12 +40,14 @@ def decode(data: bytes, size: int | None = None) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(
-            "The file is not an image in a format this service reads: convert it to JPEG, PNG, WebP, BMP or GIF."
+            "The file is not an image in a supported format: convert it to JPEG, PNG, WebP, BMP or GIF."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(_oversize_message("too many")) from error
     except Exception as error:  # whatever a decoder makes of damaged bytes concerns this image alone
-        raise ImageError(f"The image is truncated or damaged ({error}): replace the file by a whole one.") from error
+        raise ImageError(
+            f"The image is truncated or damaged ({error}): replace the file with an intact one."
+        ) from error
 
 
 def _refuse_oversize(image: Image.Image) -> None:
@@ -55,7 +57,7 @@ def _refuse_oversize(image: Image.Image) -> None:
 
 
 def _oversize_message(pixels: str) -> str:
-    return f"The image has {pixels} pixels, over the limit of {MAX_PIXELS:,}: scale it down before importing it."
+    return f"The image has {pixels} pixels, more than the limit of {MAX_PIXELS:,}: scale it down before importing it."
 
 
 def _flatten(image: Image.Image) -> Image.Image:

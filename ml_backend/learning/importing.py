@@ -26,6 +26,7 @@ from ml_backend.learning.networks import (
     preprocessing_of,
 )
 from ml_backend.learning.weights import read_state_dict
+from ml_backend.wording import amount
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ class LabelMatch:
     classes_without_label: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{len(self.matched)} labels matched: " + ", ".join(f"{a} = {b}" for a, b in self.matched.items())]
+        lines = [
+            f"{amount(len(self.matched), 'label')} matched: " + ", ".join(f"{a} = {b}" for a, b in self.matched.items())
+        ]
         if self.labels_without_class:
-            lines.append("labels the file knows nothing of: " + ", ".join(self.labels_without_class))
+            lines.append("labels without a class in the file: " + ", ".join(self.labels_without_class))
         if self.classes_without_label:
-            lines.append("classes of the file that are no label: " + ", ".join(self.classes_without_label))
+            lines.append("classes in the file without a label: " + ", ".join(self.classes_without_label))
         return "; ".join(lines)
 
 
@@ -77,7 +80,9 @@ def import_classifier(
     layer_path, _ = final_layer(network)
     weight, bias = _final_tensors(state, layer_path, model_type)
     if n_classes is not None and n_classes != len(weight):
-        raise InvalidInputError(f"{path.name} has {len(weight)} classes, not {n_classes}.")
+        raise InvalidInputError(
+            f"{path.name} has {len(weight)} classes, not {n_classes}: check the file, or correct the number."
+        )
     names = _class_names(path, class_names, labels, len(weight))
     match = match_labels(labels, names)
     preprocessing = preprocessing or _stated_preprocessing(path) or preprocessing_of(model_type, network)
@@ -96,14 +101,14 @@ def match_labels(labels: Sequence[str], class_names: Sequence[str]) -> LabelMatc
     known = {_plain(name): name for name in class_names}
     wanted = {_plain(label): label for label in labels}
     if len(known) < len(class_names) or len(wanted) < len(labels):
-        raise InvalidInputError("Two class names differ only in case or punctuation: give each its own name.")
+        raise InvalidInputError("Two class names differ only in case or punctuation: rename one.")
     matched = {label: known[plain] for plain, label in wanted.items() if plain in known}
     without_class = tuple(label for plain, label in wanted.items() if plain not in known)
     without_label = tuple(name for plain, name in known.items() if plain not in wanted)
     if not matched:
         raise InvalidInputError(
-            f"No class of the file is a label of the project. The file has: {', '.join(class_names)}. The label "
-            f"config has: {', '.join(labels)}. Give class names, in the file's order, that match the labels."
+            f"None of the file's classes is a label of the project. The file has: {', '.join(class_names)}. The "
+            f"label config has: {', '.join(labels)}. Pass --classes with the matching labels, in the file's order."
         )
     return LabelMatch(matched, without_class, without_label)
 
@@ -116,7 +121,7 @@ def _final_tensors(state: dict[str, torch.Tensor], path: str, model_type: str) -
     weight, bias = state.get(f"{path}.weight"), state.get(f"{path}.bias")
     if weight is None:
         raise InvalidInputError(
-            f"The file lacks {path}.weight, the final layer of a {model_type}: choose its model type."
+            f"The file lacks {path}.weight, the final layer of a {model_type}: choose the right --model-type."
         )
     weight = weight.flatten(1)
     return weight, bias if bias is not None else weight.new_zeros(len(weight))
@@ -139,11 +144,11 @@ def _class_names(path: Path, given: Sequence[str] | None, labels: Sequence[str],
         given = given or (labels if len(labels) == count else None)
     if given is None:
         raise InvalidInputError(
-            f"{path.name} does not say what its {count} classes are called: give their names, in order."
+            f"{path.name} does not contain the names of its {count} classes: pass them in order with --classes."
         )
     if len(given) != count:
         raise InvalidInputError(
-            f"{path.name} has {count} classes, but {len(given)} names were given: {', '.join(given)}."
+            f"{path.name} has {count} classes, but {len(given)} names were given with --classes: {', '.join(given)}."
         )
     return tuple(given)
 

@@ -198,8 +198,8 @@ def load_body(body: nn.Module, state: dict[str, torch.Tensor], name: str) -> Non
     wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
     if wrong:
         raise ConfigError(
-            f"The weights are not of a {name}: {len(wrong)} of its {len(own)} tensors are missing or of another shape, "
-            f"{wrong[0]} among them. Choose the model type they were saved from."
+            f"The weights do not fit a {name}: {len(wrong)} of its {len(own)} tensors are missing or have another "
+            f"shape, such as {wrong[0]}. Choose the model type they were saved from."
         )
     body.load_state_dict({key: state[key] for key in own})
 
@@ -245,7 +245,7 @@ def _timm_network(name: str, options: dict[str, int]) -> nn.Module:
         raise ConfigError("timm encoders need the package timm: install the extra `timm`.") from error
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('_', maxsplit=1)[0]}*")[:5])
-        raise ConfigError(f"timm has no model {name!r}; close to it: {close or 'none'}.")
+        raise ConfigError(f"timm has no model {name!r}; similar names: {close or 'none'}.")
     network: nn.Module = timm.create_model(name, pretrained=False, **options)
     return network
 
@@ -265,8 +265,8 @@ def _pretrained_state(name: str, choice: str) -> dict[str, torch.Tensor]:
         state: dict[str, torch.Tensor] = chosen.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # urllib's and huggingface_hub's errors are OSErrors
         raise ConfigError(
-            f"The pretrained weights of {name} are not in the cache and cannot be downloaded ({error}): give them as "
-            "a file, or use the encoder `patches`, which needs none."
+            f"The pretrained weights of {name} are not in the cache and cannot be downloaded ({error}): provide "
+            "them as a file (ML_BACKEND_ENCODER_WEIGHTS), or use the encoder `patches`, which needs none."
         ) from error
     return state
 

@@ -31,11 +31,13 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InvalidInputError(
-            f"{path.name} is a pickle that wants to run code, which is refused: save the state dict alone "
+            f"{path.name} is a pickle that would run code, which is refused: save only the state dict "
             "(torch.save(model.state_dict(), ...)) or convert it to safetensors."
         ) from error
     except Exception as error:  # a damaged pickle fails wherever the damage happens to be
-        raise InvalidInputError(f"{path.name} is not a whole safetensors or torch file ({error}).") from error
+        raise InvalidInputError(
+            f"{path.name} is not a complete safetensors or torch file ({error}): save or download it again."
+        ) from error
     return _unwrap(state, path)
 
 
@@ -44,7 +46,9 @@ def _unwrap(state: Any, path: Path) -> dict[str, torch.Tensor]:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise InvalidInputError(f"{path.name} holds no state dict (names -> tensors): save model.state_dict().")
+        raise InvalidInputError(
+            f"{path.name} does not contain a state dict (names -> tensors): save model.state_dict()."
+        )
     return {
         name.removeprefix("module."): tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in state.items()

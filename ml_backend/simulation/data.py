@@ -55,7 +55,7 @@ def digits(seed: int) -> Data:
 def split(name: str, classes: tuple[str, ...], features: NDArray[Any], labels: NDArray[np.int64], seed: int) -> Data:
     """A test set of a quarter, at most 2,000, drawn by `seed`; the rest is the pool."""
     if len(classes) < 2:
-        raise InvalidInputError(f"{name} has {len(classes)} class: give at least two, or there is nothing to learn.")
+        raise InvalidInputError(f"{name} has {len(classes)} class: it needs at least two.")
     order = np.random.default_rng([seed, 1]).permutation(len(labels))
     held = min(TEST_MOST, int(len(labels) * TEST_SHARE))
     if held < len(classes):

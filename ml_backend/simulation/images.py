@@ -37,7 +37,9 @@ def from_folder(folder: Path) -> list[Example]:
     inside = [(path, path.relative_to(folder)) for path in files]
     examples = [Example(str(rel), rel.parts[0], path.read_bytes) for path, rel in inside if len(rel.parts) > 1]
     if not examples:
-        raise InvalidInputError(f"{folder} has no images in folders named for their class, like {folder}/cat/1.jpg.")
+        raise InvalidInputError(
+            f"{folder} has no images in folders named after their class, such as {folder}/cat/1.jpg."
+        )
     return examples
 
 
@@ -100,7 +102,7 @@ def _encode(
         bar.update(len(part))
     bar.close()
     if not rows:
-        raise InvalidInputError("None of the images could be read: check the paths.")
+        raise InvalidInputError("None of the images can be read: check the paths.")
     return np.concatenate(rows), np.array(kept, dtype=np.int64)
 
 

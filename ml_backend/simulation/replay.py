@@ -52,7 +52,8 @@ def parts(strategy: str) -> tuple[str, str]:
     for name in filter(None, (first, rest)):
         if name not in STRATEGIES:
             raise InvalidInputError(
-                f"There is no strategy {name!r}. Choose one of: {', '.join(STRATEGIES)}; or two joined by +, the first for the first batch."
+                f"There is no strategy {name!r}. Choose one of: {', '.join(STRATEGIES)}; or join two with +, the "
+                "first for the first batch."
             )
     return first, rest or first
 

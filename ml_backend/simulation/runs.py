@@ -87,7 +87,9 @@ def check_settings(path: Path, settings: Settings) -> None:
     if path.exists() and beside.exists():
         before = json.loads(beside.read_text())
         if before != now:
-            raise ConflictError(f"{path} holds runs made with {before}, not {now}: choose another --out, or delete it.")
+            raise ConflictError(
+                f"{path} contains runs made with {before}, not {now}: choose another --out, or delete it."
+            )
 
 
 def _keep_settings(path: Path, settings: Settings) -> None:

@@ -19,7 +19,7 @@ def table(runs: Runs, targets: Sequence[float] = ()) -> str:
     heads = ["strategy", f"accuracy at {runs.labels[0]}", "mean accuracy", f"at {runs.labels[-1]}"]
     heads += [f"labels to {goal:.1%}" for goal in goals]
     if "random" in runs.accuracy:
-        heads.append("to random's last")
+        heads.append("to match random")
     heads += ["s a query", "peak MB"]
     return _aligned([heads, *(_line(runs, name, goals) for name in runs.accuracy)])
 

@@ -37,7 +37,7 @@ def advise(project: Project, services: Services, corpus: Corpus | None, model: L
         "kappa": kappas[-10:],
         "stop": stopping.advised,
         "stopping": stopping.reason,
-        "saved": interval_text(saved) if saved else f"not known before {ENOUGH} held-out tasks are labelled",
+        "saved": interval_text(saved) if saved else f"not known until {ENOUGH} held-out tasks are labelled",
     }
     services.ledger.configure(project, advice=advice)
 

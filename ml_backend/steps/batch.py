@@ -41,10 +41,10 @@ def choose(project: Project, services: Services, corpus: Corpus | None, model: L
     rng = np.random.default_rng([settings.seed, project.id, last.number if last else 0])
     held_out = hold_out(rows, settings, rng)
     pool = build_pool(corpus, model, held_out) if corpus else None
-    held = [Query(int(task), 0, "holdout", 0.0, "held out at random, to measure accuracy") for task in held_out]
+    held = [Query(int(task), 0, "holdout", 0.0, "held out at random to measure the accuracy") for task in held_out]
     queries = interleave(picks(pool, settings, len(held), rng), held, rng)
     if not queries:
-        raise NothingToAskError(f"{project.key} has no task left to ask for: {_why_not(rows)}.")
+        raise NothingToAskError(f"{project.key} has no tasks left to label: {_why_not(rows)}.")
     return ledger.open_round(
         project,
         version=version,
@@ -120,7 +120,7 @@ def _params(project: Project, settings: Settings) -> dict[str, float | str | Non
 def _why_not(rows: PoolRows) -> str:
     total = len(rows.ids)
     if not total:
-        return "it has no tasks; import some"
+        return "there are none; import some"
     return (
         f"of {total} tasks {int(rows.answered.sum())} are answered, {int(rows.skipped.sum())} skipped, and the image of "
         f"{int(rows.failed.sum())} cannot be read"

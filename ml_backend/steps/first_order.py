@@ -37,7 +37,7 @@ def serve(project: Project, services: Services) -> None:
     except LabelStudioUnavailableError:
         raise
     except LabelStudioError as error:
-        logger.warning("%s: no first order before the images are read: %s", project.key, error)
+        logger.warning("%s: no first order could be pushed: %s", project.key, error)
 
 
 def _drawn(project: Project, services: Services) -> Round | None:
@@ -52,7 +52,7 @@ def _drawn(project: Project, services: Services) -> Round | None:
         return None
     # All the others come with step 1, whose listing begins where the last one did.
     services.ledger.reconcile(project, [(task, None) for task in tasks], full=False, now=project.reconciled_at)
-    reason = "drawn at random, before any image was read"
+    reason = "drawn at random before the images were read"
     queries = [Query(task.id, rank, "random", 0.0, reason) for rank, task in enumerate(tasks[:asked])]
     return services.ledger.open_round(
         project, version=0, strategy=STRATEGY, seed=settings.seed, queries=queries, first=True

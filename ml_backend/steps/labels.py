@@ -55,7 +55,8 @@ def refresh(project: Project, services: Services) -> Project:
     except NotFoundError as error:
         services.ledger.configure(project, gone=True)
         raise ProjectGoneError(
-            f"{project.key} is not there any more, or the access token may not see it; its labels are kept here."
+            f"{project.key} no longer exists in Label Studio, or the access token may not see it; its labels are "
+            "kept here."
         ) from error
     ownership.check(project, services, remote)
     settings = {"gone": None, "overlap": remote["maximum_annotations"]}

@@ -43,7 +43,7 @@ def serve(project: Project, services: Services, round_: Round, spare: Sequence[i
         except LabelStudioUnavailableError:
             raise
         except LabelStudioError as error:
-            logger.warning("%s: %s The queue is pushed again.", project.key, error)
+            logger.warning("%s: %s Pushing the queue again.", project.key, error)
         else:
             return round_
     try:

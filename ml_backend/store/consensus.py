@@ -72,7 +72,7 @@ def _why_quarantined(annotation: Annotation, schema: LabelSchema) -> str | None:
     if unknown:
         return f"not in the label config: {', '.join(unknown)}"
     if not schema.multiple and len(set(annotation.labels)) > 1:
-        return f"{len(set(annotation.labels))} choices, but the label config asks for one"
+        return f"{len(set(annotation.labels))} choices, but the label config allows only one"
     return None
 
 

@@ -115,8 +115,8 @@ class Database:
             ).one()
             if found > newest:
                 raise ConfigError(
-                    f"The database has schema {found}, this release knows {newest}: it was used by a newer release. "
-                    "Install that release again, or name another database."
+                    f"The database has schema {found}, this release only knows {newest}: a newer release has used "
+                    "it. Install that release, or use another database."
                 )
             for step in migrations[found - 1 :]:
                 step(connection)
@@ -195,7 +195,9 @@ def _engine(url: str) -> Engine:
         if parsed.get_backend_name() == "sqlite":
             return _sqlite_engine(parsed)
         if parsed.get_backend_name() != "postgresql":
-            raise ConfigError(f"{parsed.drivername!r} is no known database. Use sqlite:///path or postgresql://...")
+            raise ConfigError(
+                f"{parsed.drivername!r} is not a supported database: use sqlite:///path or postgresql://..."
+            )
         return sa.create_engine(parsed, pool_pre_ping=True)
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigError(
@@ -207,7 +209,10 @@ def _engine(url: str) -> Engine:
 
 def _sqlite_engine(url: sa.URL) -> Engine:
     if not url.database or url.database == ":memory:":
-        raise ConfigError("The store is shared by several processes: name a file, sqlite:///path/to/store.db")
+        raise ConfigError(
+            "Several processes share the store, so it cannot be in memory: name a file, as in "
+            "sqlite:///path/to/store.db"
+        )
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
 

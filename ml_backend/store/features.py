@@ -48,7 +48,7 @@ class FeatureStore:
         with np.errstate(over="ignore"):
             rows = vectors.astype(np.float16)
         if not np.isfinite(rows).all():
-            raise InvalidInputError("Vectors must be finite numbers within float16's range.")
+            raise InvalidInputError("Vectors must be finite numbers in the range of float16.")
         if len(keys) == 0:
             return 0
         table = self._table(encoder_id)
@@ -103,7 +103,7 @@ class FeatureStore:
 
     def _table(self, encoder_id: str) -> _Table:
         if not _NAME.fullmatch(encoder_id):
-            raise InvalidInputError(f"{encoder_id!r} is no encoder id: letters, digits, '.', '_' and '-' only.")
+            raise InvalidInputError(f"{encoder_id!r} is not an encoder id: use only letters, digits, '.', '_' and '-'.")
         with self._lock:
             return self._tables.setdefault(encoder_id, _Table(self.root / encoder_id))
 
@@ -228,9 +228,9 @@ def _keys(hashes: Sequence[str]) -> NDArray[np.uint8]:
     try:
         raw = b"".join(map(bytes.fromhex, hashes))
     except ValueError as error:
-        raise InvalidInputError(f"Content hashes are hex SHA-256 digests ({error}).") from error
+        raise InvalidInputError(f"Content hashes must be hex SHA-256 digests ({error}).") from error
     if len(raw) != _HASH_BYTES * len(hashes):
-        raise InvalidInputError("Content hashes are hex SHA-256 digests of 64 digits.")
+        raise InvalidInputError("Content hashes must be SHA-256 digests of 64 hex digits.")
     return np.frombuffer(raw, np.uint8).reshape(-1, _HASH_BYTES)
 
 

@@ -105,7 +105,7 @@ class Inbox:
         where = {"host": key.host, "external_id": key.project_id}
         project = connection.execute(_PROJECT, where).one_or_none()
         if project is None:
-            raise NotFoundError(f"The project {key} is not known here. Set it up first: ml-backend setup-project.")
+            raise NotFoundError(f"The project {key} is not connected to this service: run `ml-backend setup-project`.")
         if event is None:
             self._ignore(connection, project.id, action[:64])
             return Receipt(known=False, doubled=False, labels=0)
@@ -265,7 +265,7 @@ def _objects(payload: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     items = [item for item in (given if isinstance(given, list) else [given]) if isinstance(item, Mapping)]
     if len(items) != (len(given) if isinstance(given, list) else 1):
         raise InvalidInputError(
-            f"The event has no {key!r} to read. Turn on the webhook's payload (send_payload) in Label Studio."
+            f"The event has no {key!r}. Turn on the webhook's payload (send_payload) in Label Studio."
         )
     return items
 
@@ -273,7 +273,9 @@ def _objects(payload: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 def _id(item: Mapping[str, Any], key: str = "id") -> int:
     value = item.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise InvalidInputError(f"The event names {value!r} where a number belongs ({key}); is it Label Studio's?")
+        raise InvalidInputError(
+            f"The event names {value!r} instead of a number ({key}): check that Label Studio sent it."
+        )
     return value
 
 

@@ -265,8 +265,8 @@ class Jobs:
         mine = _one(connection, jobs.c.id == job.id, jobs.c.state == "running", jobs.c.claims == job.claims)
         if mine is None:
             raise ConflictError(
-                f"Job {job.id} is no longer this worker's: it was silent for too long and another took it up. "
-                "Drop the work; a longer lease helps if this happens often."
+                f"Job {job.id} now belongs to another worker, because this one was silent for too long. Its work is "
+                "dropped."
             )
         return mine
 
@@ -285,7 +285,7 @@ class Jobs:
         if current.cancel_requested:
             _update(connection, job.id, state="cancelled", finished_at=now, error="cancelled while running")
         elif crashes >= self.patience.crashes:
-            error += f", the {crashes}th time; memory is the usual reason"
+            error += f", for the {crashes}th time; usually it runs out of memory"
             _update(connection, job.id, state="failed", finished_at=now, crashes=crashes, error=error)
         else:
             self._again(connection, current, due_at=now, crashes=crashes, error=error)

@@ -60,7 +60,7 @@ class Projects:
         with self.database.read() as connection:
             found = find(connection, key)
         if found is None:
-            raise NotFoundError(f"The project {key} is not known here. Set it up first: ml-backend setup-project.")
+            raise NotFoundError(f"The project {key} is not connected to this service: run `ml-backend setup-project`.")
         return found
 
     def projects(self) -> list[Project]:
@@ -144,7 +144,7 @@ def lock(connection: Connection, project_id: int) -> Project:
     """
     row = connection.execute(sa.select(projects).where(projects.c.id == project_id).with_for_update()).one_or_none()
     if row is None:
-        raise NotFoundError("The project was forgotten. Set it up again: ml-backend setup-project.")
+        raise NotFoundError("The project was removed here: run `ml-backend setup-project` again.")
     return _record(row)
 
 

@@ -126,7 +126,7 @@ class Rounds(Projects):
     def round(self, project: Project, number: int) -> Round:
         found = self._rounds(project, rounds.c.number == number)
         if not found:
-            raise NotFoundError(f"{project.key} has no round {number}; `sync status` names the last one.")
+            raise NotFoundError(f"{project.key} has no round {number}; `ml-backend sync status` names the last one.")
         return found[0]
 
     def current_round(self, project: Project) -> Round | None:
@@ -211,7 +211,7 @@ class Rounds(Projects):
             connection.execute(rounds.update().where(*this).values(**values))
             row = connection.execute(sa.select(rounds).where(*this)).one_or_none()
         if row is None:
-            raise NotFoundError(f"Round {round_.number} is gone: its project was forgotten.")
+            raise NotFoundError(f"Round {round_.number} is gone: its project was removed here.")
         return Round(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
 
 
@@ -255,10 +255,10 @@ def _draw(connection: Connection, project: Project, task_ids: Sequence[int], now
     ).all()
     unknown = set(task_ids) - {row.task_id for row in rows}
     if unknown:
-        raise NotFoundError(f"Tasks {sorted(unknown)[:10]} are not known here; reconcile with Label Studio first.")
+        raise NotFoundError(f"Tasks {sorted(unknown)[:10]} are not known here: run `ml-backend sync run` first.")
     answered = sorted(r.task_id for r in rows if r.split == "train" and r.first_answered_at is not None)
     if answered:
         raise ConflictError(
-            f"Tasks {answered[:10]} have been answered already and cannot be held out: draw among unanswered tasks."
+            f"Tasks {answered[:10]} are already answered and cannot be held out: draw from unanswered tasks."
         )
     connection.execute(tasks.update().where(*these, tasks.c.split == "train").values(split="holdout", drawn_at=now))

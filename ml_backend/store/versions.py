@@ -88,7 +88,7 @@ class Versions:
         with self._publishing(project.id):
             final, temporary = parent / f"v{number}", parent / f"{TEMPORARY}v{number}-{uuid.uuid4().hex[:8]}"
             if final.exists() or self._row(project.id, number) is not None:
-                raise ConflictError(f"v{number} of {project.key} exists; take next_number().")
+                raise ConflictError(f"v{number} of {project.key} already exists: use next_number().")
             try:
                 temporary.mkdir()
                 write(temporary)
@@ -100,8 +100,8 @@ class Versions:
                 shutil.rmtree(temporary, ignore_errors=True)
                 if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                     raise DiskFullError(
-                        f"No room left under {self.root} for v{number}; the version before is still served. "
-                        "Free some space, or prune old versions."
+                        f"No space left under {self.root} for v{number}; the previous version is still served. Free "
+                        "some space, or lower ML_BACKEND_KEEP_VERSIONS."
                     ) from error
                 raise
             except BaseException:
@@ -135,7 +135,7 @@ class Versions:
             lock(connection, project.id)
             pointer = _pointer(connection, project.id)
             if pointer is not None and pointer.number == number:
-                raise ConflictError(f"v{number} is being served; roll back instead.")
+                raise ConflictError(f"v{number} is being served: promote another version first.")
             self._require(connection, project, number)
             _set(connection, project.id, number, state="rejected", reason=reason)
         return self.version(project, number)
@@ -170,7 +170,7 @@ class Versions:
                 .limit(1)
             ).scalar()
             if pointer is None or before is None:
-                raise ConflictError(f"{project.key} has no earlier version to go back to.")
+                raise ConflictError(f"{project.key} has no earlier version to roll back to.")
             self._require(connection, project, before)
             _set(connection, project.id, pointer.number, state="rolled_back", reason=reason)
             connection.execute(
@@ -198,15 +198,16 @@ class Versions:
     def version(self, project: Project, number: int) -> Version:
         row = self._row(project.id, number)
         if row is None:
-            raise NotFoundError(
-                f"{project.key} has no version v{number}: `ml-backend versions list` names those there are."
-            )
+            raise NotFoundError(f"{project.key} has no version v{number}: see `ml-backend versions list`.")
         return self._version(row)
 
     def folder(self, version: Version) -> Path:
         """Return the version's folder. Raises NotFoundError where it was pruned or taken away."""
         if not (version.folder / META).is_file():
-            raise NotFoundError(f"The files of {version.name} are not in {version.folder}: pruned, or moved by hand.")
+            raise NotFoundError(
+                f"The files of {version.name} are not in {version.folder}: they were deleted or "
+                "moved. Choose another version."
+            )
         return version.folder
 
     def prune(self, project: Project, *, keep: int) -> Sequence[int]:
@@ -283,7 +284,7 @@ class Versions:
         )
         if state is None or not (self.root / str(project.id) / f"v{number}" / META).is_file():
             raise NotFoundError(
-                f"{project.key} has no version v{number} with its files: `ml-backend versions list` names those there are."
+                f"{project.key} has no version v{number} with its files: see `ml-backend versions list`."
             )
 
     def _row(self, project_id: int, number: int) -> Any:
@@ -308,14 +309,14 @@ def version_number(name: str) -> int:
     """The number of a version as people call it: "v4", or "4". Raises InvalidInputError."""
     found = re.fullmatch(r"[vV]?([0-9]{1,9})", name.strip())
     if found is None:
-        raise InvalidInputError(f"{name!r} is no version: versions are called v1, v2, ...")
+        raise InvalidInputError(f"{name!r} is not a version: versions are called v1, v2, ...")
     return int(found[1])
 
 
 def _check_pin(connection: Connection, project: Project, number: int) -> None:
     pointer = _pointer(connection, project.id)
     if pointer is not None and pointer.pinned and pointer.number != number:
-        raise ConflictError(f"v{pointer.number} is pinned for {project.key}: `ml-backend versions unpin` first.")
+        raise ConflictError(f"v{pointer.number} is pinned for {project.key}: run `ml-backend versions unpin` first.")
 
 
 def _pointer(connection: Connection, project_id: int) -> Any:

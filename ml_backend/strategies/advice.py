@@ -43,7 +43,7 @@ class Stopping:
 def cohen_kappa(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
     """Cohen's kappa of two answers (n,) to the same rows; 1.0 where both always give one and the same class."""
     if len(first) != len(second) or not len(first):
-        raise InvalidInputError(f"Kappa needs two answers to the same rows, not {len(first)} and {len(second)}.")
+        raise InvalidInputError(f"Both models must answer the same rows, not {len(first)} and {len(second)}.")
     classes = int(max(first.max(), second.max())) + 1
     agreement = float((first == second).mean())
     shares = [np.bincount(answer, minlength=classes) / len(answer) for answer in (first, second)]
@@ -66,11 +66,17 @@ def stopping_from_kappa(kappas: Sequence[float]) -> Stopping:
     last = kappa[-STABLE_ROUNDS:]
     advised = len(last) == STABLE_ROUNDS and min(last) >= STABLE_KAPPA
     if not kappa:
-        reason = "too early to tell: there is no second model to compare with"
+        reason = "too early to say: there is no second model to compare with"
     elif advised:
-        reason = f"each of the last {STABLE_ROUNDS} models agrees with the one before ({min(last):.3f} or more, 1 = always): more labels will change little"
+        reason = (
+            f"the last {STABLE_ROUNDS} models each agree with the one before ({min(last):.3f} or more, 1 = "
+            "always): more labels will change little"
+        )
     else:
-        reason = f"models still change: the last two agree by {kappa[-1]:.3f} (1 = always); advised at {STABLE_KAPPA}, {STABLE_ROUNDS} times in a row"
+        reason = (
+            f"the model is still changing: the last two versions agree by {kappa[-1]:.3f} (1 = always); "
+            f"stopping is advised at {STABLE_KAPPA} or more, {STABLE_ROUNDS} times in a row"
+        )
     return Stopping(kappa, advised, reason)
 
 
@@ -90,7 +96,8 @@ def labels_saved(
     """
     if len(random_labels) < 3 or random_right.shape != (len(random_labels), len(right)):
         raise InvalidInputError(
-            "Labels saved needs at least three models of the random arm, on the same held-out rows."
+            "The estimate of labels saved needs at least three models trained on random labels, compared on the "
+            "same held-out rows."
         )
     drawn = np.vstack([np.arange(len(right)), rng.integers(len(right), size=(BOOTSTRAPS, len(right)))])
     accuracy = np.stack([model[drawn].mean(1) for model in random_right])

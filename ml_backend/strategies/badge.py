@@ -28,7 +28,7 @@ def badge(pool: Pool, query_size: int, rng: np.random.Generator) -> Ranking:
     view = candidates(pool)
     picked, distances = draw(Gradients(pool, view), min(query_size, len(view)), rng)
     rows = view.rows[picked]
-    reasons = tuple(f"would change the model: {doubt}" for doubt in margin_reasons(pool, rows))
+    reasons = tuple(f"would change the model most: {doubt}" for doubt in margin_reasons(pool, rows))
     return Ranking(rows, np.minimum.accumulate(distances), reasons)
 
 

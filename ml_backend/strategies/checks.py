@@ -29,7 +29,9 @@ def check_pool(pool: Pool) -> None:
     if pool.probabilities is not None:
         if pool.probabilities.ndim != 2 or pool.probabilities.shape[1] != pool.n_classes:
             shape = pool.probabilities.shape
-            raise InvalidInputError(f"probabilities are {shape}, not ({rows}, {pool.n_classes}): one column a class.")
+            raise InvalidInputError(
+                f"probabilities have the shape {shape}, not ({rows}, {pool.n_classes}): pass one column per class."
+            )
         _check_numbers("probabilities", pool.probabilities, "train the model again")
 
 
@@ -37,12 +39,12 @@ def _check_ids(pool: Pool) -> None:
     ids = pool.ids if (pool.ids[1:] > pool.ids[:-1]).all() else np.sort(pool.ids)
     repeated = ids[1:][ids[1:] == ids[:-1]]
     if len(repeated):
-        raise InvalidInputError(f"Task id {repeated[0]} is twice in the pool: pass each task once.")
+        raise InvalidInputError(f"Task id {repeated[0]} is in the pool twice: pass each task once.")
 
 
 def _check_numbers(name: str, values: Any, fix: str) -> None:
     if values.ndim != 2:
-        raise InvalidInputError(f"{name} must be a table, one row for each task, not {values.ndim}-dimensional.")
+        raise InvalidInputError(f"{name} must be a table with one row per task, not {values.ndim}-dimensional.")
     size = max(1, BLOCK_BYTES // max(1, values.shape[1] * values.itemsize))
     for start in range(0, len(values), size):
         block = values[start : start + size]

@@ -14,6 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from ml_backend.records import Pool, Ranking
 from ml_backend.strategies.coverage import Cover, Kernel
 from ml_backend.strategies.view import View, candidates, labelled, top
+from ml_backend.wording import amount
 
 Distances = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -31,7 +32,7 @@ def diversity(pool: Pool, query_size: int, rng: np.random.Generator) -> Ranking:
     """Farthest first: each pick is the row farthest from all labelled and picked ones (k-center greedy, Sener 2018)."""
     view = candidates(pool)
     picked, distances = farthest_first(view, labelled(pool), query_size)
-    reasons = tuple(f"far from everything chosen before, distance {distance:.2f}" for distance in distances)
+    reasons = tuple(f"far from all images chosen before, distance {distance:.2f}" for distance in distances)
     return Ranking(view.rows[picked], distances, reasons)
 
 
@@ -118,7 +119,7 @@ def cover_ranking(
     rows = kernel.references if offered is references else offered.all()
     picked, gains = Cover(kernel, rows, weight, kernel.cover(labelled(pool)), merit).grow(query_size)
     shares = gains / max(float(weights.sum()), 1e-12)
-    reasons = tuple(f"stands for {share:.2%} of what is not covered yet" for share in shares)
+    reasons = tuple(f"represents {share:.2%} of the images not covered yet" for share in shares)
     return Ranking(offered.rows[picked], shares, reasons)
 
 
@@ -168,7 +169,9 @@ def _typical(
             scores = np.where(open_rows[members], _typicality(features[members]), -np.inf)
             queues[cluster] = members[top(scores, min(count, left[cluster]))].tolist()
         picked.append(queues[cluster].pop(0))
-        reasons.append(f"typical of a group of {sizes[cluster]} images with {labels[cluster]} labels")
+        reasons.append(
+            f"typical of a group of {amount(int(sizes[cluster]), 'image')} with {amount(int(labels[cluster]), 'label')}"
+        )
         labels[cluster] += 1
         left[cluster] -= 1
     acquisition = np.arange(count, 0, -1) / max(count, 1)

@@ -10,6 +10,7 @@ from ml_backend.strategies.diversity import COVERAGE_ROWS, cover_ranking, herdin
 from ml_backend.strategies.reasons import margin_reasons, model_probabilities
 from ml_backend.strategies.uncertainty import margin_uncertainty
 from ml_backend.strategies.view import candidates, top
+from ml_backend.wording import amount
 
 PREFILTER = 10
 """cluster_margin looks at this many rows of low margin for each it picks."""
@@ -79,7 +80,9 @@ def cluster_margin(pool: Pool, query_size: int, rng: np.random.Generator) -> Ran
     order = _one_per_cluster(clusters, count)
     picked = short[order]
     sizes = np.bincount(clusters)[clusters[order]]
-    ranking = Ranking(view.rows[picked], doubt[picked], tuple(f"stands for {size} doubtful ones" for size in sizes))
+    ranking = Ranking(
+        view.rows[picked], doubt[picked], tuple(f"represents {amount(int(size), 'doubtful image')}" for size in sizes)
+    )
     return with_margins(pool, ranking)
 
 

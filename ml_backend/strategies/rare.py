@@ -10,6 +10,7 @@ from ml_backend.strategies.hybrid import without_model
 from ml_backend.strategies.reasons import class_name, model_probabilities
 from ml_backend.strategies.uncertainty import two_largest
 from ml_backend.strategies.view import candidate_rows, in_id_order
+from ml_backend.wording import amount
 
 
 def rare(pool: Pool, query_size: int, rng: np.random.Generator) -> Ranking:
@@ -27,7 +28,7 @@ def rare(pool: Pool, query_size: int, rng: np.random.Generator) -> Ranking:
     picked, for_class = _picks(distances, model_probabilities(pool)[rows], have, min(query_size, len(rows)))
     nearness = 1 - distances[picked, for_class] / 2
     reasons = (
-        f"near the threshold of {class_name(pool, int(c))} ({have[c]:.0f} labels), {scores[row, c]:+.2f}"
+        f"near the threshold of {class_name(pool, int(c))} ({amount(int(have[c]), 'label')}), {scores[row, c]:+.2f}"
         for row, c in zip(picked, for_class, strict=True)
     )
     return Ranking(rows[picked], np.minimum.accumulate(nearness), tuple(reasons))

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.records import Pool
+from ml_backend.wording import amount
 
 
 def model_probabilities(pool: Pool) -> NDArray[np.floating[Any]]:
     """The pool's probabilities, (N, C)."""
     if pool.probabilities is None:
-        raise InvalidInputError("This measure needs a model's probabilities; use `herding` until there is a model.")
+        raise InvalidInputError("This strategy needs a model: use `herding` until there is one.")
     return pool.probabilities
 
 
@@ -52,7 +53,10 @@ def entropy_reasons(pool: Pool, rows: NDArray[np.int64]) -> tuple[str, ...]:
     if pool.multilabel:
         open_classes = (np.abs(p - 0.5) < 0.4).sum(1).tolist()
         doubts = margin_reasons(pool, rows)
-        return tuple(f"undecided about {n} classes, {why}" for n, why in zip(open_classes, doubts, strict=True))
+        return tuple(
+            f"undecided about {amount(n, 'class', 'classes')}, {why}"
+            for n, why in zip(open_classes, doubts, strict=True)
+        )
     entropy = -(p * np.log(np.maximum(p, 1e-38))).sum(1)
     most = np.argsort(-p, axis=1, kind="stable")[:, :3]
     named = (", ".join(class_name(pool, c) for c in three) for three in most.tolist())

@@ -142,7 +142,7 @@ def test_a_prediction_that_label_studio_drops_is_named(plain_label_studio: Embed
         {"task": first, "result": [], "score": 0.1, "model_version": "v1-r1"},
         {"task": second, "result": wrong, "score": 0.2, "model_version": "v1-r1"},
     ]
-    with pytest.raises(LabelStudioError, match=f"only 1 of 2 predictions; dropped: tasks {second}"):
+    with pytest.raises(LabelStudioError, match=f"only 1 of 2 predictions; it dropped those of tasks {second}"):
         client.import_predictions(project_id, sent)
 
 
@@ -179,7 +179,7 @@ def test_a_wrong_token_and_a_switched_off_kind_are_told_apart(
         admin.whoami()
     assert LabelStudio(server.url, token).whoami()["email"] == server.username
     server.stop()
-    with pytest.raises(LabelStudioUnavailableError, match="check that it runs"):
+    with pytest.raises(LabelStudioUnavailableError, match="check that it is running"):
         LabelStudio(server.url, server.token, retries=1).whoami()
 
 
@@ -194,5 +194,5 @@ def test_what_is_not_there_is_not_found_and_deleting_it_is_done(client: LabelStu
 
 def test_nobody_at_the_address_is_told_as_such() -> None:
     client = LabelStudio(f"http://127.0.0.1:{free_port()}", "token", retries=0)
-    with pytest.raises(LabelStudioUnavailableError, match="check that it runs"):
+    with pytest.raises(LabelStudioUnavailableError, match="check that it is running"):
         client.version()

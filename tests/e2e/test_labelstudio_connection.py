@@ -101,9 +101,9 @@ def test_a_webhook_label_studio_made_without_authorization_is_adopted(
     [
         ({"is_active": False}, "is switched off"),
         ({"url": "http://127.0.0.1:9/webhook"}, "points at http://127.0.0.1:9/webhook"),
-        ({"headers": {"X-Active-Learning": "labels"}}, "carries no or another authorization"),
-        ({"send_payload": True}, "sends a payload, which makes Submit slow"),
-        ({"actions": ["ANNOTATION_CREATED"]}, "does not send all events"),
+        ({"headers": {"X-Active-Learning": "labels"}}, "has a missing or wrong Authorization header"),
+        ({"send_payload": True}, "sends a payload, which slows Submit down"),
+        ({"actions": ["ANNOTATION_CREATED"]}, "does not send all the events"),
         ({"actions": [*LABEL_EVENTS, *TASK_EVENTS]}, "sends more events than needed"),
         (None, "is missing"),
     ],

@@ -255,7 +255,7 @@ def test_verify_says_what_is_served_instead(client: LabelStudio, cats: tuple[int
     with pytest.raises(LabelStudioError, match=f"serves task {ids[-1]}, which is not in the batch"):
         verify(client, project_id, "v1-r1", ids[:-1])
     client.delete_predictions_of(project_id, ids[3:4])
-    with pytest.raises(LabelStudioError, match=f"serves no such task of the batch: {ids[3]}"):
+    with pytest.raises(LabelStudioError, match=f"does not serve these tasks of the batch: {ids[3]}"):
         verify(client, project_id, "v1-r1", ids)
     client.update_project(project_id, sampling="Sequential sampling")
     with pytest.raises(LabelStudioError, match="Settings, General, Task Sampling"):

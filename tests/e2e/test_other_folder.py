@@ -182,7 +182,7 @@ def test_a_mark_that_a_new_label_config_drops_is_put_back_and_meanwhile_nobody_e
     before = mark()
     stack.client.update_project(stack.project_id, control_weights={})
     assert cli.main(ours(stack, "sync run")) == 1
-    assert "which another store has made" in capsys.readouterr().err
+    assert "which another store pushed" in capsys.readouterr().err
     config = stack.client.get_project(stack.project_id)["label_config"]
     stack.client.update_project(stack.project_id, label_config=f"{config}\n")
     assert wait_until(mark, "mark") == before

@@ -60,7 +60,7 @@ def test_what_is_selected_among_several_goes_from_the_command_to_the_service_and
         known = stack.services.find_project(None, project, None)
         assert (known.schema.from_name, known.schema.image_key) == ("mood", "image")
         code, told = said("setup-project", "--project", project)
-        assert (code, "all was right already" in told) == (0, True), told
+        assert (code, "everything was right already" in told) == (0, True), told
         assert 'labels of "mood" are learned from the image in "image"' in told
         assert client.schema(project) == known.schema
         code, told = said("setup-project", "--project", project, "--choices", "kind", "--image", "img")
