@@ -113,7 +113,7 @@ def test_a_queue_whose_tasks_are_all_skipped_is_told_to_be_used_up(
     assert asked(capsys, "sync", "status")["queue"]["state"] == "used_up"
     assert cli.main(["sync", "status"]) == 0
     said = capsys.readouterr().out
-    assert "no task left to ask for" in said
+    assert "no tasks are left" in said
     assert "verified" not in said
 
 
@@ -126,7 +126,7 @@ def test_status_tells_how_many_labels_go_to_measuring(
     services.ledger.reconcile(project, [(task, [answer])], full=False)
     assert cli.main(["sync", "status"]) == 0
     said = capsys.readouterr().out
-    assert "labelled   4 of 5: 3 to learn from, 1 held out to measure the accuracy" in said
+    assert "labelled   4 of 5: 3 to train on, 1 held out to measure the accuracy" in said
     assert "1 of 2 tasks to go, 0 of them to measure the accuracy" in said
 
 
@@ -138,7 +138,7 @@ def test_looking_at_a_project_does_not_make_it_known(
     monkeypatch.setattr(options, "remote_project", lambda *_: found)
     monkeypatch.setattr(doctor, "_label_studio", lambda *_: iter(()))
     assert cli.main([*arguments, "--project", "7", "--json"]) == 1
-    assert "Project 7 (Birds) is not known here yet" in capsys.readouterr().out
+    assert "Project 7 (Birds) is not connected to this service yet" in capsys.readouterr().out
     assert services.ledger.projects() == []
 
 
@@ -183,8 +183,7 @@ def test_strict_is_content_with_a_queue_that_waits_for_labels(
     assert cli.main(["export", "labels", "--offline", "--strict"]) == 0
     said = capsys.readouterr()
     assert said.out == (
-        "2 rows written to labels.csv. 2 tasks chosen but not labelled yet; use --include-unlabelled to include "
-        "{'it' if tally.waiting == 1 else 'them'}.\n"
+        "2 rows written to labels.csv. 2 tasks chosen but not labelled yet; use --include-unlabelled to include them.\n"
     )
     assert "Warning" not in said.err
     assert len(read(tmp_path / "labels.csv")) == 2
@@ -326,7 +325,7 @@ def test_status_and_export_name_the_images_that_cannot_be_read(
     assert "    same.png (task 1): It is empty.\n    4.png (task 4): It is a web page." in capsys.readouterr().out
     assert asked(capsys, "export", "labels", "--offline")["labelled"] == 3
     cli.main(["export", "labels", "--offline"])
-    assert "1 image is in this table, and cannot be read: same.png (task 1): It is empty." in capsys.readouterr().err
+    assert "1 image is exported here, but cannot be read: same.png (task 1): It is empty." in capsys.readouterr().err
 
 
 def test_all_unreadable_images_are_listed_over_http_page_by_page(services: Services, project: Project) -> None:

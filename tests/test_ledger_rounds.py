@@ -59,14 +59,14 @@ def test_a_labelled_task_can_never_become_held_out(ledger: Ledger, studio: FakeL
     labelled, free = studio.create_task(1).id, studio.create_task(1).id
     annotation = studio.annotate(labelled, "cat")
     full(ledger, project, studio)
-    with pytest.raises(ConflictError, match="answered already"):
+    with pytest.raises(ConflictError, match="already answered"):
         ledger.draw_holdout(project, [free, labelled])
     assert ledger.holdout(project) == []
     studio.delete_annotation(annotation.id)
     full(ledger, project, studio)
     with pytest.raises(ConflictError):
         ledger.draw_holdout(project, [labelled])
-    with pytest.raises(NotFoundError, match="reconcile"):
+    with pytest.raises(NotFoundError, match="sync run"):
         ledger.draw_holdout(project, [12345])
 
 
