@@ -127,7 +127,7 @@ def test_status_tells_how_many_labels_go_to_measuring(
     assert cli.main(["sync", "status"]) == 0
     said = capsys.readouterr().out
     assert "labelled   4 of 5: 3 to train on, 1 held out to measure the accuracy" in said
-    assert "1 of 2 tasks to go, 0 of them to measure the accuracy" in said
+    assert "1 of 2 tasks to go, 0 of them held out to measure the accuracy" in said
 
 
 @pytest.mark.parametrize("arguments", [["sync", "status"], ["versions", "list"], ["doctor"]], ids=" ".join)

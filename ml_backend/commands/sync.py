@@ -339,7 +339,7 @@ def _queue_text(queue: dict[str, Any] | None, counts: dict[str, int]) -> str:
         return f"{queue['name']} is used up; the next turn chooses a new one"
     state = "" if queue["state"] == "verified" else f", {queue['state']}"
     waiting = f"{queue['waiting']} of {amount(queue['tasks'], 'task')} to go"
-    return f"{queue['name']} by {queue['strategy']}{state}: {waiting}, {queue['waiting_held_out']} of them to measure the accuracy"
+    return f"{queue['name']} by {queue['strategy']}{state}: {waiting}, {queue['waiting_held_out']} of them held out to measure the accuracy"
 
 
 def _job_text(job: dict[str, Any]) -> str:
