@@ -83,11 +83,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _warn(answer: Answer, report: LabelReport) -> None:
-    for what, items in (
-        ("lines name no image of the project", report.unknown),
-        ("lines name several images: give the path or the task id", report.doubtful),
-        ("images are labelled otherwise and were left so (--replace changes them)", report.differing),
+    for one, several, items in (
+        ("line names no image of the project", "lines name no image of the project", report.unknown),
+        (
+            "line names several images: give the path or the task id",
+            "lines name several images: give the path or the task id",
+            report.doubtful,
+        ),
+        (
+            "image has a different label and keeps it (--replace changes it)",
+            "images have different labels and keep them (--replace changes them)",
+            report.differing,
+        ),
     ):
         if items:
             shown = "\n  ".join(items[:MOST]) + (f"\n  and {len(items) - MOST} more" if len(items) > MOST else "")
-            answer.warn(f"{len(items)} {what}:\n  {shown}")
+            answer.warn(f"{amount(len(items), one, several)}:\n  {shown}")

@@ -166,8 +166,8 @@ def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, pr
     document |= {"served_as": round_.served_name, "state": round_.state}
     answer.result(
         document,
-        f"The queue is now {round_.served_name}, with {amount(len(rows), 'task')}; verified that Label Studio "
-        "serves them in this order.",
+        f"The queue is now {round_.served_name}, with {amount(len(rows), 'task')}; checked that Label Studio "
+        "serves it in this order.",
     )
     return 0
 
