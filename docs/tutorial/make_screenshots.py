@@ -159,7 +159,7 @@ def set_up(you: Newcomer) -> int:
 
 
 def label(you: Newcomer, number: int, client: LabelStudio, truth: dict[str, str]) -> None:
-    """Steps 9 to 11: ten labels by hand, the status, then more until a guess is ticked."""
+    """Steps 9 to 11: forty labels, the status, then more until the next guess is ticked."""
     person = Annotator(you.page, you.url, number, Diary("you"))
     person.open_stream()
     you.keep(9, "label")
@@ -170,16 +170,15 @@ def label(you: Newcomer, number: int, client: LabelStudio, truth: dict[str, str]
         assert task is not None
         client.submit(task, annotation_result(schema, [truth[task["data"]["filename"]]]))
 
-    you.wait_for("queue      v0")
+    you.wait_for("queue      v0-r1")
     for _ in range(40):
         answer()
     you.wait_for("model      v")
     you.show(10, "status", you.wait_for("job        none"))
     for _ in range(IMAGES // 2):
-        if ticked(client, number):
-            break
+        if ticked(client, number) and you.wait_for("job        none") and ticked(client, number):
+            break  # no turn is due that could renew the queue now
         answer()
-    you.wait_for("job        none")
     you.page.goto(f"{you.url}/projects/{number}/data")
     you.page.get_by_text("Label All Tasks").wait_for()
     you.page.get_by_text("Active learning queue").first.click()
