@@ -56,7 +56,7 @@ def run(project: Project, services: Services, progress: Progress, *, full: bool 
     turn = _Turn(progress)
     turn.step("first order", 0.0, lambda: first_order.serve(project, services))
     project, corpus = _read(turn, project, services, full=full)
-    turn.step("tidy", 0.6, lambda: queue.tidy(project, services))
+    turn.step("tidy", 0.6, lambda: queue.tidy(project, services, idle=not turn.outcome.labels_changed))
     model = turn.step("train", 0.6, lambda: candidate.train(project, services, corpus))
     corpus = turn.step("rescore", 0.7, lambda: _seen_by(model, project, services, corpus, turn.within(0.7, 0.8)))
     round_ = turn.step("choose", 0.8, lambda: batch.choose(project, services, corpus, model))

@@ -291,6 +291,10 @@ class LabelStudio:
         answer = self.transport.call("DELETE", path, json={"model_version": model_version}, timeout=BULK_TIMEOUT_S)
         return int(answer["deleted_predictions"])
 
+    def delete_single_predictions(self, prediction_ids: Sequence[int]) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda number: self._delete(f"/api/predictions/{number}/"), prediction_ids))
+
     def delete_predictions_of(self, project_id: int, task_ids: Sequence[int]) -> None:
         """Delete every prediction of these tasks, whatever its version."""
         self._act(project_id, "delete_tasks_predictions", task_ids)

@@ -62,10 +62,10 @@ def spare(project: Project, services: Services, corpus: Corpus | None, round_: R
     """
     rows = corpus.rows if corpus else services.ledger.pool(project)
     asked = [query.task_id for query in services.ledger.queries(round_)]
-    waiting = rows.ids[_may_wait(rows) & ~rows.holdout & ~np.isin(rows.ids, asked)]
-    rng = np.random.default_rng([services.settings.seed, project.id, round_.number])
-    drawn = rng.choice(waiting, min(services.settings.batch_size, len(waiting)), replace=False)
-    return [int(task) for task in drawn]
+    waiting = _may_wait(rows) & ~rows.holdout & ~np.isin(rows.ids, asked)
+    # One order a round, of all tasks: what is in reserve already comes first when some of it has been used up.
+    order = np.random.default_rng([services.settings.seed, project.id, round_.number]).permutation(len(rows.ids))
+    return [int(task) for task in rows.ids[order[waiting[order]]][: services.settings.batch_size]]
 
 
 def _former(project: Project, ledger: Ledger, rows: PoolRows, version: int) -> Round | None:

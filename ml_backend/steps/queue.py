@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.labelstudio.config import prediction_result
-from ml_backend.labelstudio.queue import QueueItem, push, show_everything, superseded, sweep, verify
+from ml_backend.labelstudio.queue import QueueItem, push, refill, show_everything, superseded, sweep, verify
 from ml_backend.records import Query
 from ml_backend.services import Services
 from ml_backend.serving import confident_from_meta, serving_score, ticked_from
@@ -29,7 +29,7 @@ SHOWN = "all_tasks_tab"
 def serve(project: Project, services: Services, round_: Round, spare: Sequence[int] = ()) -> Round:
     """Make Label Studio serve the round, and check that it does; a round that is served already is only checked.
 
-    spare: tasks to serve after it, without a guess, until the next one is there.
+    spare: tasks to serve after it, without a guess, until the next one is there; those used up are replaced.
 
     A refusal is kept with the round and raised; the annotators then keep the queue they have. Raises AnotherStoreError
     before anything is changed where another store has the project.
@@ -45,6 +45,7 @@ def serve(project: Project, services: Services, round_: Round, spare: Sequence[i
         except LabelStudioError as error:
             logger.warning("%s: %s Pushing the queue again.", project.key, error)
         else:
+            refill(client, number, round_.served_name, spare)
             return round_
     try:
         items = queue_items(project, queries, _ticked_from(project, services, round_))
@@ -65,15 +66,17 @@ def _show_everything_once(project: Project, services: Services) -> None:
         services.ledger.configure(project, **{SHOWN: True})
 
 
-def tidy(project: Project, services: Services) -> None:
+def tidy(project: Project, services: Services, *, idle: bool) -> None:
     """Delete predictions of former queues once their grace period is over: nobody has them open any more.
 
     An answer given in a browser names the prediction it was shown, and is refused if that is gone. So the time counts
-    from when the queue was found replaced, and answered tasks get it, too: they can be open for an update.
+    from when the queue was found replaced, and answered tasks get it, too: they can be open for an update. While people
+    label (not `idle`), it waits twice as long: deleting holds them up, and they may have opened an old task just now.
     """
     served = services.predictor.served_name(project)
     noted = _superseded(project, services, served)
-    limit = datetime.now(UTC) - timedelta(seconds=services.settings.prediction_grace_seconds)
+    grace = timedelta(seconds=services.settings.prediction_grace_seconds)
+    limit = datetime.now(UTC) - (grace if idle else 2 * grace)
     expired = {name for name, since in noted.items() if datetime.fromisoformat(since) <= limit}
     if expired:
         gone = sweep(services.client(project.key.host), project.key.project_id, expired)

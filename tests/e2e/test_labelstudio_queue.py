@@ -16,7 +16,18 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config, prediction_result
 from ml_backend.labelstudio.connection import connect
 from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
-from ml_backend.labelstudio.queue import LIVE, TAB, UNCERTAINTY, QueueItem, push, read_back, superseded, sweep, verify
+from ml_backend.labelstudio.queue import (
+    LIVE,
+    TAB,
+    UNCERTAINTY,
+    QueueItem,
+    push,
+    read_back,
+    refill,
+    superseded,
+    sweep,
+    verify,
+)
 from ml_backend.records import LabelSchema, Task
 from ml_backend.serving import serving_score
 from tests.e2e.helpers import FakeBackend, add_members
@@ -104,6 +115,38 @@ def test_former_predictions_are_swept_when_told_and_what_is_in_service_never(
     assert sweep(client, project_id, {"v1-r1", "v3-r3", "v9-r9"}) == {"v1-r1", "v9-r9"}
     assert client.model_versions(project_id) == {"v2-r2": 10, "v3-r3": 10, "theirs": 60}
     assert client.get_project(project_id)["model_version"] == "v3-r3"
+
+
+def test_a_former_version_with_very_many_predictions_goes_piece_by_piece_and_leaves_the_others(
+    client: LabelStudio, cats: tuple[int, LabelSchema], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_backend.labelstudio.queue.SWEEP", 25)
+    project_id, schema = cats
+    tasks = [task.id for task in client.tasks(project_id)]
+    for name in ("v1-r1", "v1-r10"):  # the one is part of the other
+        client.import_predictions(
+            project_id, [{"task": task, "result": [], "score": 0.5, "model_version": name} for task in tasks]
+        )
+    push(client, project_id, schema, "v2-r11", batch_of(client, project_id, 5))
+    left = []
+    for _ in range(3):
+        sweep(client, project_id, {"v1-r1"})
+        left.append(client.model_versions(project_id).get("v1-r1", 0))
+    assert left == [35, 10, 0]
+    assert client.model_versions(project_id) == {"v1-r10": 60, "v2-r11": 5}
+
+
+def test_what_is_used_up_of_the_reserve_is_replaced_while_the_queue_stays(
+    client: LabelStudio, cats: tuple[int, LabelSchema]
+) -> None:
+    project_id, schema = cats
+    items = batch_of(client, project_id, 3)
+    others = [task.id for task in client.tasks(project_id) if task.id not in ids_of(items)]
+    push(client, project_id, schema, "v1-r1", items, others[:2])
+    refill(client, project_id, "v1-r1", others[1:4])
+    refill(client, project_id, "v1-r1", others[1:4])
+    assert client.model_versions(project_id) == {"v1-r1": 3 + 4}
+    verify(client, project_id, "v1-r1", ids_of(items))
 
 
 def test_old_predictions_on_the_same_tasks_do_not_disturb_the_order(
