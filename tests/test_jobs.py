@@ -261,7 +261,7 @@ def test_a_job_that_kills_every_worker_stops_in_the_end(database: Database, cloc
         assert jobs.claim("worker") is not None
     jobs.abandon("worker")
     assert jobs.claim("worker") is None
-    assert "4th time" in (jobs.status(project).stopped or "")
+    assert "4 times" in (jobs.status(project).stopped or "")
 
 
 def test_cancel_drops_what_is_due_and_stops_what_runs(jobs: Jobs, project: Project) -> None:

@@ -179,7 +179,6 @@ def _service(args: argparse.Namespace, data: Path, studio: EmbeddedLabelStudio) 
     port = _port(args.backend_port, 9090, "--backend-port")
     environment = _beside(studio, data, port) | {
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(data / "images"),
-        "ML_BACKEND_URL": f"http://127.0.0.1:{port}",
         "ML_BACKEND_DATABASE_URL": "",  # all of it is in `data`
         "ML_BACKEND_LOG_LEVEL": "WARNING",
     }
@@ -203,6 +202,7 @@ def _beside(studio: EmbeddedLabelStudio, data: Path, port: int) -> dict[str, str
         "LABEL_STUDIO_API_KEY": studio.token,
         "ML_BACKEND_DATA_DIR": str(data / "backend"),
         "ML_BACKEND_PORT": str(port),
+        "ML_BACKEND_URL": f"http://127.0.0.1:{port}",
     }
 
 

@@ -78,6 +78,10 @@ def _list(_args: argparse.Namespace, answer: Answer, services: Services, project
     return 0
 
 
+def _state(state: str) -> str:
+    return "served before" if state == "promoted" else state.replace("_", " ")
+
+
 def _listed(project: Project, rows: list[dict[str, Any]]) -> str:
     if not rows:
         return f"{project.title!r} has no model yet: label two images of different classes."
@@ -87,7 +91,7 @@ def _listed(project: Project, rows: list[dict[str, Any]]) -> str:
         [
             (
                 row["name"],
-                "pinned" if row["pinned"] else "served" if row["served"] else row["state"].replace("_", " "),
+                "pinned" if row["pinned"] else "served" if row["served"] else _state(row["state"]),
                 measured(row["holdout"]),
                 row["labels"],
                 row["encoder"],

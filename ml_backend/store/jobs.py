@@ -285,7 +285,7 @@ class Jobs:
         if current.cancel_requested:
             _update(connection, job.id, state="cancelled", finished_at=now, error="cancelled while running")
         elif crashes >= self.patience.crashes:
-            error += f", for the {crashes}th time; usually it runs out of memory"
+            error += f", {crashes} times by now; usually it runs out of memory"
             _update(connection, job.id, state="failed", finished_at=now, crashes=crashes, error=error)
         else:
             self._again(connection, current, due_at=now, crashes=crashes, error=error)
