@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,6 +13,7 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.embedded import CONNECTED, EmbeddedLabelStudio, find_binary, make_template
 from tests.e2e.helpers import FakeBackend, fake_backend, sign_up
+from tests.postgresql import cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,6 +99,27 @@ def three_users(label_studio: EmbeddedLabelStudio) -> list[LabelStudio]:
 def backend() -> Iterator[FakeBackend]:
     with fake_backend() as backend:
         yield backend
+
+
+@pytest.fixture(scope="session")
+def postgresql_label_studio(
+    label_studio_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedLabelStudio]:
+    """A Label Studio on PostgreSQL, which is what several people at once should use."""
+    folder = tmp_path_factory.mktemp("label-studio-postgresql")
+    (folder / "files").mkdir()
+    with cluster() as url:
+        at = urlsplit(url)
+        names = {"NAME": at.path.strip("/"), "USER": at.username, "HOST": at.hostname, "PORT": at.port, "PASSWORD": "-"}
+        database = {"DJANGO_DB": "default"} | {f"POSTGRE_{name}": str(value) for name, value in names.items()}
+        with EmbeddedLabelStudio(
+            label_studio_binary,
+            folder / "data",
+            document_root=folder / "files",
+            environment=CONNECTED | database,
+        ) as server:
+            assert not (folder / "data" / "label_studio.sqlite3").exists()
+            yield server
 
 
 @pytest.fixture(scope="session")

@@ -47,12 +47,16 @@ def chromium() -> str:
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("cell", SHORT.values(), ids=SHORT)
 def test_an_afternoon_loses_no_answer_and_shows_no_error(
-    label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path, cell: Cell
+    request: pytest.FixtureRequest, tmp_path: Path, cell: Cell
 ) -> None:
-    with afternoon(label_studio, client, tmp_path, cell) as people:
-        people.work()
-        people.check()
-    check_nothing_piles_up(people.stack)
+    # On SQLite, two submits at once can make Label Studio store an answer and then refuse it (409), if a draft was saved.
+    where = "postgresql_label_studio" if cell.browsers > 1 else "label_studio"
+    server: EmbeddedLabelStudio = request.getfixturevalue(where)
+    with LabelStudio(server.url, server.token) as client:
+        with afternoon(server, client, tmp_path, cell) as people:
+            people.work()
+            people.check()
+        check_nothing_piles_up(people.stack)
 
 
 @pytest.mark.browser
@@ -60,6 +64,6 @@ def test_an_afternoon_loses_no_answer_and_shows_no_error(
 @pytest.mark.timeout(7_200)
 @pytest.mark.parametrize("cell", LONG.values(), ids=LONG)
 def test_a_long_afternoon_loses_no_answer_and_shows_no_error(
-    label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path, cell: Cell
+    request: pytest.FixtureRequest, tmp_path: Path, cell: Cell
 ) -> None:
-    test_an_afternoon_loses_no_answer_and_shows_no_error(label_studio, client, tmp_path, cell)
+    test_an_afternoon_loses_no_answer_and_shows_no_error(request, tmp_path, cell)

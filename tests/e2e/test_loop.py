@@ -8,18 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock
-from urllib.parse import urlsplit
 
 import pytest
 
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
-from ml_backend.labelstudio.embedded import CONNECTED, EmbeddedLabelStudio
+from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.labelstudio.queue import LIVE
 from ml_backend.store.rounds import Round
 from tests.e2e.helpers import add_members, sign_up
 from tests.e2e.stack import Stack, running
-from tests.postgresql import cluster
 
 LOOK = 2.0
 """Seconds a simulated annotator looks at an image: quick for a person, with room for a busy machine."""
@@ -87,27 +85,13 @@ def test_three_annotators_are_served_the_current_batch_and_never_the_same_task(
 
 @pytest.mark.slow
 def test_on_postgresql_three_who_ask_in_the_same_instant_are_never_given_the_same_task(
-    label_studio_binary: Path, tmp_path: Path
+    postgresql_label_studio: EmbeddedLabelStudio, tmp_path: Path
 ) -> None:
-    with cluster() as url:
-        at = urlsplit(url)
-        names = {"NAME": at.path.strip("/"), "USER": at.username, "HOST": at.hostname, "PORT": at.port, "PASSWORD": "-"}
-        database = {"DJANGO_DB": "default"} | {f"POSTGRE_{name}": str(value) for name, value in names.items()}
-        (tmp_path / "files").mkdir()
-        with (
-            EmbeddedLabelStudio(
-                label_studio_binary,
-                tmp_path / "data",
-                document_root=tmp_path / "files",
-                environment=CONNECTED | database,
-            ) as server,
-            LabelStudio(server.url, server.token) as client,
-        ):
-            users = [sign_up(server, f"annotator-{index}@example.com") for index in range(3)]
-            with running(server, client, tmp_path) as stack:
-                stack.round_after(0)
-                label_at_the_same_time(stack, users, nullcontext())
-        assert not (tmp_path / "data" / "label_studio.sqlite3").exists()
+    server = postgresql_label_studio
+    users = [sign_up(server, f"annotator-{index}@example.com") for index in range(3)]
+    with LabelStudio(server.url, server.token) as client, running(server, client, tmp_path) as stack:
+        stack.round_after(0)
+        label_at_the_same_time(stack, users, nullcontext())
 
 
 def label_at_the_same_time(stack: Stack, users: list[LabelStudio], asking: AbstractContextManager[object]) -> None:
