@@ -137,7 +137,7 @@ def test_from_a_folder_and_a_csv_to_a_queue_and_an_exact_export(person: Person, 
     labels = write_labels(tmp_path / "known.csv", first)
     report = person.ask("import-images", pictures, "--labels", labels, "--project", project)
     assert (report["imported"], report["labelled"], report["unreadable"], report["missing"]) == (1_000, 100, [], [])
-    assert "without a copy" in report["stored"]
+    assert "without copying" in report["stored"]
 
     turn = person.ask("sync", "run", "--project", project)
     assert (turn["version"], turn["labelled"]) == (1, 100)
@@ -228,10 +228,10 @@ def test_an_address_in_a_bucket_that_nobody_can_read_is_named_and_strict_imports
     report = person.ask("import-images", "s3://pics/nope.png", "--project", project)
     assert (report["imported"], report["unconnected"]) == (1, ["s3://pics"])
     assert re.fullmatch(
-        r"nope\.png \(task \d+\): s3://pics/nope\.png is not there \(404\): connect the bucket .*", *report["faulty"]
+        r"nope\.png \(task \d+\): s3://pics/nope\.png does not exist \(404\): connect the bucket .*", *report["faulty"]
     )
     code, said = person.run("import-images", "gs://pics/two.png", "--project", project, "--strict")
-    assert (code, "no storage of the project covers gs://pics" in said) == (1, True)
+    assert (code, "the project has no storage for gs://pics" in said) == (1, True)
     assert person.client.get_project(project)["task_number"] == 1
 
 

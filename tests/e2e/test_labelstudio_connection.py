@@ -189,7 +189,7 @@ def test_a_wrong_password_is_told(client: LabelStudio, new_project: NewProject, 
 def test_a_host_name_without_a_dot_is_refused_for_webhooks(client: LabelStudio, new_project: NewProject) -> None:
     project_id = new_project()
     with pytest.raises(
-        LabelStudioError, match=r"a host name with a dot: give this service a name such as backend\.internal"
+        LabelStudioError, match=r"the host name needs a dot: give this service a name such as backend\.internal"
     ):
         connect(client, project_id, "http://backend:9090")
 

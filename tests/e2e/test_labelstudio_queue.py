@@ -293,7 +293,7 @@ def test_verify_says_what_is_served_instead(client: LabelStudio, cats: tuple[int
     items = batch_of(client, project_id, 10)
     ids = ids_of(items)
     push(client, project_id, schema, "v1-r1", items)
-    with pytest.raises(LabelStudioError, match=f"At place 1 .* task {ids[0]}, where {ids[1]} is due"):
+    with pytest.raises(LabelStudioError, match=f"At place 1 .* task {ids[0]} instead of task {ids[1]}"):
         verify(client, project_id, "v1-r1", [ids[1], ids[0], *ids[2:]])
     with pytest.raises(LabelStudioError, match=f"serves task {ids[-1]}, which is not in the batch"):
         verify(client, project_id, "v1-r1", ids[:-1])
