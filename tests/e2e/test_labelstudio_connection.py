@@ -131,8 +131,8 @@ def test_every_webhook_that_is_off_is_named(client: LabelStudio, new_project: Ne
         client.update_webhook(hook_id, is_active=False)
     told = faults(check(client, project_id, guarded.url, access=ACCESS))["webhook"]
     assert told.count("is switched off") == 2
-    assert "webhook of tasks" in told
-    assert "webhook of labels" in told
+    assert "webhook for tasks" in told
+    assert "webhook for labels" in told
 
 
 def test_a_service_that_moved_takes_its_backend_and_webhook_along(
