@@ -66,7 +66,8 @@ def test_an_imported_classifier_predicts_before_any_label_and_is_better_after_fi
     first = stack.turn()
     assert first.served_name == "v1-r1"
     shown = stack.client.predictions_of(stack.project_id, stack.ranking(first))
-    assert sum(bool(given[0]["result"]) for given in shown.values()) == 18
+    served = [p for given in shown.values() for p in given if p["model_version"] == first.served_name]
+    assert sum(bool(prediction["result"]) for prediction in served) == 18
     for _ in range(50):
         if stack.client.next_task(stack.project_id) is None:
             stack.turn()
