@@ -60,7 +60,8 @@ def test_the_queue_tab_is_never_empty_between_connecting_and_the_models_own_queu
     turn.join()
     looks.append(shown(stack, TAB))
     assert all(looks)
-    assert looks[-1] == stack.ranking(stack.services.ledger.rounds(stack.project)[0])
+    queue = stack.ranking(stack.services.ledger.rounds(stack.project)[0])
+    assert looks[-1][: len(queue)] == queue, "and what is in reserve after it"
 
 
 def test_tasks_are_served_in_the_first_order_while_the_images_are_read_and_the_tab_outlasts_it(
