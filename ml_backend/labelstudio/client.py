@@ -47,6 +47,7 @@ class LabelStudio:
         self.transport = Transport(url, api_key, timeout=timeout, retries=retries)
         self.url = self.transport.url
         self._lean_import: bool | None = None
+        self._edition: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -61,6 +62,12 @@ class LabelStudio:
 
     def version(self) -> str:
         return str(self._get("/api/version")["release"])
+
+    def has_members(self) -> bool:
+        """Whether projects can have members: not in the Community edition. Asked once."""
+        if self._edition is None:
+            self._edition = str(self._get("/api/version").get("edition", "Community"))
+        return self._edition != "Community"
 
     def clock(self) -> datetime:
         """Label Studio's own time, to the second: the clock that its `updated_at` is by. Ours where it does not tell."""

@@ -29,7 +29,8 @@ SHOWN = "all_tasks_tab"
 def serve(project: Project, services: Services, round_: Round, spare: Sequence[int] = ()) -> Round:
     """Make Label Studio serve the round, and check that it does; a round that is served already is only checked.
 
-    spare: tasks to serve after it, without a guess, until the next one is there; those used up are replaced.
+    spare: tasks to serve after it, without a guess, until the next one is there; those used up are replaced. None where
+    projects have members: Label Studio then serves what has a prediction in random order, and would mix them in.
 
     A refusal is kept with the round and raised; the annotators then keep the queue they have. Raises AnotherStoreError
     before anything is changed where another store has the project.
@@ -37,6 +38,7 @@ def serve(project: Project, services: Services, round_: Round, spare: Sequence[i
     ownership.hold(project, services)  # again: encoding may have taken minutes
     client, ledger, number = services.client(project.key.host), services.ledger, project.key.project_id
     queries = ledger.queries(round_)
+    spare = () if client.has_members() else spare
     if round_.state == "verified":
         try:
             verify(client, number, round_.served_name, [query.task_id for query in queries])

@@ -349,7 +349,7 @@ def check_nothing_piles_up(stack: Stack) -> None:
         }
 
     with service(stack.environment | impatient, stack.settings):
-        wait_until(clean, "end of old predictions")
+        wait_until(clean, "end of old predictions", patience=900)  # 200 a turn
 
 
 def spread(names: Sequence[str], images: int, *, start: int = 4) -> dict[int, str]:

@@ -31,15 +31,16 @@ T = TypeVar("T")
 PATIENCE = 120.0
 
 
-def wait_until(get: Callable[[], T | None], what: str) -> T:
+def wait_until(get: Callable[[], T | None], what: str, patience: float | None = None) -> T:
     """Return the first true value of `get`."""
-    deadline = time.monotonic() + PATIENCE
+    patience = PATIENCE if patience is None else patience
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         found = get()
         if found:
             return found
         time.sleep(0.05)
-    raise AssertionError(f"no {what} in {PATIENCE:.0f} s")
+    raise AssertionError(f"no {what} in {patience:.0f} s")
 
 
 @dataclass

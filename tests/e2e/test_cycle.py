@@ -167,6 +167,15 @@ def test_predictions_of_former_queues_go_when_the_grace_period_is_over_and_not_b
     assert list(stack.client.model_versions(stack.project_id)) == [last.served_name], "swept with nothing left to ask"
 
 
+def test_where_projects_have_members_there_is_no_reserve_to_be_mixed_in(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not stack.client.has_members(), "the Community edition"
+    monkeypatch.setattr(LabelStudio, "has_members", lambda _: True)
+    round_ = stack.turn()
+    assert stack.client.model_versions(stack.project_id)[round_.served_name] == len(stack.ranking(round_))
+
+
 def test_with_several_annotators_a_task_nobody_is_shown_a_guess(stack: Stack) -> None:
     stack.client.update_project(stack.project_id, maximum_annotations=2)
     trained(stack)

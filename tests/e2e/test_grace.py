@@ -12,8 +12,9 @@ from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from tests.e2e.stack import Stack, inline, wait_until
 
 BATCH, GRACE, TURNS = 5, 5.0, 200
-QUEUE = 2 * BATCH
-"""Predictions of one queue: the batch, and as many spare tasks."""
+HELD_OUT = 4
+QUEUE = 2 * BATCH + HELD_OUT
+"""Predictions of one queue: the batch with what is held out, and as many tasks in reserve."""
 
 
 @pytest.mark.long
@@ -23,7 +24,13 @@ def test_200_turns_leave_no_more_predictions_than_those_of_the_grace_period(
 ) -> None:
     began: list[float] = []
     with inline(
-        label_studio, client, tmp_path, tasks=400, batch_size=BATCH, prediction_grace_seconds=GRACE, holdout_first=4
+        label_studio,
+        client,
+        tmp_path,
+        tasks=400,
+        batch_size=BATCH,
+        prediction_grace_seconds=GRACE,
+        holdout_first=HELD_OUT,
     ) as stack:
         for _ in range(TURNS):
             began.append(time.monotonic())

@@ -312,7 +312,7 @@ def test_a_prediction_outside_the_label_config_is_refused_before_label_studio_dr
 ) -> None:
     project_id, schema = cats
     items = [replace(batch_of(client, project_id, 1)[0], result=prediction_result(schema, ["horse"], 0.9))]
-    with pytest.raises(InvalidInputError, match="not in the project.s label config: horse"):
+    with pytest.raises(InvalidInputError, match=r"not in the project.s label config: horse"):
         push(client, project_id, schema, "v1-r1", items)
     assert client.model_versions(project_id) == {}
 
