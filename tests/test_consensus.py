@@ -101,7 +101,7 @@ def test_a_name_that_left_the_label_config_is_quarantined_and_does_not_vote() ->
 def test_several_names_where_one_is_asked_for_are_quarantined() -> None:
     verdict = consensus([answer(1, "cat", "dog")], ONE, RULE)
     assert verdict.label is None
-    assert "asks for one" in verdict.quarantined[1]
+    assert "allows only one" in verdict.quarantined[1]
 
 
 def test_each_choice_of_several_is_voted_on_by_itself() -> None:
