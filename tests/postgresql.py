@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,29 +16,55 @@ import pytest
 from ml_backend.labelstudio.embedded import free_port
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A private cluster on 127.0.0.1. PostgreSQL refuses to run as root, so root runs it as nobody."""
+
+    folder: str
+    port: int
+    user: str | None
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://tester@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off -c unix_socket_directories={self.folder}"
+        self.run("pg_ctl", "-D", f"{self.folder}/data", "-o", options, "-l", f"{self.folder}/log", "-w", "start")
+
+    def stop(self) -> None:
+        """As if its processes were killed: every connection breaks, and the next start recovers from the log."""
+        self.run("pg_ctl", "-D", f"{self.folder}/data", "-m", "immediate", "-w", "stop")
+
+    def run(self, name: str, *arguments: str) -> None:
+        command = [str(binary(name)), *arguments]
+        subprocess.run(command, user=self.user, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
 @contextmanager
-def cluster() -> Iterator[str]:
-    """URL of a private cluster on 127.0.0.1. PostgreSQL refuses to run as root, so root runs it as nobody."""
-    initdb, pg_ctl = binary("initdb"), binary("pg_ctl")
-    if initdb is None or pg_ctl is None:
+def restartable() -> Iterator[Cluster]:
+    """A cluster that a test may stop and start."""
+    if binary("initdb") is None or binary("pg_ctl") is None:
         pytest.skip("PostgreSQL's initdb and pg_ctl are not installed")
     user = "nobody" if os.geteuid() == 0 else None
-    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         if user:
             shutil.chown(folder, user)
-
-        def run(*command: str) -> None:
-            subprocess.run(command, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=60)
-
-        data = f"{folder}/data"
-        run(initdb, "-D", data, "-A", "trust", "-U", "tester", "--no-sync", "-E", "UTF8", "--locale=C")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -c unix_socket_directories={folder}"
-        run(pg_ctl, "-D", data, "-o", options, "-l", f"{folder}/log", "-w", "start")
+        made = Cluster(folder, free_port(), user)
+        options = ("-A", "trust", "-U", "tester", "--no-sync", "-E", "UTF8", "--locale=C")
+        made.run("initdb", "-D", f"{folder}/data", *options)
+        made.start()
         try:
-            yield f"postgresql://tester@127.0.0.1:{port}/postgres"
+            yield made
         finally:
-            run(pg_ctl, "-D", data, "-m", "immediate", "-w", "stop")
+            made.stop()
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """URL of a cluster of the caller's own."""
+    with restartable() as made:
+        yield made.url
 
 
 def binary(name: str) -> str | None:
