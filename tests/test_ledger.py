@@ -157,12 +157,14 @@ def test_a_label_that_left_the_config_is_quarantined_told_and_comes_back_with_it
     full(ledger, project, studio)
     smaller = known(ledger, schema=LabelSchema("choice", "image", "image", ("dog", "owl")))
     assert smaller.full_at is None
+    full(ledger, smaller, studio)
     assert names(ledger, smaller) == {}
     (found,) = ledger.quarantined(smaller)
     assert (found.task_id, found.annotation_id, found.labels) == (task.id, annotation.id, ("cat",))
     assert "cat" in found.reason
     assert ledger.counts(smaller).quarantined == 1
     back = known(ledger, schema=SCHEMA)
+    full(ledger, back, studio)
     assert names(ledger, back) == {task.id: ("cat",)}
     assert ledger.quarantined(back) == []
 
@@ -188,6 +190,7 @@ def test_another_rule_decides_anew(ledger: Ledger, studio: FakeLabelStudio) -> N
     assert full(ledger, project, studio).conflicts == 1
     assert names(ledger, project) == {task.id: ("cat",)}
     changed = known(ledger, rule=ConsensusRule(vote="most_recent"))
+    ledger.reconcile(changed, [], full=False)
     assert names(ledger, changed) == {task.id: ("dog",)}
 
 

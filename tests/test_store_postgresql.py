@@ -14,7 +14,7 @@ from ml_backend.store.database import Database
 from tests.fakes import POSTGRESQL
 from tests.postgresql import cluster
 
-TESTS = ("ledger", "ledger_rounds", "ledger_property", "jobs", "inbox", "versions", "store_killed")
+TESTS = ("ledger", "ledger_rounds", "ledger_property", "ledger_readers", "jobs", "inbox", "versions", "store_killed")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The bookkeeping of a project: its tasks, its labels, what is held out, and the rounds asked for.
 
-Labels come from `reconcile` alone, that is from Label Studio's API; nothing else writes them.
+Labels come from `reconcile` alone, that is from Label Studio's API; nothing else writes them. What reads here only reads:
+between a change of the label config and the next reconcile, labels are those of the former config.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from ml_backend.records import Annotation, Label, LabelSchema, ProjectKey, Task
 from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.projects import Project
-from ml_backend.store.reconcile import ReconcileReport, judge_again, reconcile
+from ml_backend.store.reconcile import ReconcileReport, reconcile
 from ml_backend.store.rounds import Left, Round, Rounds, still_waiting
 from ml_backend.store.rows import SAME_TASK, TASK_COLUMNS, annotation_of, label_of, task_of
 from ml_backend.store.tables import answers, labels, queries, rounds, tasks
@@ -45,8 +46,8 @@ class Ledger(Rounds):
     ) -> Project:
         """Make a project known, or bring it up to date. `settings` are merged into the known ones, None removes.
 
-        A changed schema makes the next reconcile a full one (`full_at` is None), and every answer is judged again by the
-        new one, before labels are next read.
+        A changed schema makes the next reconcile a full one (`full_at` is None), which judges every answer again by the
+        new one.
         """
         return self._upsert(key, title=title, label_config=label_config, schema=schema, rule=rule, settings=settings)
 
@@ -82,7 +83,6 @@ class Ledger(Rounds):
         )
         if split is not None:
             statement = statement.where(tasks.c.split == split)
-        self._judged(project)
         with self.database.read() as connection:
             return [label_of(row) for row in connection.execute(statement)]
 
@@ -95,7 +95,6 @@ class Ledger(Rounds):
             .where(labels.c.project_id == project.id)
             .order_by(labels.c.task_id)
         )
-        self._judged(project)
         with self.database.read() as connection:
             for task_id, split, names in connection.execute(statement.execution_options(yield_per=STREAM)):
                 digest.update(f"{task_id} {split} {names}\n".encode())
@@ -117,7 +116,6 @@ class Ledger(Rounds):
             .where(answers.c.project_id == project.id, answers.c.quarantine.is_not(None))
             .order_by(answers.c.task_id, answers.c.annotation_id)
         )
-        self._judged(project)
         with self.database.read() as connection:
             return [
                 Quarantined(row.task_id, row.annotation_id, row.labels, row.quarantine)
@@ -172,7 +170,6 @@ class Ledger(Rounds):
             sa.func.count().filter(answers.c.quarantine.is_not(None)),
             sa.func.count().filter(answers.c.was_cancelled),
         ).where(answers.c.project_id == project.id)
-        self._judged(project)
         with self.database.read() as connection:
             every, labelled, held_out, held_labelled, conflicts, failed, waiting = connection.execute(by_task).one()
             quarantined, skips = connection.execute(by_annotation).one()
@@ -258,7 +255,10 @@ class Ledger(Rounds):
             return connection.execute(tasks.update().where(*failed).values(image_error=None)).rowcount
 
     def pool(self, project: Project) -> PoolRows:
-        """Read the whole project into arrays; a million tasks take a few seconds and about 100 bytes each."""
+        """Read the whole project into arrays; a million tasks take a few seconds and about 100 bytes each.
+
+        Classes are those of the given `project`. A label that its config does not allow (any more) is none.
+        """
         zero: sa.ColumnElement[int] = sa.literal_column("0", sa.Integer)
         flags = sum((sa.case((condition, bit), else_=0) for bit, condition in _FLAGS.items()), start=zero)
         statement = (
@@ -267,7 +267,6 @@ class Ledger(Rounds):
             .where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
             .order_by(tasks.c.task_id)
         )
-        project = self._judged(project)
         with self.database.read() as connection:
             result = connection.execute(statement.execution_options(yield_per=STREAM))
             columns = [_arrays(part) for part in result.partitions()]
@@ -306,7 +305,6 @@ class Ledger(Rounds):
             .where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
             .order_by(tasks.c.task_id)
         )
-        self._judged(project)
         with self.database.read() as connection:
             for row in connection.execute(statement.execution_options(yield_per=STREAM)):
                 yield _ledger_row(row)
@@ -320,9 +318,6 @@ class Ledger(Rounds):
         for start in range(0, len(values), CHUNK):
             with self.database.write(bulk=True) as connection:
                 connection.execute(statement, values[start : start + CHUNK])
-
-    def _judged(self, project: Project) -> Project:
-        return judge_again(self.database, project, ReconcileReport())
 
 
 _ANSWERED, _SKIPPED, _HELD, _UNANSWERED, _FAILED = 1, 2, 4, 8, 16
@@ -367,9 +362,8 @@ def _pool_rows(columns: Sequence[tuple[NDArray[Any], ...]], schema: LabelSchema)
     kinds = (np.int64, "S64", object, np.uint8)
     parts = zip(*columns, strict=True) if columns else ([np.empty(0, dtype=kind)] for kind in kinds)
     ids, hashes, names, flags = (np.concatenate(part) for part in parts)
-    index = {name: i for i, name in enumerate(schema.labels)}
-    classes = {text: [index[name] for name in json.loads(text)] for text in set(names) if text}
-    labelled = np.array(names != "", dtype=np.bool_)
+    classes = {text: found for text in set(names) if text and (found := _classes(text, schema))}
+    labelled = np.array([text in classes for text in names], dtype=np.bool_)
     rows = np.flatnonzero(labelled)
     label = np.full(len(ids), -1, dtype=np.int64)
     label[rows] = [classes[names[row]][0] for row in rows]
@@ -386,6 +380,13 @@ def _pool_rows(columns: Sequence[tuple[NDArray[Any], ...]], schema: LabelSchema)
         drawable=(flags & _UNANSWERED > 0) & ~holdout,
         failed=flags & _FAILED > 0,
     )
+
+
+def _classes(text: str, schema: LabelSchema) -> list[int]:
+    """Class indices of a stored label; [] where it was decided by another config, and would be quarantined by this one."""
+    names = json.loads(text)
+    fits = set(names) <= set(schema.labels) and (schema.multiple or len(names) == 1)
+    return [schema.labels.index(name) for name in names] if fits else []
 
 
 __all__ = [

@@ -99,16 +99,27 @@ def judge_again(database: Database, project: Project, report: ReconcileReport) -
     with database.write() as connection:
         project = lock(connection, project.id)
     for ids in _answered(database, project):
-        with database.read() as connection:
-            known = _known_annotations(connection, project.id, ids)
-            before = _known_labels(connection, project.id, ids)
-        decisions = [_decide(project, task_id, known[task_id]) for task_id in ids]
-        _tally(decisions, before, report)
-        database.write_pieces(_pieces(database, project, [], decisions, report))
+        parts = (ids[start : start + PIECE] for start in range(0, len(ids), PIECE))
+        database.write_pieces(partial(_judge, project=project, task_ids=part, report=report) for part in parts)
     with database.write() as connection:
         if lock(connection, project.id).judged_by == project.judged_by:
             connection.execute(projects.update().where(projects.c.id == project.id).values(judged=project.judged_by))
     return project
+
+
+def _judge(connection: Connection, *, project: Project, task_ids: Sequence[int], report: ReconcileReport) -> None:
+    """Decide these tasks by what is known of them now: what was reconciled a moment ago must not be undone."""
+    _lock_tasks(connection, project.id, task_ids)
+    known = _known_annotations(connection, project.id, task_ids)
+    decisions = [_decide(project, task_id, known[task_id]) for task_id in task_ids]
+    _tally(decisions, _known_labels(connection, project.id, task_ids), report)
+    report.released += _write_decisions(connection, project, decisions)
+
+
+def _lock_tasks(connection: Connection, project_id: int, task_ids: Sequence[int]) -> None:
+    """Let nobody else decide these tasks before this transaction ends. SQLite's writers are alone anyhow."""
+    these = (tasks.c.project_id == project_id, tasks.c.task_id.in_(task_ids))
+    connection.execute(sa.select(tasks.c.task_id).where(*these).order_by(tasks.c.task_id).with_for_update())
 
 
 def _answered(database: Database, project: Project) -> Iterator[Sequence[int]]:
@@ -242,6 +253,7 @@ def _tally(decisions: Sequence[_Decision], before: Mapping[int, Label], report: 
 def _write_decisions(connection: Connection, project: Project, decisions: Sequence[_Decision]) -> int:
     """Replace annotations, label and counts of each task; returns how many held-out tasks were released."""
     ids = [decision.task_id for decision in decisions]
+    _lock_tasks(connection, project.id, ids)
     rows = {a.id: _annotation_row(project.id, a, d.verdict) for d in decisions for a in d.annotations}
     stale = sa.or_(answers.c.task_id.in_(ids), answers.c.annotation_id.in_(list(rows)))
     connection.execute(answers.delete().where(answers.c.project_id == project.id, stale))
