@@ -47,6 +47,17 @@ class ImageError(InvalidInputError):
     """One image cannot be fetched or decoded. The other images of the batch are not affected."""
 
 
+class ImageAwayError(ImageError):
+    """An image cannot be fetched for the time being: its host is away, slow or overloaded. It is tried again by itself.
+
+    tried: whether it was asked for at all; not where its host is known to be away.
+    """
+
+    def __init__(self, message: str, *, tried: bool = True) -> None:
+        super().__init__(message)
+        self.tried = tried
+
+
 class ConfigError(BackendError):
     """A setting is missing or wrong; the message lists every one at once."""
 

@@ -85,6 +85,7 @@ class Services:
                 self.client(host).transport,
                 media_root=self.settings.media_root if only else None,
                 document_root=self.settings.document_root if only else None,
+                seconds=self.settings.image_seconds,
             )
         return self._readers[host]
 

@@ -183,6 +183,12 @@ class Settings:
         "how long predictions of earlier queues stay in Label Studio; an image left open for longer cannot be "
         "submitted",
     )
+    image_seconds: float = _knob(
+        "ML_BACKEND_IMAGE_SECONDS",
+        30.0,
+        _number(float, 0.1),
+        "longest time to fetch one image, in seconds; one that takes longer is tried again later",
+    )
     train_after_labels: int = _knob(
         "ML_BACKEND_TRAIN_AFTER_LABELS", 10, _number(int, 1), "train after this many new labels"
     )

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         found = with_labels(found, read_labels(args.labels))
     labels = check_labels(schema, [*found.sources, *found.doubtful], args.separator)
     report = ImportReport(missing=found.missing)
-    reader = ImageReader(client.transport, timeout=CHECK_TIMEOUT_S, retries=1)
+    reader = ImageReader(client.transport, seconds=CHECK_TIMEOUT_S, retries=1)
 
     def fetch(address: str, task_id: int | None) -> bytes:
         return reader.fetch(address, task_id=task_id)

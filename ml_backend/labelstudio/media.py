@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 
 import requests
 
-from ml_backend.errors import ImageError, LabelStudioUnavailableError
+from ml_backend.errors import ImageAwayError, ImageError, LabelStudioUnavailableError
+from ml_backend.labelstudio.circuits import Circuits
+from ml_backend.labelstudio.deadline import Deadline
 from ml_backend.labelstudio.transport import CONNECT_TIMEOUT_S, TRY_AGAIN, Transport, pooled_session
 from ml_backend.records import Task
 
 MAX_BYTES = 200 * 2**20
+TOTAL_S = 30.0
+HEALTH_TIMEOUT_S = 3.0
 CLOUD = ("s3://", "gs://", "azure-blob://")
 _CHUNK = 2**16
+_FOR_GOOD = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.TooManyRedirects,
+    requests.exceptions.ContentDecodingError,
+)
+"""What an address or an answer is, not what it is like at present."""
+_OF_THE_DISK = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Faults of a disk or of this machine, which pass; not of the file."""
 
 
 class ImageReader:
@@ -24,6 +38,7 @@ class ImageReader:
     transport: the Label Studio whose tasks these are (its token is sent to no other host).
     document_root: its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, media_root: the `media` folder of its data folder, where
     this process sees them; their files are then read without HTTP, and a path that leads out of them is refused.
+    seconds: the longest that fetching one image may take, from the name of its host to its last byte.
     """
 
     def __init__(
@@ -33,10 +48,11 @@ class ImageReader:
         document_root: Path | None = None,
         media_root: Path | None = None,
         max_bytes: int = MAX_BYTES,
-        timeout: float = 30.0,
+        seconds: float = TOTAL_S,
         retries: int = 2,
     ) -> None:
-        self._transport, self._timeout, self._max_bytes = transport, timeout, max_bytes
+        self._transport, self._seconds, self._max_bytes = transport, seconds, max_bytes
+        self._circuits = Circuits()
         self._document_root, self._media_root = _resolved(document_root), _resolved(media_root)
         self._anonymous, self._known = pooled_session(retries), pooled_session(retries)
         self._known.auth = transport.auth
@@ -46,7 +62,11 @@ class ImageReader:
         self._known.close()
 
     def read(self, task: Task) -> bytes:
-        """The image file of a task. Raises ImageError, naming the fix; LabelStudioUnavailableError to try again later."""
+        """The image file of a task.
+
+        Raises ImageError, naming the fix; ImageAwayError, which is one, where the image is worth another try;
+        LabelStudioUnavailableError where Label Studio itself is away.
+        """
         if not task.image:
             raise ImageError(
                 f"Task {task.id} has no image: its data lacks the field that the label config's <Image> shows."
@@ -60,6 +80,25 @@ class ImageReader:
         """
         if reference.startswith("data:"):
             return self._inline(reference)
+        host = self._host(reference)
+        self._circuits.check(host)
+        try:
+            data = self._fetch(reference, task_id)
+        except ImageAwayError as error:
+            self._circuits.failed(host, str(error))
+            raise
+        except ImageError:
+            self._circuits.answered(host)
+            raise
+        self._circuits.answered(host)
+        return data
+
+    def _host(self, reference: str) -> str:
+        """What is asked for it: a host, or a bucket behind Label Studio, which can be away while Label Studio is not."""
+        parts = urlsplit(reference)
+        return f"{parts.scheme}://{parts.netloc}" if parts.netloc else self._transport.url
+
+    def _fetch(self, reference: str, task_id: int | None) -> bytes:
         if reference.startswith(CLOUD):
             return self._from_storage(reference, task_id)
         parts = urlsplit(reference)
@@ -96,7 +135,8 @@ class ImageReader:
                 raise ImageError(self._too_large(relative))
             return file.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            raise ImageError(
+            passing = getattr(error, "errno", None) in _OF_THE_DISK or not _mounted(root)
+            raise (ImageAwayError if passing else ImageError)(
                 f"{relative!r} cannot be read below {name} {root} ({getattr(error, 'strerror', error)}): check that "
                 "this is the folder that Label Studio serves, and that it is mounted here."
             ) from None
@@ -111,26 +151,39 @@ class ImageReader:
         url = f"{self._transport.url}/tasks/{task_id}/resolve/?fileuri={encoded}"
         return self._download(self._known, url, reference)
 
-    def _download(self, session: requests.Session, url: str, reference: str, *, again: bool = True) -> bytes:
-        """Streams, so that a body larger than allowed is never taken in. requests drops the token on another host."""
-        try:
-            with session.get(url, stream=True, timeout=(CONNECT_TIMEOUT_S, self._timeout)) as answer:
-                if answer.status_code == 401 and again and session is self._known:
-                    self._transport.auth.forget_access()
-                    return self._download(session, url, reference, again=False)
-                self._check(answer, reference)
-                return self._body(answer, reference)
-        except requests.RequestException as error:
-            failed = (error.request.url if error.request is not None else None) or url  # after a redirect: the storage
-            if session is self._known and _origin(failed) == _origin(url):
-                raise LabelStudioUnavailableError(
-                    f"Label Studio at {self._transport.url} cannot be reached to fetch {_short(reference)}: check "
-                    "that it is running."
-                ) from error
-            raise ImageError(
-                f"{_short(reference)} cannot be fetched ({type(error).__name__}): check the address, and that this service "
-                "can reach it."
-            ) from None
+    def _download(self, session: requests.Session, url: str, reference: str) -> bytes:
+        """Streams, so that a body larger than allowed is never taken in; within the total time, however slow it is."""
+        with Deadline(self._seconds, _short(reference)) as deadline:
+            try:
+                data = self._answer(session, url, reference)
+            except requests.RequestException as error:
+                deadline.check()
+                raise self._unanswered(error, session, url, reference) from error
+            deadline.check()  # an answer without a length is over when its connection is
+            return data
+
+    def _answer(self, session: requests.Session, url: str, reference: str, *, again: bool = True) -> bytes:
+        """One request and its body. The token is dropped on another host."""
+        with session.get(url, stream=True, timeout=(CONNECT_TIMEOUT_S, self._seconds + 1)) as answer:
+            if answer.status_code == 401 and again and session is self._known:
+                self._transport.auth.forget_access()
+                return self._answer(session, url, reference, again=False)
+            self._check(answer, reference)
+            return self._body(answer, reference)
+
+    def _unanswered(
+        self, error: requests.RequestException, session: requests.Session, url: str, reference: str
+    ) -> Exception:
+        failed = (error.request.url if error.request is not None else None) or url  # after a redirect: the storage
+        if session is self._known and _origin(failed) == _origin(url):
+            return LabelStudioUnavailableError(
+                f"Label Studio at {self._transport.url} cannot be reached to fetch {_short(reference)}: check "
+                "that it is running."
+            )
+        return (ImageError if isinstance(error, _FOR_GOOD) else ImageAwayError)(
+            f"{_short(reference)} cannot be fetched ({type(error).__name__}): check the address, and that this service "
+            "can reach it."
+        )
 
     def _body(self, answer: requests.Response, reference: str) -> bytes:
         body = bytearray()
@@ -142,8 +195,12 @@ class ImageReader:
 
     def _check(self, answer: requests.Response, reference: str) -> None:
         name = _short(reference)
-        if answer.status_code in TRY_AGAIN and _origin(answer.url) == _origin(self._transport.url):
+        if answer.status_code in TRY_AGAIN and _origin(answer.url) == _origin(self._transport.url) and not self._up():
             raise LabelStudioUnavailableError(f"Label Studio answered {answer.status_code} to {name}: try again later.")
+        if answer.status_code >= 500 or answer.status_code in {408, 425, 429}:
+            raise ImageAwayError(
+                f"{name} cannot be fetched at present (status {answer.status_code}): {_hint(reference)}"
+            )
         if answer.status_code in {401, 403}:
             raise ImageError(f"Access to {name} is denied ({answer.status_code}): {_hint(reference)}")
         if answer.status_code == 404:
@@ -172,6 +229,13 @@ class ImageReader:
                 f"{_short(reference)} is not valid base64, so the image is damaged: import it again."
             ) from None
 
+    def _up(self) -> bool:
+        """Whether Label Studio is there all the same: then it is what it fetches the image from that is not."""
+        try:
+            return requests.get(f"{self._transport.url}/health", timeout=HEALTH_TIMEOUT_S).ok
+        except requests.RequestException:
+            return False
+
     def _too_large(self, reference: str) -> str:
         return f"{_short(reference)} is larger than {self._max_bytes // 2**20} MB: make the image smaller, or raise the limit."
 
@@ -194,6 +258,14 @@ def _hint(reference: str) -> str:
 
 def _short(reference: str) -> str:
     return reference if len(reference) <= 120 else reference[:117] + "..."
+
+
+def _mounted(root: Path) -> bool:
+    """A folder that is missing or empty is one that is not mounted."""
+    try:
+        return any(root.iterdir())
+    except OSError:
+        return False
 
 
 def _origin(url: str) -> str:

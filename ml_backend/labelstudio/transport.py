@@ -19,12 +19,13 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3 import HTTPConnectionPool
-from urllib3.connection import HTTPConnection
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.response import HTTPResponse
 from urllib3.util.retry import Retry
 
 from ml_backend.errors import ConfigError, LabelStudioError, LabelStudioUnavailableError, NotFoundError
+from ml_backend.labelstudio import deadline
 from ml_backend.wording import shortened
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
@@ -141,7 +142,25 @@ def pooled_session(retries: int, statuses: tuple[int, ...] = TRY_AGAIN) -> reque
     return session
 
 
-class _PromptConnection(HTTPConnection):
+class _Watched(HTTPConnection):
+    """Ends with the deadline of the thread that uses it, while it is being made as well."""
+
+    def _new_conn(self) -> socket.socket:
+        connection = super()._new_conn()
+        deadline.watch(connection)
+        return connection
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in urllib3 itself
+        if self.sock is not None:
+            deadline.watch(self.sock)
+        return super().getresponse()
+
+
+class _WatchedTLS(_Watched, HTTPSConnection):
+    """The same with TLS."""
+
+
+class _PromptConnection(_Watched):
     """Acknowledges the first part of an answer at once.
 
     Label Studio's own server sends head and body apart, and holds the body back until the head is acknowledged. The
@@ -158,10 +177,14 @@ class _PromptPool(HTTPConnectionPool):
     ConnectionCls = _PromptConnection
 
 
+class _TLSPool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedTLS
+
+
 class _PromptAdapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = self.poolmanager.pool_classes_by_scheme | {"http": _PromptPool}
+        self.poolmanager.pool_classes_by_scheme = {"http": _PromptPool, "https": _TLSPool}
 
 
 class Transport:
