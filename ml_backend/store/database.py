@@ -22,16 +22,13 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from ml_backend.errors import ConfigError
 from ml_backend.store import tables
+from ml_backend.store.migrations import MIGRATIONS, Migration
 
 Clock = Callable[[], datetime]
-Migration = Callable[[Connection], None]
 
 BUSY_TIMEOUT_MS = 30_000
 CHECKPOINT_EVERY = 100  # bulk writes
 MIGRATION_LOCK = 0x6C736D6C  # any number that is always the same: PostgreSQL's advisory lock while migrating
-
-MIGRATIONS: tuple[Migration, ...] = ()
-"""Forward steps from schema 1 on: MIGRATIONS[0] turns a schema 1 into a schema 2. A new store is made at the newest."""
 
 
 def utc_now() -> datetime:

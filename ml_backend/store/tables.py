@@ -126,12 +126,22 @@ tasks = Table(
     Column("updated_at", UTCDateTime),
     Column("image", Text),
     Column("data", Text, nullable=False),
+    Column("place", Float),  # in the split (split.py); unknown until the image was read
+    Column("reached", Integer),  # the round from which on a held-out task is asked for
+    Column("found", Boolean),  # answered before that: chosen by somebody else than the split
     Index(
         "tasks_without_hash",
         "project_id",
         "task_id",
         sqlite_where=text("content_hash IS NULL"),
         postgresql_where=text("content_hash IS NULL"),
+    ),
+    Index(
+        "reached_tasks",
+        "project_id",
+        "reached",
+        sqlite_where=text("reached IS NOT NULL"),
+        postgresql_where=text("reached IS NOT NULL"),
     ),
 )
 

@@ -1,0 +1,60 @@
+"""Forward steps between schemas of the store. Each runs once, in the transaction that opens the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ml_backend.split import place
+from ml_backend.store import tables
+
+Migration = Callable[[Connection], None]
+
+PIECE = 5_000
+"""Rows brought up to date at a time."""
+
+
+def to_schema_2(connection: Connection) -> None:
+    """Tasks get their place in the split."""
+    for column in (tables.tasks.c.place, tables.tasks.c.reached, tables.tasks.c.found):
+        _add_column(connection, column)
+    for index in tables.tasks.indexes:
+        index.create(connection, checkfirst=True)
+    _give_places(connection)
+
+
+MIGRATIONS: tuple[Migration, ...] = (to_schema_2,)
+"""Forward steps from schema 1 on: MIGRATIONS[0] turns a schema 1 into a schema 2. A new store is made at the newest."""
+
+
+def _add_column(connection: Connection, column: sa.Column[object]) -> None:
+    definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+    connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}")
+
+
+def _give_places(connection: Connection) -> None:
+    """Put every task whose content is known at its place. Projects of schema 1 have no seed of their own: it is 0."""
+    tasks = sa.table("tasks", *(sa.column(name) for name in ("project_id", "task_id", "content_hash", "place")))
+    key = sa.tuple_(tasks.c.project_id, tasks.c.task_id)
+    given = (
+        tasks.update()
+        .where(tasks.c.project_id == sa.bindparam("project"), tasks.c.task_id == sa.bindparam("task"))
+        .values(place=sa.bindparam("at"))
+    )
+    last = (0, -1)
+    while True:
+        piece = (
+            sa.select(tasks.c.project_id, tasks.c.task_id, tasks.c.content_hash)
+            .where(key > sa.tuple_(*map(sa.literal, last)), tasks.c.content_hash.is_not(None))
+            .order_by(tasks.c.project_id, tasks.c.task_id)
+            .limit(PIECE)
+        )
+        rows = connection.execute(piece).all()
+        if not rows:
+            return
+        connection.execute(
+            given, [{"project": row.project_id, "task": row.task_id, "at": place(row.content_hash, 0)} for row in rows]
+        )
+        last = (rows[-1].project_id, rows[-1].task_id)
