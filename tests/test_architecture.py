@@ -10,9 +10,10 @@ ROOMS = {
     "errors": set[str](),
     "records": set[str](),
     "wording": set[str](),
+    "split": set[str](),
     "settings": {"errors", "records", "wording"},
     "labelstudio": {"errors", "records", "wording"},
-    "store": {"errors", "records", "wording"},
+    "store": {"errors", "records", "split", "wording"},
     "learning": {"errors", "records", "wording"},
     "strategies": {"errors", "records", "wording"},
 }
