@@ -9,6 +9,7 @@ import re
 import secrets
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -32,6 +33,10 @@ from ml_backend.services import Services
 from ml_backend.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+NOTING, PREDICTING = 8, 16
+"""Threads for events, and for predictions, which may wait for slow images; so that neither keeps the other waiting, nor
+any other request."""
 
 
 def app() -> FastAPI:
@@ -57,10 +62,11 @@ def create_app(services: Services) -> FastAPI:
 def protocol_routes(services: Services) -> APIRouter:
     """The ML backend protocol. The same routes stand under `/hosts/<slug>`, so that hosts cannot be confused."""
     router = APIRouter()
+    noting, predicting = CapacityLimiter(NOTING), CapacityLimiter(PREDICTING)
 
     @router.get("/")
     @router.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         # The id says which store this is to who has the same one; to anybody else it says nothing.
         return {"status": "UP", "model_class": "ActiveLearningModel", "store": services.database.store_id}
 
@@ -76,12 +82,15 @@ def protocol_routes(services: Services) -> APIRouter:
     def setup_refused(why: str) -> JSONResponse:
         return JSONResponse({"error": why.replace("_", " ")}, status_code=422)
 
-    @router.post("/predict")
-    def predict(message: PredictRequest, request: Request) -> dict[str, Any]:
+    def predicted(message: PredictRequest, host: str | None) -> dict[str, Any]:
         project_id, created = parse_project(message.project)
-        project = services.find_project(host_of(request), project_id, created)
+        project = services.find_project(host, project_id, created)
         tasks = [task.model_dump() for task in message.tasks]
         return {"results": services.predictor.predict(project, tasks)}
+
+    @router.post("/predict")
+    async def predict(message: PredictRequest, request: Request) -> dict[str, Any]:
+        return await to_thread.run_sync(predicted, message, host_of(request), limiter=predicting)
 
     @router.get("/versions")
     @router.post("/versions")
@@ -92,11 +101,15 @@ def protocol_routes(services: Services) -> APIRouter:
         project = services.find_project(host_of(request), *parse_project(name))
         return {"versions": services.predictor.served_names(project)}
 
-    @router.post("/webhook")
-    def webhook(message: WebhookRequest, request: Request) -> dict[str, str]:
-        key = services.find_key(host_of(request), message.project_id(request.query_params.get("project")))
+    def noted(message: WebhookRequest, host: str | None, project: str | None) -> dict[str, str]:
+        key = services.find_key(host, message.project_id(project))
         receipt = services.inbox.record(key, message.action, message.model_dump(exclude_unset=True))
         return {"status": "doubled" if receipt.doubled else "ok" if receipt.known else "ignored"}
+
+    @router.post("/webhook")
+    async def webhook(message: WebhookRequest, request: Request) -> dict[str, str]:
+        project = request.query_params.get("project")
+        return await to_thread.run_sync(noted, message, host_of(request), project, limiter=noting)
 
     @router.post("/job_status")
     def job_status(message: dict[str, Any]) -> dict[str, str]:
