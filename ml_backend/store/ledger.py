@@ -21,7 +21,7 @@ from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport, reconcile
 from ml_backend.store.rounds import Left, Round, Rounds, still_waiting
-from ml_backend.store.rows import SAME_TASK, TASK_COLUMNS, annotation_of, label_of, task_of
+from ml_backend.store.rows import SAME_TASK, TASK_COLUMNS, annotation_of, label_of, pieces, task_of
 from ml_backend.store.tables import answers, labels, queries, rounds, tasks
 from ml_backend.store.views import Counts, LedgerRow, PoolRows, Quarantined, Split
 
@@ -175,34 +175,20 @@ class Ledger(Rounds):
             quarantined, skips = connection.execute(by_annotation).one()
         return Counts(every, labelled, held_out, held_labelled, conflicts, quarantined, skips, failed, waiting)
 
-    def tasks(self, project: Project, task_ids: Sequence[int] | None = None) -> Iterator[Task]:
-        """The tasks as last seen, by id; a snapshot, streamed. Tasks that are gone are left out."""
-        statement = (
-            sa.select(*TASK_COLUMNS)
-            .where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
-            .order_by(tasks.c.task_id)
-        )
-        if task_ids is not None:
-            statement = statement.where(tasks.c.task_id.in_(list(task_ids)))
-        with self.database.read() as connection:
-            for row in connection.execute(statement.execution_options(yield_per=STREAM)):
-                yield task_of(row)
+    def tasks(self, project: Project, task_ids: Iterable[int] | None = None) -> Iterator[Task]:
+        """The tasks as last seen, by id, streamed. Tasks that are gone are left out.
+
+        All of them as of one moment; of those in `task_ids` a piece at a time, so that work of hours holds no snapshot.
+        """
+        if task_ids is None:
+            yield from self._stream(project)
+            return
+        for piece in pieces(task_ids):
+            yield from list(self._stream(project, tasks.c.task_id.in_(piece)))
 
     def tasks_without_hash(self, project: Project) -> Iterator[Task]:
         """Tasks whose image has not been read yet, by id; those whose image failed are not offered again."""
-        statement = (
-            sa.select(*TASK_COLUMNS)
-            .where(
-                tasks.c.project_id == project.id,
-                tasks.c.content_hash.is_(None),
-                tasks.c.image_error.is_(None),
-                sa.not_(tasks.c.gone),
-            )
-            .order_by(tasks.c.task_id)
-        )
-        with self.database.read() as connection:
-            for row in connection.execute(statement.execution_options(yield_per=STREAM)):
-                yield task_of(row)
+        return self._stream(project, tasks.c.content_hash.is_(None), tasks.c.image_error.is_(None))
 
     def set_content_hash(self, project: Project, hashes: Mapping[int, str]) -> None:
         """Note what the image of each task is, by hex SHA-256 of its bytes. Clears an earlier failure."""
@@ -211,11 +197,15 @@ class Ledger(Rounds):
     def content_hashes(self, project: Project, given: Sequence[Task]) -> dict[int, str]:
         """Hash by task id, of those `given` tasks whose image is known and still the same reference."""
         references = {task.id: task.image for task in given}
-        statement = sa.select(tasks.c.task_id, tasks.c.image, tasks.c.content_hash).where(
-            tasks.c.project_id == project.id, tasks.c.task_id.in_(list(references)), tasks.c.content_hash.is_not(None)
+        known = sa.select(tasks.c.task_id, tasks.c.image, tasks.c.content_hash).where(
+            tasks.c.project_id == project.id, tasks.c.content_hash.is_not(None)
         )
         with self.database.read() as connection:
-            rows = connection.execute(statement).all()
+            rows = [
+                row
+                for piece in pieces(references)
+                for row in connection.execute(known.where(tasks.c.task_id.in_(piece)))
+            ]
         return {row.task_id: row.content_hash for row in rows if row.image == references[row.task_id]}
 
     def set_image_errors(self, project: Project, errors: Mapping[int, str]) -> None:
@@ -308,6 +298,16 @@ class Ledger(Rounds):
         with self.database.read() as connection:
             for row in connection.execute(statement.execution_options(yield_per=STREAM)):
                 yield _ledger_row(row)
+
+    def _stream(self, project: Project, *conditions: sa.ColumnElement[bool]) -> Iterator[Task]:
+        statement = (
+            sa.select(*TASK_COLUMNS)
+            .where(tasks.c.project_id == project.id, *conditions, sa.not_(tasks.c.gone))
+            .order_by(tasks.c.task_id)
+        )
+        with self.database.read() as connection:
+            for row in connection.execute(statement.execution_options(yield_per=STREAM)):
+                yield task_of(row)
 
     def _set_image(self, project: Project, values: list[dict[str, Any]]) -> None:
         statement = (

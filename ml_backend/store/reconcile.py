@@ -25,7 +25,7 @@ from ml_backend.records import Annotation, Label, Task
 from ml_backend.store.consensus import Verdict, consensus
 from ml_backend.store.database import Database
 from ml_backend.store.projects import Project, lock
-from ml_backend.store.rows import SAME_TASK, annotation_of, label_of
+from ml_backend.store.rows import SAME_TASK, annotation_of, label_of, pieces
 from ml_backend.store.tables import answers, labels, projects, tasks
 
 CHUNK = 100
@@ -255,8 +255,10 @@ def _write_decisions(connection: Connection, project: Project, decisions: Sequen
     ids = [decision.task_id for decision in decisions]
     _lock_tasks(connection, project.id, ids)
     rows = {a.id: _annotation_row(project.id, a, d.verdict) for d in decisions for a in d.annotations}
-    stale = sa.or_(answers.c.task_id.in_(ids), answers.c.annotation_id.in_(list(rows)))
-    connection.execute(answers.delete().where(answers.c.project_id == project.id, stale))
+    of_project = answers.delete().where(answers.c.project_id == project.id)
+    connection.execute(of_project.where(answers.c.task_id.in_(ids)))
+    for piece in pieces(rows):  # they may have been another task's
+        connection.execute(of_project.where(answers.c.annotation_id.in_(piece)))
     if rows:
         connection.execute(answers.insert(), list(rows.values()))
     connection.execute(labels.delete().where(labels.c.project_id == project.id, labels.c.task_id.in_(ids)))

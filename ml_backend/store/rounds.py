@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from ml_backend.errors import ConflictError, NotFoundError
 from ml_backend.records import ProjectKey, Query
 from ml_backend.store.projects import Project, Projects, find, lock
+from ml_backend.store.rows import pieces
 from ml_backend.store.tables import queries, rounds, tasks
 
 RoundState = Literal["computed", "pushed", "verified", "failed"]
@@ -109,9 +110,13 @@ class Rounds(Projects):
 
     def held_out(self, project: Project, task_ids: Sequence[int]) -> set[int]:
         """Those of the tasks that are held out, answered or not, in whichever round they were drawn."""
-        these = (tasks.c.project_id == project.id, tasks.c.task_id.in_(list(task_ids)), tasks.c.split == "holdout")
+        held = sa.select(tasks.c.task_id).where(tasks.c.project_id == project.id, tasks.c.split == "holdout")
         with self.database.read() as connection:
-            return set(connection.scalars(sa.select(tasks.c.task_id).where(*these)))
+            return {
+                task
+                for piece in pieces(task_ids)
+                for task in connection.scalars(held.where(tasks.c.task_id.in_(piece)))
+            }
 
     def mark_pushed(self, round_: Round) -> Round:
         return self._mark(round_, state="pushed", pushed_at=self.clock(), error=None)

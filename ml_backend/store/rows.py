@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,6 +13,15 @@ from ml_backend.store.tables import labels, tasks
 
 SAME_TASK = sa.and_(labels.c.project_id == tasks.c.project_id, labels.c.task_id == tasks.c.task_id)
 TASK_COLUMNS = (tasks.c.task_id, tasks.c.image, tasks.c.data, tasks.c.updated_at)
+
+IDS = 1_000
+"""Ids named in one statement, however many a project has: PostgreSQL takes 65,535 parameters, SQLite 250,000."""
+
+
+def pieces(ids: Iterable[int]) -> Iterator[list[int]]:
+    """The distinct ids, ascending, as many at a time as a statement may name."""
+    ordered = sorted(set(ids))
+    return (ordered[start : start + IDS] for start in range(0, len(ordered), IDS))
 
 
 def task_of(row: Any) -> Task:
