@@ -82,15 +82,9 @@ def protocol_routes(services: Services) -> APIRouter:
     def setup_refused(why: str) -> JSONResponse:
         return JSONResponse({"error": why.replace("_", " ")}, status_code=422)
 
-    def predicted(message: PredictRequest, host: str | None) -> dict[str, Any]:
-        project_id, created = parse_project(message.project)
-        project = services.find_project(host, project_id, created)
-        tasks = [task.model_dump() for task in message.tasks]
-        return {"results": services.predictor.predict(project, tasks)}
-
     @router.post("/predict")
     async def predict(message: PredictRequest, request: Request) -> dict[str, Any]:
-        return await to_thread.run_sync(predicted, message, host_of(request), limiter=predicting)
+        return await to_thread.run_sync(_predicted, services, message, host_of(request), limiter=predicting)
 
     @router.get("/versions")
     @router.post("/versions")
@@ -101,15 +95,10 @@ def protocol_routes(services: Services) -> APIRouter:
         project = services.find_project(host_of(request), *parse_project(name))
         return {"versions": services.predictor.served_names(project)}
 
-    def noted(message: WebhookRequest, host: str | None, project: str | None) -> dict[str, str]:
-        key = services.find_key(host, message.project_id(project))
-        receipt = services.inbox.record(key, message.action, message.model_dump(exclude_unset=True))
-        return {"status": "doubled" if receipt.doubled else "ok" if receipt.known else "ignored"}
-
     @router.post("/webhook")
     async def webhook(message: WebhookRequest, request: Request) -> dict[str, str]:
         project = request.query_params.get("project")
-        return await to_thread.run_sync(noted, message, host_of(request), project, limiter=noting)
+        return await to_thread.run_sync(_noted, services, message, host_of(request), project, limiter=noting)
 
     @router.post("/job_status")
     def job_status(message: dict[str, Any]) -> dict[str, str]:
@@ -121,6 +110,18 @@ def protocol_routes(services: Services) -> APIRouter:
         return {"status": "ok"}
 
     return router
+
+
+def _predicted(services: Services, message: PredictRequest, host: str | None) -> dict[str, Any]:
+    project_id, created = parse_project(message.project)
+    project = services.find_project(host, project_id, created)
+    return {"results": services.predictor.predict(project, [task.model_dump() for task in message.tasks])}
+
+
+def _noted(services: Services, message: WebhookRequest, host: str | None, project: str | None) -> dict[str, str]:
+    key = services.find_key(host, message.project_id(project))
+    receipt = services.inbox.record(key, message.action, message.model_dump(exclude_unset=True))
+    return {"status": "doubled" if receipt.doubled else "ok" if receipt.known else "ignored"}
 
 
 def refused(error: BackendError) -> JSONResponse:
