@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,8 @@ def restartable() -> Iterator[Cluster]:
         try:
             yield made
         finally:
-            made.stop()
+            with suppress(subprocess.CalledProcessError):  # the test has stopped it itself
+                made.stop()
 
 
 @contextmanager
