@@ -41,6 +41,15 @@ def test_a_single_label_waits_for_thirty_seconds_of_quiet(jobs: Jobs, project: P
     assert jobs.claim("worker") is not None
 
 
+def test_a_clock_that_is_set_back_delays_no_job(jobs: Jobs, project: Project, clock: FakeClock) -> None:
+    jobs.mark_due(project, labels=1, reason="ANNOTATION_CREATED")
+    clock.advance(-600)
+    job = claimed(jobs)
+    jobs.fail(job, "an error")
+    clock.advance(-600)
+    assert jobs.claim("worker") is not None
+
+
 def test_every_further_label_prolongs_the_quiet(jobs: Jobs, project: Project, clock: FakeClock) -> None:
     for _ in range(5):
         jobs.mark_due(project, labels=1, reason="ANNOTATION_CREATED")

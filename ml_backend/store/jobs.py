@@ -7,7 +7,7 @@ failed or cancelled. Labels that arrive while it runs make one successor due. Al
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -103,13 +103,14 @@ class Jobs:
         """
         now = now or self.clock()
         only = (jobs.c.project_id == project.id,) if project else ()
+        latest = max(self.debounce.quiet, self.debounce.fresh, self.patience.longest, self.patience.away)
         with self.database.read() as connection:  # idle workers ask often; asking must not take the write lock
-            if not self._silent(connection, now) and _next(connection, now, *only) is None:
+            if not self._silent(connection, now) and _next(connection, now, latest, *only) is None:
                 return None
         with self.database.write() as connection:
             for silent in self._silent(connection, now):
                 self._crashed(connection, silent, now)
-            while (found := _next(connection, now, *only)) is not None:
+            while (found := _next(connection, now, latest, *only)) is not None:
                 lock(connection, found.project_id)
                 job = _one(connection, jobs.c.id == found.id, jobs.c.state == "due")
                 running = _one(connection, jobs.c.project_id == found.project_id, jobs.c.state == "running")
@@ -300,16 +301,21 @@ class Jobs:
         return _update(connection, job.id, state="due", due_at=due_at, worker=None, heartbeat_at=None, **values)
 
 
-def _next(connection: Connection, now: datetime, *only: sa.ColumnElement[bool]) -> Job | None:
-    """Find the due job of the project that was served longest ago, among projects with nothing running."""
+def _next(connection: Connection, now: datetime, latest: timedelta, *only: sa.ColumnElement[bool]) -> Job | None:
+    """Find the due job of the project that was served longest ago, among projects with nothing running.
+
+    A job made in the future, or due in more than `latest`, which is more than any job waits, was made before the clock
+    was set back: nobody knows how long it has waited, so it is due.
+    """
     other, before = jobs.alias(), jobs.alias()
     running = sa.exists().where(other.c.project_id == jobs.c.project_id, other.c.state == "running")
     last_turn = (
         sa.select(sa.func.max(before.c.started_at)).where(before.c.project_id == jobs.c.project_id).scalar_subquery()
     )
+    due = sa.or_(jobs.c.due_at <= now, jobs.c.created_at > now, jobs.c.due_at > now + latest)
     statement = (
         sa.select(jobs)
-        .where(jobs.c.state == "due", jobs.c.due_at <= now, sa.not_(running), *only)
+        .where(jobs.c.state == "due", due, sa.not_(running), *only)
         .order_by(last_turn.asc().nulls_first(), jobs.c.due_at, jobs.c.id)
         .limit(1)
     )
