@@ -96,7 +96,7 @@ def _read(
     if not path.exists():
         raise InvalidInputError(f"There is no {path}: name a model file, or a folder written by `export model`.")
     if path.is_dir():
-        encoder, head, _ = load_bundle(path)
+        encoder, head, _ = load_bundle(path, services.settings.trusted_encoders)
         match = match_labels(labels, head.classes)
         if match.labels_without_class or head.multilabel != multiple:
             raise InvalidInputError(f"{path.name} does not predict this project's labels: {match}.")

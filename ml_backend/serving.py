@@ -119,7 +119,12 @@ class Predictor:
         versions = self.services.versions
         version = versions.version(project, number)
         folder = versions.folder(version)
-        return LoadedModel(number, load_encoder(folder), Head.load(folder), confident_from_meta(version.meta))
+        return LoadedModel(
+            number,
+            load_encoder(folder, self.services.settings.trusted_encoders),
+            Head.load(folder),
+            confident_from_meta(version.meta),
+        )
 
     def served_name(self, project: Project) -> str:
         """Return the version name Label Studio has now: `v<model>-r<round>`, v0-r0 before the first queue."""

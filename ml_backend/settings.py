@@ -62,6 +62,10 @@ def _keys(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+
 def _choice(*names: str) -> Parse:
     def parse(text: str) -> str:
         if text not in names:
@@ -142,6 +146,13 @@ class Settings:
         "auto, patches, a torchvision network, timm:<name>, a model file, or module:Class",
     )
     encoder_weights: str = _knob("ML_BACKEND_ENCODER_WEIGHTS", "", str, "file with weights for the encoder")
+    allowed_encoders: tuple[str, ...] = _knob(
+        "ML_BACKEND_ALLOWED_ENCODERS",
+        (),
+        _names,
+        "further encoders that may run code of their own when a model is imported or loaded, separated by commas: "
+        "module:Class, or the path of a .pt2 or .torchscript file",
+    )
     strategy: str = _knob("ML_BACKEND_STRATEGY", "auto", str, "query strategy")
     batch_size: int = _knob("ML_BACKEND_BATCH_SIZE", 20, _number(int, 1, 100_000), "number of tasks in a batch")
     pool_size: int | None = _knob(
@@ -273,6 +284,11 @@ class Settings:
     def selection(self) -> Selection:
         """What to learn in label configs that have several choices or images, where a project does not say."""
         return Selection(self.choices or None, self.image or None)
+
+    @property
+    def trusted_encoders(self) -> frozenset[str]:
+        """Encoders that the operator named, which may therefore run code: classes by `module:Class`, files by path."""
+        return frozenset({self.encoder, *self.allowed_encoders})
 
     def make_data_dir(self) -> None:
         """Make the data folder where it is missing. Raises ConfigError where that cannot be."""

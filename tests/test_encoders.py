@@ -243,7 +243,16 @@ def test_python_class_of_ones_own_is_an_encoder(
     encoder = build_encoder("own_encoder:Brightness", sample=lambda _: [])
     assert_unit_rows(encoder.encode(digits[0][:3]), 3, 2)
     encoder.save(tmp_path / "saved")
-    assert load_encoder(tmp_path / "saved").id == encoder.id
+    assert load_encoder(tmp_path / "saved", {"own_encoder:Brightness"}).id == encoder.id
+
+
+def test_a_name_in_a_file_does_not_decide_which_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    saved = {"kind": "python", "path": "stranger:Encoder", "name": "x", "id": "x", "dim": 2}
+    (tmp_path / "encoder.json").write_text(json.dumps(saved))
+    with pytest.raises(InvalidInputError, match="ML_BACKEND_ALLOWED_ENCODERS"):
+        load_encoder(tmp_path, {"stranger:Another"})
 
 
 def test_example_in_the_documentation_is_the_one_that_works(

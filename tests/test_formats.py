@@ -196,6 +196,23 @@ def test_damaged_bundle_is_refused(patch_model: tuple[PatchEncoder, Head], digit
         load_bundle(tmp_path / "model")
 
 
+@pytest.mark.parametrize("name", ["net.pt2", "net.torchscript", "../net.ts"])
+def test_a_bundle_does_not_bring_a_program_to_be_run(
+    name: str, patch_model: tuple[PatchEncoder, Head], digits: Digits, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "model"
+    export_model(*patch_model, bundle, "bundle", version="v1", images=digits[0][:2])
+    (bundle / Path(name).name).write_bytes(b"a program")
+    saved = {"kind": "file", "file": name, "preprocessing": {}, "name": "net", "id": "net", "dim": 2}
+    (bundle / "encoder.json").write_text(json.dumps(saved))
+    own = tmp_path / f"own-{Path(name).name}"
+    own.write_bytes(b"another one")
+    with pytest.raises(InvalidInputError, match="ML_BACKEND_ALLOWED_ENCODERS"):
+        load_bundle(bundle, {str(own)})
+    own.write_bytes(b"a program")
+    formats._refuse_program(bundle, {str(own)})
+
+
 # --- models in ---
 
 

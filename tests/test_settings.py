@@ -85,6 +85,11 @@ def test_several_hosts_each_have_their_key() -> None:
     assert settings.hosts() == {"http://localhost:8080": "a", "http://one:8080": "b", "http://two:8080": "c"}
 
 
+def test_an_encoder_that_the_operator_named_may_run_code() -> None:
+    named = {"ML_BACKEND_ENCODER": "mine:Own", "ML_BACKEND_ALLOWED_ENCODERS": "theirs:One, /models/two.pt2"}
+    assert Settings.from_environ(named).trusted_encoders == {"mine:Own", "theirs:One", "/models/two.pt2"}
+
+
 def test_every_setting_is_documented_word_for_word() -> None:
     rows = Path("docs/settings.md").read_text().splitlines()
     for knob in fields(Settings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,11 +106,20 @@ LOADERS: dict[str, Callable[[Path, dict[str, Any]], Encoder]] = {
 }
 
 
-def load_encoder(folder: Path) -> Encoder:
-    """Load what `Encoder.save` wrote. Raises InvalidInputError where it is not whole or of an unknown kind."""
+def load_encoder(folder: Path, trusted: Collection[str] = ()) -> Encoder:
+    """Load what `Encoder.save` wrote. trusted: the classes (`module:Class`) that may be imported.
+
+    Raises InvalidInputError where it is not whole, of an unknown kind, or of a class that is not trusted: a name in a
+    file must not decide which code runs.
+    """
     path = folder / "encoder.json"
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
+        if meta["kind"] == "python" and meta["path"] not in trusted:
+            raise InvalidInputError(
+                f"The encoder of {folder.name} is the Python class {meta['path']}, which would be run: if you trust it, "
+                "add it to ML_BACKEND_ALLOWED_ENCODERS."
+            )
         encoder = LOADERS[meta["kind"]](folder, meta)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise InvalidInputError(

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ TOLERANCE = 1e-3
 """Largest difference in any probability between an export and the model it was made from."""
 
 
+DATA_ONLY = ".onnx"
+"""Encoder files that hold a graph of known operators and numbers, no code."""
 HARMLESS = (
     # torch 2.x saves a convolution's weights as they lie in memory, channels last, and takes that for a part of a larger
     # tensor. What was saved is read back and compared, on the CPU.
@@ -117,13 +119,34 @@ def describe(encoder: Encoder, head: Head, version: str) -> dict[str, Any]:
     }
 
 
-def load_bundle(folder: Path) -> tuple[Encoder, Head, dict[str, Any]]:
-    """Read a bundle back: encoder, head and meta. Raises InvalidInputError where it is not whole."""
+def load_bundle(folder: Path, trusted: Collection[str] = ()) -> tuple[Encoder, Head, dict[str, Any]]:
+    """Read a bundle: encoder, head and meta.
+
+    trusted: what may run code of its own, classes by `module:Class` and model files by path. Raises InvalidInputError
+    where the bundle is not whole, or where loading it would run code that is not trusted.
+    """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        return load_encoder(folder), Head.load(folder), meta
+        _refuse_program(folder, trusted)
+        return load_encoder(folder, trusted), Head.load(folder), meta
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InvalidInputError(f"{folder} is not a complete model bundle ({error}): export it again.") from error
+
+
+def _refuse_program(folder: Path, trusted: Collection[str]) -> None:
+    """Raise InvalidInputError for an encoder that is a torch program, unless a trusted file is the same.
+
+    torch reads `.pt2` with pickle where it holds more than tensors, and TorchScript is a program by itself.
+    """
+    meta = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    if meta["kind"] != "file" or str(meta["file"]).endswith(DATA_ONLY):
+        return
+    content = (folder / Path(meta["file"]).name).read_bytes()
+    if not any(Path(name).is_file() and Path(name).read_bytes() == content for name in trusted):
+        raise InvalidInputError(
+            f"The encoder of {folder.name} is {Path(meta['file']).name}, a program that would be run: if you trust it, "
+            "add the path of the file to ML_BACKEND_ALLOWED_ENCODERS."
+        )
 
 
 @contextmanager
@@ -171,7 +194,9 @@ def _write_bundle(encoder: Encoder, head: Head, meta: dict[str, Any], path: Path
 
 
 def _read_bundle(path: Path) -> Predict:
-    encoder, head, _ = load_bundle(path)
+    """Our own copy, written a moment ago: whatever encoder it names is running already."""
+    own = json.loads((path / "encoder.json").read_text(encoding="utf-8")).get("path", "")
+    encoder, head = load_encoder(path, {own}), Head.load(path)
     network = encoder.module()
     if network is None:
         return lambda pixels: head.predict_proba(encoder.forward(pixels))

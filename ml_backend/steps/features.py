@@ -59,7 +59,9 @@ def project_encoder(project: Project, services: Services) -> Encoder:
     folder = settings.data_dir / "encoders" / str(project.id) / slug
     cached = services.encoders.get(folder)
     if cached is None:
-        cached = load_encoder(folder) if folder.exists() else _build(project, services, folder)
+        cached = (
+            load_encoder(folder, settings.trusted_encoders) if folder.exists() else _build(project, services, folder)
+        )
         services.encoders[folder] = cached
     return cached
 
