@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ml_backend.errors import ConflictError, NotFoundError
+from ml_backend.hosts import HostList
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import NOTHING, parse_label_config
 from ml_backend.labelstudio.media import ImageReader
@@ -83,6 +84,7 @@ class Services:
             only = len(self.settings.hosts()) == 1
             self._readers[host] = ImageReader(
                 self.client(host).transport,
+                hosts=HostList(self.settings.image_hosts),
                 media_root=self.settings.media_root if only else None,
                 document_root=self.settings.document_root if only else None,
                 seconds=self.settings.image_seconds,

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from ml_backend.errors import ConfigError
+from ml_backend.hosts import HostList
 from ml_backend.records import Selection
 
 Parse = Callable[[str], Any]
@@ -66,6 +67,12 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
+def _hosts(text: str) -> tuple[str, ...]:
+    """Names, `*.suffix`, addresses or networks, each with a port if need be."""
+    HostList(found := _names(text))
+    return found
+
+
 def _choice(*names: str) -> Parse:
     def parse(text: str) -> str:
         if text not in names:
@@ -116,6 +123,13 @@ class Settings:
         None,
         _optional(Path),
         "Label Studio's local-files folder, if it is visible here",
+    )
+    image_hosts: tuple[str, ...] = _knob(
+        "ML_BACKEND_IMAGE_HOSTS",
+        (),
+        _hosts,
+        "hosts besides Label Studio that images may be fetched from: images.example.org,*.example.org,minio:9000; private "
+        "addresses only if they are listed, too: 10.0.0.0/8; *: every public host",
     )
     data_dir: Path = _knob(
         "ML_BACKEND_DATA_DIR",

@@ -12,9 +12,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ml_backend.hosts import HostList
 from ml_backend.records import Annotation, Task
 from ml_backend.store.database import Database
 
+LOOPBACK = HostList(["*", "127.0.0.0/8"])
+"""Lets images come from the small hosts that tests start."""
 POSTGRESQL = "TEST_POSTGRESQL_URL"
 """Name of the variable that runs the store's tests on PostgreSQL instead (test_store_postgresql.py sets it)."""
 

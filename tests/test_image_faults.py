@@ -13,6 +13,7 @@ from ml_backend.labelstudio.circuits import FAILURES, LONGEST_S, SHORTEST_S, Cir
 from ml_backend.labelstudio.embedded import free_port
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.transport import Transport
+from tests.fakes import LOOPBACK
 from tests.slow_hosts import HEAD, slow_host
 from tests.test_labelstudio_transport import Host, running
 
@@ -31,7 +32,7 @@ def elsewhere() -> Iterator[Host]:
 
 @pytest.fixture
 def reader(host: Host) -> ImageReader:
-    return ImageReader(Transport(host.url, "t"), seconds=5, retries=0)
+    return ImageReader(Transport(host.url, "t"), hosts=LOOPBACK, seconds=5, retries=0)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def reader(host: Host) -> ImageReader:
     ids=["body", "body of unknown length", "headers", "status line"],
 )
 def test_an_image_that_trickles_in_has_a_total_time(host: Host, quick: bytes, slow: bytes) -> None:
-    reader = ImageReader(Transport(host.url, "t"), seconds=0.3, retries=2)
+    reader = ImageReader(Transport(host.url, "t"), hosts=LOOPBACK, seconds=0.3, retries=2)
     began = time.monotonic()
     with slow_host(quick, slow) as trickling, pytest.raises(ImageAwayError, match=r"not complete after 0\.3 s"):
         reader.fetch(f"{trickling.url}/a.png")
@@ -53,7 +54,7 @@ def test_an_image_that_trickles_in_has_a_total_time(host: Host, quick: bytes, sl
 
 
 def test_the_total_time_holds_over_redirects_and_tls(host: Host, elsewhere: Host) -> None:
-    reader = ImageReader(Transport(host.url, "t"), seconds=0.3, retries=2)
+    reader = ImageReader(Transport(host.url, "t"), hosts=LOOPBACK, seconds=0.3, retries=2)
     with slow_host(b"", b"\x16") as trickling, pytest.raises(ImageAwayError, match="not complete"):
         reader.fetch(trickling.url.replace("http:", "https:") + "/a.png")  # the handshake never ends
     assert host.requests == elsewhere.requests == []

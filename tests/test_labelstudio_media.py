@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ml_backend.errors import ImageError, LabelStudioUnavailableError
+from ml_backend.hosts import HostList
 from ml_backend.labelstudio.embedded import free_port
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.transport import Transport
@@ -35,7 +36,8 @@ def reader(host: Host) -> ImageReader:
     return ImageReader(Transport(host.url, "secret"), max_bytes=1000, retries=0)
 
 
-def test_label_studio_gets_the_token_and_nobody_else_does(reader: ImageReader, host: Host, elsewhere: Host) -> None:
+def test_label_studio_gets_the_token_and_nobody_else_does(host: Host, elsewhere: Host) -> None:
+    reader = ImageReader(Transport(host.url, "secret"), hosts=HostList([elsewhere.url.removeprefix("http://")]))
     for reference in ("/data/upload/1/a.png", f"{host.url}/data/upload/1/a.png", f"{elsewhere.url}/b.png"):
         assert reader.fetch(reference) == PICTURE
     assert host.requests == [("GET", "/data/upload/1/a.png", "Token secret")] * 2
@@ -102,11 +104,13 @@ def test_label_studio_away_is_no_fault_of_the_image(reader: ImageReader, host: H
     host.reply = lambda *_: (503, {})
     with pytest.raises(LabelStudioUnavailableError):
         reader.fetch("/data/upload/1/a.png")
-    away = ImageReader(Transport(f"http://127.0.0.1:{free_port()}", "t"), retries=0)
+    nobody = free_port()
+    hosts = HostList([f"127.0.0.1:{nobody}"])
+    away = ImageReader(Transport(f"http://127.0.0.1:{free_port()}", "t"), hosts=hosts, retries=0)
     with pytest.raises(LabelStudioUnavailableError):
         away.fetch("/data/upload/1/a.png")
     with pytest.raises(ImageError, match="can reach it"):
-        away.fetch(f"http://127.0.0.1:{free_port()}/a.png")
+        away.fetch(f"http://127.0.0.1:{nobody}/a.png")
 
 
 def test_files_in_sight_are_read_from_disk(host: Host, tmp_path: Path) -> None:

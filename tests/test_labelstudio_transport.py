@@ -42,6 +42,8 @@ def running(host: Host) -> Iterator[Host]:
             status, answer = host.reply(*seen)
             body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
+            if status == 302:
+                self.send_header("Location", str(answer))
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -29,6 +29,7 @@ from ml_backend.commands.options import (
 )
 from ml_backend.commands.output import Answer, bar
 from ml_backend.errors import InvalidInputError
+from ml_backend.hosts import HostList
 from ml_backend.importing import ImportReport, check_labels, import_images
 from ml_backend.inspection import check_imported, in_buckets, inspect
 from ml_backend.labelstudio.media import ImageReader
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         found = with_labels(found, read_labels(args.labels))
     labels = check_labels(schema, [*found.sources, *found.doubtful], args.separator)
     report = ImportReport(missing=found.missing)
-    reader = ImageReader(client.transport, seconds=CHECK_TIMEOUT_S, retries=1)
+    reader = ImageReader(client.transport, hosts=HostList(settings.image_hosts), seconds=CHECK_TIMEOUT_S, retries=1)
 
     def fetch(address: str, task_id: int | None) -> bytes:
         return reader.fetch(address, task_id=task_id)

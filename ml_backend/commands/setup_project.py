@@ -18,6 +18,7 @@ import argparse
 import csv
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ from ml_backend.commands.options import (
 )
 from ml_backend.commands.output import Answer
 from ml_backend.errors import AnotherStoreError, InvalidInputError
+from ml_backend.hosts import HostList
 from ml_backend.identity import Store
 from ml_backend.labelstudio import ownership
+from ml_backend.labelstudio.addresses import SETTING, unlisted
 from ml_backend.labelstudio.checks import CONNECTING
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import NOTHING, label_config, parse_label_config
@@ -47,6 +50,11 @@ from ml_backend.records import ProjectKey, Selection
 from ml_backend.settings import Settings
 from ml_backend.store.database import Database, existing_store_id
 from ml_backend.store.ledger import Ledger
+from ml_backend.wording import amount
+
+LOOKED_THROUGH = 2_000
+"""Tasks whose images are looked at for hosts that are not listed."""
+MOST_HOSTS = 5
 
 UNCHANGED = "Nothing was changed (--dry-run)."
 
@@ -116,11 +124,29 @@ def run(args: argparse.Namespace) -> int:
         report = connect(client, number, url, access=access, selection=selection, default=settings.selection)
         findings, changed = list(report.findings), [*taken, *report.changed, *tabs]
     findings.append(ownership.finding(client.get_project(number), existing_store_id(settings.database), made))
+    findings += unlisted_hosts(client, settings, number, findings)
     queue, closing = None, [held_out.first_answers(settings, int(project.get("task_number") or 0))]
     if not (args.check or args.dry_run) and all(finding.ok for finding in findings):
         queue, sentence = await_order(client, number)
         closing.append(sentence)
     return _told(project, client.url, findings, changed, queue, closing, args, answer)
+
+
+def unlisted_hosts(client: LabelStudio, settings: Settings, number: int, findings: list[Finding]) -> list[Finding]:
+    """What to list before the service fetches the images that are there already; nothing where nothing is missing."""
+    if any(finding.name == "label config" and not finding.ok for finding in findings):
+        return []
+    schema = client.schema(number, default=settings.selection)
+    seen = (task.image for task in islice(client.tasks(number, schema=schema), LOOKED_THROUGH))
+    hosts = unlisted(seen, client.url, HostList(settings.image_hosts))
+    if not hosts:
+        return []
+    places = sorted(hosts, key=lambda place: -hosts[place])[:MOST_HOSTS]
+    message = (
+        f"{amount(sum(hosts.values()), 'image')} would not be fetched, as the host is not listed: to trust it, start "
+        f"the service with {SETTING}={','.join([*settings.image_hosts, *places])}, or serve them through Label Studio."
+    )
+    return [Finding("image hosts", ok=False, message=message)]
 
 
 def _project(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
+import re
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, unquote_to_bytes, urljoin, urlsplit
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from ml_backend.errors import ImageAwayError, ImageError, LabelStudioUnavailableError
+from ml_backend.hosts import HostList
+from ml_backend.labelstudio.addresses import NOBODY, origin, outside_session
 from ml_backend.labelstudio.circuits import Circuits
 from ml_backend.labelstudio.deadline import Deadline
 from ml_backend.labelstudio.transport import CONNECT_TIMEOUT_S, TRY_AGAIN, Transport, pooled_session
@@ -20,7 +24,10 @@ MAX_BYTES = 200 * 2**20
 TOTAL_S = 30.0
 HEALTH_TIMEOUT_S = 3.0
 CLOUD = ("s3://", "gs://", "azure-blob://")
+REDIRECTS = 5
 _CHUNK = 2**16
+_MEDIA = re.compile(r"/(data|storage-data|tasks/\d+/resolve|tasks/\d+/presign|projects/\d+/resolve)/")
+"""What Label Studio serves as files, of its whole site: only there is its token of use, and only these lead elsewhere."""
 _FOR_GOOD = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidSchema,
@@ -36,6 +43,7 @@ class ImageReader:
     """Reads images wherever Label Studio says they are. Safe to share between threads.
 
     transport: the Label Studio whose tasks these are (its token is sent to no other host).
+    hosts: others that images may come from; a storage that Label Studio itself leads to need not be listed.
     document_root: its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, media_root: the `media` folder of its data folder, where
     this process sees them; their files are then read without HTTP, and a path that leads out of them is refused.
     seconds: the longest that fetching one image may take, from the name of its host to its last byte.
@@ -45,6 +53,7 @@ class ImageReader:
         self,
         transport: Transport,
         *,
+        hosts: HostList | None = None,
         document_root: Path | None = None,
         media_root: Path | None = None,
         max_bytes: int = MAX_BYTES,
@@ -54,12 +63,15 @@ class ImageReader:
         self._transport, self._seconds, self._max_bytes = transport, seconds, max_bytes
         self._circuits = Circuits()
         self._document_root, self._media_root = _resolved(document_root), _resolved(media_root)
-        self._anonymous, self._known = pooled_session(retries), pooled_session(retries)
-        self._known.auth = transport.auth
+        hosts = hosts or HostList()
+        self._listed = outside_session(retries, hosts, led=False)
+        self._led = outside_session(retries, hosts, led=True)
+        self._known, self._public = pooled_session(retries), pooled_session(retries)
+        self._known.auth, self._public.auth = transport.auth, NOBODY  # Label Studio, with the token and without
 
     def close(self) -> None:
-        self._anonymous.close()
-        self._known.close()
+        for session in (self._listed, self._led, self._known, self._public):
+            session.close()
 
     def read(self, task: Task) -> bytes:
         """The image file of a task.
@@ -95,17 +107,18 @@ class ImageReader:
 
     def _host(self, reference: str) -> str:
         """What is asked for it: a host, or a bucket behind Label Studio, which can be away while Label Studio is not."""
-        parts = urlsplit(reference)
+        parts = _parts(reference)
         return f"{parts.scheme}://{parts.netloc}" if parts.netloc else self._transport.url
 
     def _fetch(self, reference: str, task_id: int | None) -> bytes:
         if reference.startswith(CLOUD):
             return self._from_storage(reference, task_id)
-        parts = urlsplit(reference)
+        parts = _parts(reference)
         if parts.scheme in {"http", "https"}:
-            if _origin(reference) != _origin(self._transport.url):
-                return self._download(self._anonymous, reference, reference)
-            reference = reference[len(_origin(reference)) :]
+            if not self._is_ours(reference):
+                return self._download(self._listed, reference, reference)
+            reference = parts._replace(scheme="", netloc="", fragment="").geturl()
+            reference = reference if reference.startswith("/") else f"/{reference}"
         elif parts.scheme or not reference.startswith("/"):
             raise ImageError(
                 f"{reference!r} is not an image address: use http(s)://, s3://, gs://, azure-blob://, "
@@ -124,7 +137,16 @@ class ImageReader:
                 return self._from_disk(self._document_root, relative, "the document root")
         elif parts.path.startswith("/data/upload/") and self._media_root:
             return self._from_disk(self._media_root, unquote(parts.path.removeprefix("/data/")), "the media root")
-        return self._download(self._known, self._transport.url + path, reference)
+        url = self._transport.url + path
+        return self._download(self._session(url), url, reference)
+
+    def _is_ours(self, url: str) -> bool:
+        return origin(url) == origin(self._transport.url)
+
+    def _session(self, url: str) -> requests.Session:
+        """Who asks Label Studio for this address: we, where it names a file; else nobody, as it might do something."""
+        path = unquote(urlsplit(url).path).removeprefix(urlsplit(self._transport.url).path)
+        return self._known if _MEDIA.match(path) and ".." not in path.split("/") else self._public
 
     def _from_disk(self, root: Path, relative: str, name: str) -> bytes:
         try:
@@ -152,30 +174,48 @@ class ImageReader:
         return self._download(self._known, url, reference)
 
     def _download(self, session: requests.Session, url: str, reference: str) -> bytes:
-        """Streams, so that a body larger than allowed is never taken in; within the total time, however slow it is."""
+        """Streams, so that a body larger than allowed is never taken in; within the total time, however slow it is.
+
+        Each redirect is looked at like a first address.
+        """
         with Deadline(self._seconds, _short(reference)) as deadline:
             try:
-                data = self._answer(session, url, reference)
+                for _ in range(REDIRECTS + 1):
+                    found = self._answer(session, url, reference)
+                    if isinstance(found, bytes):
+                        deadline.check()  # an answer without a length is over when its connection is
+                        return found
+                    session, url = self._redirected(session, urljoin(url, found), reference)
             except requests.RequestException as error:
                 deadline.check()
-                raise self._unanswered(error, session, url, reference) from error
-            deadline.check()  # an answer without a length is over when its connection is
-            return data
+                raise self._unanswered(error, session, reference) from error
+            except (ValueError, HTTPError):  # of urllib3, for what requests lets through: a name that cannot be one
+                deadline.check()
+                raise ImageError(f"{_short(reference)} leads to no valid address: {_hint(reference)}") from None
+        raise ImageError(f"{_short(reference)} is redirected more than {REDIRECTS} times: {_hint(reference)}")
 
-    def _answer(self, session: requests.Session, url: str, reference: str, *, again: bool = True) -> bytes:
-        """One request and its body. The token is dropped on another host."""
-        with session.get(url, stream=True, timeout=(CONNECT_TIMEOUT_S, self._seconds + 1)) as answer:
+    def _answer(self, session: requests.Session, url: str, reference: str, *, again: bool = True) -> bytes | str:
+        """One request: the body, or where it is redirected to."""
+        patience = (CONNECT_TIMEOUT_S, self._seconds + 1)
+        with session.get(url, stream=True, timeout=patience, allow_redirects=False) as answer:
             if answer.status_code == 401 and again and session is self._known:
                 self._transport.auth.forget_access()
                 return self._answer(session, url, reference, again=False)
+            if answer.is_redirect:
+                return str(answer.headers["Location"])
             self._check(answer, reference)
             return self._body(answer, reference)
 
-    def _unanswered(
-        self, error: requests.RequestException, session: requests.Session, url: str, reference: str
-    ) -> Exception:
-        failed = (error.request.url if error.request is not None else None) or url  # after a redirect: the storage
-        if session is self._known and _origin(failed) == _origin(url):
+    def _redirected(self, session: requests.Session, url: str, reference: str) -> tuple[requests.Session, str]:
+        """Where to go on, and as whom. A storage that Label Studio leads to is trusted with that image, nobody else is."""
+        if urlsplit(url).scheme not in {"http", "https"}:
+            raise ImageError(f"{_short(reference)} is redirected to what is not an http address: {_hint(reference)}")
+        if session in (self._known, self._public) and self._is_ours(url):
+            return self._session(url), url
+        return (self._led if session in (self._known, self._led) else self._listed), url
+
+    def _unanswered(self, error: requests.RequestException, session: requests.Session, reference: str) -> Exception:
+        if session in (self._known, self._public):
             return LabelStudioUnavailableError(
                 f"Label Studio at {self._transport.url} cannot be reached to fetch {_short(reference)}: check "
                 "that it is running."
@@ -195,7 +235,7 @@ class ImageReader:
 
     def _check(self, answer: requests.Response, reference: str) -> None:
         name = _short(reference)
-        if answer.status_code in TRY_AGAIN and _origin(answer.url) == _origin(self._transport.url) and not self._up():
+        if answer.status_code in TRY_AGAIN and self._is_ours(answer.url) and not self._up():
             raise LabelStudioUnavailableError(f"Label Studio answered {answer.status_code} to {name}: try again later.")
         if answer.status_code >= 500 or answer.status_code in {408, 425, 429}:
             raise ImageAwayError(
@@ -209,7 +249,8 @@ class ImageReader:
             raise ImageError(f"{name} cannot be fetched (status {answer.status_code}): {_hint(reference)}")
         if "text/html" in answer.headers.get("Content-Type", ""):
             raise ImageError(f"{name} is a web page, not an image: {_hint(reference)}")
-        if int(answer.headers.get("Content-Length") or 0) > self._max_bytes:
+        length = answer.headers.get("Content-Length", "")
+        if length.isdecimal() and (len(length) > 15 or int(length) > self._max_bytes):
             raise ImageError(self._too_large(reference))
 
     def _inline(self, reference: str) -> bytes:
@@ -268,9 +309,11 @@ def _mounted(root: Path) -> bool:
         return False
 
 
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+def _parts(reference: str) -> SplitResult:
+    try:
+        return urlsplit(reference)
+    except ValueError:  # such as a bracket that is not closed
+        raise ImageError(f"{_short(reference)!r} is not a valid address: correct the task data.") from None
 
 
 def _resolved(path: Path | None) -> Path | None:

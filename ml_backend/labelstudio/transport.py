@@ -12,6 +12,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -117,7 +118,9 @@ def jwt_claims(token: str) -> dict[str, Any]:
     return claims if isinstance(claims, dict) else {}
 
 
-def pooled_session(retries: int, statuses: tuple[int, ...] = TRY_AGAIN) -> requests.Session:
+def pooled_session(
+    retries: int, statuses: tuple[int, ...] = TRY_AGAIN, make_adapter: Callable[..., HTTPAdapter] | None = None
+) -> requests.Session:
     """A session whose idempotent requests are repeated with jittered back-off (0.25, 0.5, 1, ... at most 8 s apart).
 
     urllib3 repeats a POST only where the connection was never made, so nothing is ever written twice.
@@ -134,7 +137,7 @@ def pooled_session(retries: int, statuses: tuple[int, ...] = TRY_AGAIN) -> reque
         respect_retry_after_header=False,  # an hour in that header must not hold a worker for an hour
     )
     session = requests.Session()
-    adapter = _PromptAdapter(pool_connections=8, pool_maxsize=POOL_SIZE, max_retries=policy)
+    adapter = (make_adapter or PromptAdapter)(pool_connections=8, pool_maxsize=POOL_SIZE, max_retries=policy)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     # A session cookie would switch Label Studio to cookie auth with CSRF, and a shared jar is not thread-safe.
@@ -156,11 +159,11 @@ class _Watched(HTTPConnection):
         return super().getresponse()
 
 
-class _WatchedTLS(_Watched, HTTPSConnection):
+class WatchedTLS(_Watched, HTTPSConnection):
     """The same with TLS."""
 
 
-class _PromptConnection(_Watched):
+class PromptConnection(_Watched):
     """Acknowledges the first part of an answer at once.
 
     Label Studio's own server sends head and body apart, and holds the body back until the head is acknowledged. The
@@ -174,14 +177,14 @@ class _PromptConnection(_Watched):
 
 
 class _PromptPool(HTTPConnectionPool):
-    ConnectionCls = _PromptConnection
+    ConnectionCls = PromptConnection
 
 
 class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = _WatchedTLS
+    ConnectionCls = WatchedTLS
 
 
-class _PromptAdapter(HTTPAdapter):
+class PromptAdapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _PromptPool, "https": _TLSPool}
