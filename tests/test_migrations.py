@@ -30,6 +30,7 @@ STATEMENTS = (
         f"(1, {task}, false, 'holdout', 1, 0, false, {'NULL' if task == 3 else repr(f'{task:064x}')}, '{{}}')"
         for task in range(1, TASKS + 1)
     ),
+    "UPDATE tasks SET image_error = 'status 503' WHERE task_id = 3",
 )
 
 
@@ -66,6 +67,7 @@ def brought_up_to_date(url: str, new_url: str) -> None:
         (task, None if task == 3 else place(f"{task:064x}", 0), None) for task in range(1, TASKS + 1)
     ]
     assert project.title == "Pets"
+    assert [task.id for task in Ledger(database).tasks_without_hash(project)] == [3], "its fault was for good, once"
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,20 +18,16 @@ from numpy.typing import NDArray
 
 from ml_backend.records import Annotation, Label, LabelSchema, ProjectKey, Task
 from ml_backend.store.consensus import ConsensusRule
+from ml_backend.store.pictures import Pictures, resting
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport, reconcile
 from ml_backend.store.rounds import Left, Round, Rounds, still_waiting
-from ml_backend.store.rows import SAME_TASK, TASK_COLUMNS, annotation_of, label_of, pieces, task_of
+from ml_backend.store.rows import SAME_TASK, STREAM, annotation_of, label_of, pieces, task_of
 from ml_backend.store.tables import answers, labels, queries, rounds, tasks
 from ml_backend.store.views import Counts, LedgerRow, PoolRows, Quarantined, Split
 
-STREAM = 5_000
-"""Rows fetched at a time where a whole project is read."""
-CHUNK = 200
-"""Rows written at a time, so that webhooks wait a few milliseconds at most."""
 
-
-class Ledger(Rounds):
+class Ledger(Pictures, Rounds):
     """The ledger of all projects of one store."""
 
     def upsert_project(
@@ -186,71 +182,14 @@ class Ledger(Rounds):
         for piece in pieces(task_ids):
             yield from list(self._stream(project, tasks.c.task_id.in_(piece)))
 
-    def tasks_without_hash(self, project: Project) -> Iterator[Task]:
-        """Tasks whose image has not been read yet, by id; those whose image failed are not offered again."""
-        return self._stream(project, tasks.c.content_hash.is_(None), tasks.c.image_error.is_(None))
-
-    def set_content_hash(self, project: Project, hashes: Mapping[int, str]) -> None:
-        """Note what the image of each task is, by hex SHA-256 of its bytes. Clears an earlier failure."""
-        self._set_image(project, [{"of": i, "hash": h, "error": None} for i, h in hashes.items()])
-
-    def content_hashes(self, project: Project, given: Sequence[Task]) -> dict[int, str]:
-        """Hash by task id, of those `given` tasks whose image is known and still the same reference."""
-        references = {task.id: task.image for task in given}
-        known = sa.select(tasks.c.task_id, tasks.c.image, tasks.c.content_hash).where(
-            tasks.c.project_id == project.id, tasks.c.content_hash.is_not(None)
-        )
-        with self.database.read() as connection:
-            rows = [
-                row
-                for piece in pieces(references)
-                for row in connection.execute(known.where(tasks.c.task_id.in_(piece)))
-            ]
-        return {row.task_id: row.content_hash for row in rows if row.image == references[row.task_id]}
-
-    def set_image_errors(self, project: Project, errors: Mapping[int, str]) -> None:
-        """Note the tasks whose image could not be read, and why. `retry_images` offers them again."""
-        self._set_image(project, [{"of": i, "hash": None, "error": e} for i, e in errors.items()])
-
-    def image_errors(self, project: Project) -> dict[int, str]:
-        statement = (
-            sa.select(tasks.c.task_id, tasks.c.image_error)
-            .where(tasks.c.project_id == project.id, tasks.c.image_error.is_not(None), sa.not_(tasks.c.gone))
-            .order_by(tasks.c.task_id)
-        )
-        with self.database.read() as connection:
-            return {row.task_id: row.image_error for row in connection.execute(statement)}
-
-    def unreadable(self, project: Project, *, after: int = 0, limit: int = 100) -> list[tuple[Task, str]]:
-        """Up to `limit` tasks above id `after` whose image cannot be read, by id, each with the reason."""
-        statement = (
-            sa.select(*TASK_COLUMNS, tasks.c.image_error)
-            .where(
-                tasks.c.project_id == project.id,
-                tasks.c.content_hash.is_(None),  # implied: it has the index used
-                tasks.c.image_error.is_not(None),
-                tasks.c.task_id > after,
-                sa.not_(tasks.c.gone),
-            )
-            .order_by(tasks.c.task_id)
-            .limit(limit)
-        )
-        with self.database.read() as connection:
-            return [(task_of(row), row.image_error) for row in connection.execute(statement)]
-
-    def retry_images(self, project: Project) -> int:
-        """Offer the failed images again (`tasks_without_hash`); returns how many."""
-        with self.database.write() as connection:
-            failed = (tasks.c.project_id == project.id, tasks.c.image_error.is_not(None))
-            return connection.execute(tasks.update().where(*failed).values(image_error=None)).rowcount
-
     def pool(self, project: Project) -> PoolRows:
         """Read the whole project into arrays; a million tasks take a few seconds and about 100 bytes each.
 
         Classes are those of the given `project`. A label that its config does not allow (any more) is none.
         """
         zero: sa.ColumnElement[int] = sa.literal_column("0", sa.Integer)
-        flags = sum((sa.case((condition, bit), else_=0) for bit, condition in _FLAGS.items()), start=zero)
+        conditions = _FLAGS | {_RESTING: resting(self.clock())}
+        flags = sum((sa.case((condition, bit), else_=0) for bit, condition in conditions.items()), start=zero)
         statement = (
             sa.select(tasks.c.task_id, tasks.c.content_hash, sa.type_coerce(labels.c.labels, sa.Text), flags)
             .select_from(tasks.outerjoin(labels, SAME_TASK))
@@ -299,28 +238,8 @@ class Ledger(Rounds):
             for row in connection.execute(statement.execution_options(yield_per=STREAM)):
                 yield _ledger_row(row)
 
-    def _stream(self, project: Project, *conditions: sa.ColumnElement[bool]) -> Iterator[Task]:
-        statement = (
-            sa.select(*TASK_COLUMNS)
-            .where(tasks.c.project_id == project.id, *conditions, sa.not_(tasks.c.gone))
-            .order_by(tasks.c.task_id)
-        )
-        with self.database.read() as connection:
-            for row in connection.execute(statement.execution_options(yield_per=STREAM)):
-                yield task_of(row)
 
-    def _set_image(self, project: Project, values: list[dict[str, Any]]) -> None:
-        statement = (
-            tasks.update()
-            .where(tasks.c.project_id == project.id, tasks.c.task_id == sa.bindparam("of"))
-            .values(content_hash=sa.bindparam("hash"), image_error=sa.bindparam("error"))
-        )
-        for start in range(0, len(values), CHUNK):
-            with self.database.write(bulk=True) as connection:
-                connection.execute(statement, values[start : start + CHUNK])
-
-
-_ANSWERED, _SKIPPED, _HELD, _UNANSWERED, _FAILED = 1, 2, 4, 8, 16
+_ANSWERED, _SKIPPED, _HELD, _UNANSWERED, _FAILED, _RESTING = 1, 2, 4, 8, 16, 32
 _FLAGS = {
     _ANSWERED: tasks.c.answers > 0,
     _SKIPPED: tasks.c.skips > 0,
@@ -379,6 +298,7 @@ def _pool_rows(columns: Sequence[tuple[NDArray[Any], ...]], schema: LabelSchema)
         holdout=holdout,
         drawable=(flags & _UNANSWERED > 0) & ~holdout,
         failed=flags & _FAILED > 0,
+        resting=flags & _RESTING > 0,
     )
 
 

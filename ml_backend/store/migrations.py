@@ -17,9 +17,12 @@ PIECE = 5_000
 
 
 def to_schema_2(connection: Connection) -> None:
-    """Tasks get their place in the split."""
-    for column in (tables.tasks.c.place, tables.tasks.c.reached, tables.tasks.c.found):
+    """Tasks get their place in the split; images whose fault was once for good are tried again."""
+    task = tables.tasks.c
+    for column in (task.place, task.reached, task.found, task.image_attempts, task.image_retry_at):
         _add_column(connection, column)
+    failed = sa.text("UPDATE tasks SET image_retry_at = CURRENT_TIMESTAMP WHERE image_error IS NOT NULL")
+    connection.execute(failed)
     for index in tables.tasks.indexes:
         index.create(connection, checkfirst=True)
     _give_places(connection)

@@ -223,6 +223,8 @@ def _write_tasks(database: Database, connection: Connection, rows: Sequence[dict
             "updated_at": new.excluded.updated_at,
             "content_hash": sa.case((same_image, tasks.c.content_hash)),
             "image_error": sa.case((same_image, tasks.c.image_error)),
+            "image_attempts": sa.case((same_image, tasks.c.image_attempts)),
+            "image_retry_at": sa.case((same_image, tasks.c.image_retry_at)),
             "image": new.excluded.image,
         },
     )

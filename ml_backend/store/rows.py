@@ -14,6 +14,8 @@ from ml_backend.store.tables import labels, tasks
 SAME_TASK = sa.and_(labels.c.project_id == tasks.c.project_id, labels.c.task_id == tasks.c.task_id)
 TASK_COLUMNS = (tasks.c.task_id, tasks.c.image, tasks.c.data, tasks.c.updated_at)
 
+STREAM = 5_000
+"""Rows fetched at a time where a whole project is read."""
 IDS = 1_000
 """Ids named in one statement, however many a project has: PostgreSQL takes 65,535 parameters, SQLite 250,000."""
 

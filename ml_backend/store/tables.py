@@ -123,6 +123,8 @@ tasks = Table(
     Column("last_round", Integer),
     Column("content_hash", String(64)),
     Column("image_error", Text),
+    Column("image_attempts", Integer),  # failures in a row that may pass
+    Column("image_retry_at", UTCDateTime),  # when it is tried again; never by itself where there is an error alone
     Column("updated_at", UTCDateTime),
     Column("image", Text),
     Column("data", Text, nullable=False),

@@ -25,7 +25,7 @@ class PoolRows:
     answered: (N,) bool, somebody has answered, whether it gave a label or not: Label Studio serves it no more.
     skipped: (N,) bool, skipped by somebody and labelled by nobody.
     holdout: (N,) bool. drawable: (N,) bool, could still be drawn into the held-out slice.
-    failed: (N,) bool, the image cannot be read.
+    failed: (N,) bool, the image cannot be read. resting: (N,) bool, and is not to be tried now.
     """
 
     ids: NDArray[np.int64]
@@ -38,6 +38,7 @@ class PoolRows:
     holdout: NDArray[np.bool_]
     drawable: NDArray[np.bool_]
     failed: NDArray[np.bool_]
+    resting: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
