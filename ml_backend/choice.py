@@ -34,10 +34,11 @@ def pin(services: Services, project: Project, number: int) -> Version:
     return _followed(services, project, services.versions.pin(project, number))
 
 
-def unpin(services: Services, project: Project) -> None:
-    """Let the next version that is good enough be served again."""
-    services.versions.unpin(project)
+def unpin(services: Services, project: Project) -> Version | None:
+    """Serve the newest version that was good enough, and each better one from now on; returns it."""
+    served = services.versions.unpin(project)
     services.jobs.mark_due(project, immediately=True, reason="unpinned")
+    return served
 
 
 def listed(services: Services, project: Project) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from ml_backend.learning.networks import Preprocessing
 from ml_backend.services import Services
 from ml_backend.steps import labels as labels_step
 from ml_backend.store.projects import Project
-from ml_backend.store.versions import Version
+from ml_backend.store.versions import Verdict, Version
 
 SAMPLE = 64
 
@@ -62,8 +62,8 @@ def start_from(
         encoder.save(folder)
 
     number = services.versions.next_number(project)
-    services.versions.publish(project, number, write, meta)
-    version = services.versions.promote(project, number)
+    services.versions.check_pin(project, number)
+    version = services.versions.publish(project, number, write, meta, verdict=Verdict())
     services.ledger.configure(project, imported=number)
     services.jobs.mark_due(project, immediately=True, reason=f"started from {path.name}")
     return version, match

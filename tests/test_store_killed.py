@@ -23,7 +23,7 @@ from ml_backend.store.inbox import Inbox
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger, Project
 from ml_backend.store.tables import jobs as jobs_table
-from ml_backend.store.versions import Versions
+from ml_backend.store.versions import Verdict, Versions
 from tests.fakes import FakeClock, FakeLabelStudio, quick_database
 
 STORE = str(Path(reconcile_module.__file__).parent)
@@ -142,8 +142,7 @@ def test_a_publish_killed_anywhere_leaves_a_whole_version_or_none(folder: Path) 
         database = opened(folder)
         versions, project = Versions(root, database), known(database)
         number = versions.next_number(project)
-        versions.publish(project, number, weights, {"classes": ["cat", "dog"]})
-        versions.promote(project, number)
+        versions.publish(project, number, weights, {"classes": ["cat", "dog"]}, verdict=Verdict())
 
     def check() -> None:
         database = opened(folder)
@@ -155,8 +154,34 @@ def test_a_publish_killed_anywhere_leaves_a_whole_version_or_none(folder: Path) 
             assert (versions.folder(version) / "head.safetensors").read_bytes() == b"weights"
         current = versions.current(project)
         assert current is not None
-        assert current.state == "promoted"
+        assert (current.state, current.number) == ("promoted", versions.list(project)[0].number), "it is served at once"
         database.close()
+
+
+def test_pins_and_verdicts_killed_anywhere_serve_the_newest_version_that_was_good_enough(folder: Path) -> None:
+    root = folder / "models"
+
+    def work() -> None:
+        database = opened(folder)
+        versions, project = Versions(root, database), known(database)
+        for reason in (None, None, "worse"):
+            versions.publish(project, versions.next_number(project), lambda _: None, verdict=Verdict(reason))
+            versions.pin(project, 1)
+        versions.unpin(project)
+
+    def check() -> None:
+        database = opened(folder)
+        versions, project = Versions(root, database), known(database)
+        versions.sweep()
+        versions.unpin(project)
+        current = versions.current(project)
+        assert current is not None
+        passed = [v.number for v in versions.list(project) if v.state in {"passed", "promoted"}]
+        assert (current.number, versions.pinned(project)) == (max(passed), False)
+        assert all(version.state != "candidate" for version in versions.list(project))
+        database.close()
+
+    killed_everywhere(work, check, lambda: None)
 
     killed_everywhere(work, check, lambda: None)
 

@@ -12,7 +12,8 @@ from ml_backend.errors import ConflictError, NotFoundError
 from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.ledger import Ledger, Project
-from ml_backend.store.versions import DiskFullError, Version, Versions
+from ml_backend.store.folders import DiskFullError
+from ml_backend.store.versions import Verdict, Version, Versions
 from tests.fakes import FakeClock
 
 
@@ -112,6 +113,50 @@ def test_a_pinned_version_stays_whatever_is_trained(versions: Versions, project:
     assert versions.promote(project, candidate).state == "promoted"
 
 
+def judged(versions: Versions, project: Project, reason: str | None = None) -> Version:
+    return versions.publish(project, versions.next_number(project), weights, verdict=Verdict(reason))
+
+
+def test_a_version_is_entered_judged_and_served_in_one_step(versions: Versions, project: Project) -> None:
+    assert judged(versions, project).state == "promoted"
+    assert judged(versions, project, "worse").state == "rejected"
+    assert served(versions, project).name == "v1"
+
+
+def test_after_unpinning_the_newest_version_that_was_good_enough_is_served(
+    versions: Versions, project: Project
+) -> None:
+    judged(versions, project)
+    versions.pin(project, 1)
+    waiting = judged(versions, project)
+    assert (waiting.state, waiting.reason) == ("passed", "v1 is pinned")
+    judged(versions, project, "worse")
+    trained(versions, project, promote=False)
+    assert served(versions, project).name == "v1"
+    for look in (versions.after_unpin, versions.unpin):
+        found = look(project)
+        assert found is not None
+        assert found.name == "v2"
+    assert (served(versions, project).name, versions.pinned(project)) == ("v2", False)
+    assert versions.unpin(project) is None
+
+
+def test_unpinning_serves_nothing_whose_files_are_gone(versions: Versions, project: Project) -> None:
+    judged(versions, project)
+    versions.pin(project, 1)
+    shutil.rmtree(judged(versions, project).folder)
+    versions.unpin(project)
+    assert (served(versions, project).name, versions.pinned(project)) == ("v1", False)
+
+
+def test_a_candidate_is_judged_once(versions: Versions, project: Project) -> None:
+    number = trained(versions, project, promote=False)
+    assert versions.judge(project, number, Verdict()).state == "promoted"
+    with pytest.raises(ConflictError, match="judged before"):
+        versions.judge(project, number, Verdict("worse"))
+    assert served(versions, project).number == number
+
+
 def test_a_full_disk_leaves_the_old_version_serving_and_no_trace(versions: Versions, project: Project) -> None:
     before = trained(versions, project)
 
@@ -194,6 +239,14 @@ def test_pruning_keeps_the_newest_and_never_touches_the_served_one(versions: Ver
     assert list(versions.prune(project, keep=2)) == []
     assert list(versions.prune(project, keep=0)) == [5, 4]
     assert versions.folder(served(versions, project)).is_dir()
+
+
+def test_a_version_that_is_still_needed_is_never_pruned(versions: Versions, project: Project, ledger: Ledger) -> None:
+    for _ in range(6):
+        trained(versions, project)
+    ledger.configure(project, imported=1, advice={"version": 3})
+    assert list(versions.prune(project, keep=2)) == [4, 2]
+    assert left(versions, project) == ["v1", "v3", "v5", "v6"]
 
 
 def test_a_pruned_version_is_not_rolled_back_to(versions: Versions, project: Project) -> None:

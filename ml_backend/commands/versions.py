@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ml_backend.store.versions import Version
 
 VERSION = "such as v4 or 4"
+STATES = {"promoted": "served before", "passed": "good enough", "candidate": "not judged yet"}
 FOLLOWS = (
     "The queue follows with the next turn: within seconds if the service is running, otherwise with `ml-backend "
     "sync run`."
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("compare", "compare two versions on the same held-out tasks"),
         ("promote", "serve this version until a better version is trained; an earlier version is a roll-back"),
         ("pin", "serve this version until you run `ml-backend versions unpin`"),
-        ("unpin", "let newly trained versions be served again"),
+        ("unpin", "serve the newest version that was good enough, and each better one from now on"),
     ):
         verb = verbs.add_parser(name, help=text)
         if name == "compare":
@@ -79,7 +80,7 @@ def _list(_args: argparse.Namespace, answer: Answer, services: Services, project
 
 
 def _state(state: str) -> str:
-    return "served before" if state == "promoted" else state.replace("_", " ")
+    return STATES.get(state, state.replace("_", " "))
 
 
 def _listed(project: Project, rows: list[dict[str, Any]]) -> str:
@@ -150,18 +151,24 @@ def _choose(args: argparse.Namespace, answer: Answer, services: Services, projec
 def _unpin(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
     from ml_backend.choice import unpin  # noqa: PLC0415
 
-    pinned = services.versions.pinned(project)
-    current = services.versions.current(project)
-    name = current.name if current else None
-    document = {"version": name, "was_pinned": pinned, "dry_run": args.dry_run}
-    if not pinned:
+    before, after = services.versions.current(project), services.versions.after_unpin(project)
+    served = after or before
+    document = {
+        "version": served.name if served else None,
+        "was_pinned": after is not None,
+        "dry_run": args.dry_run,
+    }
+    if before is None or after is None:
         answer.result(document, "No version is pinned.")
         return 0
+    instead = "it" if after.number == before.number else f"{after.name}, the newest that was good enough,"
     if args.dry_run:
-        answer.result(document, f"{name} would be unpinned. Nothing was changed (--dry-run).")
+        answer.result(
+            document, f"{before.name} would be unpinned: {instead} would be served. Nothing was changed (--dry-run)."
+        )
         return 0
     unpin(services, project)
-    answer.result(document, f"{name} is unpinned: it is served until a better version is trained.")
+    answer.result(document, f"{before.name} is unpinned: {instead} is served until a better version is trained.")
     return 0
 
 

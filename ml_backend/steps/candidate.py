@@ -22,7 +22,7 @@ from ml_backend.services import Services
 from ml_backend.serving import LoadedModel
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.store.projects import Project
-from ml_backend.store.versions import Version
+from ml_backend.store.versions import Verdict, Version
 
 logger = logging.getLogger(__name__)
 
@@ -154,12 +154,9 @@ def _publish(
         encoder.save(folder)
 
     number = services.versions.next_number(project)
-    services.versions.publish(project, number, write, meta)
+    services.versions.publish(project, number, write, meta, verdict=Verdict(reason))
     if reason is not None:
-        services.versions.reject(project, number, reason)
         logger.warning("%s: v%d is kept but not served: %s", project.key, number, reason)
-    elif not services.versions.pinned(project):
-        services.versions.promote(project, number)
     services.versions.prune(project, keep=services.settings.keep_versions)
 
 

@@ -1,23 +1,12 @@
-"""Immutable model versions: written aside, made durable, renamed into place, entered, and only then served.
+"""Immutable model versions: a folder that is whole, a row that says what became of it, and the one that is served.
 
-    <root>/<project>/v7/          weights and meta.json, never changed again
-    <root>/<project>/.writing-*   a version on its way; swept if its writer died
-    <root>/<project>/.lock        held while one is on its way, so that no sweep takes it for an orphan
-
-What answers for a project is a row in the database, so promoting and rolling back are one small transaction.
+What answers for a project is a row in the database, so entering, promoting and rolling back are one small transaction.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
-import os
 import re
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,20 +15,15 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ml_backend.errors import BackendError, ConflictError, InvalidInputError, NotFoundError
+from ml_backend.errors import ConflictError, InvalidInputError, NotFoundError
 from ml_backend.store.database import Clock, Database, utc_now
+from ml_backend.store.folders import Folders
 from ml_backend.store.projects import Project, lock
 from ml_backend.store.tables import serving, versions
 
-VersionState = Literal["candidate", "promoted", "rejected", "rolled_back", "pruned"]
-META = "meta.json"
-TEMPORARY = ".writing-"
-
-
-class DiskFullError(BackendError):
-    """There is no room for another version; the one that was served is still served."""
-
-    status = 507
+VersionState = Literal["candidate", "passed", "promoted", "rejected", "rolled_back", "pruned"]
+"""candidate: not judged yet. passed: good enough, but another version was pinned. promoted: served, now or before."""
+PASSED = ("passed", "promoted")
 
 
 @dataclass(frozen=True)
@@ -60,11 +44,19 @@ class Version:
         return f"v{self.number}"
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a version may be served. reason: why it must not be; None: it may."""
+
+    reason: str | None = None
+
+
 class Versions:
     """The model versions of all projects of one store, in folders below `root`."""
 
     def __init__(self, root: Path, database: Database, *, clock: Clock = utc_now) -> None:
         self.root = root
+        self.folders = Folders(root, database.store_id)
         self.database = database
         self.clock = clock
 
@@ -72,41 +64,31 @@ class Versions:
         """Return a number never used before, for a row or for a folder."""
         with self.database.read() as connection:
             rows = connection.scalars(sa.select(versions.c.number).where(versions.c.project_id == project.id)).all()
-        return int(max([0, *rows, *(number for number, _ in self._folders(project.id))])) + 1
+        return int(max([0, *rows, *self.folders.numbers(project.id)])) + 1
 
     def publish(
-        self, project: Project, number: int, write: Callable[[Path], None], meta: dict[str, Any] | None = None
+        self,
+        project: Project,
+        number: int,
+        write: Callable[[Path], None],
+        meta: dict[str, Any] | None = None,
+        *,
+        verdict: Verdict | None = None,
     ) -> Version:
-        """Let `write` fill a folder, and enter it as a candidate; nothing is served yet.
+        """Let `write` fill a folder, then enter it together with its verdict; without one it is a candidate.
+
+        One transaction enters it, judges it and has it served: killed anywhere, the version is as it was judged, or
+        there is none of it but a folder that `sweep` takes.
 
         `meta` becomes meta.json (class names in order, encoder, metrics, seed, label digest: whatever a person or a
         loader needs). Raises ConflictError for a number already used, DiskFullError when there is no room; then, as for
         any error of `write`, nothing of it is left.
         """
         meta = {**(meta or {}), "version": number, "project": str(project.key), "store": self.database.store_id}
-        parent = self.root / str(project.id)
-        with self._publishing(project.id):
-            final, temporary = parent / f"v{number}", parent / f"{TEMPORARY}v{number}-{uuid.uuid4().hex[:8]}"
-            if final.exists() or self._row(project.id, number) is not None:
+        with self.folders.writing(project.id):
+            if self.folders.path(project.id, number).exists() or self._row(project.id, number) is not None:
                 raise ConflictError(f"v{number} of {project.key} already exists: use next_number().")
-            try:
-                temporary.mkdir()
-                write(temporary)
-                (temporary / META).write_text(json.dumps(meta, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-                _sync_tree(temporary)
-                temporary.rename(final)
-                _sync(parent)
-            except OSError as error:
-                shutil.rmtree(temporary, ignore_errors=True)
-                if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                    raise DiskFullError(
-                        f"No space left under {self.root} for v{number}; the previous version is still served. Free "
-                        "some space, or lower ML_BACKEND_KEEP_VERSIONS."
-                    ) from error
-                raise
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
+            self.folders.write(project.id, number, write, meta)
             with self.database.write() as connection:
                 lock(connection, project.id)
                 connection.execute(
@@ -114,6 +96,17 @@ class Versions:
                         project_id=project.id, number=number, state="candidate", meta=meta, created_at=self.clock()
                     )
                 )
+                if verdict is not None:
+                    self._judge(connection, project, number, verdict)
+        return self.version(project, number)
+
+    def judge(self, project: Project, number: int, verdict: Verdict) -> Version:
+        """Serve, or reject, a candidate that nobody judged so far. Raises ConflictError for any other version."""
+        with self.database.write() as connection:
+            lock(connection, project.id)
+            if (state := self._require(connection, project, number)) != "candidate":
+                raise ConflictError(f"v{number} was judged before: it is {state}.")
+            self._judge(connection, project, number, verdict)
         return self.version(project, number)
 
     def promote(self, project: Project, number: int) -> Version:
@@ -185,9 +178,28 @@ class Versions:
             self._serve(connection, project, number, pinned=True)
         return self.version(project, number)
 
-    def unpin(self, project: Project) -> None:
+    def unpin(self, project: Project) -> Version | None:
+        """Serve the newest version that was good enough, and each better one from now on; None where nothing is pinned."""
         with self.database.write() as connection:
-            connection.execute(serving.update().where(serving.c.project_id == project.id).values(pinned=False))
+            lock(connection, project.id)
+            pointer = _pointer(connection, project.id)
+            if pointer is None or not pointer.pinned:
+                return None
+            newest = self._newest_passed(connection, project.id, pointer.number)
+            if newest == pointer.number:
+                connection.execute(serving.update().where(serving.c.project_id == project.id).values(pinned=False))
+            else:
+                self._serve(connection, project, newest, pinned=False)
+        return self.version(project, newest)
+
+    def after_unpin(self, project: Project) -> Version | None:
+        """The version that `unpin` would serve; None where nothing is pinned."""
+        with self.database.read() as connection:
+            pointer = _pointer(connection, project.id)
+            if pointer is None or not pointer.pinned:
+                return None
+            newest = self._newest_passed(connection, project.id, pointer.number)
+        return self.version(project, newest)
 
     def list(self, project: Project) -> Sequence[Version]:
         """All versions, newest first, pruned ones included (their folder is gone, what was measured stays)."""
@@ -203,7 +215,7 @@ class Versions:
 
     def folder(self, version: Version) -> Path:
         """Return the version's folder. Raises NotFoundError where it was pruned or taken away."""
-        if not (version.folder / META).is_file():
+        if not self.folders.there(version.project_id, version.number):
             raise NotFoundError(
                 f"The files of {version.name} are not in {version.folder}: they were deleted or "
                 "moved. Choose another version."
@@ -211,61 +223,38 @@ class Versions:
         return version.folder
 
     def prune(self, project: Project, *, keep: int) -> Sequence[int]:
-        """Delete the files of all but the newest `keep` versions; the served one is never touched.
+        """Delete the files of all but the newest `keep` versions.
 
-        Returns the numbers pruned. Rows, with their metrics, are kept.
+        Never touched: the served one, the imported one that training goes on from, and the one that the next advice
+        is compared with. Returns the numbers pruned. Rows, with their metrics, are kept.
         """
         with self.database.write() as connection:
-            lock(connection, project.id)
+            settings = lock(connection, project.id).settings
             pointer = _pointer(connection, project.id)
+            needed = {pointer.number if pointer else None, settings.get("imported")}
+            needed.add(settings.get("advice", {}).get("version"))
             held = sa.select(versions.c.number).where(versions.c.project_id == project.id, versions.c.state != "pruned")
             numbers = connection.scalars(held.order_by(versions.c.number.desc())).all()
-            dropped = [n for n in numbers[keep:] if pointer is None or n != pointer.number]
+            dropped = [n for n in numbers[keep:] if n not in needed]
             for number in dropped:
                 _set(connection, project.id, number, state="pruned")
         for number in dropped:
-            shutil.rmtree(self.root / str(project.id) / f"v{number}", ignore_errors=True)
+            self.folders.remove(project.id, number)
         return dropped
 
     def sweep(self) -> Sequence[Path]:
         """Delete what dead writers left: half-written folders, and folders that were never entered or are pruned.
 
-        Projects where a version is being written right now are left alone; so is a folder that another store made (a
-        database that was lost must not take its models with it). Returns what was deleted.
+        Returns what was deleted.
         """
-        swept: Sequence[Path] = ()
-        for parent in sorted(p for p in self.root.glob("*") if p.is_dir() and p.name.isdigit()):
-            with _locked(parent / ".lock", wait=False) as free:
-                if free:
-                    swept = [*swept, *self._sweep_project(parent)]
-        return swept
+        return self.folders.sweep(self._entered)
 
-    def _sweep_project(self, parent: Path) -> Sequence[Path]:
+    def _entered(self, project_id: int) -> Collection[int]:
         statement = sa.select(versions.c.number).where(
-            versions.c.project_id == int(parent.name), versions.c.state != "pruned"
+            versions.c.project_id == project_id, versions.c.state != "pruned"
         )
         with self.database.read() as connection:
-            entered = set(connection.scalars(statement))
-        orphans = [
-            folder
-            for number, folder in self._folders(int(parent.name))
-            if number not in entered and _made_by(folder) == self.database.store_id
-        ]
-        doomed = [*parent.glob(f"{TEMPORARY}*"), *orphans]
-        for folder in doomed:
-            shutil.rmtree(folder, ignore_errors=True)
-        return doomed
-
-    @contextmanager
-    def _publishing(self, project_id: int) -> Iterator[None]:
-        parent = self.root / str(project_id)
-        parent.mkdir(parents=True, exist_ok=True)
-        with _locked(parent / ".lock", wait=True):
-            yield
-
-    def _folders(self, project_id: int) -> Sequence[tuple[int, Path]]:
-        found = (self.root / str(project_id)).glob("v*")
-        return [(int(path.name[1:]), path) for path in found if path.name[1:].isdigit()]
+            return set(connection.scalars(statement))
 
     def _serve(self, connection: Connection, project: Project, number: int, *, pinned: bool | None = None) -> None:
         self._require(connection, project, number)
@@ -277,15 +266,36 @@ class Versions:
         )
         _set(connection, project.id, number, state="promoted", reason="", promoted_at=self.clock())
 
-    def _require(self, connection: Connection, project: Project, number: int) -> None:
-        """Raise NotFoundError unless the version is entered and its files are there: never serve what does not exist."""
+    def _judge(self, connection: Connection, project: Project, number: int, verdict: Verdict) -> None:
+        """Act on a verdict; a pinned version stays, whatever is good enough."""
+        pointer = _pointer(connection, project.id)
+        if verdict.reason is not None:
+            _set(connection, project.id, number, state="rejected", reason=verdict.reason)
+        elif pointer is not None and pointer.pinned:
+            _set(connection, project.id, number, state="passed", reason=f"v{pointer.number} is pinned")
+        else:
+            self._serve(connection, project, number)
+
+    def _newest_passed(self, connection: Connection, project_id: int, instead: int) -> int:
+        """The newest version that was good enough and has its files; `instead` where there is none."""
+        passed = (
+            sa.select(versions.c.number)
+            .where(versions.c.project_id == project_id, versions.c.state.in_(PASSED))
+            .order_by(versions.c.number.desc())
+        )
+        there = (number for number in connection.scalars(passed) if self.folders.there(project_id, number))
+        return next(there, instead)
+
+    def _require(self, connection: Connection, project: Project, number: int) -> str:
+        """Return its state. Raises NotFoundError unless it is entered and its files are there: never serve what is not."""
         state = connection.scalar(
             sa.select(versions.c.state).where(versions.c.project_id == project.id, versions.c.number == number)
         )
-        if state is None or not (self.root / str(project.id) / f"v{number}" / META).is_file():
+        if state is None or not self.folders.there(project.id, number):
             raise NotFoundError(
                 f"{project.key} has no version v{number} with its files: see `ml-backend versions list`."
             )
+        return str(state)
 
     def _row(self, project_id: int, number: int) -> Any:
         statement = sa.select(versions).where(versions.c.project_id == project_id, versions.c.number == number)
@@ -301,7 +311,7 @@ class Versions:
             meta=row.meta,
             created_at=row.created_at,
             promoted_at=row.promoted_at,
-            folder=self.root / str(row.project_id) / f"v{row.number}",
+            folder=self.folders.path(row.project_id, row.number),
         )
 
 
@@ -327,36 +337,3 @@ def _set(connection: Connection, project_id: int, number: int, **values: Any) ->
     connection.execute(
         versions.update().where(versions.c.project_id == project_id, versions.c.number == number).values(**values)
     )
-
-
-def _made_by(folder: Path) -> str | None:
-    try:
-        return str(json.loads((folder / META).read_text(encoding="utf-8")).get("store"))
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-@contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a lock that the system lets go of when its process dies; yields False if it is taken and `wait` is off."""
-    with path.open("w", encoding="ascii") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,7 +21,7 @@ from ml_backend.learning.classifier import Head
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.status import project_status
-from ml_backend.store.versions import DiskFullError
+from ml_backend.store.folders import DiskFullError
 from ml_backend.worker import Worker
 from tests.e2e.stack import Stack, digits, import_digits, inline
 
