@@ -62,6 +62,26 @@ class ConfigError(BackendError):
     """A setting is missing or wrong; the message lists every one at once."""
 
 
+class ReadOnlyError(ConfigError):
+    """What is to be kept cannot be written, and waiting does not help."""
+
+
+class StoreError(BackendError):
+    """What is kept cannot be read or written for the time being; it is tried again by itself."""
+
+    status = 503
+
+
+class StoreAwayError(StoreError):
+    """The database does not answer, or is held by somebody else for too long."""
+
+
+class DiskFullError(StoreError):
+    """There is no room; what was kept before is untouched."""
+
+    status = 507
+
+
 class LabelStudioError(BackendError):
     """Label Studio refused a request; the message names the setting to change."""
 

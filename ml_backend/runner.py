@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ml_backend.errors import AnotherStoreError, BackendError, ConflictError
+from ml_backend.heartbeat import Heartbeat
 from ml_backend.services import Services
 from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.takeover import bury_dead, worker_name
 from ml_backend.wording import job_reason
-from ml_backend.worker import Heartbeat, Worker
+from ml_backend.worker import Worker
 
 Tell = Callable[[float, str], None]
 """Told how far the work is, 0 to 1, and what it is at."""
@@ -72,9 +73,11 @@ def alone(
         with Heartbeat(services, job):
             yield
     except BaseException:
-        services.jobs.stop(job)
+        with suppress(BackendError):  # what went wrong in the block is what the person is to read
+            services.jobs.stop(job)
         raise
-    services.jobs.finish(job)
+    with suppress(ConflictError):  # taken for dead meanwhile, by a clock that jumped: what was done is done
+        services.jobs.finish(job)
 
 
 def _run_here(services: Services, project: Project, tell: Tell) -> None:

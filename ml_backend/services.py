@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ml_backend.errors import ConflictError, NotFoundError
+from ml_backend.errors import ConflictError, NotFoundError, StoreError
 from ml_backend.hosts import HostList
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import NOTHING, parse_label_config
@@ -21,7 +23,7 @@ from ml_backend.store.consensus import ConsensusRule, Vote
 from ml_backend.store.database import Database
 from ml_backend.store.features import FeatureStore
 from ml_backend.store.inbox import Inbox
-from ml_backend.store.job import Debounce
+from ml_backend.store.job import Debounce, Patience
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
@@ -32,8 +34,12 @@ if TYPE_CHECKING:
         Encoder,  # torch takes seconds to import, which `sync status` has no use for
     )
 
+logger = logging.getLogger(__name__)
+
 VOTES: dict[str, Vote] = {"majority": "majority", "latest": "most_recent", "exclude": "unanimous"}
 """ML_BACKEND_CONFLICTS in the words of the consensus rule."""
+GLANCE = timedelta(seconds=15)
+LONGEST_PAUSE = 15.0
 
 
 @dataclass
@@ -58,7 +64,7 @@ class Services:
         settings.make_data_dir()
         database = Database(settings.database)
         quiet = timedelta(seconds=settings.train_after_seconds)
-        jobs = Jobs(database, debounce=Debounce(settings.train_after_labels, quiet))
+        jobs = Jobs(database, debounce=Debounce(settings.train_after_labels, quiet), patience=Patience(glance=GLANCE))
         return cls(
             settings=settings,
             database=database,
@@ -184,6 +190,19 @@ class Services:
                 f"No access token for {host}: set LABEL_STUDIO_API_KEY, or add it to LABEL_STUDIO_API_KEYS."
             )
         return key
+
+
+def open_patiently(settings: Settings) -> Services:
+    """Open the stores as soon as they can be: a database starts when it starts, and space is freed when it is."""
+    pause, told = 0.5, False
+    while True:
+        try:
+            return Services.open(settings)
+        except StoreError as error:
+            if not told:
+                logger.warning("%s Trying again until it can be.", error)
+            pause, told = min(2 * pause, LONGEST_PAUSE), True
+            time.sleep(pause)
 
 
 def selected(project: Project | None) -> Selection:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ml_backend.names import Unreadable
 from ml_backend.services import Services
-from ml_backend.store.job import Job
+from ml_backend.store.faults import disk_full, scarce
+from ml_backend.store.job import Job, JobStatus
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.versions import Version
@@ -39,7 +41,7 @@ def project_status(services: Services, project: Project) -> dict[str, Any]:
             "stopped": jobs.stopped,
         },
         "advice": project.settings.get("advice"),
-        "problems": _problems(counts, project, last, jobs.stopped),
+        "problems": [*_hindrances(services, jobs), *_problems(counts, project, last, jobs.stopped)],
         "unreadable": unreadable_images(services, project, limit=LISTED) | {"total": counts.failed_images},
     }
 
@@ -106,6 +108,23 @@ def job_status(job: Job | None) -> dict[str, Any] | None:
         "summary": job.summary,
         "error": job.error,
     }
+
+
+def _hindrances(services: Services, jobs: JobStatus) -> list[str]:
+    """What keeps the work from being done just now, whatever the project; sentences, each with its fix."""
+    found = []
+    if scarce(services.settings.data_dir):
+        found.append(str(disk_full(str(services.settings.data_dir))))
+    elif jobs.due is not None and jobs.due.delays and jobs.due.error:
+        found.append(f"The last turn was put off and will be tried again by itself: {jobs.due.error}")
+    running = jobs.running
+    silence = datetime.now(UTC) - running.heartbeat_at if running and running.heartbeat_at else timedelta(0)
+    if running and silence > 2 * services.jobs.patience.lease:
+        found.append(
+            f"The worker {running.worker} has given no sign of life for {silence.total_seconds():.0f} s: see that "
+            "`ml-backend serve` runs, and the service's log."
+        )
+    return found
 
 
 def _problems(counts: Counts, project: Project, last: Round | None, stopped: str | None) -> list[str]:

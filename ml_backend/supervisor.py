@@ -20,6 +20,8 @@ from ml_backend.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 15.0
+CANNOT_HEAL = 78
+"""Exit status of a process that only a person can help, as in sysexits.h."""
 YOUNG_SECONDS = 10.0
 LONGEST_PAUSE = 5.0
 """Starting a process costs some three seconds of one core: a pause of this length keeps a broken one from being a load."""
@@ -48,6 +50,7 @@ class Child:
     pause: float = 0.0
     restarts: int = 0
     due: float = field(default=0.0)
+    given_up: bool = False  # it has said why, and that starting it again changes nothing
 
     def start(self) -> None:
         """Start the process. Raises ConfigError where it cannot have its socket."""
@@ -73,7 +76,10 @@ class Child:
         if code is None:
             return
         self.process = None
+        self.given_up = code == CANNOT_HEAL
         self.restarts += 1
+        if self.given_up:
+            return
         self._rest(young=now - self.started < YOUNG_SECONDS)
         logger.error("the %s exited with %s; restarting it in %.1f s", self.name, code, self.pause)
 
@@ -100,7 +106,9 @@ class Child:
 
 
 def run(children: Sequence[Child]) -> int:
-    """Keep `children` running until SIGTERM or SIGINT, then stop them all.
+    """Keep `children` running until SIGTERM or SIGINT, then stop them all; returns the exit status.
+
+    Where one exits with CANNOT_HEAL, the others are stopped, too.
 
     Raises ConfigError where one cannot be started at all; those before it in the list are stopped then.
     """
@@ -117,6 +125,8 @@ def run(children: Sequence[Child]) -> int:
         while not stopping.is_set():
             for child in children:
                 child.watch()
+            if any(child.given_up for child in children):
+                return CANNOT_HEAL
             stopping.wait(0.2)
     finally:
         deadline = time.monotonic() + STOP_SECONDS

@@ -8,35 +8,48 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import FrameType
+from typing import TypeVar
 
 from ml_backend import cycle
 from ml_backend.errors import (
     AnotherStoreError,
     BackendError,
+    ConfigError,
     ConflictError,
     LabelStudioUnavailableError,
+    NotFoundError,
     NothingToAskError,
     ProjectGoneError,
+    ReadOnlyError,
+    StoreError,
 )
-from ml_backend.services import Services
+from ml_backend.heartbeat import Heartbeat, JobCancelledError, JobLostError, WorkerStoppingError
+from ml_backend.services import Services, open_patiently
 from ml_backend.settings import Settings
 from ml_backend.status import turn_sentence
+from ml_backend.store.faults import told
 from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
+from ml_backend.supervisor import CANNOT_HEAL
 from ml_backend.takeover import bury_dead, worker_name
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.1
-BEAT_SECONDS = 10.0
+LONGEST_PAUSE = 15.0
+"""Between two tries while the store cannot be used."""
+STOP_SECONDS = 3.0
+"""What a step that cannot be interrupted may still take after SIGTERM."""
+RARELY = timedelta(days=1)
 NICENESS = 5
 """The worker yields to the web process: annotators wait for that one, not for this."""
-
-
-class JobCancelledError(Exception):
-    """Somebody asked the running job to stop."""
 
 
 class Worker:
@@ -47,69 +60,126 @@ class Worker:
         self.name = name or worker_name()
         self.stopping = threading.Event()
         self.told: cycle.Progress = lambda _share, _message: None  # whoever watches, beside the job's own record
-        self._polled = 0.0
+        self.job: Job | None = None  # under way
+        self._polled, self._unsure = 0.0, False
 
     def run(self) -> None:
-        """Work until `stopping` is set."""
-        self.services.versions.sweep()
-        self._take_over()
-        while not self.stopping.is_set():
-            self._poll()
-            if not self.work():
+        """Work until `stopping` is set, whatever becomes of the store meanwhile. Raises ReadOnlyError."""
+        started = self.patiently(self._take_over)
+        while started and not self.stopping.is_set():
+            self.patiently(self._poll)
+            if not self.patiently(self.work):
                 self.stopping.wait(IDLE_SECONDS)
 
-    def _take_over(self) -> None:
+    def patiently(self, do: Callable[[], Result]) -> Result | None:
+        """Do it as soon as the store can be used, with growing pauses; None where `stopping` was set first."""
+        pause, away = IDLE_SECONDS, None
+        while True:
+            try:
+                result = do()
+            except StoreError as error:
+                if away is None:
+                    logger.warning("%s Trying again until it can be.", error)
+                away, pause = error, min(2 * pause, LONGEST_PAUSE)
+                if self.stopping.wait(pause):
+                    return None
+            else:
+                if away is not None:
+                    logger.info("the store can be used again")
+                return result
+
+    def _take_over(self) -> bool:
         """Free the jobs of workers that were killed on this machine: in a container, a restart has the same name."""
+        self.services.versions.sweep()
         self.services.jobs.abandon(self.name)
         for project in self.services.ledger.projects():
             bury_dead(self.services, project)
+        return True
 
     def work(self) -> bool:
         """Do one due job; False where there is none."""
+        if self._unsure:
+            self.services.jobs.abandon(self.name)  # the store may have gone away with its answer to a claim
+        self._unsure = True
         job = self.services.jobs.claim(self.name)
+        self._unsure = False
         if job is None:
             return False
-        project = self._project(job)
-        if project is not None:
-            self.attempt(job, project)
+        self.job = job
+        try:
+            project = self.patiently(lambda: self._project(job))
+            if project is not None:
+                self.attempt(job, project)
+        finally:
+            self.job = None
         return True
 
     def attempt(self, job: Job, project: Project) -> None:
-        """Do a claimed job; how it ended is kept with it."""
+        """Do a claimed job; how it ended is kept with it, as soon as that can be written."""
         jobs = self.services.jobs
-        beat = Heartbeat(self.services, job, self.told)
+        beat = Heartbeat(self.services, job, self.told, self.stopping)
+        end: Callable[[], object]
         try:
-            with beat:
-                outcome = cycle.run(project, self.services, beat.progress)
-            summary = outcome.summary()
-            jobs.finish(job, summary)
+            with beat, told(str(self.services.settings.data_dir)):
+                summary = cycle.run(project, self.services, beat.progress).summary()
+            end = partial(jobs.finish, job, summary)
             logger.info("%s: %s", project.key, turn_sentence(summary))
         except JobCancelledError:
-            jobs.stop(job)
-        except (NothingToAskError, ProjectGoneError) as error:
-            logger.info("%s", error)
-            jobs.finish(job, {"note": str(error)})
-        except AnotherStoreError as error:
-            logger.warning("%s", error)
-            jobs.finish(job, {"refused": str(error)})  # trying again changes nothing; the next poll looks again
-        except ConflictError as error:
-            logger.warning("%s: %s", project.key, error)
-            self._fail(job, str(error))
-        except LabelStudioUnavailableError as error:
-            logger.warning("%s: %s Will try again.", project.key, error)
-            jobs.postpone(job, str(error))
-        except BackendError as error:
-            logger.error("%s: %s", project.key, error)  # noqa: TRY400 - the message says it all
-            self._fail(job, str(error))
-        except Exception as error:
-            logger.exception("%s: the turn failed", project.key)
-            self._fail(job, f"{type(error).__name__}: {error}")
+            logger.info("%s: cancelled", project.key)
+            end = partial(jobs.stop, job)
+        except (WorkerStoppingError, JobLostError):
+            end = partial(jobs.hand_back, job)
+        except ReadOnlyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - told and kept, whatever it was
+            end = self._failed(job, project, error)
+        self._end(job, end)
 
-    def _fail(self, job: Job, error: str) -> None:
+    def _failed(self, job: Job, project: Project, error: Exception) -> Callable[[], object]:
+        """Tell what went wrong; returns what is to be kept of it."""
+        jobs, sentence = self.services.jobs, str(error)
+        if isinstance(error, NothingToAskError | ProjectGoneError):
+            logger.info("%s", error)
+            return partial(jobs.finish, job, {"note": sentence})
+        if isinstance(error, AnotherStoreError):
+            logger.warning("%s", error)
+            return partial(jobs.finish, job, {"refused": sentence})  # the next poll looks again
+        if isinstance(error, LabelStudioUnavailableError | StoreError):
+            if job.error != sentence:
+                logger.warning("%s: %s Will try again.", project.key, error)
+            return partial(jobs.postpone, job, sentence)
+        if isinstance(error, BackendError):
+            logger.error("%s: %s", project.key, error)
+            return partial(jobs.fail, job, sentence)
+        logger.error("%s: the turn failed", project.key, exc_info=error)
+        return partial(jobs.fail, job, f"{type(error).__name__}: {error}")
+
+    def _end(self, job: Job, end: Callable[[], object]) -> None:
         try:
-            self.services.jobs.fail(job, error)
-        except ConflictError:
-            logger.warning("job %d was taken over by another worker", job.id)
+            self.patiently(end)
+        except (ConflictError, NotFoundError) as error:
+            logger.warning("job %d: %s", job.id, error)  # another worker has it by now, or its project was forgotten
+
+    def stop(self) -> None:
+        """End within STOP_SECONDS, whatever runs; call it from a signal handler. A job under way is handed back."""
+        self.stopping.set()
+        threading.Thread(target=self._end_soon, daemon=True).start()
+
+    def _end_soon(self) -> None:
+        """End the process where it does not by itself: a step inside a library, or a server that does not answer.
+
+        Whatever it was doing may be cut off anywhere, as by a kill.
+        """
+        time.sleep(STOP_SECONDS)
+        handing = threading.Thread(target=self._hand_back, daemon=True)
+        handing.start()
+        handing.join(1.0)  # where that takes longer, the next worker finds the job of a dead one
+        os._exit(0)
+
+    def _hand_back(self) -> None:
+        if (job := self.job) is not None:
+            with suppress(BackendError):
+                self.services.jobs.hand_back(job)
 
     def _project(self, job: Job) -> Project | None:
         return next((p for p in self.services.ledger.projects() if p.id == job.project_id), None)
@@ -119,82 +189,46 @@ class Worker:
         now = time.monotonic()
         if now - self._polled < self.services.settings.poll_seconds:
             return
-        self._polled = now
-        limit = datetime.now(UTC) - timedelta(seconds=self.services.settings.poll_seconds)
         for project in self.services.ledger.projects():
             self.services.jobs.prune(project)
-            status = self.services.jobs.status(project)
-            seen = project.reconciled_at
-            if (
-                status.stopped is None
-                and status.due is None
-                and status.running is None
-                and (seen is None or seen < limit)
-            ):
+            if self._is_to_be_polled(project):
                 self.services.jobs.mark_due(project, immediately=True, reason="poll")
+        self._polled = now
 
-
-class Heartbeat:
-    """Keeps the claim alive from a thread, so that a long step is not taken for a dead worker; passes cancels on."""
-
-    def __init__(self, services: Services, job: Job, told: cycle.Progress | None = None) -> None:
-        self.services = services
-        self.job = job
-        self.told = told
-        self.state = (0.0, "started")
-        self.written = 0.0
-        self.lost: ConflictError | None = None
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._beat, daemon=True)
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        self.thread.join()
-
-    def progress(self, share: float, message: str) -> None:
-        """Note how far the job is. Raises JobCancelledError, or ConflictError where the job was given to another."""
-        if self.lost is not None:
-            raise self.lost
-        if self.told is not None:
-            self.told(share, message)
-        self.state = (share, message)
-        if time.monotonic() - self.written > 1.0:
-            if self.services.jobs.cancelled(self.job):
-                raise JobCancelledError
-            self._write()
-
-    def _beat(self) -> None:
-        while not self.done.wait(BEAT_SECONDS):
-            try:
-                self._write()
-            except ConflictError as error:
-                self.lost = error
-                return
-
-    def _write(self) -> None:
-        self.written = time.monotonic()
-        self.services.jobs.heartbeat(self.job, *self.state)
+    def _is_to_be_polled(self, project: Project) -> bool:
+        """One that is gone is asked for again after pauses that double, a day at most: it will hardly come back."""
+        status = self.services.jobs.status(project)
+        if status.stopped is not None or status.due is not None or status.running is not None:
+            return False
+        now, every = datetime.now(UTC), timedelta(seconds=self.services.settings.poll_seconds)
+        if since := project.settings.get("gone"):
+            asked = status.last.finished_at if status.last and status.last.finished_at else now
+            pause = asked - datetime.fromisoformat(since) if isinstance(since, str) else RARELY
+            return now - asked >= min(max(pause, every), RARELY)
+        seen = project.reconciled_at
+        return seen is None or not now - every <= seen <= now  # later than now: Label Studio's clock is ahead
 
 
 def main() -> int:
-    settings = Settings.from_environ(os.environ)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("urllib3").setLevel(
-        logging.ERROR
-    )  # an outage is told in one sentence of ours, not in forty lines
-    os.nice(NICENESS)
-    worker = Worker(Services.open(settings))
+    try:
+        settings = Settings.from_environ(os.environ)
+        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        # An outage is told in one sentence of ours, not in forty lines.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
+        os.nice(NICENESS)
+        services = open_patiently(settings)
+        worker = Worker(services)
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        worker.stopping.set()
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            worker.stop()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    logger.info("worker %s is ready", worker.name)
-    worker.run()
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        logger.info("worker %s is ready", worker.name)
+        worker.run()
+    except ConfigError as error:
+        logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
+        return CANNOT_HEAL
     return 0
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -273,15 +274,58 @@ def test_a_job_that_kills_every_worker_stops_in_the_end(database: Database, cloc
     assert "4 times" in (jobs.status(project).stopped or "")
 
 
-def test_cancel_drops_what_is_due_and_stops_what_runs(jobs: Jobs, project: Project) -> None:
+def test_cancel_stops_what_runs_and_leaves_what_is_queued_behind_it(jobs: Jobs, project: Project) -> None:
     job = running(jobs, project)
     jobs.mark_due(project, labels=1, reason="ANNOTATION_CREATED")
     assert not jobs.cancelled(job)
     assert jobs.cancel(project)
     assert jobs.cancelled(job)
     assert jobs.stop(job).state == "cancelled"
+    assert jobs.status(project).due is not None
+
+
+def test_cancel_drops_what_is_due_where_nothing_runs(jobs: Jobs, project: Project) -> None:
+    jobs.mark_due(project, labels=1, reason="ANNOTATION_CREATED")
+    assert jobs.cancel(project)
     assert jobs.status(project).due is None
     assert not jobs.cancel(project)
+
+
+def test_a_job_handed_back_is_due_at_once_and_no_failure(jobs: Jobs, project: Project) -> None:
+    job = running(jobs, project)
+    jobs.hand_back(job)
+    again = jobs.claim("other")
+    assert again is not None
+    assert (again.id, again.failures, again.crashes, again.delays) == (job.id, 0, 0, 0)
+    jobs.cancel(project)
+    assert jobs.hand_back(again).state == "cancelled"
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_a_worker_that_lives_keeps_its_job_whatever_another_ones_clock_says(
+    database: Database, project: Project, clock: FakeClock, minutes: int
+) -> None:
+    mine = Jobs(database, clock=clock)
+    job = running(mine, project)
+    skewed = FakeClock(clock.now + timedelta(minutes=minutes))
+    other = Jobs(database, clock=skewed, patience=Patience(glance=timedelta(seconds=0.2)))
+    for _ in range(3):
+        assert other.claim("other") is None
+        clock.advance(10)
+        mine.heartbeat(job, 0.5)
+
+
+def test_a_dead_workers_job_is_taken_up_whatever_its_clock_said(
+    database: Database, project: Project, clock: FakeClock
+) -> None:
+    ahead = Jobs(database, clock=FakeClock(clock.now + timedelta(minutes=10)))
+    job = running(ahead, project)
+    other = Jobs(database, clock=clock, patience=Patience(lease=timedelta(seconds=0.2)))
+    assert other.claim("other") is None
+    time.sleep(0.25)
+    taken = other.claim("other")
+    assert taken is not None
+    assert taken.id == job.id
 
 
 def test_a_cancelled_job_of_a_dead_worker_is_not_taken_up_again(jobs: Jobs, project: Project, clock: FakeClock) -> None:

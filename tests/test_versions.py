@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.errors import ConflictError, NotFoundError
+from ml_backend.errors import ConflictError, DiskFullError, NotFoundError
 from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.ledger import Ledger, Project
-from ml_backend.store.folders import DiskFullError
 from ml_backend.store.versions import Verdict, Version, Versions
 from tests.fakes import FakeClock
 

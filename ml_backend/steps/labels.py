@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from ml_backend.errors import InvalidInputError, NotFoundError, ProjectGoneError
 from ml_backend.labelstudio.client import PAGE, LabelStudio
@@ -53,7 +53,8 @@ def refresh(project: Project, services: Services) -> Project:
     try:
         remote = client.get_project(project.key.project_id)
     except NotFoundError as error:
-        services.ledger.configure(project, gone=True)
+        if not project.settings.get("gone"):
+            services.ledger.configure(project, gone=datetime.now(UTC).isoformat())
         raise ProjectGoneError(
             f"{project.key} no longer exists in Label Studio, or the access token may not see it; its labels are "
             "kept here."

@@ -20,13 +20,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from ml_backend.errors import ConfigError
+from ml_backend.errors import ConfigError, DiskFullError, ReadOnlyError
 from ml_backend.store import tables
+from ml_backend.store.faults import of_sqlite, told
 from ml_backend.store.migrations import MIGRATIONS, Migration
 
 Clock = Callable[[], datetime]
 
 BUSY_TIMEOUT_MS = 30_000
+SILENT = {"connect_timeout": "10", "keepalives_idle": "30", "tcp_user_timeout": "30000"}
+"""Of libpq: a PostgreSQL whose machine is gone says nothing, and would be waited for for hours."""
 CHECKPOINT_EVERY = 100  # bulk writes
 MIGRATION_LOCK = 0x6C736D6C  # any number that is always the same: PostgreSQL's advisory lock while migrating
 
@@ -41,11 +44,13 @@ class Database:
     `read()` is a snapshot: every statement in it sees the same moment. `write()` is one transaction, committed when the
     block ends and rolled back when it raises. On SQLite writers queue for the one write lock from their first statement
     (BEGIN IMMEDIATE), so that none fails half-way through; keep them short, because the web process waits behind them.
+    Both raise StoreAwayError or DiskFullError for what passes, and ReadOnlyError for what does not.
     """
 
     def __init__(self, url: str, *, migrations: Sequence[Migration] = MIGRATIONS) -> None:
         self.engine = _engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self.place = str(self.engine.url.database) if self.is_sqlite else f"at {self.engine.url.host or 'localhost'}"
         self._turn = _Turn(str(self.engine.url.database)) if self.is_sqlite else nullcontext()
         if self.is_sqlite:
             _switch_to_wal(str(self.engine.url.database))
@@ -57,13 +62,13 @@ class Database:
         options: dict[str, Any] = (
             {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         )
-        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+        with told(self.place), self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self, *, bulk: bool = False) -> Iterator[Connection]:
         """One transaction. `bulk`: one of many in a row; afterwards all who wait may go first."""
-        with self._turn:
+        with told(self.place), self._turn:
             begin = time.monotonic()
             with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
                 yield connection
@@ -195,7 +200,7 @@ def _engine(url: str) -> Engine:
             raise ConfigError(
                 f"{parsed.drivername!r} is not a supported database: use sqlite:///path or postgresql://..."
             )
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        return sa.create_engine(parsed, pool_pre_ping=True, connect_args={**SILENT, **parsed.query})
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigError(
             f"The database URL cannot be read ({error}). Use sqlite:///path or postgresql://..."
@@ -210,7 +215,8 @@ def _sqlite_engine(url: sa.URL) -> Engine:
             "Several processes share the store, so it cannot be in memory: name a file, as in "
             "sqlite:///path/to/store.db"
         )
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    with told(url.database):
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
 
     @sa.event.listens_for(engine, "connect")
@@ -238,6 +244,8 @@ def _switch_to_wal(path: str) -> None:
             with closing(sqlite3.connect(path)) as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.Error as error:
+            if isinstance(fault := of_sqlite(error, path), (DiskFullError, ReadOnlyError)):
+                raise fault from error
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise ConfigError(f"The database {path} cannot be opened: {error}.") from error
             time.sleep(random.uniform(0.01, 0.05))

@@ -18,16 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ml_backend.errors import BackendError
+from ml_backend.errors import DiskFullError
 
 META = "meta.json"
 TEMPORARY = ".writing-"
-
-
-class DiskFullError(BackendError):
-    """There is no room for another version; the one that was served is still served."""
-
-    status = 507
 
 
 class Folders:

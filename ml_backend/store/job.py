@@ -27,6 +27,7 @@ class Patience:
     """How long a silent worker is believed in, and how often a job is tried.
 
     lease: a worker without a heartbeat for this long is taken for dead, and its job is taken up by another.
+    glance: how long another worker has to have looked on before it does so, by its own watch: several heartbeats.
     failures: so many errors in a row and the job stops, with its reason. crashes: the same for dead workers; more are
         borne, because a machine that restarts is nothing against the job.
     backoff, longest: pause before the first retry, doubled each time up to the longest. away: the longest pause where
@@ -34,6 +35,7 @@ class Patience:
     """
 
     lease: timedelta = timedelta(seconds=60)
+    glance: timedelta = timedelta(0)
     failures: int = 3
     crashes: int = 10
     backoff: timedelta = timedelta(seconds=5)

@@ -6,6 +6,7 @@ failed or cancelled. Labels that arrive while it runs make one successor due. Al
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -43,6 +44,7 @@ class Jobs:
         self.debounce = debounce or Debounce()
         self.patience = patience or Patience()
         self.clock = clock
+        self._beats: dict[int, tuple[tuple[int, datetime | None], float]] = {}  # last sign of life, since when
 
     def mark_due(
         self,
@@ -199,6 +201,15 @@ class Jobs:
             due_at = now + min(self.patience.pause(delays), self.patience.away)
             return self._again(connection, current, due_at=due_at, delays=delays, error=reason)
 
+    def hand_back(self, job: Job) -> Job:
+        """The worker stops, or has lost the store for a while: due again at once, which is no fault of the job's."""
+        now = self.clock()
+        with self.database.write() as connection:
+            current = self._own(connection, job)
+            if current.cancel_requested:
+                return _cancelled(connection, current, now)
+            return self._again(connection, current, due_at=now)
+
     def abandon(self, worker: str) -> int:
         """The worker of that name is known to be dead: its jobs are due again at once. Returns how many."""
         now = self.clock()
@@ -207,29 +218,38 @@ class Jobs:
             return sum(self._crashed(connection, _job(row), now) for row in left)
 
     def cancel(self, project: Project) -> bool:
-        """Drop what is due and ask what is running to stop; returns whether there was anything."""
+        """Ask what is running to stop; where nothing runs, drop what is due. Returns whether there was anything.
+
+        What is due behind a running job is for labels that came since, and stays.
+        """
         now = self.clock()
         with self.database.write() as connection:
             lock(connection, project.id)
-            due = _one(connection, jobs.c.project_id == project.id, jobs.c.state == "due")
             running = _one(connection, jobs.c.project_id == project.id, jobs.c.state == "running")
-            if due is not None:
-                _update(connection, due.id, state="cancelled", finished_at=now, error="cancelled before it started")
             if running is not None:
                 _update(connection, running.id, cancel_requested=True)
-            return due is not None or running is not None
+                return True
+            due = _one(connection, jobs.c.project_id == project.id, jobs.c.state == "due")
+            if due is not None:
+                _update(connection, due.id, state="cancelled", finished_at=now, error="cancelled before it started")
+            return due is not None
 
     def cancelled(self, job: Job) -> bool:
-        """Whether the running job should stop. Cheap: asked between the steps of a cycle."""
+        """Whether the running job should stop. Cheap. Raises ConflictError if it was given to another."""
+        mine = sa.select(jobs.c.cancel_requested).where(
+            jobs.c.id == job.id, jobs.c.state == "running", jobs.c.claims == job.claims
+        )
         with self.database.read() as connection:
-            return bool(connection.scalar(sa.select(jobs.c.cancel_requested).where(jobs.c.id == job.id)))
+            requested: bool | None = connection.scalar(mine)
+        if requested is None:
+            raise _taken(job)
+        return requested
 
     def stop(self, job: Job) -> Job:
         """The running job has stopped because it was cancelled."""
         now = self.clock()
         with self.database.write() as connection:
-            self._own(connection, job)
-            return _update(connection, job.id, state="cancelled", finished_at=now, error="cancelled while running")
+            return _cancelled(connection, self._own(connection, job), now)
 
     def history(self, project: Project, *, limit: int = 50) -> list[Job]:
         """The project's jobs, newest first, the due and the running one included."""
@@ -265,16 +285,28 @@ class Jobs:
         lock(connection, job.project_id)
         mine = _one(connection, jobs.c.id == job.id, jobs.c.state == "running", jobs.c.claims == job.claims)
         if mine is None:
-            raise ConflictError(
-                f"Job {job.id} now belongs to another worker, because this one was silent for too long. Its work is "
-                "dropped."
-            )
+            raise _taken(job)
         return mine
 
     def _silent(self, connection: Connection, now: datetime) -> list[Job]:
-        limit = now - self.patience.lease
-        rows = connection.execute(sa.select(jobs).where(jobs.c.state == "running", jobs.c.heartbeat_at < limit))
-        return [_job(row) for row in rows]
+        """Jobs whose worker gives no sign of life.
+
+        The clocks of two machines may differ, and one may jump: so what looks old is believed only where it was not
+        renewed while this process looked on, and what looks young no longer than the lease.
+        """
+        rows = connection.execute(sa.select(jobs).where(jobs.c.state == "running"))
+        running, seen = [_job(row) for row in rows], self._beats
+        moment = time.monotonic()
+        self._beats = {
+            job.id: seen[job.id] if job.id in seen and seen[job.id][0] == _beat(job) else (_beat(job), moment)
+            for job in running
+        }
+        return [job for job in running if self._is_silent(job, now, moment - self._beats[job.id][1])]
+
+    def _is_silent(self, job: Job, now: datetime, watched: float) -> bool:
+        patience = self.patience
+        old = job.heartbeat_at is None or job.heartbeat_at < now - patience.lease
+        return watched >= (patience.glance if old else patience.lease).total_seconds()
 
     def _crashed(self, connection: Connection, job: Job, now: datetime) -> bool:
         lock(connection, job.project_id)
@@ -284,7 +316,7 @@ class Jobs:
         crashes = current.crashes + 1
         error = f"the worker {current.worker} died at {current.progress:.0%} ({current.message or 'just started'})"
         if current.cancel_requested:
-            _update(connection, job.id, state="cancelled", finished_at=now, error="cancelled while running")
+            _cancelled(connection, current, now)
         elif crashes >= self.patience.crashes:
             error += f", {crashes} times by now; usually it runs out of memory"
             _update(connection, job.id, state="failed", finished_at=now, crashes=crashes, error=error)
@@ -352,6 +384,20 @@ def _insert(
         .returning(jobs)
     ).one()
     return _job(row)
+
+
+def _taken(job: Job) -> ConflictError:
+    return ConflictError(
+        f"Job {job.id} now belongs to another worker, because this one was silent for too long. Its work is dropped."
+    )
+
+
+def _beat(job: Job) -> tuple[int, datetime | None]:
+    return job.claims, job.heartbeat_at
+
+
+def _cancelled(connection: Connection, job: Job, now: datetime) -> Job:
+    return _update(connection, job.id, state="cancelled", finished_at=now, error="cancelled while running")
 
 
 def _update(connection: Connection, job_id: int, **values: Any) -> Job:

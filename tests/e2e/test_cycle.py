@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_backend.errors import NothingToAskError
+from ml_backend.errors import DiskFullError, NothingToAskError
 from ml_backend.labelstudio import queue as labelstudio_queue
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
@@ -21,7 +21,6 @@ from ml_backend.learning.classifier import Head
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.status import project_status
-from ml_backend.store.folders import DiskFullError
 from ml_backend.worker import Worker
 from tests.e2e.stack import Stack, digits, import_digits, inline
 
