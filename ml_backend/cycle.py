@@ -57,7 +57,7 @@ def run(project: Project, services: Services, progress: Progress, *, full: bool 
     turn.step("first order", 0.0, lambda: first_order.serve(project, services))
     project, corpus = _read(turn, project, services, full=full)
     turn.step("tidy", 0.6, lambda: queue.tidy(project, services, idle=not turn.outcome.labels_changed))
-    model = turn.step("train", 0.6, lambda: candidate.train(project, services, corpus))
+    model = turn.step("train", 0.6, lambda: candidate.train(project, services, corpus, turn.at(0.6)))
     corpus = turn.step("rescore", 0.7, lambda: _seen_by(model, project, services, corpus, turn.within(0.7, 0.8)))
     round_ = turn.step("choose", 0.8, lambda: batch.choose(project, services, corpus, model))
     spare = batch.spare(project, services, corpus, round_)
@@ -110,6 +110,10 @@ class _Turn:
         result = do()
         self.outcome.seconds[name] = time.perf_counter() - began
         return result
+
+    def at(self, share: float) -> Callable[[str], None]:
+        """Progress of a step that only says what it is doing."""
+        return lambda doing: self.progress(share, doing)
 
     def within(self, start: float, end: float) -> Counter:
         """Progress of a step that counts things, mapped onto its part of the turn."""

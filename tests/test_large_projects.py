@@ -75,16 +75,16 @@ class Pictures:
     """In place of the image reader: a few pictures, dark and light by turns."""
 
     def read(self, task: Task) -> bytes:
-        return _picture(task.id % KINDS)
+        return picture(task.id % KINDS)
 
 
 @pytest.fixture
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     opened = services_in(tmp_path)
-    monkeypatch.setattr("ml_backend.steps.queue.serve", _served)
+    monkeypatch.setattr("ml_backend.steps.queue.serve", served)
     monkeypatch.setattr("ml_backend.steps.queue.tidy", lambda *_, **__: None)
     monkeypatch.setattr("ml_backend.steps.webhook.watch", lambda *_: None)
-    monkeypatch.setattr("ml_backend.steps.features.project_encoder", lambda *_: _encoder())
+    monkeypatch.setattr("ml_backend.steps.features.project_encoder", lambda *_: encoder())
     yield opened
     opened.database.close()
 
@@ -171,7 +171,7 @@ def largest(database: Database) -> Iterator[set[int]]:
         sa.event.remove(database.engine, "before_cursor_execute", note)
 
 
-def _served(_project: Project, services: Services, round_: Round, _spare: Sequence[int] = ()) -> Round:
+def served(_project: Project, services: Services, round_: Round, _spare: Sequence[int] = ()) -> Round:
     return services.ledger.mark_verified(services.ledger.mark_pushed(round_))
 
 
@@ -181,7 +181,7 @@ def _task(number: int, schema: LabelSchema) -> Task:
 
 
 @cache
-def _picture(kind: int) -> bytes:
+def picture(kind: int) -> bytes:
     noise = np.random.default_rng(kind).integers(0, 60, (12, 12, 3)) + 190 * (kind % 2)
     file = io.BytesIO()
     Image.fromarray(noise.astype(np.uint8)).save(file, "PNG")
@@ -189,5 +189,5 @@ def _picture(kind: int) -> bytes:
 
 
 @cache
-def _encoder() -> Encoder:
-    return fit_patches([Image.open(io.BytesIO(_picture(kind))) for kind in range(KINDS)], seed=0)
+def encoder() -> Encoder:
+    return fit_patches([Image.open(io.BytesIO(picture(kind))) for kind in range(KINDS)], seed=0)

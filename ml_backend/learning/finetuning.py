@@ -22,6 +22,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from ml_backend.errors import ConfigError
 from ml_backend.learning.augmentation import augment
@@ -31,6 +32,8 @@ from ml_backend.learning.training import TrainedHead, assign_folds, train_head
 
 SCALE = 10.0
 """The head sees unit rows, as it will when it serves, made this long so that softmax can become certain."""
+ENCODED = 16
+"""Pictures encoded at a time once the network is trained: a second's work for a CPU."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,13 @@ def finetune(
     recipe: Recipe | None = None,
     checkpoint: Path | None = None,
     progress: Callable[[Epoch], None] = lambda _: None,
+    alive: Callable[[], None] = lambda: None,
 ) -> FineTuned:
     """Train all of `encoder` on prepared pictures (n, h, w, 3), labels (n,) or, for multi-label, (n, C) bool.
 
     A part of the labels, `recipe.validation`, is held out to stop early and to keep the best epoch. checkpoint: a
-    file written after each epoch, from which an interrupted run goes on. Same labels, seed and threads: the same
-    weights on a CPU. Raises ConfigError where the encoder is not a network, ValueError for fewer than two labels.
+    file written after each epoch, from which an interrupted run goes on. alive: called several times a second, between
+    layers on a CPU; what it raises ends the run. Same labels, seed and threads: the same weights on a CPU. Raises ConfigError where the encoder is not a network, ValueError for fewer than two labels.
     """
     if not isinstance(encoder, NetworkEncoder):
         raise ConfigError(f"The encoder {encoder.name} cannot be fine-tuned: use a torchvision or timm network.")
@@ -95,12 +99,14 @@ def finetune(
     run = _Run(
         encoder, pixels, targets, labels.ndim == 2, np.flatnonzero(folds), np.flatnonzero(folds == 0), recipe, seed
     )
+    run.call_between_steps(alive)
     run.resume(checkpoint)
     while run.goes_on():
         progress(run.epoch())
         run.write(checkpoint)
+    run.call_between_steps(None)
     tuned = encoder.with_body(run.best_body())
-    trained = train_head(_encode(tuned, pixels), labels, classes, seed=seed)
+    trained = train_head(encode(tuned, pixels, alive), labels, classes, seed=seed)
     return FineTuned(tuned, trained, tuple(run.history), run.best)
 
 
@@ -165,6 +171,28 @@ class _Run:
         self.history: list[Epoch] = []
         self.best = Epoch(0, float("inf"), -1.0)
         self._best_state: dict[str, torch.Tensor] = {}
+        self._watched: list[RemovableHandle] = []
+
+    def call_between_steps(self, alive: Callable[[], None] | None) -> None:
+        """Call it as each layer is passed, forwards and backwards; None ends that.
+
+        A batch takes a CPU ten seconds. On a GPU the layers are queued, not computed, when they are passed: a batch there
+        takes a fraction of a second, and the first layer alone is watched.
+        """
+        for handle in self._watched:
+            handle.remove()
+        self._watched = []
+        if alive is None:
+            return
+
+        def passed(_module: nn.Module, _given: Any, output: Any) -> None:
+            alive()
+            if isinstance(output, torch.Tensor) and output.requires_grad:
+                output.register_hook(lambda _gradient: alive())  # type: ignore[no-untyped-call]
+
+        layers = [module for module in self.network.modules() if not list(module.children())]
+        watched = layers if self.device.type == "cpu" else layers[:1]
+        self._watched = [layer.register_forward_hook(passed) for layer in watched]
 
     def goes_on(self) -> bool:
         waited = len(self.history) - self.best.number
@@ -276,5 +304,10 @@ def _loss(logits: torch.Tensor, targets: torch.Tensor, smoothing: float, *, mult
     return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 
-def _encode(encoder: NetworkEncoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.concatenate([encoder.forward(pixels[start : start + 128]) for start in range(0, len(pixels), 128)])
+def encode(encoder: Encoder, pixels: NDArray[np.uint8], alive: Callable[[], None]) -> NDArray[np.float32]:
+    """Vectors (n, dim) of prepared pictures; `alive` is called about once a second."""
+    parts: list[NDArray[np.float32]] = [np.empty((0, encoder.dim), np.float32)]
+    for start in range(0, len(pixels), ENCODED):
+        alive()
+        parts.append(encoder.forward(pixels[start : start + ENCODED]))
+    return np.concatenate(parts)

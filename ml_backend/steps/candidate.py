@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ml_backend.encoding import read_image
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.evaluation import confidences, confident_from, significantly_worse, wilson_interval
-from ml_backend.learning.finetuning import finetune
+from ml_backend.learning.finetuning import encode, finetune
 from ml_backend.learning.images import decode
 from ml_backend.learning.training import TrainedHead, TrainingReport, train_head
 from ml_backend.services import Services
@@ -25,6 +26,9 @@ from ml_backend.store.projects import Project
 from ml_backend.store.versions import Verdict, Version
 
 logger = logging.getLogger(__name__)
+
+Alive = Callable[[str], None]
+"""Told what is being done; what it raises ends that."""
 
 RIGHT = 0.9
 """Guesses are ticked where they are right in at least this share of cases."""
@@ -48,8 +52,15 @@ class Candidate:
     confidence: NDArray[np.floating[Any]]
 
 
-def train(project: Project, services: Services, corpus: Corpus | None) -> LoadedModel | None:
-    """Return the model to serve: the candidate, or the current one where nothing is new or the candidate is worse."""
+def _unwatched(_doing: str) -> None:
+    """Let it go on."""
+
+
+def train(project: Project, services: Services, corpus: Corpus | None, alive: Alive = _unwatched) -> LoadedModel | None:
+    """Return the model to serve: the candidate, or the current one where nothing is new or the candidate is worse.
+
+    alive: told what is being done, often; what it raises ends the step, and nothing is published then.
+    """
     current = services.predictor.current(project)
     if corpus is None:
         return current
@@ -62,13 +73,13 @@ def train(project: Project, services: Services, corpus: Corpus | None) -> Loaded
     if len(np.unique(examples.targets, axis=0)) < 2:
         return current
     fit = _finetuned if settings.mode == "finetune" else _refitted
-    candidate = fit(project, services, corpus, examples)
+    candidate = fit(project, services, corpus, examples, alive)
     reason = _worse(candidate, corpus, current, _imported(versions, current), services)
-    _publish(project, services, candidate, digest, reason, _confident_from(candidate, current))
+    _publish(project, services, candidate, digest, reason, _confident_from(candidate, current), alive)
     return services.predictor.current(project)
 
 
-def _refitted(project: Project, services: Services, corpus: Corpus, examples: Examples) -> Candidate:
+def _refitted(project: Project, services: Services, corpus: Corpus, examples: Examples, _alive: Alive) -> Candidate:
     """A head, trained cold on the stored vectors; where the project started from a model, from that one's head."""
     prior = _prior(project, services, corpus)
     trained = train_head(examples.features, examples.targets, corpus.classes, seed=services.settings.seed, prior=prior)
@@ -84,13 +95,14 @@ def _prior(project: Project, services: Services, corpus: Corpus) -> Head | None:
     return model.head if model.encoder.id == corpus.encoder.id and model.head.classes == corpus.classes else None
 
 
-def _finetuned(project: Project, services: Services, corpus: Corpus, examples: Examples) -> Candidate:
+def _finetuned(project: Project, services: Services, corpus: Corpus, examples: Examples, alive: Alive) -> Candidate:
     """The whole network, from the weights the project started with, and a head on top."""
-    pixels, targets = _pictures(project, services, corpus, examples.tasks)
-    tuned = finetune(corpus.encoder, pixels, targets, corpus.classes, seed=services.settings.seed)
+    going = partial(alive, "fine-tuning")
+    pixels, targets = _pictures(project, services, corpus, examples.tasks, going)
+    tuned = finetune(corpus.encoder, pixels, targets, corpus.classes, seed=services.settings.seed, alive=going)
     waiting = corpus.examples(held_out=True)
-    shown, answers = _pictures(project, services, corpus, waiting.tasks)
-    vectors = tuned.encoder.forward(shown) if len(shown) else np.empty((0, tuned.encoder.dim), np.float32)
+    shown, answers = _pictures(project, services, corpus, waiting.tasks, going)
+    vectors = encode(tuned.encoder, shown, going)
     held_out = Examples(vectors.astype(np.float16), answers, waiting.tasks)
     # Its folds are of no use: the network they stand on has seen every label.
     unknown = np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.float32)
@@ -98,15 +110,15 @@ def _finetuned(project: Project, services: Services, corpus: Corpus, examples: E
 
 
 def _pictures(
-    project: Project, services: Services, corpus: Corpus, tasks: NDArray[np.int64]
+    project: Project, services: Services, corpus: Corpus, tasks: NDArray[np.int64], going: Callable[[], None]
 ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     """Pictures (n, h, w, 3) as the encoder takes them, and their targets. Raises ImageError for one that went away."""
     ids = corpus.rows.ids[tasks].tolist()
     encoder = corpus.encoder
-    images = [
-        encoder.prepare(decode(read_image(project, services, task), encoder.input_size))
-        for task in services.ledger.tasks(project, ids)
-    ]
+    images = []
+    for task in services.ledger.tasks(project, ids):
+        going()
+        images.append(encoder.prepare(decode(read_image(project, services, task), encoder.input_size)))
     return np.stack(images) if images else np.empty((0,), np.uint8), corpus.targets(tasks)
 
 
@@ -133,7 +145,13 @@ def _confident_from(candidate: Candidate, current: LoadedModel | None) -> float 
 
 
 def _publish(
-    project: Project, services: Services, candidate: Candidate, digest: str, reason: str | None, ticked: float | None
+    project: Project,
+    services: Services,
+    candidate: Candidate,
+    digest: str,
+    reason: str | None,
+    ticked: float | None,
+    alive: Alive,
 ) -> None:
     """Keep the candidate as a new version; serve it unless there is a reason against it or another one is pinned."""
     encoder = candidate.encoder
@@ -154,7 +172,7 @@ def _publish(
         encoder.save(folder)
 
     number = services.versions.next_number(project)
-    services.versions.publish(project, number, write, meta, verdict=Verdict(reason))
+    services.versions.publish(project, number, write, meta, verdict=Verdict(reason), check=partial(alive, "publish"))
     if reason is not None:
         logger.warning("%s: v%d is kept but not served: %s", project.key, number, reason)
     services.versions.prune(project, keep=services.settings.keep_versions)

@@ -74,8 +74,11 @@ class Versions:
         meta: dict[str, Any] | None = None,
         *,
         verdict: Verdict | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> Version:
         """Let `write` fill a folder, then enter it together with its verdict; without one it is a candidate.
+
+        check: called once nobody else can change the project any more; what it raises is raised, and nothing is entered.
 
         One transaction enters it, judges it and has it served: killed anywhere, the version is as it was judged, or
         there is none of it but a folder that `sweep` takes.
@@ -91,6 +94,11 @@ class Versions:
             self.folders.write(project.id, number, write, meta)
             with self.database.write() as connection:
                 lock(connection, project.id)
+                try:
+                    check()
+                except BaseException:
+                    self.folders.remove(project.id, number)
+                    raise
                 connection.execute(
                     versions.insert().values(
                         project_id=project.id, number=number, state="candidate", meta=meta, created_at=self.clock()

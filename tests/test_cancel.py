@@ -1,0 +1,170 @@
+"""A cancelled job ends within seconds, whatever it is at, and nothing is published or served after it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ml_backend import heartbeat
+from ml_backend.learning.finetuning import Recipe, finetune
+from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
+from ml_backend.records import Task
+from ml_backend.services import Services
+from ml_backend.store.projects import Project
+from ml_backend.store.versions import Verdict
+from ml_backend.worker import Worker
+from tests import test_large_projects as large
+from tests.test_large_projects import Host, connected, services_in
+
+WITHIN = 5.0
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    opened = services_in(tmp_path)
+    for name in ("queue.serve", "queue.tidy", "webhook.watch"):
+        monkeypatch.setattr(
+            f"ml_backend.steps.{name}", large.served if name == "queue.serve" else lambda *_, **__: None
+        )
+    yield opened
+    opened.database.close()
+
+
+@dataclass
+class At:
+    """Waits until the worker is at something."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self) -> None:
+        assert self.reached.wait(PATIENCE)
+
+
+def network(side: int) -> NetworkEncoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        body, dim = headless(new_network("resnet18"))
+    return NetworkEncoder("resnet18", body, dim, Preprocessing(resize=side, crop=side))
+
+
+@pytest.mark.slow
+def test_fine_tuning_can_be_ended_within_a_batch() -> None:
+    """A batch takes a CPU ten seconds: it is left between two layers, on the way forward and on the way back."""
+    encoder = network(32)
+    pixels = np.zeros((64, 32, 32, 3), np.uint8)
+    whole = calls_of(encoder, pixels, None)
+    layers = sum(1 for module in encoder.module().modules() if not list(module.children()))
+    assert whole > 2 * layers, "each layer is watched, forwards and backwards"
+    for ended_at in (2, layers + 3, 2 * layers):
+        assert calls_of(encoder, pixels, ended_at) == ended_at
+
+
+def calls_of(encoder: NetworkEncoder, pixels: Any, ended_at: int | None) -> int:
+    """How often a fine-tuning of one batch asked whether to go on; at the given time it is told not to."""
+    calls = 0
+
+    class EndedError(Exception):
+        pass
+
+    def alive() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == ended_at:
+            raise EndedError
+
+    labels = np.arange(len(pixels)) % 2
+    try:
+        finetune(encoder, pixels, labels, ("a", "b"), seed=0, recipe=Recipe(epochs=1, batch_size=64), alive=alive)
+    except EndedError:
+        assert ended_at is not None
+    return calls
+
+
+@pytest.mark.slow
+def test_cancelled_while_fine_tuning_nothing_is_published_and_the_queued_job_stays(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    object.__setattr__(services.settings, "mode", "finetune")
+    monkeypatch.setattr("ml_backend.steps.features.project_encoder", lambda *_: network(224))
+    project = connected(services, Host(80, labelled=70))
+    tuning, calls = At(), 0
+    really = heartbeat.Heartbeat.progress
+
+    def progress(beat: Any, share: float, message: str) -> None:
+        nonlocal calls
+        really(beat, share, message)
+        calls += message == "fine-tuning"
+        if calls > 100:  # the pictures are read
+            tuning.reached.set()
+
+    monkeypatch.setattr(heartbeat.Heartbeat, "progress", progress)
+    assert seconds_to_cancel(services, project, tuning) < WITHIN
+    ended_well(services, project)
+
+
+def test_cancelled_while_images_are_encoded_the_job_ends(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = connected(services, Host(2_000))
+    monkeypatch.setattr("ml_backend.steps.features.project_encoder", lambda *_: large.encoder())
+    services._readers[large.HOST] = Slow(at := At())  # type: ignore[assignment]
+    assert seconds_to_cancel(services, project, at) < WITHIN
+    ended_well(services, project)
+
+
+def test_cancelled_at_the_last_moment_nothing_is_published(services: Services) -> None:
+    project = connected(services, Host(1))
+    job = services.jobs.claim("worker")
+    assert job is not None
+    beat = heartbeat.Heartbeat(services, job)
+
+    def write(_folder: Path) -> None:
+        services.jobs.cancel(project)
+
+    with pytest.raises(heartbeat.JobCancelledError):
+        services.versions.publish(project, 1, write, verdict=Verdict(None), check=lambda: beat.progress(0.6, "publish"))
+    assert not services.versions.list(project)
+    assert not services.versions.folders.there(project.id, 1)
+
+
+class Slow:
+    """In place of the image reader: one picture after another, each different, far too many to wait for."""
+
+    def __init__(self, at: At) -> None:
+        self.at = at
+
+    def read(self, task: Task) -> bytes:
+        if task.id > 200:
+            self.at.reached.set()
+            time.sleep(0.2)
+        return large.picture(task.id)
+
+
+def seconds_to_cancel(services: Services, project: Project, at: At) -> float:
+    """From the cancel, asked for once the job is at something, to its end; a label has come in meanwhile."""
+    worker = Worker(services, "mine")
+    thread = threading.Thread(target=worker.work)
+    thread.start()
+    at.wait()
+    services.jobs.mark_due(project, labels=1, reason="ANNOTATION_CREATED")
+    began = time.monotonic()
+    assert services.jobs.cancel(project)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    return time.monotonic() - began
+
+
+def ended_well(services: Services, project: Project) -> None:
+    status = services.jobs.status(project)
+    assert status.last is not None
+    assert (status.last.state, status.running) == ("cancelled", None)
+    assert status.due is not None
+    assert not services.versions.list(project)
+    assert services.versions.current(project) is None
