@@ -18,6 +18,7 @@ ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 ML_BACKEND_HOST=0.0.0.0 ML_BACKEND_D
 USER backend
 WORKDIR /home/backend
 VOLUME /data
+# 0.0.0.0 is for others, too: without ML_BACKEND_USER and ML_BACKEND_PASSWORD the service does not start.
 EXPOSE 9090
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9090/health', timeout=2)"]

@@ -37,10 +37,16 @@ class NothingToAskError(ConflictError):
     """Every task is answered, skipped or unreadable: there is no next batch."""
 
 
-class UnauthorizedError(BackendError):
-    """Credentials are missing or wrong."""
+class TooLargeError(BackendError):
+    """The request, or a part of it, is larger than is taken."""
 
-    status = 401
+    status = 413
+
+
+class TooManyError(BackendError):
+    """More than is kept at a time; try again once some of it is done."""
+
+    status = 429
 
 
 class ImageError(InvalidInputError):

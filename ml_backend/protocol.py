@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Annotated, Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ml_backend.errors import InvalidInputError
 
+_NUMBER = re.compile("[0-9]{1,18}")
 NEEDED = {
     "tasks": "a list of Label Studio tasks, each with `id` and `data`",
     "project": "Label Studio's project, as `<id>.<created>` or an object with `id`",
@@ -20,8 +22,43 @@ NEEDED = {
 }
 
 
+LARGEST_ID = 2**63 - 1
+"""What a column of the store holds."""
+Id = Annotated[int, Field(ge=0, le=LARGEST_ID)]
+
+
+class Refusal(BaseModel):
+    """Every answer but a good one: a sentence that says what to change."""
+
+    error: str
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refusal, "description": description}
+    for status, description in {
+        400: "The body is not JSON.",
+        401: "User and password are missing or wrong.",
+        403: "A page of another site called.",
+        404: "There is no such project, version or host.",
+        408: "The body did not come in within a minute.",
+        409: "The present state does not allow it.",
+        413: "The body, or a part of it, is too large.",
+        421: "The service is not known by the name it was called by.",
+        422: "Something is missing or wrong; the sentence names it.",
+        429: "Too many projects were connected that could not be read yet.",
+        502: "Label Studio refused.",
+        503: "Label Studio is away, or other large requests are under way.",
+    }.items()
+}
+"""What any route may answer beside what it is for. 500 is not among them: that would be a fault of ours."""
+
+
 class _Message(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    def as_sent(self) -> dict[str, Any]:
+        """The fields that were sent, as they were: nothing is copied, however deep it goes."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
 
 
 class SetupRequest(_Message):
@@ -33,7 +70,7 @@ class SetupRequest(_Message):
 
 
 class TaskMessage(_Message):
-    id: int
+    id: Id
     data: dict[str, Any]
 
 
@@ -42,6 +79,10 @@ class PredictRequest(_Message):
     project: str
     label_config: str | None = None
     params: dict[str, Any] | None = None
+
+
+class JobRequest(_Message):
+    job: str | int | None = ""
 
 
 class ProjectRequest(_Message):
@@ -67,11 +108,11 @@ class WebhookRequest(_Message):
 def parse_project(text: str) -> tuple[int, int | None]:
     """Split `<id>.<created>` into the id and the time of creation in seconds, None where it is not given."""
     number, _, created = text.partition(".")
-    if not number.isdecimal():
+    if not _NUMBER.fullmatch(number):
         raise InvalidInputError(
-            f"`project` is {text!r}; it must be Label Studio's project id, such as 1 or 1.1700000000"
+            f"`project` is {text[:100]!r}; it must be Label Studio's project id, such as 1 or 1.1700000000"
         )
-    return int(number), int(created) if created.isdecimal() else None
+    return int(number), int(created) if _NUMBER.fullmatch(created) else None
 
 
 def explain(error: RequestValidationError) -> tuple[int, str]:

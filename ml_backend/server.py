@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import os
 import re
-import secrets
+from collections.abc import Mapping
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -14,13 +13,15 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ml_backend import __version__
 from ml_backend.errors import BackendError, InvalidInputError
+from ml_backend.gate import Gate, require_closed
 from ml_backend.labelstudio.config import selection_from
 from ml_backend.operations import operations
 from ml_backend.protocol import (
+    REFUSALS,
+    JobRequest,
     PredictRequest,
     ProjectRequest,
     SetupRequest,
@@ -31,9 +32,12 @@ from ml_backend.protocol import (
 )
 from ml_backend.services import Services
 from ml_backend.settings import Settings
+from ml_backend.wording import encodable, shortened
 
 logger = logging.getLogger(__name__)
 
+LONGEST_ERROR, LONGEST_ADDRESS = 4_000, 1_500
+"""Characters of an answer that says what is wrong, which may quote the request."""
 NOTING, PREDICTING = 8, 16
 """Threads for events, and for predictions, which may wait for slow images; so that neither keeps the other waiting, nor
 any other request."""
@@ -43,15 +47,16 @@ def app() -> FastAPI:
     """Build the service from the environment; what gunicorn calls."""
     settings = Settings.from_environ(os.environ)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    require_closed(settings)
     return create_app(Services.open(settings))
 
 
 def create_app(services: Services) -> FastAPI:
     """Build the service around `services`."""
-    application = FastAPI(title="Label Studio active learning backend", version=__version__)
+    application = FastAPI(title="Label Studio active learning backend", version=__version__, responses=REFUSALS)
     application.state.services = services
     _add_errors(application)
-    _add_authentication(application, services.settings)
+    application.add_middleware(Gate, settings=services.settings)
     routes = protocol_routes(services)
     application.include_router(routes)
     application.include_router(routes, prefix="/hosts/{host}")
@@ -80,7 +85,7 @@ def protocol_routes(services: Services) -> APIRouter:
 
     @router.get("/setup/{why}")
     def setup_refused(why: str) -> JSONResponse:
-        return JSONResponse({"error": why.replace("_", " ")}, status_code=422)
+        return told(422, why.replace("_", " "))
 
     @router.post("/predict")
     async def predict(message: PredictRequest, request: Request) -> dict[str, Any]:
@@ -101,8 +106,8 @@ def protocol_routes(services: Services) -> APIRouter:
         return await to_thread.run_sync(_noted, services, message, host_of(request), project, limiter=noting)
 
     @router.post("/job_status")
-    def job_status(message: dict[str, Any]) -> dict[str, str]:
-        return {"job_status": "finished", "job": str(message.get("job", ""))}
+    def job_status(message: JobRequest) -> dict[str, str]:
+        return {"job_status": "finished", "job": encodable(str(message.job)[:100])}
 
     @router.post("/duplicate_model")
     @router.post("/delete")
@@ -115,12 +120,12 @@ def protocol_routes(services: Services) -> APIRouter:
 def _predicted(services: Services, message: PredictRequest, host: str | None) -> dict[str, Any]:
     project_id, created = parse_project(message.project)
     project = services.find_project(host, project_id, created)
-    return {"results": services.predictor.predict(project, [task.model_dump() for task in message.tasks])}
+    return {"results": services.predictor.predict(project, [task.as_sent() for task in message.tasks])}
 
 
 def _noted(services: Services, message: WebhookRequest, host: str | None, project: str | None) -> dict[str, str]:
     key = services.find_key(host, message.project_id(project))
-    receipt = services.inbox.record(key, message.action, message.model_dump(exclude_unset=True))
+    receipt = services.inbox.record(key, message.action, message.as_sent())
     return {"status": "doubled" if receipt.doubled else "ok" if receipt.known else "ignored"}
 
 
@@ -131,7 +136,12 @@ def refused(error: BackendError) -> JSONResponse:
     """
     logger.warning("Project refused: %s", error)
     why = re.sub(r"[^A-Za-z0-9.,;:()'=-]+", "_", str(error).replace('"', "'")).strip("_.")
-    return JSONResponse({"error": str(error)}, status_code=303, headers={"Location": f"setup/{why}"})
+    return told(303, str(error), {"Location": f"setup/{why[:LONGEST_ADDRESS]}"})
+
+
+def told(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Answer with a sentence, whatever a request made of it: half a character would not go into any answer."""
+    return JSONResponse({"error": shortened(encodable(sentence), LONGEST_ERROR)}, status_code=status, headers=headers)
 
 
 def _add_errors(application: FastAPI) -> None:
@@ -141,45 +151,18 @@ def _add_errors(application: FastAPI) -> None:
     async def backend_error(request: Request, error: BackendError) -> JSONResponse:
         if isinstance(error, InvalidInputError) and request.url.path.endswith("/setup"):
             return refused(error)
-        return JSONResponse({"error": str(error)}, status_code=error.status)
+        return told(error.status, str(error))
 
     @application.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         status, sentence = explain(error)
-        return JSONResponse({"error": sentence}, status_code=status)
+        return told(status, sentence)
 
     @application.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"error": str(error.detail)}, status_code=error.status_code, headers=error.headers)
+        return told(error.status_code, str(error.detail), error.headers)
 
     @application.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return JSONResponse({"error": "Internal error: see the service's log."}, status_code=500)
-
-
-def _add_authentication(application: FastAPI, settings: Settings) -> None:
-    if not settings.user:
-        return
-    expected = "Basic " + base64.b64encode(f"{settings.user}:{settings.password}".encode()).decode()
-
-    application.add_middleware(_Authentication, expected=expected.encode())
-
-
-class _Authentication:
-    """Lets in who sends the right header; /health is for everybody. Plain ASGI: it costs microseconds a request."""
-
-    def __init__(self, app: ASGIApp, expected: bytes) -> None:
-        self.app, self.expected = app, expected
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] == "/health" or self._is_known(scope):
-            await self.app(scope, receive, send)
-            return
-        sentence = "Send the user and password of ML_BACKEND_USER and ML_BACKEND_PASSWORD (HTTP basic authentication)."
-        refusal = JSONResponse({"error": sentence}, status_code=401, headers={"WWW-Authenticate": "Basic"})
-        await refusal(scope, receive, send)
-
-    def _is_known(self, scope: Scope) -> bool:
-        sent = dict(scope["headers"]).get(b"authorization", b"")
-        return secrets.compare_digest(sent, self.expected)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ml_backend.errors import ConflictError, NotFoundError, StoreError
+from ml_backend.errors import ConflictError, NotFoundError, StoreError, TooManyError
 from ml_backend.hosts import HostList
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import NOTHING, parse_label_config
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST_UNREAD = 100
+"""Projects of a host that were connected and never read; more are refused."""
 VOTES: dict[str, Vote] = {"majority": "majority", "latest": "most_recent", "exclude": "unanimous"}
 """ML_BACKEND_CONFLICTS in the words of the consensus rule."""
 GLANCE = timedelta(seconds=15)
@@ -138,6 +140,8 @@ class Services:
             changed = {"created": created or known.settings.get("created"), **vars(selection)}
             same = all(known.settings.get(name) == value for name, value in changed.items())
             return known if same else self.ledger.configure(known, **changed)
+        if known is None:
+            self._refuse_many_unread(host)
         title = known.title if known else f"project {project_id}"
         project = self.ledger.upsert_project(
             key,
@@ -149,6 +153,15 @@ class Services:
         )
         self.jobs.mark_due(project, immediately=True, reason="set up" if known is None else "label config changed")
         return project
+
+    def _refuse_many_unread(self, host: str) -> None:
+        """Whoever may connect a model could name any number of projects, each of which would cost rows and turns."""
+        unread = [p for p in self.ledger.projects() if p.key.host == host and p.reconciled_at is None]
+        if len(unread) >= MOST_UNREAD:
+            raise TooManyError(
+                f"{len(unread)} projects were connected that could not be read from {host} yet: see in the log why, and "
+                "connect further ones once some of them have been read."
+            )
 
     def schema(self, label_config: str, selection: Selection) -> LabelSchema:
         """What is to be learned: the selected choices and image, or those that the settings name for all projects."""

@@ -151,6 +151,22 @@ class Settings:
         _optional(_url),
         "this service's address, as Label Studio reaches it; default: http://localhost:<port>",
     )
+    names: tuple[str, ...] = _knob(
+        "ML_BACKEND_NAMES",
+        (),
+        _hosts,
+        "further names that this service is called by, beside localhost and the host of ML_BACKEND_URL: "
+        "backend.example.org,*.internal",
+    )
+    authentication: str = _knob(
+        "ML_BACKEND_AUTHENTICATION",
+        "own",
+        _choice("own", "proxy"),
+        "own: an address that others can reach needs a user and a password; proxy: a proxy in front asks for them",
+    )
+    body_mb: int = _knob(
+        "ML_BACKEND_BODY_MB", 64, _number(int, 1, 4096), "largest body of a request, in MiB; a larger one gets 413"
+    )
     user: str = _knob("ML_BACKEND_USER", "", str, "user name that Label Studio has to send; empty: no authentication")
     password: str = _knob("ML_BACKEND_PASSWORD", "", str, "password for that user")
     encoder: str = _knob(

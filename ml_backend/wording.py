@@ -21,6 +21,11 @@ def amount(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def encodable(text: str) -> str:
+    """Return `text` with half characters (lone surrogates, which JSON may hold) written out: they go into no answer."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def shortened(text: str, most: int = 500) -> str:
     """Return `text` on one line; where it is longer than `most` characters, it ends after a whole word with an ellipsis."""
     line = " ".join(text.split())

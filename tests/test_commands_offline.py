@@ -330,7 +330,7 @@ def test_status_and_export_name_the_images_that_cannot_be_read(
 
 def test_all_unreadable_images_are_listed_over_http_page_by_page(services: Services, project: Project) -> None:
     services.ledger.set_image_errors(project, {i: f"fault {i}" for i in range(1, 6)})
-    http = TestClient(create_app(services))
+    http = TestClient(create_app(services), "http://localhost")
     path = f"/projects/{project.id}/unreadable-images"
     first = http.get(path, params={"limit": 3}).json()
     rest = http.get(path, params={"limit": 3, "after": first["images"][-1]["task_id"]}).json()

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ml_backend.errors import InvalidInputError, NotFoundError
+from ml_backend.errors import InvalidInputError, NotFoundError, TooLargeError
 from ml_backend.records import ProjectKey
 from ml_backend.store.database import Database
-from ml_backend.store.inbox import READERS, Inbox
+from ml_backend.store.inbox import MOST_NAMED, READERS, Inbox
 from ml_backend.store.job import Job
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger, Project
@@ -133,6 +133,35 @@ def test_unknown_actions_are_accepted_ignored_and_counted(inbox: Inbox, jobs: Jo
     assert inbox.ignored(project) == {"LABEL_LINK_CREATED": 3}
     assert jobs.status(project).due is None
     assert inbox.touched(project).events == 0
+
+
+def test_invented_actions_cost_one_row_however_many_there_are(inbox: Inbox, project: Project) -> None:
+    for number in range(50):
+        inbox.record(project.key, f"INVENTED_{number}", {})
+    assert inbox.ignored(project) == {"other": 50}
+
+
+def test_an_event_that_names_more_than_label_studio_ever_does_is_refused(inbox: Inbox, project: Project) -> None:
+    tasks = [{"id": number} for number in range(MOST_NAMED + 1)]
+    with pytest.raises(TooLargeError, match="at most 10,000"):
+        inbox.record(project.key, "TASKS_CREATED", {"tasks": tasks})
+    assert inbox.record(project.key, "TASKS_CREATED", {"tasks": tasks[1:]}).known
+
+
+def test_hints_beyond_a_number_make_the_project_due_and_are_not_kept(
+    inbox: Inbox, jobs: Jobs, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_backend.store.inbox.MOST_WAITING", 3)
+    for _ in range(5):
+        assert inbox.record(project.key, "ANNOTATION_CREATED", {"action": "ANNOTATION_CREATED"}).known
+    touched = inbox.touched(project)
+    due = jobs.status(project).due
+    assert touched.events == 3
+    assert due is not None
+    assert due.labels == 5
+    inbox.settle(project, touched)
+    inbox.record(project.key, "ANNOTATION_CREATED", {"action": "ANNOTATION_CREATED"})
+    assert inbox.touched(project).events == 1
 
 
 def test_an_unknown_project_says_how_to_set_it_up(inbox: Inbox, project: Project) -> None:

@@ -27,7 +27,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 
 @pytest.fixture
 def http(services: Services) -> TestClient:
-    return TestClient(create_app(services))
+    return TestClient(create_app(services), "http://localhost")
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 
 @pytest.fixture
 def client(services: Services) -> TestClient:
-    return TestClient(create_app(services), raise_server_exceptions=False)
+    return TestClient(create_app(services), "http://localhost", raise_server_exceptions=False)
 
 
 def sentence(response: Any, status: int) -> str:
@@ -206,7 +206,7 @@ def test_an_unknown_path_is_a_404(client: TestClient) -> None:
 
 def test_credentials_are_asked_for_everywhere_but_on_health(tmp_path: Path) -> None:
     services = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k", user="u", password="p"))
-    client = TestClient(create_app(services))
+    client = TestClient(create_app(services), "http://localhost")
     assert client.get("/health").status_code == 200
     assert "ML_BACKEND_USER" in sentence(client.post("/setup", json=SETUP), 401)
     assert client.post("/setup", json=SETUP, auth=("u", "wrong")).status_code == 401
@@ -217,7 +217,7 @@ def test_credentials_are_asked_for_everywhere_but_on_health(tmp_path: Path) -> N
 def test_two_hosts_with_the_same_project_id_do_not_mix(tmp_path: Path) -> None:
     hosts = {"label_studio_url": "http://one:8080", "label_studio_api_keys": (("http://two:8080", "b"),)}
     services = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="a", **hosts))  # type: ignore[arg-type]
-    client = TestClient(create_app(services))
+    client = TestClient(create_app(services), "http://localhost")
     client.post("/hosts/one-8080/setup", json=SETUP)
     client.post("/hosts/two-8080/setup", json={**SETUP, "project": "3.1800000000"})
     assert [str(p.key) for p in services.ledger.projects()] == [

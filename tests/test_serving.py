@@ -87,7 +87,7 @@ def project(services: Services, trained: tuple[Encoder, Head]) -> Project:
 
 @pytest.fixture
 def client(services: Services, project: Project) -> TestClient:
-    return TestClient(create_app(services), raise_server_exceptions=False)
+    return TestClient(create_app(services), "http://localhost", raise_server_exceptions=False)
 
 
 def predict(client: TestClient, *images: str | None) -> list[dict[str, Any]]:

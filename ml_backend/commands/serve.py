@@ -12,6 +12,7 @@ from functools import partial
 
 from ml_backend import supervisor
 from ml_backend.errors import ConfigError
+from ml_backend.gate import require_closed
 from ml_backend.identity import Store, look_for_former_folder, refuse_another
 from ml_backend.settings import Settings
 
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if args.only:
         children = [child for child in children if child.name.startswith(args.only)]
     if args.only != "worker":
+        require_closed(settings)
         listen(settings).close()  # before anything is kept
     print(f"Data folder: {Store.make(settings)}", file=sys.stderr, flush=True)
     return supervisor.run(children)

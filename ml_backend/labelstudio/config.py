@@ -59,6 +59,10 @@ class SeveralError(InvalidInputError):
     """The label config has several choices or images, and nobody said which one is to be learned."""
 
 
+LONGEST, DEEPEST = 1_000_000, 100
+"""Characters of a label config, and tags inside each other: more than anybody writes, and nothing to choke on."""
+
+
 def parse_label_config(xml: str, chosen: Selection = NOTHING, *, default: Selection = NOTHING) -> LabelSchema:
     """What a label config asks: one `Choices` about one `Image`.
 
@@ -114,10 +118,19 @@ def _parse(xml: str) -> ET.Element:
         raise InvalidInputError(
             "The label config declares a DOCTYPE or an entity: remove it; a config does not need one."
         )
+    if len(xml) > LONGEST:
+        raise InvalidInputError(f"The label config is longer than {LONGEST:,} characters: shorten it.")
     try:
-        return ET.fromstring(xml)  # noqa: S314 - entities are refused above
-    except ET.ParseError as error:
-        raise InvalidInputError(f"The label config is not valid XML ({error}): correct it in Label Studio.") from None
+        root = ET.fromstring(xml)  # noqa: S314 - entities are refused above
+    except (ET.ParseError, ValueError, LookupError) as error:  # of an encoding that it declares, or half a character
+        told = str(error).encode("ascii", "backslashreplace").decode()
+        raise InvalidInputError(f"The label config is not valid XML ({told}): correct it in Label Studio.") from None
+    level = [root]
+    for _ in range(DEEPEST):
+        level = [child for tag in level for child in tag]
+    if level:
+        raise InvalidInputError(f"The label config has more than {DEEPEST} tags inside each other: simplify it.")
+    return root
 
 
 def _targets(tag: ET.Element) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ml_backend.errors import InvalidInputError, NotFoundError
+from ml_backend.errors import InvalidInputError, NotFoundError, TooLargeError
 from ml_backend.records import ProjectKey
 from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.jobs import Jobs
@@ -27,6 +27,13 @@ from ml_backend.store.together import Together
 
 REMEMBER = timedelta(days=1)
 """How long settled events are kept, to know a doubled delivery by. Label Studio does not retry at all."""
+
+MOST_WAITING = 50_000
+"""Events of a project that wait for its next turn; further ones make it due, and nothing is kept of them."""
+MOST_NAMED = 10_000
+"""Tasks or annotations that one event may name. Label Studio sends them in pieces of 5,000."""
+OTHERS = frozenset({"PROJECT_CREATED", "LABEL_LINK_CREATED", "LABEL_LINK_UPDATED", "LABEL_LINK_DELETED"})
+"""Events of Label Studio that mean nothing here. They are counted by name, all others together: anybody can invent names."""
 
 _QUEUED = sa.exists().where(rounds.c.project_id == projects.c.id, rounds.c.number > 0, rounds.c.pushed_at.is_not(None))
 _PROJECT = (
@@ -107,11 +114,11 @@ class Inbox:
         if project is None:
             raise NotFoundError(f"The project {key} is not connected to this service: run `ml-backend setup-project`.")
         if event is None:
-            self._ignore(connection, project.id, action[:64])
+            self._ignore(connection, project.id, action if action in OTHERS else "other")
             return Receipt(known=False, doubled=False, labels=0)
         if action == "PROJECT_UPDATED" and not _config_changed(project.label_config, payload):
             return Receipt(known=True, doubled=False, labels=0)
-        if not self._keep(connection, project.id, event, now):
+        if not (self._is_full(connection, project.id) or self._keep(connection, project.id, event, now)):
             return Receipt(known=True, doubled=True, labels=0)
         self.jobs.mark_due_in(
             connection,
@@ -179,6 +186,17 @@ class Inbox:
             "received_at": now,
         }
         return connection.execute(self._keep_event, values).one_or_none() is not None
+
+    def _is_full(self, connection: Connection, project_id: int) -> bool:
+        """Whether so many hints wait that one more is not kept: the next comparison with the whole project finds it."""
+        statement = (
+            sa.select(events.c.id)
+            .where(events.c.project_id == project_id, events.c.settled_at.is_(None))
+            .order_by(events.c.id)
+            .limit(1)
+            .offset(MOST_WAITING - 1)
+        )
+        return connection.scalar(statement) is not None
 
     def _ignore(self, connection: Connection, project_id: int, action: str) -> None:
         new = self.database.insert(ignored_events).values(project_id=project_id, action=action, count=1)
@@ -267,6 +285,10 @@ def _objects(payload: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
         raise InvalidInputError(
             f"The event has no {key!r}. Turn on the webhook's payload (send_payload) in Label Studio."
         )
+    if len(items) > MOST_NAMED:
+        raise TooLargeError(
+            f"The event names {len(items):,} {key}, and at most {MOST_NAMED:,} are taken: send it in several pieces."
+        )
     return items
 
 
@@ -274,7 +296,7 @@ def _id(item: Mapping[str, Any], key: str = "id") -> int:
     value = item.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise InvalidInputError(
-            f"The event names {value!r} instead of a number ({key}): check that Label Studio sent it."
+            f"The event names {str(value)[:100]!r} instead of a number ({key}): check that Label Studio sent it."
         )
     return value
 
