@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
-from ml_backend.errors import ImageError
+from ml_backend.errors import ImageAwayError, ImageError
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.images import content_hash, decode
+from ml_backend.learning.pipeline import Encoded as Outcomes
 from ml_backend.learning.pipeline import encode_all
 from ml_backend.names import Unreadable, printable
 from ml_backend.records import Task
@@ -30,16 +28,30 @@ CHUNK = 4_096
 LOGGED = 20
 """Newly unreadable images with a line each in the log, of one chunk."""
 READERS = 8
-SPARE = 16
-"""Images sampled beyond those needed, in place of unreadable ones."""
 
 
 @dataclass
 class Encoded:
-    """What became of some tasks: the content hash of each readable image, and why the others are not."""
+    """What became of some tasks: the content hash of each readable image, and why the others are not.
+
+    passing: those of the others that may be read later. untried: those whose host is known to be away.
+    """
 
     hashes: dict[int, str] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+    passing: set[int] = field(default_factory=set)
+    untried: set[int] = field(default_factory=set)
+
+    def add(self, task: Task, error: ImageError) -> None:
+        self.errors[task.id] = str(error)
+        if isinstance(error, ImageAwayError):
+            (self.passing if error.tried else self.untried).add(task.id)
+
+    def join(self, other: Encoded) -> None:
+        self.hashes |= other.hashes
+        self.errors |= other.errors
+        self.passing |= other.passing
+        self.untried |= other.untried
 
 
 def encode_tasks(
@@ -61,11 +73,7 @@ def encode_tasks(
         def told(count: int, before: int = before) -> None:
             done(before + count)
 
-        part = _encode_chunk(project, services, encoder, chunk, told)
-        services.ledger.set_content_hash(project, part.hashes)
-        _note_errors(project, services, chunk, part.errors)
-        everything.hashes |= part.hashes
-        everything.errors |= part.errors
+        everything.join(_encode_chunk(project, services, encoder, chunk, told))
     return everything
 
 
@@ -76,45 +84,40 @@ def read_image(project: Project, services: Services, task: Task) -> bytes:
     return services.images(project.key.host).read(task)
 
 
-def open_images(project: Project, services: Services, tasks: Iterable[Task], size: int | None) -> list[Image.Image]:
-    """The readable images of `tasks`, in order, decoded for `size` pixels on the shorter side."""
-
-    def attempt(task: Task) -> Image.Image | None:
-        try:
-            return decode(read_image(project, services, task), size)
-        except ImageError:
-            return None
-
-    with ThreadPoolExecutor(READERS) as readers:
-        return [image for image in readers.map(attempt, tasks) if image is not None]
-
-
-def sample_images(project: Project, services: Services, size: int, rng: np.random.Generator) -> list[Image.Image]:
-    """Up to `size` images of the project, drawn at random, to fit an encoder on. Unreadable ones are left out."""
-    ids = services.ledger.pool(project).ids
-    chosen = sorted(int(i) for i in rng.permutation(ids)[: size + SPARE])
-    return open_images(project, services, services.ledger.tasks(project, chosen), None)[:size]
-
-
 def _encode_chunk(
     project: Project, services: Services, encoder: Encoder, tasks: Sequence[Task], done: Callable[[int], None]
 ) -> Encoded:
     """Vectors are stored before the hashes are noted, so that a kill in between only means to look again."""
-    features = services.features
-    result = encode_all(
-        tasks,
-        lambda task: read_image(project, services, task),
-        encoder,
-        lambda hashes, vectors: features.append(encoder.id, hashes, vectors),
-        known=lambda digest: bool(features.rows(encoder.id, [digest])[0] >= 0),
-        progress=lambda count, _total: done(count),
-    )
-    part = Encoded({task.id: digest for task, digest in result.hashes.items()})
+    features, kept = services.features, services.kept.get(project.id)
+    result: Outcomes[Task] = Outcomes()
+
+    def read(task: Task) -> bytes:
+        outcome = kept.of(task) if kept else None
+        if isinstance(outcome, ImageError):
+            raise outcome
+        return outcome or read_image(project, services, task)
+
+    try:
+        encode_all(
+            tasks,
+            read,
+            encoder,
+            lambda hashes, vectors: features.append(encoder.id, hashes, vectors),
+            known=lambda digest: bool(features.rows(encoder.id, [digest])[0] >= 0),
+            progress=lambda count, _total: done(count),
+            into=result,
+        )
+    finally:  # also where the turn is cancelled or makes room for another: nothing is read twice
+        part = Encoded({task.id: digest for task, digest in result.hashes.items()})
+        for task, error in result.failed.items():
+            if isinstance(error, ImageError):
+                part.add(task, error)
+        note(project, services, tasks, part)
+        if kept:
+            kept.drop(part.hashes.keys() | part.errors.keys())
     away = next((e for e in result.failed.values() if not isinstance(e, ImageError)), None)
     if away is not None:
-        services.ledger.set_content_hash(project, part.hashes)
         raise away
-    part.errors = {task.id: str(error) for task, error in result.failed.items()}
     return part
 
 
@@ -123,35 +126,38 @@ def look_at(project: Project, services: Services, tasks: Sequence[Task]) -> dict
 
     Returns why those that cannot be read cannot. Raises LabelStudioUnavailableError to try again later.
     """
-    hashes: dict[int, str] = {}
-    errors: dict[int, str] = {}
+    found = Encoded()
     with ThreadPoolExecutor(READERS) as readers:
-        for task, digest, error in readers.map(lambda task: _decoded(project, services, task), tasks):
-            if error is None:
-                hashes[task.id] = digest
+        for task, outcome in readers.map(lambda task: _decoded(project, services, task), tasks):
+            if isinstance(outcome, ImageError):
+                found.add(task, outcome)
             else:
-                errors[task.id] = error
-    services.ledger.set_content_hash(project, hashes)
-    _note_errors(project, services, tasks, errors)
-    return errors
+                found.hashes[task.id] = outcome
+    note(project, services, tasks, found)
+    return found.errors
 
 
-def _decoded(project: Project, services: Services, task: Task) -> tuple[Task, str, str | None]:
+def _decoded(project: Project, services: Services, task: Task) -> tuple[Task, str | ImageError]:
     """Content hash of an image that can be decoded, or the reason why it cannot."""
     try:
         data = read_image(project, services, task)
         decode(data, 1)
     except ImageError as error:
-        return task, "", str(error)
-    return task, content_hash(data), None
+        return task, error
+    return task, content_hash(data)
 
 
-def _note_errors(project: Project, services: Services, tasks: Iterable[Task], errors: Mapping[int, str]) -> None:
-    """Keep why images cannot be read, and log those that were not known to be so."""
+def note(project: Project, services: Services, tasks: Iterable[Task], found: Encoded) -> None:
+    """Keep hashes, and why images cannot be read; log those that were not known to be so.
+
+    A host that is away is left alone, which is nothing new about the images that were not even asked for.
+    """
+    services.ledger.set_content_hash(project, found.hashes)
+    errors = {task: error for task, error in found.errors.items() if task not in found.untried}
     if not errors:
         return
     before = services.ledger.image_errors(project)
-    services.ledger.set_image_errors(project, errors)
+    services.ledger.set_image_errors(project, errors, passing=found.passing)
     new = [Unreadable(task, errors[task.id]) for task in tasks if task.id in errors and task.id not in before]
     for image in new[:LOGGED]:
         logger.warning("%s: %s cannot be read: %s", project.key, image.name, printable(image.reason))

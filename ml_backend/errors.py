@@ -37,6 +37,10 @@ class NothingToAskError(ConflictError):
     """Every task is answered, skipped or unreadable: there is no next batch."""
 
 
+class TurnPausedError(Exception):
+    """The turn makes room for other projects and goes on later; what it is reading just now is still taken in."""
+
+
 class TooLargeError(BackendError):
     """The request, or a part of it, is larger than is taken."""
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_backend.encoding import sample_images
 from ml_backend.errors import InvalidInputError
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.formats import Export, Format, export_model, load_bundle
 from ml_backend.learning.importing import LabelMatch, import_classifier, match_labels
 from ml_backend.learning.networks import Preprocessing
+from ml_backend.sample import sample_images
 from ml_backend.services import Services
 from ml_backend.steps import labels as labels_step
 from ml_backend.store.projects import Project

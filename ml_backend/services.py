@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ml_backend.learning.encoders import (
         Encoder,  # torch takes seconds to import, which `sync status` has no use for
     )
+    from ml_backend.sample import Kept
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Services:
     versions: Versions
     features: FeatureStore
     encoders: dict[Path, Encoder] = field(default_factory=dict)
+    kept: dict[int, Kept] = field(default_factory=dict)  # by project, until its images are encoded
     rehearsal: bool = False  # the store is a copy to be thrown away, and Label Studio is not to be changed
     _clients: dict[str, LabelStudio] = field(default_factory=dict)
     _readers: dict[str, ImageReader] = field(default_factory=dict)

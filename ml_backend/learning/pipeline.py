@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,9 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml_backend.errors import BackendError, ImageError
+from ml_backend.errors import BackendError, ImageError, TurnPausedError
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.images import content_hash, decode
+
+TICK_S = 0.5
+"""Seconds between looks whether a run that waits for slow images is to be stopped."""
 
 T = TypeVar("T", bound=Hashable)
 Sink = Callable[[Sequence[str], NDArray[np.float32]], object]
@@ -47,40 +50,41 @@ def encode_all(
     batch_size: int | None = None,
     lanes: int | None = None,
     readers: int = 8,
+    into: Encoded[T] | None = None,
 ) -> Encoded[T]:
     """Encode `items`, whose bytes `read` gets, and hand (hashes, vectors) to `sink` batch by batch.
 
     read: called from many threads; a BackendError of it concerns its item alone, anything else ends the run.
     sink: called by one thread at a time. What it has stored survives: run again after a crash, with `known` telling
-    which hashes are stored, and only the rest is computed. progress(done, total) follows each batch; it may raise
-    to stop the run.
+    which hashes are stored, and only the rest is computed. progress(done, total) follows each batch, and comes now and
+    then while one takes long. It may raise to stop the run, which then waits for no image that is still being read; save
+    for a TurnPausedError, after which those are taken in, so that even slow ones get on.
+    into: filled as the run goes, so that what is done is known however it ends.
     batch_size: halved, and the batch tried again, whenever memory runs out.
     """
     on_gpu = getattr(encoder, "device", torch.device("cpu")).type != "cpu"
     count = lanes or os.cpu_count() or 1
     size = batch_size or (128 if on_gpu else min(16, -(-len(items) // count)) or 1)  # few images: shared by all lanes
-    run: _Run[T] = _Run(encoder, sink, known, progress, len(items), size, on_gpu, Encoded())
+    run: _Run[T] = _Run(encoder, sink, known, progress, len(items), size, on_gpu, into or Encoded())
     threads = torch.get_num_threads()
     encoding = _lanes(count, on_gpu)
-    with ThreadPoolExecutor(readers, "read") as reading:
-        batches = _batches(iter(items), size)
-        waiting: deque[Future[None]] = deque()
-        try:
-            for batch in batches:
-                reads = [reading.submit(_read, read, item) for item in batch]
-                waiting.append(encoding.submit(run.encode, batch, reads))
-                if len(waiting) > 2 * count:  # bounded: files read ahead, but never the whole pool in memory
-                    waiting.popleft().result()
-            while waiting:
-                waiting.popleft().result()
-        except BaseException:
-            reading.shutdown(wait=False, cancel_futures=True)
-            for left in waiting:
-                left.cancel()
-            wait(waiting)
-            raise
-        finally:
-            torch.set_num_threads(threads)  # the default of threads started later, which the lanes lowered
+    reading = ThreadPoolExecutor(readers, "read")
+    waiting: deque[Future[None]] = deque()
+    try:
+        for batch in _batches(iter(items), size):
+            reads = [reading.submit(_read, read, item) for item in batch]
+            waiting.append(encoding.submit(run.encode, batch, reads))
+            if len(waiting) > 2 * count:  # bounded: files read ahead, but never the whole pool in memory
+                run.wait(waiting.popleft())
+        while waiting:
+            run.wait(waiting.popleft())
+    except BaseException as error:
+        reading.shutdown(wait=False, cancel_futures=True)
+        run.stop(waiting, patiently=isinstance(error, TurnPausedError))
+        raise
+    finally:
+        reading.shutdown(wait=False)
+        torch.set_num_threads(threads)  # the default of threads started later, which the lanes lowered
     return run.finish()
 
 
@@ -120,13 +124,34 @@ class _Run(Generic[T]):
     damaged: dict[str, BackendError] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     device_lock: threading.Lock = field(default_factory=threading.Lock)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self, batch: Future[None]) -> None:
+        """Return when the batch is done, or raise what it or `progress` raised."""
+        while batch not in wait([batch], TICK_S).done:
+            with self.lock:
+                self.progress(self.done, self.total)
+        batch.result()
+
+    def stop(self, batches: Collection[Future[None]], *, patiently: bool) -> None:
+        """End the batches under way: with what has been read, or `patiently` with what is being read as well."""
+        self.stopped.set()
+        if not patiently:
+            self.given_up.set()
+            for batch in batches:
+                batch.cancel()
+        wait(batches)
+        self.finish()
 
     def encode(self, batch: Sequence[T], reads: Sequence[Future[bytes | BackendError]]) -> None:
         hashes: list[str] = []
         pixels: list[NDArray[np.uint8]] = []
         claims: dict[T, str] = {}
         for item, pending in zip(batch, reads, strict=True):
-            data = pending.result()
+            data = self._read(pending)
+            if data is None:
+                continue
             if isinstance(data, BackendError):
                 self.result.failed[item] = data
                 continue
@@ -145,7 +170,15 @@ class _Run(Generic[T]):
                 self.sink(hashes, vectors)
             self.result.hashes.update(claims)
             self.done += len(batch)
-            self.progress(self.done, self.total)
+            if not self.stopped.is_set():
+                self.progress(self.done, self.total)
+
+    def _read(self, pending: Future[bytes | BackendError]) -> bytes | BackendError | None:
+        """What was read; None where the run was stopped before."""
+        while pending not in wait([pending], TICK_S).done:
+            if self.given_up.is_set():
+                return None
+        return None if pending.cancelled() else pending.result()
 
     def _forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         if not self.take_turns:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.encoding import encode_tasks, sample_images
+from ml_backend.encoding import Encoded, encode_tasks
+from ml_backend.errors import ImageError
 from ml_backend.learning.encoders import Encoder, build_encoder, load_encoder
+from ml_backend.sample import images_to_fit_on
 from ml_backend.services import Services
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.features import FeatureStore
 from ml_backend.store.projects import Project
+from ml_backend.wording import amount
+
+logger = logging.getLogger(__name__)
+
+WAITING = "images_waiting"
+"""Set in a project's settings while images are not read because their hosts are away."""
 
 
 def encode_missing(
@@ -22,23 +31,49 @@ def encode_missing(
 ) -> Corpus | None:
     """Bring the feature store up to date; None while the project has no task with a readable image.
 
+    Images that could not be read are tried again when their time has come. What `progress` raises ends the work, and
+    nothing done is lost.
     encoder: another than the project's own: that of a fine-tuned version.
     """
     rows = services.ledger.pool(project)
-    if not len(rows.ids) or rows.failed.all():
+    if not len(rows.ids) or (rows.failed & rows.resting).all():
         return None
-    encoder = encoder or project_encoder(project, services)
-    missing = (places(services.features, encoder, rows.hashes) < 0) & ~rows.failed
+    try:
+        encoder = encoder or project_encoder(project, services, lambda: progress(0, len(rows.ids)))
+    except ImageError as error:
+        _tell(project, services, str(error))
+        return None
+    missing = (places(services.features, encoder, rows.hashes) < 0) & ~rows.resting
+    waiting = None
     if missing.any():
         ids = rows.ids[missing]
         tasks = services.ledger.tasks(project, ids.tolist())
-        encode_tasks(project, services, encoder, tasks, lambda done: progress(done, len(ids)))
+        found = encode_tasks(project, services, encoder, tasks, lambda done: progress(done, len(ids)))
+        waiting = _waiting(found)
         rows = services.ledger.pool(project)
+    _tell(project, services, waiting)
+    services.kept.pop(project.id, None)
     at = places(services.features, encoder, rows.hashes)
     if not (at >= 0).any():
         return None
     matrix = services.features.matrix(encoder.id)
     return Corpus(rows, at, matrix, encoder, project.schema.labels, project.schema.multiple)
+
+
+def _waiting(found: Encoded) -> str | None:
+    """What is to be told of images that were not even asked for, because their host is away."""
+    if not found.untried:
+        return None
+    reason = found.errors[min(found.untried)]
+    return f"{amount(len(found.untried), 'image')} cannot be fetched at present, and will be by itself: {reason}"
+
+
+def _tell(project: Project, services: Services, waiting: str | None) -> None:
+    """Keep with the project why images are not read yet, for its status."""
+    if project.settings.get(WAITING) != waiting:
+        services.ledger.configure(project, **{WAITING: waiting})
+    if waiting:
+        logger.warning("%s: %s", project.key, waiting)
 
 
 def places(features: FeatureStore, encoder: Encoder, hashes: NDArray[np.bytes_]) -> NDArray[np.int64]:
@@ -49,8 +84,11 @@ def places(features: FeatureStore, encoder: Encoder, hashes: NDArray[np.bytes_])
     return at
 
 
-def project_encoder(project: Project, services: Services) -> Encoder:
-    """Return the project's encoder: an imported model's, or one built once for the settings and then kept."""
+def project_encoder(project: Project, services: Services, tick: Callable[[], None] = lambda: None) -> Encoder:
+    """Return the project's encoder: an imported model's, or one built once for the settings and then kept.
+
+    tick: called while images are read to learn it from. Raises ImageError while too few of them can be read.
+    """
     settings = services.settings
     if imported := project.settings.get("imported"):
         return services.predictor.load(project, imported).encoder
@@ -60,20 +98,22 @@ def project_encoder(project: Project, services: Services) -> Encoder:
     cached = services.encoders.get(folder)
     if cached is None:
         cached = (
-            load_encoder(folder, settings.trusted_encoders) if folder.exists() else _build(project, services, folder)
+            load_encoder(folder, settings.trusted_encoders)
+            if folder.exists()
+            else _build(project, services, folder, tick)
         )
         services.encoders[folder] = cached
     return cached
 
 
-def _build(project: Project, services: Services, folder: Path) -> Encoder:
+def _build(project: Project, services: Services, folder: Path, tick: Callable[[], None]) -> Encoder:
     settings = services.settings
     weights = Path(settings.encoder_weights) if settings.encoder_weights else None
     rng = np.random.default_rng([settings.seed, project.id])
     encoder = build_encoder(
         settings.encoder,
         weights=weights,
-        sample=lambda size: sample_images(project, services, size, rng),
+        sample=lambda size: images_to_fit_on(project, services, size, rng, tick),
         seed=settings.seed,
     )
     temporary = folder.with_name(f".writing-{folder.name}")

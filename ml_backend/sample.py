@@ -1,0 +1,158 @@
+"""A few images of a project, drawn at random: to fit an encoder on, or to compare two copies of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from ml_backend.encoding import READERS, Encoded, note, read_image
+from ml_backend.errors import ImageAwayError, ImageError
+from ml_backend.learning.images import decode
+from ml_backend.learning.pipeline import TICK_S
+from ml_backend.records import Task
+from ml_backend.store.projects import Project
+from ml_backend.wording import amount
+
+if TYPE_CHECKING:
+    from ml_backend.services import Services
+
+SPARE = 16
+"""Images drawn beyond those needed, in place of unreadable ones."""
+PATIENCE = 5
+"""Turns that wait for the better part of a sample; after them an encoder is learned from what can be read."""
+KEPT_BYTES = 256 * 2**20
+"""Of a sample's files kept in memory until they are encoded; those beyond are fetched once more."""
+
+
+@dataclass
+class Kept:
+    """Files read to fit an encoder on, and why some could not be, so that encoding need not fetch them once more."""
+
+    outcomes: dict[int, tuple[str | None, bytes | ImageError]] = field(default_factory=dict)
+    size: int = 0
+    attempts: int = 0  # to fit an encoder; in vain, as hosts of images were away
+
+    @property
+    def full(self) -> bool:
+        return self.size >= KEPT_BYTES
+
+    def keep(self, task: Task, outcome: bytes | ImageError) -> None:
+        if isinstance(outcome, ImageAwayError) and not outcome.tried:
+            return
+        if not self.full:
+            self.outcomes[task.id] = task.image, outcome
+            self.size += len(outcome) if isinstance(outcome, bytes) else 0
+
+    def drop(self, task_ids: Iterable[int]) -> None:
+        for task_id in task_ids:
+            self.outcomes.pop(task_id, None)
+
+    def read(self, project: Project, services: Services, task: Task) -> bytes:
+        """The file, from where it is. Raises ImageError."""
+        outcome = self.of(task)
+        if isinstance(outcome, ImageError):
+            raise outcome
+        if outcome is None and not self.full:
+            raise ImageAwayError("Its host is left alone for a while.", tried=False)
+        return outcome or read_image(project, services, task)
+
+    def of(self, task: Task) -> bytes | ImageError | None:
+        """What reading the task's image came to; None where it has not been read."""
+        reference, outcome = self.outcomes.get(task.id, (None, None))
+        return outcome if reference == task.image else None
+
+
+def sample_images(project: Project, services: Services, size: int, rng: np.random.Generator) -> list[Image.Image]:
+    """Up to `size` images of the project, drawn at random. Unreadable ones are left out."""
+    tasks = draw_sample(project, services, size, rng)
+    return open_images(tasks, lambda task: read_image(project, services, task))[:size]
+
+
+def images_to_fit_on(
+    project: Project, services: Services, size: int, rng: np.random.Generator, tick: Callable[[], None]
+) -> list[Image.Image]:
+    """A sample to learn an encoder from, once and for good. Its files are kept until they are encoded.
+
+    tick: called while they are read; what it raises ends that, and the next call goes on with what is left.
+    Raises ImageError while none can be read, or most are away for the time being; but waits no longer than PATIENCE
+    calls for those.
+    """
+    kept = services.kept.setdefault(project.id, Kept())
+    tasks = draw_sample(project, services, size, rng)
+    read_sample(project, services, tasks, kept, tick)
+    away = [task for task in tasks if _is_away(kept.of(task), full=kept.full)]
+    images = open_images(tasks, lambda task: kept.read(project, services, task))[:size]
+    if images and (2 * len(away) <= len(tasks) or kept.attempts >= PATIENCE):
+        return images
+    kept.attempts += 1
+    found = note_faults(project, services, tasks, kept)
+    reason = next(iter(found.errors.values()), "their host is left alone for a while.")
+    when = "at present, and are tried again by themselves" if away else "at all"
+    raise ImageError(f"{len(tasks) - len(images)} of {amount(len(tasks), 'image')} cannot be read {when}: {reason}")
+
+
+def _is_away(outcome: bytes | ImageError | None, *, full: bool) -> bool:
+    return isinstance(outcome, ImageAwayError) or (outcome is None and not full)
+
+
+def draw_sample(project: Project, services: Services, size: int, rng: np.random.Generator) -> list[Task]:
+    """Tasks drawn at random, a few more than `size`, of those whose image can be read for all we know."""
+    rows = services.ledger.pool(project)
+    chosen = rng.permutation(rows.ids[~rows.resting])[: size + SPARE]
+    return list(services.ledger.tasks(project, chosen.tolist()))
+
+
+def read_sample(
+    project: Project, services: Services, tasks: Sequence[Task], kept: Kept, tick: Callable[[], None]
+) -> None:
+    """Read the images of these tasks into `kept`, as far as they are not in it. tick: called all the while; may raise."""
+    left = [task for task in tasks if kept.of(task) is None]
+
+    def read(task: Task) -> None:
+        if kept.full:
+            return
+        try:
+            kept.keep(task, read_image(project, services, task))
+        except ImageError as error:
+            kept.keep(task, error)
+
+    readers = ThreadPoolExecutor(READERS, "sample")
+    try:
+        under_way = {readers.submit(read, task) for task in left}
+        while under_way:
+            done, under_way = wait(under_way, TICK_S, FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            tick()
+    finally:
+        readers.shutdown(wait=False, cancel_futures=True)
+
+
+def open_images(tasks: Iterable[Task], read: Callable[[Task], bytes]) -> list[Image.Image]:
+    """The readable images of `tasks`, in order."""
+
+    def attempt(task: Task) -> Image.Image | None:
+        try:
+            return decode(read(task))
+        except ImageError:
+            return None
+
+    with ThreadPoolExecutor(READERS) as readers:
+        return [image for image in readers.map(attempt, tasks) if image is not None]
+
+
+def note_faults(project: Project, services: Services, tasks: Sequence[Task], kept: Kept) -> Encoded:
+    """Keep why images of a sample could not be read, where no encoding follows that would; they may be tried again."""
+    found = Encoded()
+    for task in tasks:
+        outcome = kept.of(task)
+        if isinstance(outcome, ImageError):
+            found.add(task, outcome)
+    note(project, services, tasks, found)
+    kept.drop(found.errors)
+    return found
