@@ -47,13 +47,21 @@ class Outcome:
         }
 
 
-def run(project: Project, services: Services, progress: Progress, *, full: bool = False) -> Outcome:
+def run(
+    project: Project,
+    services: Services,
+    progress: Progress,
+    *,
+    full: bool = False,
+    go_on: Callable[[], None] = lambda: None,
+) -> Outcome:
     """First order -> labels -> features -> tidy -> train, promote -> score and choose -> push, verify -> advise.
 
-    full: compare with all of the project instead of what changed. Raises LabelStudioUnavailableError when Label Studio
+    full: compare with all of the project instead of what changed. go_on: asked while images are encoded; may raise
+    TurnPausedError, and the next turn goes on from there. Raises LabelStudioUnavailableError when Label Studio
     is away: what was computed is kept, and the next turn pushes it.
     """
-    turn = _Turn(progress)
+    turn = _Turn(progress, go_on)
     turn.step("first order", 0.0, lambda: first_order.serve(project, services))
     project, corpus = _read(turn, project, services, full=full)
     turn.step("tidy", 0.6, lambda: queue.tidy(project, services, idle=not turn.outcome.labels_changed))
@@ -100,8 +108,9 @@ def _seen_by(
 class _Turn:
     """Times the steps and reports progress."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, go_on: Callable[[], None]) -> None:
         self.progress = progress
+        self.go_on = go_on
         self.outcome = Outcome()
 
     def step(self, name: str, start: float, do: Callable[[], Result]) -> Result:
@@ -117,6 +126,9 @@ class _Turn:
 
     def within(self, start: float, end: float) -> Counter:
         """Progress of a step that counts things, mapped onto its part of the turn."""
-        return lambda done, total: self.progress(
-            start + (end - start) * done / max(total, 1), f"{done} of {total} images"
-        )
+
+        def count(done: int, total: int) -> None:
+            self.progress(start + (end - start) * done / max(total, 1), f"{done} of {total} images")
+            self.go_on()
+
+        return count

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ml_backend.encoding import READERS, Encoded, note, read_image
-from ml_backend.errors import ImageAwayError, ImageError
+from ml_backend.errors import ImageAwayError, ImageError, TurnPausedError
 from ml_backend.learning.images import decode
 from ml_backend.learning.pipeline import TICK_S
 from ml_backend.records import Task
@@ -129,6 +129,9 @@ def read_sample(
             for future in done:
                 future.result()
             tick()
+    except TurnPausedError:
+        readers.shutdown(cancel_futures=True)  # what is being read just now is kept, however slow it is
+        raise
     finally:
         readers.shutdown(wait=False, cancel_futures=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -36,12 +36,17 @@ def project_status(services: Services, project: Project) -> dict[str, Any]:
         "queue": queue_status(services, last) if last else None,
         "job": {
             "due": job_status(jobs.due),
+            "waiting_for": _waiting_for(services, jobs),
             "running": job_status(jobs.running),
             "last": job_status(jobs.last),
             "stopped": jobs.stopped,
         },
         "advice": project.settings.get("advice"),
-        "problems": [*_hindrances(services, jobs), *_problems(counts, project, last, jobs.stopped)],
+        "problems": [
+            *_hindrances(services, jobs),
+            *_problems(counts, project, last, jobs.stopped),
+            *_faulty_images(services, project, counts),
+        ],
         "unreadable": unreadable_images(services, project, limit=LISTED) | {"total": counts.failed_images},
     }
 
@@ -127,6 +132,31 @@ def _hindrances(services: Services, jobs: JobStatus) -> list[str]:
     return found
 
 
+def _waiting_for(services: Services, jobs: JobStatus) -> dict[str, Any] | None:
+    """The project whose turn keeps a job that is due from starting; nothing is wrong with that."""
+    if jobs.due is None or jobs.running or jobs.elsewhere is None or jobs.due.due_at > services.jobs.clock():
+        return None
+    other = next((p for p in services.ledger.projects() if p.id == jobs.elsewhere.project_id), None)
+    if other is None:
+        return None
+    return {"project": str(other.key), "title": other.title, "message": jobs.elsewhere.message}
+
+
+def _faulty_images(services: Services, project: Project, counts: Counts) -> Iterator[str]:
+    away = services.ledger.away(project)
+    if lasting := counts.failed_images - away.images:
+        them = "is left out of the queue. Once it is" if lasting == 1 else "are left out of the queue. Once they are"
+        yield f"{amount(lasting, 'image')} cannot be read and {them} mended, run `ml-backend sync retry-images`."
+    if away.images and away.next_at:
+        them = "is left out of the queue until it" if away.images == 1 else "are left out of the queue until they"
+        yield (
+            f"{amount(away.images, 'image')} cannot be fetched at present and {them} can be; tried again by itself, "
+            f"next at {away.next_at:%H:%M:%S} UTC: {away.reason}"
+        )
+    if waiting := project.settings.get("images_waiting"):
+        yield str(waiting)
+
+
 def _problems(counts: Counts, project: Project, last: Round | None, stopped: str | None) -> list[str]:
     """Sentences, each with its fix; empty when all is well."""
     found = []
@@ -141,10 +171,6 @@ def _problems(counts: Counts, project: Project, last: Round | None, stopped: str
     if last is not None and last.error:
         found.append(
             f"The queue {last.served_name} is not served: {last.error} To push it again, run `ml-backend sync run`."
-        )
-    if failed := counts.failed_images:
-        found.append(
-            f"{amount(failed, 'image')} cannot be read and {'is' if failed == 1 else 'are'} left out of the queue."
         )
     if quarantined := counts.quarantined:
         fit = "does not fit the label config and does" if quarantined == 1 else "do not fit the label config and do"

@@ -21,16 +21,19 @@ from ml_backend.errors import (
     BackendError,
     ConfigError,
     ConflictError,
+    ImageAwayError,
     LabelStudioUnavailableError,
     NotFoundError,
     NothingToAskError,
     ProjectGoneError,
     ReadOnlyError,
     StoreError,
+    TurnPausedError,
 )
 from ml_backend.heartbeat import Heartbeat, JobCancelledError, JobLostError, WorkerStoppingError
 from ml_backend.services import Services, open_patiently
 from ml_backend.settings import Settings
+from ml_backend.sharing import Share
 from ml_backend.status import turn_sentence
 from ml_backend.store.faults import told
 from ml_backend.store.job import Job
@@ -109,25 +112,28 @@ class Worker:
         try:
             project = self.patiently(lambda: self._project(job))
             if project is not None:
-                self.attempt(job, project)
+                self.attempt(job, project, Share(self.services, job, self._poll).go_on)
         finally:
             self.job = None
         return True
 
-    def attempt(self, job: Job, project: Project) -> None:
-        """Do a claimed job; how it ended is kept with it, as soon as that can be written."""
+    def attempt(self, job: Job, project: Project, go_on: Callable[[], None] = lambda: None) -> None:
+        """Do a claimed job; how it ended is kept with it, as soon as that can be written.
+
+        go_on: asked while images are encoded; raises TurnPausedError where other projects are to have their turn.
+        """
         jobs = self.services.jobs
         beat = Heartbeat(self.services, job, self.told, self.stopping)
         end: Callable[[], object]
         try:
             with beat, told(str(self.services.settings.data_dir)):
-                summary = cycle.run(project, self.services, beat.progress).summary()
+                summary = cycle.run(project, self.services, beat.progress, go_on=go_on).summary()
             end = partial(jobs.finish, job, summary)
             logger.info("%s: %s", project.key, turn_sentence(summary))
         except JobCancelledError:
             logger.info("%s: cancelled", project.key)
             end = partial(jobs.stop, job)
-        except (WorkerStoppingError, JobLostError):
+        except (TurnPausedError, WorkerStoppingError, JobLostError):
             end = partial(jobs.hand_back, job)
         except ReadOnlyError:
             raise
@@ -144,7 +150,7 @@ class Worker:
         if isinstance(error, AnotherStoreError):
             logger.warning("%s", error)
             return partial(jobs.finish, job, {"refused": sentence})  # the next poll looks again
-        if isinstance(error, LabelStudioUnavailableError | StoreError):
+        if isinstance(error, LabelStudioUnavailableError | StoreError | ImageAwayError):
             if job.error != sentence:
                 logger.warning("%s: %s Will try again.", project.key, error)
             return partial(jobs.postpone, job, sentence)

@@ -328,6 +328,21 @@ def test_status_and_export_name_the_images_that_cannot_be_read(
     assert "1 image is exported here, but cannot be read: same.png (task 1): It is empty." in capsys.readouterr().err
 
 
+def test_images_that_could_not_be_read_are_tried_again_on_a_persons_word(
+    services: Services, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    services.ledger.set_image_errors(project, {1: "It is empty.", 4: "status 503"}, passing={4})
+    problems = asked(capsys, "sync", "status")["problems"]
+    assert any("1 image cannot be read" in told and "sync retry-images" in told for told in problems)
+    assert any("1 image cannot be fetched at present" in told and told.endswith("status 503") for told in problems)
+    assert asked(capsys, "sync", "retry-images", "--dry-run") == {"images": 2, "dry_run": True}
+    assert len(services.ledger.image_errors(project)) == 2
+    assert asked(capsys, "sync", "retry-images")["images"] == 2
+    assert services.ledger.image_errors(project) == {}
+    assert services.jobs.status(project).due is not None
+    assert asked(capsys, "sync", "retry-images")["images"] == 0
+
+
 def test_all_unreadable_images_are_listed_over_http_page_by_page(services: Services, project: Project) -> None:
     services.ledger.set_image_errors(project, {i: f"fault {i}" for i in range(1, 6)})
     http = TestClient(create_app(services), "http://localhost")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ml_backend import cycle
+from ml_backend import cycle, sharing
 from ml_backend.errors import NotFoundError
 from ml_backend.services import Services
 from ml_backend.settings import Settings
@@ -37,9 +37,13 @@ class Turns:
     def __init__(self) -> None:
         self.taken: list[int] = []
         self.meanwhile: dict[int, Any] = {}
+        self.go_on: Callable[[], None] = lambda: None
 
-    def run(self, project: Project, _services: Services, progress: cycle.Progress) -> cycle.Outcome:
+    def run(
+        self, project: Project, _services: Services, progress: cycle.Progress, *, go_on: Callable[[], None]
+    ) -> cycle.Outcome:
         self.taken.append(project.key.project_id)
+        self.go_on = go_on
         progress(0.5, "half-way")
         self.meanwhile.get(project.key.project_id, lambda: None)()
         return cycle.Outcome()
@@ -62,6 +66,50 @@ def test_two_projects_train_in_turn_however_many_labels_one_of_them_gets(service
     services.jobs.mark_due(other, labels=10, reason="labels")
     worker.work()
     assert turns.taken == [1, 2, 1, 2]
+
+
+def test_a_turn_that_encodes_for_long_lets_others_in_between_and_goes_on_afterwards(
+    services: Services, turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody told of them: what a poll would find is looked for meanwhile."""
+    monkeypatch.setattr(sharing, "SLICE_S", 0.0)
+    monkeypatch.setattr(sharing, "LOOK_S", 0.0)
+    large, other = (services.register(HOST, number, CONFIG, created=None) for number in (1, 2))
+    assert services.jobs.cancel(other)  # nothing is due, and nothing has been looked at either
+    worker, told = Worker(services), []
+
+    def long_encoding() -> None:
+        turns.meanwhile.clear()
+        while True:
+            told.append(project_status(services, other)["job"]["waiting_for"])
+            turns.go_on()
+
+    turns.meanwhile[1] = long_encoding
+    while worker.work():
+        pass
+    assert turns.taken == [1, 2, 1]
+    assert told[0] is None, "not due yet"
+    assert [job.state for job in services.jobs.history(large)] == ["done"]
+
+
+def test_a_project_that_waits_for_the_turn_of_another_says_for_which(services: Services, turns: Turns) -> None:
+    large, other = (services.register(HOST, number, CONFIG, created=None) for number in (1, 2))
+    told: list[Any] = []
+    turns.meanwhile[1] = lambda: told.extend(project_status(services, p)["job"]["waiting_for"] for p in (other, large))
+    assert Worker(services).work()
+    assert told == [{"project": str(large.key), "title": large.title, "message": "half-way"}, None]
+    assert project_status(services, other)["job"]["waiting_for"] is None
+
+
+def test_a_turn_that_nobody_waits_for_is_not_interrupted(
+    services: Services, turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "SLICE_S", 0.0)
+    monkeypatch.setattr(sharing, "LOOK_S", 0.0)
+    services.register(HOST, 1, CONFIG, created=None)
+    turns.meanwhile[1] = lambda: [turns.go_on() for _ in range(5)]
+    assert Worker(services).work()
+    assert turns.taken == [1]
 
 
 def test_the_job_of_a_killed_worker_is_taken_up_as_soon_as_the_next_one_starts(

@@ -6,6 +6,7 @@
   ml-backend sync prioritize --csv mine.csv             your own list: filename or task_id, optionally priority
   ml-backend sync run                                   one turn of the loop: labels, features, training, queue
   ml-backend sync watch                                 a turn whenever something changes, until Ctrl-C
+  ml-backend sync retry-images                          try images again that could not be read
   ml-backend sync export                                the same as `ml-backend export labels`
 
 A queue made by `prioritize` stays until half of it is answered; then the service chooses the next one.
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("status", "the project's progress: labels, accuracy, queue, job, problems"),
         ("run", "one turn of the loop: labels, features, training, queue; does nothing if nothing is new"),
         ("watch", "a turn whenever something changes, until Ctrl-C"),
+        ("retry-images", "try images again that could not be read, once their files or addresses are mended"),
     ):
         verb = verbs.add_parser(name, help=text)
         add_project(verb)
@@ -97,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         "status": _status,
         "run": _run,
         "watch": _watch,
+        "retry-images": _retry_images,
     }
     services = open_services(dry_run=getattr(args, "dry_run", False), tell=args.what != "status")
     project = find_project(services, args, register=args.what != "status")
@@ -222,6 +225,21 @@ def _watch(args: argparse.Namespace, answer: Answer, services: Services, project
         time.sleep(args.every)
 
 
+def _retry_images(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+    images = services.ledger.retry_images(project)
+    if images:
+        services.jobs.mark_due(project, immediately=True, reason="images to be tried again")
+    told = (
+        f"{amount(images, 'image')} could not be read before and will be tried again: at once by the service, or with "
+        "`ml-backend sync run`."
+        if images
+        else "Every image that was looked at could be read: there is nothing to try again."
+    )
+    dry = "\nNothing was changed (--dry-run)." if args.dry_run else ""
+    answer.result({"images": images, "dry_run": args.dry_run}, told + dry)
+    return 0
+
+
 def _computed(args: argparse.Namespace, services: Services, project: Project) -> Batch:
     from ml_backend.priorities import Wish, query  # noqa: PLC0415
     from ml_backend.runner import alone  # noqa: PLC0415
@@ -302,7 +320,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
         f"  model      {version['name'] if version else 'none yet'}" + (" (pinned)" if status["pinned"] else ""),
         f"  accuracy   {measured((version or {}).get('holdout'))}",
         f"  queue      {_queue_text(queue, counts)}",
-        f"  job        {_job_text(running)}" if running else "  job        none",
+        f"  job        {_job_text(running, job['waiting_for'])}" if running else "  job        none",
         f"  data       {store}",
     ]
     lines += [f"  FIX        {problem}" for problem in status["problems"]]
@@ -342,8 +360,10 @@ def _queue_text(queue: dict[str, Any] | None, counts: dict[str, int]) -> str:
     return f"{queue['name']} by {queue['strategy']}{state}: {waiting}, {queue['waiting_held_out']} of them held out to measure the accuracy"
 
 
-def _job_text(job: dict[str, Any]) -> str:
+def _job_text(job: dict[str, Any], other: dict[str, Any] | None) -> str:
     reason = job_reason(job["reason"])
+    if other is not None:
+        return f"waiting for project {other['title']!r} ({other['message']})"
     if job["state"] != "running":
         return f"waiting to start ({reason})"
     return f"running, {job['progress']:.0%} ({reason})"

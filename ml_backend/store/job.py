@@ -76,11 +76,12 @@ class Job:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What a person wants to know: what waits, what runs, and how the last one ended."""
+    """What a person wants to know: what waits, what runs, how the last one ended, and what runs for another project."""
 
     due: Job | None
     running: Job | None
     last: Job | None
+    elsewhere: Job | None = None
 
     @property
     def stopped(self) -> str | None:

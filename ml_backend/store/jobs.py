@@ -105,7 +105,7 @@ class Jobs:
         """
         now = now or self.clock()
         only = (jobs.c.project_id == project.id,) if project else ()
-        latest = max(self.debounce.quiet, self.debounce.fresh, self.patience.longest, self.patience.away)
+        latest = self._latest()
         with self.database.read() as connection:  # idle workers ask often; asking must not take the write lock
             if not self._silent(connection, now) and _next(connection, now, latest, *only) is None:
                 return None
@@ -251,6 +251,13 @@ class Jobs:
         with self.database.write() as connection:
             return _cancelled(connection, self._own(connection, job), now)
 
+    def others_wait(self, job: Job) -> bool:
+        """Whether the job of another project is due."""
+        now = self.clock()
+        with self.database.read() as connection:
+            other = jobs.c.project_id != job.project_id
+            return _next(connection, now, self._latest(), other) is not None
+
     def history(self, project: Project, *, limit: int = 50) -> list[Job]:
         """The project's jobs, newest first, the due and the running one included."""
         statement = sa.select(jobs).where(jobs.c.project_id == project.id).order_by(jobs.c.id.desc()).limit(limit)
@@ -267,10 +274,15 @@ class Jobs:
                 .limit(1)
             )
             last = connection.execute(ended).one_or_none()
+            others = (
+                sa.select(jobs).where(sa.not_(mine), jobs.c.state == "running").order_by(jobs.c.started_at).limit(1)
+            )
+            other = connection.execute(others).one_or_none()
             return JobStatus(
                 due=_one(connection, mine, jobs.c.state == "due"),
                 running=_one(connection, mine, jobs.c.state == "running"),
                 last=None if last is None else _job(last),
+                elsewhere=None if other is None else _job(other),
             )
 
     def prune(self, project: Project, *, keep: int = 1000) -> int:
@@ -279,6 +291,9 @@ class Jobs:
         with self.database.write() as connection:
             kept = sa.select(jobs.c.id).where(*mine).order_by(jobs.c.id.desc()).limit(keep)
             return connection.execute(jobs.delete().where(*mine, jobs.c.id.not_in(kept))).rowcount
+
+    def _latest(self) -> timedelta:
+        return max(self.debounce.quiet, self.debounce.fresh, self.patience.longest, self.patience.away)
 
     def _own(self, connection: Connection, job: Job) -> Job:
         """Return the job as it is now, if this claim of it still holds."""

@@ -1,0 +1,234 @@
+"""Encoding beside a host of images that is down, slow or interrupted: each image is fetched once, and nothing stops."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ml_backend.errors import TurnPausedError
+from ml_backend.learning.encoders import Encoder, Sample
+from ml_backend.learning.patches import fit_patches
+from ml_backend.records import Task
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+from ml_backend.status import project_status
+from ml_backend.steps import features
+from ml_backend.steps.features import encode_missing
+from ml_backend.store.pictures import LONGEST_PAUSE
+from ml_backend.store.projects import Project
+from tests.fakes import FakeClock
+from tests.test_labelstudio_transport import Host, running
+from tests.test_serving import CONFIG, picture, png
+
+IMAGES = 40
+
+
+class Storage:
+    """Label Studio with uploads: each image is different; `down` while its storage is away."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.lasting: set[str] = set()
+        self.held: dict[str, threading.Event] = {}
+        self.fetched: Counter[str] = Counter()
+
+    def reply(self, _method: str, path: str, _sent: str | None) -> tuple[int, object]:
+        if path == "/health":
+            return 200, {"status": "UP"}
+        self.fetched[path] += 1
+        if self.down:
+            return 503, {}
+        if path in self.lasting:
+            return 404, {}
+        if path in self.held:
+            assert self.held[path].wait(60)
+        return 200, png(picture("level", int(path.rsplit("/", 1)[1])))
+
+
+@pytest.fixture(scope="module")
+def learned() -> Encoder:
+    return fit_patches([picture("level", i) for i in range(4)], seed=0)
+
+
+@pytest.fixture(autouse=True)
+def _learned_at_once(monkeypatch: pytest.MonkeyPatch, learned: Encoder) -> None:
+    def build(_name: str, *, weights: Path | None, sample: Sample, seed: int) -> Encoder:
+        assert weights is None
+        assert seed == 0
+        assert sample(2_000)
+        return learned
+
+    monkeypatch.setattr(features, "build_encoder", build)
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage()
+
+
+@pytest.fixture
+def services(tmp_path: Path, storage: Storage) -> Iterator[Services]:
+    with running(Host(reply=storage.reply)) as host:
+        settings = Settings(data_dir=tmp_path, label_studio_url=host.url, label_studio_api_key="k", encoder="patches")
+        opened = Services.open(settings)
+        opened.ledger.clock = FakeClock(opened.ledger.clock())
+        yield opened
+        opened.database.close()
+
+
+@pytest.fixture
+def project(services: Services) -> Project:
+    known = services.register(services.settings.label_studio_url, 1, CONFIG, created=None)
+    listing = [(Task(i, path(i), {"image": path(i)}), None) for i in range(1, IMAGES + 1)]
+    services.ledger.reconcile(known, listing, full=True)
+    return services.ledger.project(known.key)
+
+
+def path(number: int) -> str:
+    return f"/data/upload/1/{number}"
+
+
+def later(services: Services) -> None:
+    clock = services.ledger.clock
+    assert isinstance(clock, FakeClock)
+    clock.advance(LONGEST_PAUSE.total_seconds())
+
+
+def quiet(_done: int, _total: int) -> None:
+    """Nobody watches."""
+
+
+def test_each_image_is_fetched_once_where_an_encoder_is_learned_from_it_too(
+    services: Services, project: Project, storage: Storage
+) -> None:
+    corpus = encode_missing(project, services, quiet)
+    assert corpus is not None
+    assert corpus.encoded.all()
+    assert storage.fetched == {path(i): 1 for i in range(1, IMAGES + 1)}
+    assert services.kept == {}
+
+
+def test_storage_that_is_down_at_the_first_turn_is_told_and_heals_by_itself(
+    services: Services, project: Project, storage: Storage
+) -> None:
+    storage.down = True
+    for _ in range(3):
+        assert encode_missing(project, services, quiet) is None
+        project = services.ledger.project(project.key)
+    told = " ".join(project_status(services, project)["problems"])
+    assert "status 503" in told
+    assert "by themselves" in told
+    assert "import some" not in told
+    assert sum(storage.fetched.values()) < 2 * IMAGES, "a host that is down is spared"
+    storage.down = False
+    services._readers.clear()  # another process, or some seconds later: the host is tried again
+    later(services)
+    corpus = encode_missing(project, services, quiet)
+    assert corpus is not None
+    assert corpus.encoded.all()
+    assert project_status(services, services.ledger.project(project.key))["problems"] == []
+
+
+def test_storage_that_goes_down_later_loses_no_image_for_good(
+    services: Services, project: Project, storage: Storage
+) -> None:
+    encode_missing(project, services, quiet)
+    storage.down = True
+    new = [Task(i, path(i), {"image": path(i)}) for i in range(100, 110)]
+    services.ledger.reconcile(project, [(task, None) for task in new], full=False)
+    storage.lasting = {path(109)}
+    corpus = encode_missing(project, services, quiet)
+    assert corpus is not None
+    assert int(corpus.encoded.sum()) == IMAGES
+    storage.down = False
+    services._readers.clear()
+    later(services)
+    corpus = encode_missing(services.ledger.project(project.key), services, quiet)
+    assert corpus is not None
+    assert int(corpus.encoded.sum()) == IMAGES + 9
+    later(services)
+    before = storage.fetched[path(109)]
+    encode_missing(project, services, quiet)
+    assert storage.fetched[path(109)] == before, "a missing file is not asked for again and again"
+    assert services.ledger.retry_images(project) == 1
+    storage.lasting = set()
+    corpus = encode_missing(project, services, quiet)
+    assert corpus is not None
+    assert int(corpus.encoded.sum()) == IMAGES + 10
+
+
+def test_a_sample_of_missing_files_is_told_as_such(services: Services, project: Project, storage: Storage) -> None:
+    storage.lasting = {path(i) for i in range(1, IMAGES + 1)}
+    assert encode_missing(project, services, quiet) is None
+    assert encode_missing(services.ledger.project(project.key), services, quiet) is None
+    told = " ".join(project_status(services, services.ledger.project(project.key))["problems"])
+    assert f"{IMAGES} images cannot be read and are left out" in told
+    assert "sync retry-images" in told
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_what_is_read_when_a_turn_makes_room_is_neither_read_nor_encoded_again(
+    services: Services, project: Project, storage: Storage, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """The turn is interrupted while it reads its sample, and again and again while it encodes."""
+    stored: list[str] = []
+    append = services.features.append
+
+    def noted(encoder: str, hashes: list[str], vectors: object) -> object:
+        stored.extend(hashes)
+        return append(encoder, hashes, vectors)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(services.features, "append", noted)
+    monkeypatch.setattr("ml_backend.learning.pipeline._lanes", _one_lane)
+    calls = 0
+
+    def interrupt(_done: int, _total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == after:
+            raise TurnPausedError
+
+    corpus = None
+    for _ in range(50):
+        try:
+            corpus = encode_missing(project, services, interrupt)
+            break
+        except TurnPausedError:
+            continue
+    assert corpus is not None
+    assert corpus.encoded.all()
+    assert len(stored) == len(set(stored)) == IMAGES
+    assert storage.fetched == {path(i): 1 for i in range(1, IMAGES + 1)}
+
+
+def test_images_that_are_slow_to_come_are_taken_in_when_the_turn_makes_room(
+    services: Services, project: Project, storage: Storage
+) -> None:
+    """Otherwise a host that needs longer for each than a turn may take would never get on."""
+    encode_missing(project, services, quiet)
+    slow = path(200)
+    storage.held[slow] = threading.Event()
+    new = [Task(i, path(i), {"image": path(i)}) for i in (200, 201)]
+    services.ledger.reconcile(project, [(task, None) for task in new], full=False)
+
+    def interrupt(_done: int, _total: int) -> None:
+        if storage.fetched[slow]:
+            threading.Timer(0.1, storage.held[slow].set).start()
+            raise TurnPausedError
+
+    with pytest.raises(TurnPausedError):
+        encode_missing(project, services, interrupt)
+    corpus = encode_missing(project, services, quiet)
+    assert corpus is not None
+    assert corpus.encoded.all()
+    assert storage.fetched[slow] == 1
+
+
+def _one_lane(_count: int, _on_gpu: bool) -> object:
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(1)
