@@ -335,7 +335,7 @@ def test_images_that_could_not_be_read_are_tried_again_on_a_persons_word(
     problems = asked(capsys, "sync", "status")["problems"]
     assert any("1 image cannot be read" in told and "sync retry-images" in told for told in problems)
     assert any("1 image cannot be fetched at present" in told and told.endswith("status 503") for told in problems)
-    assert asked(capsys, "sync", "retry-images", "--dry-run") == {"images": 2, "dry_run": True}
+    assert asked(capsys, "sync", "retry-images", "--dry-run")["images"] == 2
     assert len(services.ledger.image_errors(project)) == 2
     assert asked(capsys, "sync", "retry-images")["images"] == 2
     assert services.ledger.image_errors(project) == {}

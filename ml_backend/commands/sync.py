@@ -363,7 +363,7 @@ def _queue_text(queue: dict[str, Any] | None, counts: dict[str, int]) -> str:
 def _job_text(job: dict[str, Any], other: dict[str, Any] | None) -> str:
     reason = job_reason(job["reason"])
     if other is not None:
-        return f"waiting for project {other['title']!r} ({other['message']})"
+        return f"waiting for project {other['title']!r}" + (f" ({other['message']})" if other["message"] else "")
     if job["state"] != "running":
         return f"waiting to start ({reason})"
     return f"running, {job['progress']:.0%} ({reason})"
