@@ -120,7 +120,9 @@ def protocol_routes(services: Services) -> APIRouter:
 def _predicted(services: Services, message: PredictRequest, host: str | None) -> dict[str, Any]:
     project_id, created = parse_project(message.project)
     project = services.find_project(host, project_id, created)
-    return {"results": services.predictor.predict(project, [task.as_sent() for task in message.tasks])}
+    return {
+        "results": services.predictor.predict(project, [{"id": task.id, "data": task.data} for task in message.tasks])
+    }
 
 
 def _noted(services: Services, message: WebhookRequest, host: str | None, project: str | None) -> dict[str, str]:

@@ -18,6 +18,7 @@ from ml_backend.labelstudio.queue import LIVE
 from ml_backend.records import Prediction, Task
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
+from ml_backend.wording import encodable
 
 if TYPE_CHECKING:
     from ml_backend.learning.classifier import Head
@@ -176,30 +177,39 @@ class Predictor:
         model = self.current(project)
         if model is None:
             return [None if t.image else Prediction((), 0.0, error=no_image(project, t)) for t in tasks]
-        hashes, errors = self._hashes(project, model.encoder, tasks)
-        readable = [t.id for t in tasks if t.id in hashes]
+        vectors, errors = self._vectors(project, model.encoder, tasks)
         found: dict[int, Prediction] = {}
-        if readable:
-            at = self.services.features.rows(model.encoder.id, [hashes[i] for i in readable])
-            probabilities = model.head.predict_proba(self.services.features.matrix(model.encoder.id)[at])
-            for task_id, row in zip(readable, probabilities, strict=True):
-                found[task_id] = predicted(row, model.head.classes, multiple=model.head.multilabel)
-        return [found.get(t.id) or Prediction((), 0.0, error=errors[t.id]) for t in tasks]
+        if vectors:
+            probabilities = model.head.predict_proba(np.stack(list(vectors.values())))
+            for place, row in zip(vectors, probabilities, strict=True):
+                found[place] = predicted(row, model.head.classes, multiple=model.head.multilabel)
+        places = range(len(tasks))
+        return [found.get(place) or Prediction((), 0.0, error=errors[place]) for place in places]
 
-    def _hashes(
+    def _vectors(
         self, project: Project, encoder: Encoder, tasks: Sequence[Task]
-    ) -> tuple[dict[int, str], dict[int, str]]:
-        """Content hash of each readable task, its vector stored; and why the others are not readable."""
-        known = self.services.ledger.content_hashes(project, tasks)
-        rows = self.services.features.rows(encoder.id, list(known.values()))
-        stored = {task_id: h for (task_id, h), row in zip(known.items(), rows, strict=True) if row >= 0}
-        missing = [task for task in tasks if task.id not in stored]
-        if not missing:
-            return stored, {}
-        from ml_backend.encoding import encode_tasks  # noqa: PLC0415 - torch
+    ) -> tuple[dict[int, NDArray[np.float32]], dict[int, str]]:
+        """Vectors of the tasks, by their place here; and why the others have none. Writes nothing.
 
-        new = encode_tasks(project, self.services, encoder, missing)
-        return stored | new.hashes, new.errors
+        What is stored counts for tasks whose image is the one that the ledger has; any other is looked at anew, for it
+        is the caller's word alone.
+        """
+        features = self.services.features
+        last = {task.id: task.image for task in tasks}
+        known = self.services.ledger.content_hashes(project, tasks)
+        places = [place for place, t in enumerate(tasks) if t.id in known and t.image == last[t.id]]
+        rows = features.rows(encoder.id, [known[tasks[place].id] for place in places])
+        stored = {place: int(row) for place, row in zip(places, rows, strict=True) if row >= 0}
+        matrix = features.matrix(encoder.id)[list(stored.values())] if stored else ()
+        vectors = dict(zip(stored, matrix, strict=True))
+        rest = [place for place in range(len(tasks)) if place not in stored]
+        if not rest:
+            return vectors, {}
+        from ml_backend.glance import glance  # noqa: PLC0415 - torch
+
+        new = glance(project, self.services, encoder, [tasks[place] for place in rest])
+        vectors |= {rest[place]: vector for place, vector in new.vectors.items()}
+        return vectors, {rest[place]: encodable(error) for place, error in new.errors.items()}
 
     def _queue(self, project: Project) -> _Served | None:
         """The round Label Studio has, with its scores; read once a round."""

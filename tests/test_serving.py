@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from ml_backend.encoding import encode_tasks
 from ml_backend.labelstudio.queue import LIVE
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
@@ -21,8 +22,10 @@ from ml_backend.learning.training import train_head
 from ml_backend.records import Query, Task
 from ml_backend.server import create_app
 from ml_backend.services import Services
+from ml_backend.serving import LoadedModel
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
+from tests.test_labelstudio_transport import Host, running
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="upright"/><Choice value="level"/></Choices></View>"""
@@ -74,7 +77,11 @@ def services(tmp_path: Path) -> Iterator[Services]:
 @pytest.fixture
 def project(services: Services, trained: tuple[Encoder, Head]) -> Project:
     """A project with version v1, which tells upright stripes from level ones."""
-    known = services.register("http://localhost:8080", 3, CONFIG, created=None)
+    return with_version(services, "http://localhost:8080", trained)
+
+
+def with_version(services: Services, host: str, trained: tuple[Encoder, Head]) -> Project:
+    known = services.register(host, 3, CONFIG, created=None)
 
     def write(folder: Path) -> None:
         for part in trained:
@@ -88,6 +95,21 @@ def project(services: Services, trained: tuple[Encoder, Head]) -> Project:
 @pytest.fixture
 def client(services: Services, project: Project) -> TestClient:
     return TestClient(create_app(services), "http://localhost", raise_server_exceptions=False)
+
+
+@pytest.fixture
+def studio(services: Services) -> Iterator[Host]:
+    """A Label Studio with task 7 of project 3, which shows one of its local files."""
+    task = {"id": 7, "project": 3, "data": {"image": "/data/local-files/?d=shown.png"}}
+
+    def reply(_method: str, path: str, _authorization: str | None) -> tuple[int, Any]:
+        if path.startswith("/api/tasks/"):
+            return (200, task) if path.startswith("/api/tasks/7/") else (404, {"detail": "Not found."})
+        return 200, png(picture("upright", 3))
+
+    with running(Host(reply=reply)) as host:
+        services.settings = replace(services.settings, label_studio_url=host.url)
+        yield host
 
 
 def predict(client: TestClient, *images: str | None) -> list[dict[str, Any]]:
@@ -203,3 +225,69 @@ def test_a_new_version_is_served_as_soon_as_it_is_promoted(
     assert choice(predict(client, image)[0]) == "upright"
     services.versions.promote(project, 2)
     assert choice(predict(client, image)[0]) == "level"
+
+
+def kept(services: Services, project: Project, model: LoadedModel) -> tuple[Any, ...]:
+    """All that is known of the project's images."""
+    tasks = list(services.ledger.tasks(project))
+    known = services.ledger.content_hashes(project, tasks)
+    return known, services.ledger.image_errors(project), len(services.features.matrix(model.encoder.id))
+
+
+def test_predict_notes_nothing_on_the_callers_word(client: TestClient, services: Services, project: Project) -> None:
+    """Neither another picture's vector for a labelled task, nor that a picture is unreadable, nor a vector at all."""
+    images = {i: address(png(picture("upright", i))) for i in range(2)}
+    services.ledger.reconcile(project, [(Task(i, image), []) for i, image in images.items()], full=True)
+    model = services.predictor.current(project)
+    assert model is not None
+    encode_tasks(project, services, model.encoder, list(services.ledger.tasks(project)))
+    before = kept(services, project, model)
+    other, broken = predict(client, address(png(picture("level", 9))), address(b"no picture at all"))
+    assert choice(other) == "level", "what was sent is answered"
+    assert "not an image" in broken["error"]
+    assert kept(services, project, model) == before
+    assert [choice(answer) for answer in predict(client, *images.values())] == ["upright", "upright"]
+
+
+def test_tasks_with_the_same_number_are_each_answered_for_their_own_picture(client: TestClient) -> None:
+    tasks = [{"id": 5, "data": {"image": address(png(picture(kind, 4)))}} for kind in ("upright", "level", "upright")]
+    results = client.post("/predict", json={"tasks": tasks, "project": "3"}).json()["results"]
+    assert [choice(answer) for answer in results] == ["upright", "level", "upright"]
+
+
+@pytest.mark.parametrize(
+    ("number", "image"),
+    [
+        (7, "/data/local-files/?d=secret.png"),
+        (8, "/data/local-files/?d=shown.png"),
+        (7, "{studio}/data/upload/4/other-project.png"),
+        (7, "s3://private/secret.png"),
+    ],
+)
+def test_a_file_of_label_studio_is_not_read_for_a_task_that_does_not_show_it(
+    services: Services, studio: Host, trained: tuple[Encoder, Head], number: int, image: str
+) -> None:
+    project = with_version(services, studio.url, trained)
+    image = image.format(studio=studio.url)
+    (answer,) = services.predictor.predict(project, [{"id": number, "data": {"image": image}}])
+    assert "does not show this image" in answer["error"]
+    assert answer["result"] == []
+    assert all(path.startswith("/api/tasks/") for _, path, _ in studio.requests)
+
+
+def test_a_task_that_is_too_new_for_the_store_is_read_on_label_studios_word(
+    services: Services, studio: Host, trained: tuple[Encoder, Head]
+) -> None:
+    project = with_version(services, studio.url, trained)
+    (answer,) = services.predictor.predict(project, [{"id": 7, "data": {"image": "/data/local-files/?d=shown.png"}}])
+    assert choice(answer) == "upright"
+
+
+def test_what_the_ledger_has_is_read_without_asking(
+    services: Services, studio: Host, trained: tuple[Encoder, Head]
+) -> None:
+    project = with_version(services, studio.url, trained)
+    services.ledger.reconcile(project, [(Task(8, "/data/upload/1/a.png"), [])], full=True)
+    (answer,) = services.predictor.predict(project, [{"id": 8, "data": {"image": "/data/upload/1/a.png"}}])
+    assert choice(answer) == "upright"
+    assert [path for _, path, _ in studio.requests] == ["/data/upload/1/a.png"]

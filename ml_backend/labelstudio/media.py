@@ -115,7 +115,7 @@ class ImageReader:
             return self._from_storage(reference, task_id)
         parts = _parts(reference)
         if parts.scheme in {"http", "https"}:
-            if not self._is_ours(reference):
+            if not self.is_ours(reference):
                 return self._download(self._listed, reference, reference)
             reference = parts._replace(scheme="", netloc="", fragment="").geturl()
             reference = reference if reference.startswith("/") else f"/{reference}"
@@ -140,7 +140,8 @@ class ImageReader:
         url = self._transport.url + path
         return self._download(self._session(url), url, reference)
 
-    def _is_ours(self, url: str) -> bool:
+    def is_ours(self, url: str) -> bool:
+        """Whether an http address is Label Studio's. Raises ImageError for one that is none."""
         return origin(url) == origin(self._transport.url)
 
     def _session(self, url: str) -> requests.Session:
@@ -210,7 +211,7 @@ class ImageReader:
         """Where to go on, and as whom. A storage that Label Studio leads to is trusted with that image, nobody else is."""
         if urlsplit(url).scheme not in {"http", "https"}:
             raise ImageError(f"{_short(reference)} is redirected to what is not an http address: {_hint(reference)}")
-        if session in (self._known, self._public) and self._is_ours(url):
+        if session in (self._known, self._public) and self.is_ours(url):
             return self._session(url), url
         return (self._led if session in (self._known, self._led) else self._listed), url
 
@@ -235,7 +236,7 @@ class ImageReader:
 
     def _check(self, answer: requests.Response, reference: str) -> None:
         name = _short(reference)
-        if answer.status_code in TRY_AGAIN and self._is_ours(answer.url) and not self._up():
+        if answer.status_code in TRY_AGAIN and self.is_ours(answer.url) and not self._up():
             raise LabelStudioUnavailableError(f"Label Studio answered {answer.status_code} to {name}: try again later.")
         if answer.status_code >= 500 or answer.status_code in {408, 425, 429}:
             raise ImageAwayError(
