@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 from ml_backend.errors import ImageError, InvalidInputError
@@ -22,6 +23,8 @@ from ml_backend.tabular import atomic_file, open_table
 MARK = ".dataset.json"
 MANIFEST = "labels.csv"
 READERS = 8
+LONGEST = 200
+"""Bytes of a name: file systems take 255, and a name being written carries an ending of its own."""
 COLUMNS = {"path": str, "filename": str, "label": str, "split": str, "task_id": int, "content_hash": str}
 
 
@@ -105,7 +108,7 @@ def _folders(project: Project, *, manifest: bool) -> dict[str, str]:
 
 def _folder_names(project: Project) -> dict[str, str]:
     """Label -> folder: what a file system cannot hold becomes an underscore; two labels must not meet in one."""
-    names = {label: re.sub(r'[/\\:*?"<>|\x00-\x1f]|^\.+|[. ]+$', "_", label) for label in project.schema.labels}
+    names = {label: _folder_name(label) for label in project.schema.labels}
     taken: dict[str, str] = {}
     for label, name in names.items():
         other = taken.setdefault(name.casefold(), label)
@@ -114,6 +117,18 @@ def _folder_names(project: Project) -> dict[str, str]:
                 f"The labels {other!r} and {label!r} would share the folder {name}: use --layout manifest."
             )
     return names
+
+
+def _folder_name(label: str) -> str:
+    name = re.sub(r'[/\\:*?"<>|\x00-\x1f]|^\.+|[. ]+$', "_", label).encode("utf-8", "replace").decode()
+    if len(name.encode()) > LONGEST:
+        name = shortened(name, f"-{hashlib.sha256(label.encode('utf-8', 'replace')).hexdigest()[:8]}")
+    return f"{name}_" if name.casefold() == MANIFEST else name
+
+
+def shortened(name: str, end: str) -> str:
+    """The name with this ending, cut before it so that a file system takes it."""
+    return name.encode()[: LONGEST - len(end.encode())].decode("utf-8", "ignore") + end
 
 
 def _is_ours(folder: Path, project: Project) -> bool:
@@ -136,9 +151,12 @@ def _place(row: LedgerRow, folders: dict[str, str], taken: set[Path], *, splits:
     label = row.label.labels[0] if row.label else ""
     parent = Path(SPLITS[row.split] if splits else "") / (folders[label] if folders else "images")
     name = re.sub(r"[/\\\x00-\x1f]", "_", filename(row)).lstrip(".") or str(row.task.id)
+    name = name.encode("utf-8", "replace").decode()
     place = parent / name
-    if place in taken:
-        place = parent / f"{place.stem}-{row.task.id}{place.suffix}"
+    if len(name.encode()) > LONGEST or place in taken:
+        stem, suffix = place.stem, place.suffix[:20]
+        ends = (f"-{row.task.id}{f'-{more}' if more else ''}{suffix}" for more in count())
+        place = next(found for end in ends if (found := parent / shortened(stem, end)) not in taken)
     taken.add(place)
     return place
 

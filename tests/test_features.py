@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import time
+from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -93,6 +94,62 @@ def test_torn_tail_is_not_seen_and_is_cut_off_by_the_next_append(
     after.append("e", keys(2, 4), vectors(2, seed=5))
     assert np.array_equal(after.gather("e", keys(2, 4)), vectors(2, seed=5).astype(np.float16))
     assert np.array_equal(FeatureStore(tmp_path / "features").gather("e", keys(4)), vectors(4).astype(np.float16))
+
+
+def truncate(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda folder: truncate(folder / "vectors.f16", 20), "vectors.f16 has 20 bytes"),
+        (lambda folder: truncate(folder / "table.json", 0), "table.json cannot be read"),
+        (lambda folder: (folder / "table.json").write_text('{"dim": "wide"}'), "names no dimension"),
+        (lambda folder: (folder / "table.json").unlink(), "table.json is missing"),
+        (lambda folder: (folder / "vectors.f16").unlink(), "vectors.f16 has 0 bytes"),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False], ids=["to a process that has it open", "to a new process"])
+def test_damaged_files_are_named_set_aside_and_filled_again(
+    store: FeatureStore,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], object],
+    says: str,
+    known: bool,
+) -> None:
+    store.append("encoder", keys(10), vectors(10))
+    damage(store.root / "encoder")
+    again = store if known else FeatureStore(store.root)
+    assert again.rows("encoder", keys(10)).tolist() == [-1] * 10
+    assert len(again.matrix("encoder")) == 0
+    assert len(caplog.messages) == 1
+    assert says in caplog.messages[0]
+    assert again.append("encoder", keys(10), vectors(10)) == 10
+    for reader in (store, FeatureStore(store.root)):
+        np.testing.assert_allclose(reader.gather("encoder", keys(10)), vectors(10), atol=1e-3)
+    assert again.encoders() == ["encoder"]
+
+
+def test_damage_is_noticed_by_a_writer_as_well(store: FeatureStore) -> None:
+    store.append("encoder", keys(10), vectors(10))
+    truncate(store.root / "encoder" / "table.json", 0)
+    assert store.append("encoder", keys(12), vectors(12)) == 12
+    assert store.count("encoder") == 12
+
+
+@pytest.mark.parametrize("size", [0, 3 * 32, 3 * 32 + 7])
+def test_hashes_cut_short_lose_their_rows_which_is_told_and_made_good(
+    store: FeatureStore, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    store.append("encoder", keys(10), vectors(10))
+    truncate(store.root / "encoder" / "hashes.bin", size)
+    left = size // 32
+    assert (store.rows("encoder", keys(10)) >= 0).sum() == left
+    assert store.append("encoder", keys(10), vectors(10)) == 10 - left
+    assert f"{10 - left} vectors have no entry in hashes.bin" in caplog.text
+    np.testing.assert_allclose(FeatureStore(store.root).gather("encoder", keys(10)), vectors(10), atol=1e-3)
 
 
 def test_many_rows_and_few_rows_are_found_alike(store: FeatureStore) -> None:

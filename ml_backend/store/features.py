@@ -3,12 +3,15 @@
 Per encoder one folder with two append-only files: `vectors.f16`, the rows, and `hashes.bin`, 32 bytes a row. A row
 exists when its hash is there in full; vectors are written and synced first, so a crash at any point leaves at most
 a tail that no hash speaks of, which the next writer cuts off. Readers map the files and need no lock.
+
+It is a cache: files that do not fit together are named in the log and set aside, and the images are encoded again.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,14 +20,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.errors import ConflictError, InvalidInputError
+from ml_backend.store.faults import told
+
+logger = logging.getLogger(__name__)
 
 _HASH_BYTES = 32
+_DAMAGED = ".damaged"
+"""Folder of what was set aside, the last of each encoder."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -52,7 +60,7 @@ class FeatureStore:
         if len(keys) == 0:
             return 0
         table = self._table(encoder_id)
-        with self._lock:
+        with self._lock, told(str(self.root)):
             return table.append(keys, rows)
 
     def rows(self, encoder_id: str, hashes: Sequence[str]) -> NDArray[np.int64]:
@@ -125,14 +133,17 @@ class _Table:
         return self.folder / "hashes.bin"
 
     @property
+    def table_path(self) -> Path:
+        return self.folder / "table.json"
+
+    @property
     def vectors_path(self) -> Path:
         return self.folder / "vectors.f16"
 
     def append(self, keys: NDArray[np.uint8], rows: NDArray[np.float16]) -> int:
-        self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             self._ensure_dim(rows.shape[1])
-            self.refresh()
+            self._read()
             first: dict[bytes, int] = {}
             for number, key in enumerate(_split(keys)):
                 first.setdefault(key, number)
@@ -140,14 +151,20 @@ class _Table:
             new = distinct[self.find(keys[distinct]) < 0]
             if len(new) == 0:
                 return 0
+            self._tell_of_tail()
             # Cut off what a writer before us left unfinished, then vectors, then the hashes that make them count.
             _write_at(self.vectors_path, self.count * self.dim * 2, np.ascontiguousarray(rows[new]))
             _write_at(self.hashes_path, self.count * _HASH_BYTES, np.ascontiguousarray(keys[new]))
-            self.refresh()
+            self._read()
             return len(new)
 
     def refresh(self) -> None:
-        """Take notice of rows added since, by this process or another."""
+        """Take notice of rows added since, by this process or another. What is damaged is set aside, and has no rows."""
+        if self._damage() is not None:
+            self._set_aside()
+        self._read()
+
+    def _read(self) -> None:
         try:
             status = self.hashes_path.stat()
         except FileNotFoundError:
@@ -156,7 +173,7 @@ class _Table:
         if status.st_ino != self.inode or status.st_size // _HASH_BYTES < self.count:
             self._forget()
             self.inode = status.st_ino
-            self.dim = int(json.loads((self.folder / "table.json").read_text())["dim"])
+            self.dim = self._stored_dim()
         count = status.st_size // _HASH_BYTES
         if count == self.count:
             return
@@ -204,24 +221,92 @@ class _Table:
         self.count, self.inode, self.recent = 0, 0, {}
         self.sorted_keys, self.sorted_rows = np.zeros(0, np.uint64), np.zeros(0, np.int64)
 
+    def _damage(self) -> str | None:
+        """What is wrong with the files, if anything. A tail of vectors without hashes is not: a writer was killed."""
+        rows, held = _size(self.hashes_path) // _HASH_BYTES, _size(self.vectors_path)
+        try:
+            dim = json.loads(self.table_path.read_bytes())["dim"]
+        except FileNotFoundError:
+            return f"{self.table_path.name} is missing" if rows else None
+        except (ValueError, KeyError, TypeError):
+            return f"{self.table_path.name} cannot be read"
+        if not isinstance(dim, int) or dim < 1:
+            return f"{self.table_path.name} names no dimension"
+        if held < rows * dim * 2:
+            return f"{self.vectors_path.name} has {held} bytes; {rows} vectors of {dim} numbers have {rows * dim * 2}"
+        return None
+
+    def _set_aside(self) -> None:
+        """Move damaged files away, unless somebody else has done so meanwhile."""
+        with self._locked_once():
+            if (damage := self._damage()) is None:
+                return
+            aside = self.folder.parent / _DAMAGED / self.folder.name
+            logger.error(
+                "%s is damaged (%s): it was moved to %s, and its images are encoded again.", self.folder, damage, aside
+            )
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            self.folder.rename(aside)
+            self._forget()
+
+    def _tell_of_tail(self) -> None:
+        """Say so where vectors are about to be cut off: hashes.bin may have lost its end."""
+        if (lost := _size(self.vectors_path) // (self.dim * 2) - self.count) > 0:
+            logger.warning(
+                "%s: %d vectors have no entry in %s, so a write was cut short there; their images are encoded again.",
+                self.folder, lost, self.hashes_path.name,
+            )  # fmt: skip
+
     def _ensure_dim(self, dim: int) -> None:
-        path = self.folder / "table.json"
-        if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"dim": dim, "dtype": "float16"}) + "\n")
-            temporary.replace(path)
+        if not self.table_path.exists():
+            temporary = self.table_path.with_suffix(".tmp")
+            with temporary.open("w") as file:
+                file.write(json.dumps({"dim": dim, "dtype": "float16"}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # a name of an empty file is what a power cut would leave else
+            temporary.replace(self.table_path)
             self.hashes_path.touch()
-        self.dim = int(json.loads(path.read_text())["dim"])
+        self.dim = self._stored_dim()
         if self.dim != dim:
             raise ConflictError(
                 f"{self.folder.name} has vectors of {self.dim} numbers, not {dim}: use another encoder id."
             )
 
+    def _stored_dim(self) -> int:
+        return int(json.loads(self.table_path.read_bytes())["dim"])
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self.folder / "lock").open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        """Be the only writer of a folder that is whole."""
+        if self._damage() is not None:
+            self._set_aside()
+        with self._locked_once():
             yield
+
+    @contextmanager
+    def _locked_once(self) -> Iterator[None]:
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / "lock").open("a") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                if _same(handle, self.folder / "lock"):  # else the folder was set aside while we waited
+                    yield
+                    return
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _same(handle: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _keys(hashes: Sequence[str]) -> NDArray[np.uint8]:
