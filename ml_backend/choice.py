@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.errors import NotFoundError
+from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.services import Services
 from ml_backend.status import version_status
 from ml_backend.store.projects import Project
@@ -66,23 +66,12 @@ def compare(services: Services, project: Project, first: Version, second: Versio
     """Ask both versions about every held-out task that has a label and vectors of both; neither has learned from one."""
     try:
         answers = [_right(services, project, version) for version in (first, second)]
-    except NotFoundError as error:
+    except (NotFoundError, InvalidInputError, OtherLabelsError) as error:
         return Comparison((), _not(first, second, str(error)))
-    except _OtherLabelsError as error:
-        return Comparison(
-            (), _not(first, second, f"{error.name} was trained for other labels than the project has now.")
-        )
     both = sorted(answers[0].keys() & answers[1].keys())
     if not both:
         return Comparison((), _not(first, second, "no held-out task has a label that both versions know."))
     return _judged(services, first, second, *(np.array([of[task] for task in both]) for of in answers))
-
-
-class _OtherLabelsError(Exception):
-    """A version whose answers are not the project's labels."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
 
 def _right(services: Services, project: Project, version: Version) -> dict[int, bool]:
@@ -91,8 +80,8 @@ def _right(services: Services, project: Project, version: Version) -> dict[int, 
     from ml_backend.steps.features import places  # noqa: PLC0415
 
     model = services.predictor.load(project, version.number)
-    if model.head.classes != project.schema.labels:
-        raise _OtherLabelsError(version.name)
+    if not model.fits:
+        raise OtherLabelsError(f"{version.name} was trained for other labels than the project has now.")
     rows = services.ledger.pool(project)
     at = places(services.features, model.encoder, rows.hashes)
     if not (at >= 0).any():

@@ -33,6 +33,10 @@ class AnotherStoreError(ConflictError):
     """The service, or the project in Label Studio, belongs to another store than this one: two would undo each other."""
 
 
+class OtherLabelsError(ConflictError):
+    """A model version was trained for other labels than the project has now."""
+
+
 class NothingToAskError(ConflictError):
     """Every task is answered, skipped or unreadable: there is no next batch."""
 

@@ -27,7 +27,7 @@ def save_model(project: Project, services: Services, version: Version, kind: For
 
     Raises InvalidInputError where no image of the project can be read, BackendError where the copy does not agree.
     """
-    model = services.predictor.load(project, version.number)
+    model = services.predictor.stored(project, version.number)
     images = sample_images(project, services, SAMPLE, np.random.default_rng(services.settings.seed))
     return export_model(model.encoder, model.head, path, kind, version=version.name, images=images)
 
@@ -52,6 +52,7 @@ def start_from(
     meta = {
         "classes": list(head.classes),
         "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
+        "multiple": head.multilabel,
         "mode": "import",
         "imported_from": path.name,
         "labels_matched": match.matched,

@@ -118,10 +118,11 @@ def plan_turn(project: Project, services: Services) -> Plan:
 
 def _next_version(project: Project, services: Services) -> tuple[int | None, str]:
     """The number of the version to be trained; else None, and the sentence that says why none would be."""
+    from ml_backend.steps.candidate import trained_on  # noqa: PLC0415 - torch takes seconds
+
     versions, ledger = services.versions.list(project), services.ledger
-    trained_on = versions[0].meta.get("trained_on", "") if versions else ""
-    parts = str(trained_on).split(" ")
-    if parts[0] == ledger.label_digest(project) and parts[-2:] == [services.settings.mode, str(services.settings.seed)]:
+    before = versions[0].meta.get("trained_on") if versions else None
+    if isinstance(before, dict) and before == trained_on(project, services, before.get("encoder")):
         return None, f"Would not train: no label has changed since {versions[0].name}."
     if len({label.labels for label in ledger.labels(project, split="train")}) < 2:
         return None, "Would not train: that needs labels of two classes."

@@ -5,25 +5,31 @@ torch is imported with the first model, so that what only asks the store answers
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.labelstudio.config import prediction_result, task_from_json
 from ml_backend.labelstudio.queue import LIVE
-from ml_backend.records import Prediction, Task
+from ml_backend.records import LabelSchema, Prediction, Task
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
+from ml_backend.store.versions import Version
 from ml_backend.wording import encodable
 
 if TYPE_CHECKING:
     from ml_backend.learning.classifier import Head
     from ml_backend.learning.encoders import Encoder
     from ml_backend.services import Services
+
+logger = logging.getLogger(__name__)
 
 UNCALIBRATED = 0.9
 """A version that no answer has measured yet, as an imported one, is taken at its word from this confidence on."""
@@ -33,13 +39,23 @@ UNCALIBRATED = 0.9
 class LoadedModel:
     """One version, ready to predict. `number` is its place in the project's history.
 
-    confident_from: the confidence from which on its guesses are ticked; None: not known, so that none is.
+    head: answers in the project's present labels. confident_from: the confidence from which on its guesses are ticked;
+    None: not known, so that none is. fits: it was trained for these labels.
     """
 
     number: int
     encoder: Encoder
     head: Head
     confident_from: float | None = UNCALIBRATED
+    fits: bool = True
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A version in memory, with the labels that it answers in."""
+
+    model: LoadedModel
+    schema: LabelSchema
 
 
 @dataclass(frozen=True)
@@ -75,10 +91,13 @@ def predicted(probabilities: NDArray[np.float32], names: Sequence[str], *, multi
     return Prediction(chosen, confidence, tuple(float(p) for p in probabilities))
 
 
-def confident_from_meta(meta: Mapping[str, Any]) -> float | None:
-    """The confidence from which on a version's guesses are ticked, as `meta.json` has it."""
-    found = meta.get("confident_from", UNCALIBRATED)
-    return None if found is None else float(found)
+def confident_from_meta(version: Version, schema: LabelSchema) -> float | None:
+    """The confidence from which on a version's guesses are ticked, as `meta.json` has it.
+
+    None for a version that was trained for other labels: what it does not know it takes for something else.
+    """
+    found = version.meta.get("confident_from", UNCALIBRATED)
+    return None if found is None or not version.fits(schema) else float(found)
 
 
 def ticked_from(project: Project, policy: str, confident_from: float | None) -> float | None:
@@ -92,40 +111,88 @@ def ticked_from(project: Project, policy: str, confident_from: float | None) -> 
     return 0.0 if policy == "always" else confident_from
 
 
+def named(head: Head, schema: LabelSchema, name: str) -> Head:
+    """A version's head, by name, in the labels of the project. Raises OtherLabelsError where it cannot answer in them."""
+    if head.multilabel != schema.multiple or not set(head.classes) & set(schema.labels):
+        raise OtherLabelsError(f"{name} was trained for other labels than the project has now.")
+    return head.named(schema.labels)
+
+
+def _head(folder: Path) -> Head:
+    from safetensors import SafetensorError  # noqa: PLC0415 - with torch
+
+    from ml_backend.learning.classifier import Head  # noqa: PLC0415 - torch
+
+    try:
+        return Head.load(folder)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise InvalidInputError(
+            f"{folder} is not a complete model version ({error}): choose another version, or train a new one."
+        ) from error
+
+
 class Predictor:
     """Answers `/predict`. Safe to call from several threads."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self._models: dict[int, LoadedModel] = {}
+        self._models: dict[int, _Kept] = {}
+        self._mute: set[tuple[int, int, str]] = set()
         self._queues: dict[int, _Served] = {}
         self._loading = threading.Lock()
 
     def current(self, project: Project) -> LoadedModel | None:
-        """Return the promoted version, loaded, or None before the first."""
+        """The promoted version, answering in the project's present labels; None before the first.
+
+        None as well where it cannot answer: its files are gone or damaged, or it was trained for other labels altogether.
+        """
         version = self.services.versions.current(project)
         if version is None:
             return None
-        loaded = self._models.get(project.id)
-        if loaded is None or loaded.number != version.number:
+        kept = self._models.get(project.id)
+        if kept is None or (kept.model.number, kept.schema) != (version.number, project.schema):
             with self._loading:
-                loaded = self.load(project, version.number)
-                self._models[project.id] = loaded
-        return loaded
+                try:
+                    kept = _Kept(self.load(project, version.number), project.schema)
+                except (NotFoundError, InvalidInputError, OtherLabelsError) as error:
+                    self._told(project, version, str(error))
+                    return None
+                self._models[project.id] = kept
+        return kept.model
 
     def load(self, project: Project, number: int) -> LoadedModel:
-        from ml_backend.learning.classifier import Head  # noqa: PLC0415 - torch
+        """A version as it answers now. Raises NotFoundError where its files are gone, and what `stored`, `named` raise."""
+        version, model = self.services.versions.version(project, number), self.stored(project, number)
+        return replace(
+            model,
+            head=named(model.head, project.schema, version.name),
+            confident_from=confident_from_meta(version, project.schema),
+            fits=version.fits(project.schema),
+        )
+
+    def head(self, project: Project, number: int) -> Head:
+        """The head alone, answering in the project's present labels; raises what `load` does."""
+        version = self.services.versions.version(project, number)
+        return named(_head(self.services.versions.folder(version)), project.schema, version.name)
+
+    def stored(self, project: Project, number: int) -> LoadedModel:
+        """A version as it was trained. Raises NotFoundError or InvalidInputError where its files are not whole."""
+        versions = self.services.versions
+        version = versions.version(project, number)
+        return LoadedModel(number, self.encoder(project, number), _head(versions.folder(version)))
+
+    def encoder(self, project: Project, number: int) -> Encoder:
+        """The encoder of a version; raises what `stored` does."""
         from ml_backend.learning.encoders import load_encoder  # noqa: PLC0415 - torch
 
         versions = self.services.versions
-        version = versions.version(project, number)
-        folder = versions.folder(version)
-        return LoadedModel(
-            number,
-            load_encoder(folder, self.services.settings.trusted_encoders),
-            Head.load(folder),
-            confident_from_meta(version.meta),
-        )
+        return load_encoder(versions.folder(versions.version(project, number)), self.services.settings.trusted_encoders)
+
+    def _told(self, project: Project, version: Version, why: str) -> None:
+        """Log once that a version cannot answer."""
+        if (project.id, version.number, why) not in self._mute:
+            self._mute.add((project.id, version.number, why))
+            logger.warning("%s: %s is served, but makes no guesses: %s", project.key, version.name, why)
 
     def served_name(self, project: Project) -> str:
         """Return the version name Label Studio has now: `v<model>-r<round>`, v0-r0 before the first queue."""

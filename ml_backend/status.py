@@ -45,6 +45,7 @@ def project_status(services: Services, project: Project) -> dict[str, Any]:
         "problems": [
             *_hindrances(services, jobs),
             *_problems(counts, project, last, jobs.stopped),
+            *_unserved(services, project, version),
             *_faulty_images(services, project, counts),
         ],
         "unreadable": unreadable_images(services, project, limit=LISTED) | {"total": counts.failed_images},
@@ -155,6 +156,21 @@ def _faulty_images(services: Services, project: Project, counts: Counts) -> Iter
         )
     if waiting := project.settings.get("images_waiting"):
         yield str(waiting)
+
+
+def _unserved(services: Services, project: Project, version: Version | None) -> Iterator[str]:
+    """Why the version that is chosen makes no guesses, or fewer than it could."""
+    if version is None:
+        return
+    pinned = services.versions.pinned(project)
+    fix = "Run `ml-backend versions unpin`." if pinned else "The next turn with labels of two classes trains another."
+    if not services.versions.folders.there(project.id, version.number):
+        yield f"The files of {version.name}, which is served, were deleted or moved: it makes no guesses. {fix}"
+    elif pinned and not version.fits(project.schema):
+        yield (
+            f"{version.name} is pinned, but was trained for other labels than the project has now: its guesses are not "
+            f"ticked, and labels it does not know are never guessed. {fix}"
+        )
 
 
 def _problems(counts: Counts, project: Project, last: Round | None, stopped: str | None) -> list[str]:

@@ -62,7 +62,7 @@ def project(services: Services) -> Project:
 def model(sees: bool, classes: tuple[str, ...] = ("cat", "dog"), encoder: str = "seeing") -> Any:
     weight = np.eye(2, dtype=np.float32) * (9 if sees else -9)
     head = Head(classes, weight, np.zeros(2, np.float32), 1.0, multilabel=False)
-    return SimpleNamespace(encoder=SimpleNamespace(id=encoder), head=head)
+    return SimpleNamespace(encoder=SimpleNamespace(id=encoder), head=head, fits=set(classes) == {"cat", "dog"})
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:

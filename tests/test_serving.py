@@ -22,7 +22,7 @@ from ml_backend.learning.training import train_head
 from ml_backend.records import Query, Task
 from ml_backend.server import create_app
 from ml_backend.services import Services
-from ml_backend.serving import LoadedModel
+from ml_backend.serving import LoadedModel, _Kept
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
 from tests.test_labelstudio_transport import Host, running
@@ -203,7 +203,8 @@ def test_a_guess_is_ticked_by_policy_and_never_where_a_task_has_several_annotato
     project = services.ledger.configure(project, overlap=overlap)
     loaded = services.predictor.current(project)
     assert loaded is not None
-    services.predictor._models[project.id] = replace(loaded, confident_from=confident_from)
+    known = replace(loaded, confident_from=confident_from)
+    services.predictor._models[project.id] = _Kept(known, project.schema)
     (answer,) = services.predictor.predict(project, [{"id": 1, "data": {"image": address(png(picture("upright", 5)))}}])
     assert bool(answer["result"]) == ticked
     assert answer["score"] >= 0.5, "the score says how sure it is, ticked or not"

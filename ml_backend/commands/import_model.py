@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         answer.result(document, f"{name} would be served. {match}. Nothing was changed (--dry-run).")
         return 0
     version, match = start_from(project, services, args.path, **given)
-    size = services.predictor.load(project, version.number).encoder.input_size
+    size = services.predictor.encoder(project, version.number).input_size
     document = {
         "version": version.name,
         "matched": match.matched,

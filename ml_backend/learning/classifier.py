@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,23 @@ class Head:
                 chunk = torch.sigmoid(logits) if self.multilabel else torch.softmax(logits, 1)
                 result[start : start + CHUNK] = chunk.numpy()
         return result
+
+    def named(self, labels: Sequence[str]) -> Head:
+        """The same head, answering in these labels: by name, in this order.
+
+        A label that it does not know has probability 0. A class that is no label is dropped, and of single-label
+        probabilities the rest is renormalised. Raises ValueError where it knows none of the labels.
+        """
+        if tuple(labels) == self.classes:
+            return self
+        known = [place for place, label in enumerate(labels) if label in self.classes]
+        if not known:
+            raise ValueError(f"the head knows none of {', '.join(labels)}")
+        at = [self.classes.index(labels[place]) for place in known]
+        weight = np.zeros((len(labels), self.weight.shape[1]), np.float32)
+        bias = np.full(len(labels), -np.inf, np.float32)
+        weight[known], bias[known] = self.weight[at], self.bias[at]
+        return Head(tuple(labels), weight, bias, self.temperature, self.multilabel)
 
     def save(self, folder: Path) -> None:
         """Write `head.safetensors` and `head.json` into `folder`."""

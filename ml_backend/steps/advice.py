@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.training import train_head
 from ml_backend.services import Services
@@ -15,6 +17,8 @@ from ml_backend.steps.corpus import Corpus
 from ml_backend.store.projects import Project
 from ml_backend.strategies.advice import Saved, cohen_kappa, interval_text, labels_saved, stopping_from_kappa
 
+logger = logging.getLogger(__name__)
+
 FIXED_SET = 1_000
 ENOUGH = 30
 """Held-out labels needed before anything is said of labels saved."""
@@ -22,14 +26,22 @@ SHARES = (0.25, 0.4, 0.6, 0.8, 1.0)
 
 
 def advise(project: Project, services: Services, corpus: Corpus | None, model: LoadedModel | None) -> None:
-    """Compare the new version with the one before it, and with what random choice would have reached."""
-    known = project.settings.get("advice", {})
-    if corpus is None or model is None or known.get("version") == model.number:
+    """Compare the new version with the one before it, and with what random choice would have reached.
+
+    Advice fails no turn: what goes wrong is logged, and the next version is a new occasion.
+    """
+    if corpus is None or model is None or project.settings.get("advice", {}).get("version") == model.number:
         return
-    kappas = list(known.get("kappa", []))
-    before = known.get("version")
-    if before is not None:
-        kappas.append(_agreement(corpus, services.predictor.load(project, before).head, model.head))
+    try:
+        _advise(project, services, corpus, model)
+    except Exception:
+        logger.exception("%s: no advice on v%d", project.key, model.number)
+
+
+def _advise(project: Project, services: Services, corpus: Corpus, model: LoadedModel) -> None:
+    known = project.settings.get("advice", {})
+    agreement = _agreement(project, services, corpus, known.get("version"), model.head)
+    kappas = [] if agreement is None else [*known.get("kappa", []), agreement]
     stopping = stopping_from_kappa(kappas)
     saved = _saved(project, services, corpus, model)
     advice: dict[str, Any] = {
@@ -42,11 +54,21 @@ def advise(project: Project, services: Services, corpus: Corpus | None, model: L
     services.ledger.configure(project, advice=advice)
 
 
-def _agreement(corpus: Corpus, first: Head, second: Head) -> float:
-    """Kappa of two models on a fixed set: the tasks whose content hashes come first, which is a random draw that stays."""
+def _agreement(project: Project, services: Services, corpus: Corpus, before: int | None, head: Head) -> float | None:
+    """Kappa of a former version and this one on a fixed set: the tasks whose content hashes come first.
+
+    That is a random draw that stays. None where the two have not the same encoder and labels, or the former is gone.
+    """
+    former = next((v for v in services.versions.list(project) if v.number == before), None)
+    if former is None or not former.fits(project.schema) or former.meta["encoder"]["id"] != corpus.encoder.id:
+        return None
+    try:
+        first = services.predictor.head(project, former.number)
+    except (NotFoundError, InvalidInputError, OtherLabelsError):
+        return None
     encoded = np.flatnonzero(corpus.encoded)
     vectors = corpus.vectors(np.sort(encoded[np.argsort(corpus.rows.hashes[encoded], kind="stable")[:FIXED_SET]]))
-    return cohen_kappa(_answers(first, vectors), _answers(second, vectors))
+    return cohen_kappa(_answers(first, vectors), _answers(head, vectors))
 
 
 def _answers(head: Head, vectors: NDArray[np.float16]) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def spare(project: Project, services: Services, corpus: Corpus | None, round_: R
 def _former(project: Project, ledger: Ledger, rows: PoolRows, version: int) -> Round | None:
     """After a roll-back: what is yet unanswered of the queue that this version had, as a round of its own."""
     before = next((round_ for round_ in ledger.rounds(project) if round_.version == version), None)
-    if before is None:
+    if before is None or not _same_labels(before, project):
         return None
     waiting = set(_waiting(rows).tolist())
     left = [query for query in ledger.queries(before) if query.task_id in waiting]
@@ -103,9 +104,19 @@ def still_good(project: Project, services: Services, round_: Round, rows: PoolRo
     return bool(2 * waiting.sum() > len(queries))
 
 
-def _params(project: Project, settings: Settings) -> dict[str, float | str | None]:
+def _same_labels(round_: Round, project: Project) -> bool:
+    """Whether the guesses of a round are labels that the project has now."""
+    return {"labels": round_.params.get("labels"), "multiple": round_.params.get("multiple")} == _labels(project)
+
+
+def _labels(project: Project) -> dict[str, Any]:
+    return {"labels": sorted(project.schema.labels), "multiple": project.schema.multiple}
+
+
+def _params(project: Project, settings: Settings) -> dict[str, Any]:
     """What else decides a batch, or which of its guesses are ticked; kept with the round."""
     return {
+        **_labels(project),
         "overlap": int(project.settings.get("overlap", 1)),
         "batch_size": settings.batch_size,
         "pool_size": settings.pool_size,

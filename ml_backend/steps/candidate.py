@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.encoding import read_image
+from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.evaluation import confidences, confident_from, significantly_worse, wilson_interval
@@ -65,9 +66,9 @@ def train(project: Project, services: Services, corpus: Corpus | None, alive: Al
     if corpus is None:
         return current
     settings = services.settings
-    digest = f"{services.ledger.label_digest(project)} {corpus.encoder.id} {settings.mode} {settings.seed}"
+    digest = trained_on(project, services, corpus.encoder.id)
     versions = services.versions.list(project)
-    if versions and versions[0].meta.get("trained_on") == digest:
+    if versions and _stands(versions[0], digest, services) and (current or services.versions.pinned(project)):
         return current
     examples = corpus.examples(held_out=False)
     if len(np.unique(examples.targets, axis=0)) < 2:
@@ -77,6 +78,24 @@ def train(project: Project, services: Services, corpus: Corpus | None, alive: Al
     reason = _worse(candidate, corpus, current, _imported(versions, current), services)
     _publish(project, services, candidate, digest, reason, _confident_from(candidate, current), alive)
     return services.predictor.current(project)
+
+
+def trained_on(project: Project, services: Services, encoder_id: str | None) -> dict[str, Any]:
+    """All that decides what a training comes to: where it is the same as a version's, that version would come out again."""
+    return {
+        "labels": services.ledger.label_digest(project),
+        "classes": list(project.schema.labels),
+        "multiple": project.schema.multiple,
+        "encoder": encoder_id,
+        "mode": services.settings.mode,
+        "seed": services.settings.seed,
+    }
+
+
+def _stands(version: Version, digest: dict[str, Any], services: Services) -> bool:
+    """Whether training would give this version again, which is there and was judged."""
+    there = services.versions.folders.there(version.project_id, version.number)
+    return version.meta.get("trained_on") == digest and version.state != "candidate" and there
 
 
 def _refitted(project: Project, services: Services, corpus: Corpus, examples: Examples, _alive: Alive) -> Candidate:
@@ -89,10 +108,14 @@ def _refitted(project: Project, services: Services, corpus: Corpus, examples: Ex
 
 def _prior(project: Project, services: Services, corpus: Corpus) -> Head | None:
     """The imported model's head, as long as it answers in the project's labels."""
-    if not (imported := project.settings.get("imported")):
+    number = project.settings.get("imported")
+    version = next((v for v in services.versions.list(project) if v.number == number), None)
+    if version is None or not version.fits(project.schema) or version.meta["encoder"]["id"] != corpus.encoder.id:
         return None
-    model = services.predictor.load(project, imported)
-    return model.head if model.encoder.id == corpus.encoder.id and model.head.classes == corpus.classes else None
+    try:
+        return services.predictor.head(project, version.number)
+    except (NotFoundError, InvalidInputError, OtherLabelsError):
+        return None
 
 
 def _finetuned(project: Project, services: Services, corpus: Corpus, examples: Examples, alive: Alive) -> Candidate:
@@ -148,7 +171,7 @@ def _publish(
     project: Project,
     services: Services,
     candidate: Candidate,
-    digest: str,
+    digest: dict[str, Any],
     reason: str | None,
     ticked: float | None,
     alive: Alive,
@@ -157,6 +180,7 @@ def _publish(
     encoder = candidate.encoder
     meta = {
         "classes": list(candidate.head.classes),
+        "multiple": candidate.head.multilabel,
         "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
         "metrics": {"holdout": accuracy(candidate.held_out.correct(candidate.head))},
         "confident_from": ticked,
@@ -199,7 +223,7 @@ def _worse(
     An imported model is replaced only by one that is right at least as often: it has seen no label, so all of them
     measure it, and the candidate is measured by its folds.
     """
-    if current is None:
+    if current is None or not current.fits:
         return None
     now = candidate.held_out.correct(candidate.head)
     before = _answers(current, corpus, candidate.held_out, services)

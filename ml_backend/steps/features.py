@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.encoding import Encoded, encode_tasks
-from ml_backend.errors import ImageError
+from ml_backend.errors import ImageError, InvalidInputError, NotFoundError
 from ml_backend.learning.encoders import Encoder, build_encoder, load_encoder
 from ml_backend.sample import images_to_fit_on
 from ml_backend.services import Services
@@ -90,8 +90,8 @@ def project_encoder(project: Project, services: Services, tick: Callable[[], Non
     tick: called while images are read to learn it from. Raises ImageError while too few of them can be read.
     """
     settings = services.settings
-    if imported := project.settings.get("imported"):
-        return services.predictor.load(project, imported).encoder
+    if (imported := _imported(project, services)) is not None:
+        return imported
     choice = f"{settings.encoder} {settings.encoder_weights} {settings.seed}"
     slug = hashlib.sha256(choice.encode()).hexdigest()[:12]
     folder = settings.data_dir / "encoders" / str(project.id) / slug
@@ -104,6 +104,37 @@ def project_encoder(project: Project, services: Services, tick: Callable[[], Non
         )
         services.encoders[folder] = cached
     return cached
+
+
+def _imported(project: Project, services: Services) -> Encoder | None:
+    """The encoder of the imported model: from its own files, else from those of a version trained on its vectors.
+
+    None where nothing was imported, or where nobody has the encoder any more: then the images are encoded anew.
+    """
+    number = project.settings.get("imported")
+    if not number:
+        return None
+    versions = services.versions.list(project)
+    ids = {version.number: version.meta.get("encoder", {}).get("id") for version in versions}
+    problem = "there is no such version"
+    for version in sorted(versions, key=lambda version: version.number != number):
+        if ids[version.number] != ids.get(number):
+            continue
+        if version.folder in services.encoders:
+            return services.encoders[version.folder]
+        try:
+            services.encoders[version.folder] = services.predictor.encoder(project, version.number)
+        except (NotFoundError, InvalidInputError) as error:
+            problem = str(error)
+        else:
+            return services.encoders[version.folder]
+    logger.warning(
+        "%s: the encoder of v%d, which was imported, is lost (%s). Training goes on with ML_BACKEND_ENCODER.",
+        project.key,
+        number,
+        problem,
+    )
+    return None
 
 
 def _build(project: Project, services: Services, folder: Path, tick: Callable[[], None]) -> Encoder:

@@ -103,7 +103,7 @@ def _ticked_from(project: Project, services: Services, round_: Round) -> float |
         version = services.versions.version(project, round_.version)
     except NotFoundError:  # before any model, or pruned
         return None
-    return ticked_from(project, services.settings.prelabels, confident_from_meta(version.meta))
+    return ticked_from(project, services.settings.prelabels, confident_from_meta(version, project.schema))
 
 
 def queue_items(project: Project, queries: Sequence[Query], least: float | None) -> list[QueueItem]:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ml_backend.errors import ConflictError, InvalidInputError, NotFoundError
+from ml_backend.records import LabelSchema
 from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.folders import Folders
 from ml_backend.store.projects import Project, lock
@@ -42,6 +43,11 @@ class Version:
     @property
     def name(self) -> str:
         return f"v{self.number}"
+
+    def fits(self, schema: LabelSchema) -> bool:
+        """Whether it was trained for the labels that the project has now, in whatever order, and for as many an image."""
+        classes, multiple = self.meta.get("classes", schema.labels), self.meta.get("multiple", schema.multiple)
+        return set(classes) == set(schema.labels) and multiple == schema.multiple
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,146 @@
+"""A project whose images are vectors made here: turns of the loop with all of it but Label Studio and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from ml_backend import cycle
+from ml_backend.labelstudio.config import label_config
+from ml_backend.learning.encoders import build_encoder
+from ml_backend.records import Annotation, Task
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+from ml_backend.steps import first_order, labels, queue
+from ml_backend.store.projects import Project
+from ml_backend.store.reconcile import ReconcileReport
+from ml_backend.store.versions import Version
+
+HOST = "http://127.0.0.1:9"
+KINDS = ("cat", "dog", "owl")
+
+
+class Blobs:
+    """An encoder that is never asked: all vectors are there."""
+
+    dim = 8
+    version = "1"
+
+    def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        raise AssertionError(f"{len(images)} images were encoded")
+
+
+class Wider(Blobs):
+    dim = 12
+
+
+ENCODERS = {"tests.bench:Blobs": 8, "tests.bench:Wider": 12}
+
+
+class Bench:
+    """Tasks 1 to `tasks`, whose truth goes round the kinds; the first `measured` of them are held out."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        kinds: Sequence[str] = KINDS,
+        multiple: bool = False,
+        tasks: int = 120,
+        measured: int = 20,
+    ) -> None:
+        self.settings = Settings(
+            data_dir=folder, label_studio_url=HOST, label_studio_api_key="k" * 40, encoder="tests.bench:Blobs",
+            batch_size=5,
+        )  # fmt: skip
+        self.services = Services.open(self.settings)
+        self.ids = list(range(1, tasks + 1))
+        self.answers: dict[int, tuple[str, ...]] = {}
+        self.answered: dict[int, datetime] = {}
+        self.truth = {i: kinds[i % len(kinds)] for i in self.ids}
+        self.configure(kinds, multiple=multiple)
+        self._read()
+        self.services.ledger.set_content_hash(self.project, {i: self.hash_of(i) for i in self.ids})
+        for encoder in ENCODERS:
+            self._encode(encoder)
+        self.services.ledger.draw_holdout(self.project, self.ids[:measured])
+
+    @property
+    def project(self) -> Project:
+        return self.services.ledger.projects()[0]
+
+    @property
+    def versions(self) -> Sequence[Version]:
+        return self.services.versions.list(self.project)
+
+    def hash_of(self, task: int) -> str:
+        return f"{task * 7919 % 104729:064x}"
+
+    def configure(self, kinds: Sequence[str], *, multiple: bool = False) -> None:
+        """Change the label config, as Label Studio's settings would."""
+        self.services.register(HOST, 1, label_config(kinds, multiple=multiple), created=None)
+
+    def set(self, **settings: Any) -> None:
+        self.settings = self.services.settings = replace(self.services.settings, **settings)
+
+    def label(self, *tasks: int, as_: str | None = None) -> None:
+        """Answer tasks by their truth, or all of them with this name."""
+        for task in tasks:
+            self.answers[task] = (as_ or self.truth[task],)
+            self.answered[task] = datetime.now(UTC)
+
+    def turn(self) -> cycle.Outcome:
+        """One turn of the loop."""
+        with _no_label_studio(self):
+            return cycle.run(self.project, self.services, lambda _share, _what: None)
+
+    def guesses(self) -> dict[int, str]:
+        """What `/predict` says of every task that is not held out, whether it would be ticked or not."""
+        self.set(prelabels="always")
+        tasks = [{"id": i, "data": {"image": f"/{i}.png"}} for i in self.ids]
+        told = self.services.predictor.predict(self.project, tasks)
+        return {i: t["result"][0]["value"]["choices"][0] for i, t in zip(self.ids, told, strict=True) if t["result"]}
+
+    def _read(self) -> tuple[Project, ReconcileReport]:
+        now = datetime.now(UTC)
+        listing = [
+            (Task(i, f"/{i}.png", {"image": f"/{i}.png"}, now), [self._annotation(i)] if i in self.answers else [])
+            for i in self.ids
+        ]
+        report = self.services.ledger.reconcile(self.project, listing, full=True)
+        return self.project, report
+
+    def _annotation(self, task: int) -> Annotation:
+        then = self.answered[task]
+        return Annotation(task, task, self.answers[task], False, False, 1, then, then)
+
+    def _encode(self, name: str) -> None:
+        """Vectors around one centre a kind, so that a linear head can tell them apart."""
+        rng = np.random.default_rng(len(name))
+        encoder = build_encoder(name, sample=lambda _: [])
+        kinds = sorted(set(self.truth.values()))
+        vectors = 0.25 * rng.normal(size=(len(self.ids), encoder.dim))
+        vectors[np.arange(len(self.ids)), [kinds.index(self.truth[i]) for i in self.ids]] += 1
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        self.services.features.append(encoder.id, [self.hash_of(i) for i in self.ids], vectors)
+
+
+@contextmanager
+def _no_label_studio(bench: Bench) -> Iterator[None]:
+    """The steps that speak to Label Studio, without one: labels are the bench's, a queue is served as it is pushed."""
+    ledger = bench.services.ledger
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first_order, "serve", lambda *_: None)
+        patch.setattr(labels, "sync", lambda *_, **__: bench._read())
+        patch.setattr(queue, "tidy", lambda *_, **__: None)
+        patch.setattr(queue, "serve", lambda _project, _services, round_, _spare: ledger.mark_pushed(round_))
+        yield

@@ -1,0 +1,114 @@
+"""Versions that are gone, pruned or deleted by hand, stop no project."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml_backend.learning.classifier import Head
+from ml_backend.learning.encoders import build_encoder
+from ml_backend.models import start_from
+from ml_backend.status import project_status
+from tests.bench import KINDS, Bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path / "data", tasks=260)
+    made.set(keep_versions=2)
+    yield made
+    made.services.database.close()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A model of the other encoder, as `export model` writes it, that knows nothing yet."""
+    folder = tmp_path / "theirs"
+    build_encoder("tests.bench:Wider", sample=lambda _: []).save(folder)
+    Head(KINDS, np.zeros((3, 12), np.float32), np.zeros(3, np.float32)).save(folder)
+    (folder / "meta.json").write_text(json.dumps({"version": "v9", "labels": KINDS}))
+    return folder
+
+
+def imported(bench: Bench, bundle: Path) -> None:
+    bench.set(allowed_encoders=("tests.bench:Wider",))
+    start_from(bench.project, bench.services, bundle)
+
+
+def test_an_imported_model_is_there_as_long_as_training_goes_on_from_it(bench: Bench, bundle: Path) -> None:
+    imported(bench, bundle)
+    for last in range(30, 231, 25):
+        bench.label(*range(1, last))
+        outcome = bench.turn()
+    assert outcome.version > 5
+    kept = [version.number for version in bench.versions if version.state != "pruned"]
+    assert kept == [outcome.version, outcome.version - 1, 1]
+    assert bench.versions[0].meta["encoder"]["name"] == "tests.bench:Wider"
+
+
+@pytest.mark.parametrize("heirs", [False, True])
+def test_an_imported_model_that_was_deleted_fails_no_turn(
+    bench: Bench, bundle: Path, heirs: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a later version still has its encoder, training goes on with it; else with that of the settings."""
+    imported(bench, bundle)
+    if heirs:
+        bench.label(*range(1, 61))
+        bench.turn()
+    shutil.rmtree(bench.services.versions.version(bench.project, 1).folder)
+    bench.services.encoders.clear()
+    bench.label(*range(1, 101))
+    outcome = bench.turn()
+    newest = bench.versions[0]
+    assert (newest.number, newest.state) == (outcome.version, "promoted")
+    assert newest.meta["encoder"]["name"] == ("tests.bench:Wider" if heirs else "tests.bench:Blobs")
+    assert ("is lost" in caplog.text) != heirs
+
+
+def test_a_served_version_that_was_deleted_is_told_and_replaced_at_the_next_turn(bench: Bench) -> None:
+    bench.label(*range(1, 61))
+    assert bench.turn().version == 1
+    shutil.rmtree(bench.versions[0].folder)
+    bench.services.predictor._models.clear()
+    assert bench.guesses() == {}
+    (problem,) = project_status(bench.services, bench.project)["problems"]
+    assert "v1" in problem
+    assert bench.turn().version == 2, "though no label has changed"
+    assert project_status(bench.services, bench.project)["problems"] == []
+    assert len(bench.guesses()) == 240
+
+
+@pytest.mark.parametrize("damage", ["head.json", "head.safetensors", "encoder.json"])
+def test_a_served_version_that_is_damaged_is_replaced_at_the_next_turn(bench: Bench, damage: str) -> None:
+    bench.label(*range(1, 61))
+    bench.turn()
+    (bench.versions[0].folder / damage).write_bytes(b"")
+    bench.services.predictor._models.clear()
+    assert bench.turn().version == 2
+
+
+def test_a_pinned_version_that_was_deleted_fails_no_turn_and_trains_once(bench: Bench) -> None:
+    bench.label(*range(1, 61))
+    bench.turn()
+    bench.services.versions.pin(bench.project, 1)
+    shutil.rmtree(bench.versions[0].folder)
+    bench.services.predictor._models.clear()
+    for _ in range(2):
+        assert bench.turn().version == 0
+    assert [version.number for version in bench.versions] == [2, 1]
+    bench.services.versions.unpin(bench.project)
+    assert bench.turn().version == 2
+
+
+def test_the_version_that_the_last_advice_was_about_may_be_gone(bench: Bench) -> None:
+    bench.label(*range(1, 61))
+    bench.turn()
+    shutil.rmtree(bench.versions[0].folder)
+    bench.label(*range(61, 81))
+    assert bench.turn().version == 2
+    assert bench.project.settings["advice"]["version"] == 2
