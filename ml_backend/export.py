@@ -110,6 +110,8 @@ def export_rows(
 ) -> Iterator[dict[str, Any]]:
     """One row a labelled task, with the columns of `COLUMNS`; several labels joined by `separator`, or `long`: a row each.
 
+    A label that is none of the choices is "", and that of a task that waits for one None; in a CSV both are empty, and
+    `annotation_id` tells them apart.
     Raises InvalidInputError for a label that contains the separator, which nobody could take apart again.
     """
     tally = Tally() if tally is None else tally
@@ -145,7 +147,7 @@ def _cells(label: Label | None, separator: str, *, long: bool) -> list[str | Non
     if label is None:
         return [None]
     if long:
-        return list(label.labels)
+        return list(label.labels) or [""]
     return [_joined(label.labels, separator)]
 
 

@@ -27,7 +27,7 @@ IMPORTED = "imported"
 
 @dataclass
 class ImportReport:
-    """What an import came to. `there`: in the project before. `doubles`: the same content under another name.
+    """What an import came to. none: those labelled with none of the choices. `there`: in the project before. `doubles`: the same content under another name.
 
     unreadable: left out. faulty: in the project, but their image cannot be read. unconnected: buckets
     without a storage. unchecked: addresses nobody fetched.
@@ -37,6 +37,7 @@ class ImportReport:
     found: int = 0
     imported: int = 0
     labelled: int = 0
+    none: int = 0
     there: int = 0
     doubles: list[str] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
@@ -49,7 +50,10 @@ class ImportReport:
 
 
 def check_labels(schema: LabelSchema, sources: Iterable[Source], separator: str) -> dict[Source, tuple[str, ...]]:
-    """Labels of each source that has some. Raises InvalidInputError listing all that the label config does not know."""
+    """Labels of each source that has some; () for an empty cell where several may be chosen: none of them.
+
+    Raises InvalidInputError listing all that the label config does not know.
+    """
     labels: dict[Source, tuple[str, ...]] = {}
     unknown: dict[str, int] = {}
     several: list[str] = []
@@ -59,7 +63,7 @@ def check_labels(schema: LabelSchema, sources: Iterable[Source], separator: str)
             unknown[name] = unknown.get(name, 0) + 1
         if len(names) > 1 and not schema.multiple:
             several.append(source.relative)
-        if names:
+        if names or (schema.multiple and source.cells):
             labels[source] = names
     complain(schema, unknown, several)
     return labels
@@ -119,7 +123,8 @@ def import_images(
             for image, address in zip(chunk, chunk if dry_run else place.addresses(chunk), strict=True)
         ]
         report.imported += len(tasks) if dry_run else client.import_tasks(project_id, tasks)
-        report.labelled += sum(bool(image.labels) for image in chunk)
+        report.labelled += sum(image.labels is not None for image in chunk)
+        report.none += sum(image.labels == () for image in chunk)
         done(len(chunk))
     if not dry_run and client.get_project(project_id)["task_number"] != count + report.imported:
         remove_doubles(client, project_id, schema, {image.key for image in new})
@@ -157,9 +162,9 @@ def _task(schema: LabelSchema, image: Ready, address: Any, labels_as: LabelsAs) 
     if image.also:
         data["also"] = list(image.also)
     task: dict[str, Any] = {"data": data}
-    if image.labels and labels_as == "annotations":
+    if image.labels is not None and labels_as == "annotations":
         task["annotations"] = [{"result": annotation_result(schema, image.labels), "ground_truth": False}]
-    elif image.labels:
+    elif image.labels is not None:
         task["predictions"] = [
             {"result": prediction_result(schema, image.labels, 1.0), "score": 1.0, "model_version": IMPORTED}
         ]

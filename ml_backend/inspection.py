@@ -78,11 +78,11 @@ def inspect(
                     continue
                 keys[source] = key = sha256 or str(source.address)
                 same.setdefault(key, []).append(source)
-    given = {key: [(source.relative, labels.get(source, ())) for source in group] for key, group in same.items()}
+    given = {key: [(source.relative, labels.get(source)) for source in group] for key, group in same.items()}
     for name, places in (doubtful or {}).items():
         images = {keys[source] for source in places if source in keys}
         if len(images) == 1:
-            given[images.pop()].append((name.relative, labels.get(name, ())))
+            given[images.pop()].append((name.relative, labels.get(name)))
         else:
             several = f"{printable(name.relative)} (in the labels file): several images have this name; give the path."
             report.missing.append(several)
@@ -145,13 +145,13 @@ def in_buckets(ready: Sequence[Ready]) -> list[str]:
 
 
 def _one(
-    key: str, group: Sequence[Source], given: Sequence[tuple[str, tuple[str, ...]]], report: ImportReport
+    key: str, group: Sequence[Source], given: Sequence[tuple[str, tuple[str, ...] | None]], report: ImportReport
 ) -> Ready:
     """The original of files with the same bytes, with the label that any of them has; none where they contradict.
 
     given: a name of the image, and the labels that it has under this name.
     """
-    labelled = dict(pair for pair in given if pair[1])
+    labelled = {path: names for path, names in given if names is not None}
     original = min(group, key=lambda source: (source.relative not in labelled, originality(source)))
     name = printable(original.relative)
     report.doubles += [f"{printable(s.relative)} is the same image as {name}" for s in group if s is not original]
@@ -159,7 +159,7 @@ def _one(
     if len(different) > 1:
         told = ", ".join(f"{printable(path)} is labelled {'|'.join(names)!r}" for path, names in labelled.items())
         report.contradictions.append(f"{told}: the same image, imported as {name} without a label")
-    labels = next(iter(labelled.values())) if len(different) == 1 else ()
+    labels = next(iter(labelled.values())) if len(different) == 1 else None
     also = [path for source in group for path in (source.relative, *source.also) if path != original.relative]
     return Ready(original, None if original.file is None else key, labels, tuple(dict.fromkeys(also)))
 

@@ -18,8 +18,12 @@ WRITERS = 4
 
 @dataclass
 class LabelReport:
-    """How many tasks got a label now, replaced one, have the same already, or keep a different one."""
+    """How many tasks got a label now, replaced one, have the same already, or keep a different one.
 
+    none: tasks that are to be labelled with none of the choices.
+    """
+
+    none: int = 0
     written: int = 0
     replaced: int = 0
     same: int = 0
@@ -51,6 +55,7 @@ def import_labels(
 ) -> LabelReport:
     """Give each named task its labels. `given`: filename, path, content hash or task id -> CSV cells.
 
+    An empty cell is no label where one choice is asked for; where several may be chosen, it is: none of them.
     A task that somebody labelled otherwise keeps that label, and is named in the report, unless `replace`: then this
     user's newest annotation of it is changed. Raises InvalidInputError, with nothing written, for labels that do not fit.
     """
@@ -58,6 +63,7 @@ def import_labels(
     labels = _checked(schema, given, separator)
     listing = {task.id: task for task in client.tasks(project_id, schema=schema)}
     wanted = _resolved(labels, listing, report)
+    report.none = sum(not names for names in wanted.values())
     if labels_as == "predictions":
         _as_predictions(client, project_id, schema, wanted, report, dry_run=dry_run)
         return report
@@ -79,7 +85,7 @@ def _checked(schema: LabelSchema, given: Mapping[str, Sequence[str]], separator:
             unknown[name] = unknown.get(name, 0) + 1
     several = [] if schema.multiple else [name for name, names in labels.items() if len(names) > 1]
     complain(schema, unknown, several)
-    return {name: names for name, names in labels.items() if names}
+    return {name: names for name, names in labels.items() if names or (schema.multiple and given[name])}
 
 
 def _resolved(
@@ -111,7 +117,7 @@ def _plan(
     answered = {task.id: given for task, given in client.annotated(project_id, schema=schema) if task.id in wanted}
     steps = []
     for task_id, names in wanted.items():
-        answers = [a for a in answered.get(task_id, []) if not a.was_cancelled and a.labels]
+        answers = [a for a in answered.get(task_id, []) if not a.was_cancelled and (a.labels or schema.multiple)]
         if any(set(a.labels) == set(names) for a in answers):
             report.same += 1
         elif not answers:

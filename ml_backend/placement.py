@@ -28,11 +28,14 @@ UPLOADABLE = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 
 @dataclass(frozen=True)
 class Ready:
-    """An image that can be imported. `sha256` is None for an address. also: paths of copies with the same bytes."""
+    """An image that can be imported. `sha256` is None for an address. also: paths of copies with the same bytes.
+
+    labels: None where it has none yet; () where none of the choices fits.
+    """
 
     source: Source
     sha256: str | None
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] | None = None
     also: tuple[str, ...] = ()
 
     @property

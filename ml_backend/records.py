@@ -56,7 +56,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One annotator's answer to one task. `labels` is empty for a skip. Times are aware, in UTC."""
+    """One annotator's answer to one task. `labels` is empty for a skip, and where nothing was chosen. Times are aware, in UTC."""
 
     id: int
     task_id: int
@@ -70,7 +70,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Label:
-    """The one label of a task, after consensus. `labels` holds one name, or several for `choice="multiple"`."""
+    """The one label of a task, after consensus. `labels` holds one name; with `choice="multiple"` any number, also none."""
 
     task_id: int
     labels: tuple[str, ...]
@@ -88,7 +88,7 @@ class Pool:
 
     features: (N, d) float16 or float32, finite, may be memory-mapped; rows of unit length.
     labelled: (N,) bool.
-    labels: (N,) int64, class index of labelled rows, -1 elsewhere.
+    labels: (N,) int64, class index of labelled rows, -1 elsewhere; and, if multilabel, for the label that is none of them.
     n_classes: number of classes of the label config, seen or not.
     probabilities: (N, C) float32 rows summing to one (multi-label: each in 0..1), or None before any model.
     ids: (N,) int64, distinct; ties are broken by id, so that the order of the rows does not matter.

@@ -25,7 +25,8 @@ COPY = re.compile(r"\([0-9]+\)$|(?<![a-z])(copy|kopie|copie|copia)(?![a-z])|~[0-
 class Source:
     """One image to import: a file or an address. `relative`: its path below what was asked for, with slashes.
 
-    cells: labels as they stand in the CSV, one name or several joined; or the name of the folder.
+    cells: labels as they stand in the CSV, one name or several joined, "" where the cell is empty; or the name of the
+    folder.
     also: other paths of the same file, which is named twice or linked to.
     """
 
@@ -93,14 +94,13 @@ def read_labels(path: Path, columns: Sequence[str] = NAME_COLUMNS) -> dict[str, 
     """
     labels: dict[str, dict[str, None]] = {}
     for number, row in enumerate(read_csv(path), start=1):
-        named, labelled = _columns(row, columns), _columns(row, LABEL_COLUMNS)
-        if not named or not labelled:
+        named = _columns(row, columns)
+        if not named or not _columns(row, LABEL_COLUMNS):
             raise InvalidInputError(f"{path} needs the columns filename and label; it has {', '.join(row)}.")
         name = next((row[column] for column in named if row[column]), "")
         if not name:
             raise InvalidInputError(f"{path}, row {number}: the {named[0]} is empty.")
-        cell = unguarded(row[labelled[0]])
-        labels.setdefault(unguarded(name), {}).update({cell: None} if cell else {})
+        labels.setdefault(unguarded(name), {}).update(_cell(row))
     return {name: tuple(several) for name, several in labels.items()}
 
 
@@ -161,15 +161,14 @@ def _in_csv(path: Path, found: Found) -> None:
     """Rows name files beside the CSV (or absolute), or addresses; lines about the same image add up."""
     names: dict[str, dict[str, None]] = {}
     for number, row in enumerate(read_csv(path), start=1):
-        named, labelled = _columns(row, NAME_COLUMNS), _columns(row, LABEL_COLUMNS)
+        named = _columns(row, NAME_COLUMNS)
         if not named:
             raise InvalidInputError(f"{path} needs a column filename or image; it has {', '.join(row)}.")
         name = next((unguarded(row[column]) for column in named if row[column]), "")
         if not name:
             found.missing.append(f"{path}, row {number}: the {named[0]} is empty.")
             continue
-        cell = unguarded(row[labelled[0]]) if labelled else ""
-        names.setdefault(name, {}).update({cell: None} if cell else {})
+        names.setdefault(name, {}).update(_cell(row))
     for name, cells in names.items():
         _named(name, tuple(cells), path.parent, found)
 
@@ -189,6 +188,14 @@ def _named(name: str, cells: tuple[str, ...], folder: Path, found: Found) -> Non
 
 def _at(address: str, cells: tuple[str, ...] = ()) -> Source:
     return Source(unquote(urlsplit(address).path).lstrip("/") or address, address=address, cells=cells)
+
+
+def _cell(row: Mapping[str, str]) -> dict[str, None]:
+    """The row's label as it stands, "" for an empty one; none where the row is known to be without an answer."""
+    labelled, answer = _columns(row, LABEL_COLUMNS), _columns(row, ("annotation_id",))
+    if not labelled or (answer and not row[answer[0]] and not row[labelled[0]]):
+        return {}
+    return {unguarded(row[labelled[0]]): None}
 
 
 def _columns(row: Mapping[str, str], names: Sequence[str]) -> list[str]:

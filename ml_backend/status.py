@@ -188,6 +188,12 @@ def _problems(counts: Counts, project: Project, last: Round | None, stopped: str
         found.append(
             f"The queue {last.served_name} is not served: {last.error} To push it again, run `ml-backend sync run`."
         )
+    if blanks := counts.blanks:
+        them = "answer has nothing chosen and does" if blanks == 1 else "answers have nothing chosen and do"
+        found.append(
+            f'{blanks:,} {them} not count, as one choice is asked for: answer again, and put required="true" into the '
+            "<Choices> of the label config, so that nobody submits an empty answer."
+        )
     if quarantined := counts.quarantined:
         fit = "does not fit the label config and does" if quarantined == 1 else "do not fit the label config and do"
         found.append(

@@ -116,6 +116,23 @@ def test_choices_without_any_majority_leave_the_most_recent_vote() -> None:
     assert decided(answer(1, "cat"), answer(2, "dog"), answer(3, "owl"), schema=MANY) == ("owl",)
 
 
+def test_nothing_chosen_of_several_choices_is_an_answer_none_of_them() -> None:
+    verdict = consensus([answer(1)], MANY, RULE)
+    assert verdict.label is not None
+    assert (verdict.label.labels, verdict.label.agreement, verdict.blanks) == ((), 1.0, 0)
+
+
+def test_none_of_them_votes_like_any_other_answer() -> None:
+    assert decided(answer(1), answer(2), answer(3, "cat"), schema=MANY) == ()
+    assert decided(answer(1, "cat"), answer(2, "cat"), answer(3), schema=MANY) == ("cat",)
+    assert decided(answer(1, "cat"), answer(2), schema=MANY) == ()
+    assert decided(answer(1), answer(2, "cat"), schema=MANY) == ("cat",)
+    assert decided(answer(1, "cat"), answer(2), answer(3, "dog"), schema=MANY) == (), "each choice lacks a majority"
+    verdict = consensus([answer(1), answer(2, "cat")], MANY, ConsensusRule(vote="unanimous"))
+    assert verdict.label is None
+    assert verdict.conflict
+
+
 def test_several_labels_come_in_the_order_of_the_label_config() -> None:
     assert decided(answer(1, "owl", "cat"), schema=MANY) == ("cat", "owl")
 
@@ -174,7 +191,7 @@ def test_a_verdict_does_not_depend_on_order_and_a_label_is_always_one_of_the_con
     random.shuffle(shuffled)
     assert consensus(shuffled, schema, rule) == verdict
     if verdict.label is not None:
-        assert verdict.label.labels
+        assert verdict.label.labels or schema.multiple
         assert set(verdict.label.labels) <= set(schema.labels)
         assert len(verdict.label.labels) == 1 or schema.multiple
         assert 0 <= verdict.label.agreement <= 1

@@ -30,6 +30,10 @@ Image.new("L", (4, 4)).save(_buffer, "PNG")
 PNG = _buffer.getvalue()
 
 
+def _choices(result: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(result[0]["value"]["choices"]) if result else ()
+
+
 @dataclass
 class FakeProject(LabelStudio):
     """The one project of a Label Studio in memory, as far as importing goes."""
@@ -69,7 +73,7 @@ class FakeProject(LabelStudio):
         self, task_id: int, result: list[dict[str, Any]], *, lead_time: float = 1.0
     ) -> dict[str, Any]:
         self.writes += 1
-        annotation = Annotation(self.writes, task_id, tuple(result[0]["value"]["choices"]), False, False, 1, NOW, NOW)
+        annotation = Annotation(self.writes, task_id, _choices(result), False, False, 1, NOW, NOW)
         self.given.setdefault(task_id, []).append(annotation)
         return {}
 
@@ -260,7 +264,7 @@ def test_the_same_image_with_two_labels_gets_neither_and_both_names_are_told(tmp
     for name in ("cat.png", "cat (1).png"):
         picture(tmp_path / name)
     ((image,), report) = inspected(tmp_path, {"cat.png": "cat", "cat (1).png": "dog"})
-    assert (image.source.relative, image.labels) == ("cat.png", ())
+    assert (image.source.relative, image.labels) == ("cat.png", None)
     assert report.contradictions == [
         "cat (1).png is labelled 'dog', cat.png is labelled 'cat': the same image, imported as cat.png without a label"
     ]

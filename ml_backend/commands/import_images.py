@@ -160,6 +160,7 @@ def _summary(title: str, report: ImportReport, args: argparse.Namespace) -> str:
     verb = "would be imported" if args.dry_run else "imported"
     images = f"{amount(report.imported, 'image')} {verb} into {title!r}"
     labelled = f"{report.labelled} of them with labels ({args.labels_as})" if report.labelled else "without labels"
+    labelled += f", {report.none} of these with none of the choices (an empty label)" if report.none else ""
     lines = [f"{images}, {labelled}."]
     if report.faulty:
         lines.append(

@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     verb = "would be written" if args.dry_run else "written"
     labels = f"{amount(report.written, 'label')} {verb} as {args.labels_as}"
     text = f"{labels}; {report.replaced} replaced, {report.same} already the same."
+    if report.none:
+        text += f" An empty label says that none of the choices fits: {amount(report.none, 'task')}."
     if report.written and args.labels_as == "annotations":
         number = int(project["id"])
         text += "\n" + held_out.imported(settings, client.url, number, report.written, onto_old_tasks=True)

@@ -316,6 +316,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
         f"{status['title']} ({status['project']})",
         f"  labelled   {_labelled(counts)}",
         *([f"  skipped    {amount(counts['skips'], 'answer')}"] if counts["skips"] else []),
+        *([f"  blank      {amount(counts['blanks'], 'answer')}"] if counts["blanks"] else []),
         *([f"  conflicts  {amount(counts['conflicts'], 'task')}"] if counts["conflicts"] else []),
         f"  model      {version['name'] if version else 'none yet'}" + (" (pinned)" if status["pinned"] else ""),
         f"  accuracy   {measured((version or {}).get('holdout'))}",

@@ -377,7 +377,9 @@ def prediction_result(schema: LabelSchema, labels: Sequence[str], confidence: fl
 
 
 def annotation_result(schema: LabelSchema, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The `result` of an annotation with these labels, as the labelling page would send it."""
+    """The `result` of an annotation with these labels, as the labelling page would send it: [] where none is ticked."""
+    if not labels:
+        return []
     value = {"choices": list(labels)}
     return [{"from_name": schema.from_name, "to_name": schema.to_name, "type": "choices", "value": value}]
 

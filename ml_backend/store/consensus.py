@@ -1,6 +1,7 @@
 """From the answers of many annotators to the one label of a task. Pure, and told in full here.
 
-1. A skip is no answer, a draft never arrives here, an answer without a choice is blank: none of them votes.
+1. A skip is no answer, a draft never arrives here, an answer without a choice is blank: none of them votes. With
+   `choice="multiple"`, though, an answer without a choice says that none of them fits: it votes like any other.
 2. An answer with a name that is not in the label config, or with several names where the config asks for one, is
    quarantined as a whole: kept, told, not counted. It votes again when the config takes it back.
 3. One vote per annotator: the most recent of their answers (by `updated_at`, then id). Unknown annotators vote each
@@ -8,7 +9,8 @@
 4. Ground truth first: where there is one, only ground-truth answers decide.
 5. Majority: the answer that most voters gave; ties go to the most recent vote among the tied answers.
    With `choice="multiple"`, each choice is voted on by itself: it belongs to the label if more than half of the voters
-   ticked it, and at exactly half if the most recent vote ticked it. Should nothing remain, the most recent vote is it.
+   ticked it, and at exactly half if the most recent vote ticked it. Should nothing remain, the label is none of them if
+   any voter said so, else the most recent vote.
 6. `conflict` is set when any two voters (ground truth or not) differ; `agreement` is the share of voters whose answer
    is exactly the label.
 """
@@ -55,14 +57,14 @@ def consensus(annotations: Iterable[Annotation], schema: LabelSchema, rule: Cons
     given = list(annotations)
     answered = [a for a in given if not a.was_cancelled]
     quarantined = {a.id: why for a in answered if (why := _why_quarantined(a, schema))}
-    votes = _one_vote_each(a for a in answered if a.labels and a.id not in quarantined)
+    votes = _one_vote_each(a for a in answered if (a.labels or schema.multiple) and a.id not in quarantined)
     label = _decide(votes, schema, rule) if votes else None
     return Verdict(
         label=label,
         conflict=len({frozenset(v.labels) for v in votes}) > 1,
         answers=len(answered),
         skips=len(given) - len(answered),
-        blanks=sum(not a.labels for a in answered),
+        blanks=0 if schema.multiple else sum(not a.labels for a in answered),
         quarantined=quarantined,
     )
 
@@ -134,6 +136,6 @@ def _majority_per_choice(answers: Sequence[frozenset[str]], tie: Tie) -> frozens
         return None
     breaker = answers[0] if tie == "oldest" else answers[-1]
     chosen = {name for name, count in ticked.items() if 2 * count > len(answers)} | (even & breaker)
-    if chosen:
+    if chosen or frozenset() in answers:
         return frozenset(chosen)
     return None if tie == "none" else breaker

@@ -20,7 +20,7 @@ from ml_backend.records import Annotation, Label, LabelSchema, ProjectKey, Task
 from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.pictures import Pictures, resting
 from ml_backend.store.projects import Project
-from ml_backend.store.reconcile import ReconcileReport, reconcile
+from ml_backend.store.reconcile import ReconcileReport, blank, reconcile
 from ml_backend.store.rounds import Left, Round, Rounds, still_waiting
 from ml_backend.store.rows import SAME_TASK, STREAM, annotation_of, label_of, pieces, task_of
 from ml_backend.store.tables import answers, labels, queries, rounds, tasks
@@ -165,11 +165,13 @@ class Ledger(Pictures, Rounds):
         by_annotation = sa.select(
             sa.func.count().filter(answers.c.quarantine.is_not(None)),
             sa.func.count().filter(answers.c.was_cancelled),
+            sa.func.count().filter(blank()),
         ).where(answers.c.project_id == project.id)
         with self.database.read() as connection:
             every, labelled, held_out, held_labelled, conflicts, failed, waiting = connection.execute(by_task).one()
-            quarantined, skips = connection.execute(by_annotation).one()
-        return Counts(every, labelled, held_out, held_labelled, conflicts, quarantined, skips, failed, waiting)
+            quarantined, skips, blanks = connection.execute(by_annotation).one()
+        blanks = 0 if project.schema.multiple else blanks
+        return Counts(every, labelled, held_out, held_labelled, conflicts, quarantined, skips, failed, waiting, blanks)
 
     def tasks(self, project: Project, task_ids: Iterable[int] | None = None) -> Iterator[Task]:
         """The tasks as last seen, by id, streamed. Tasks that are gone are left out.
@@ -281,11 +283,11 @@ def _pool_rows(columns: Sequence[tuple[NDArray[Any], ...]], schema: LabelSchema)
     kinds = (np.int64, "S64", object, np.uint8)
     parts = zip(*columns, strict=True) if columns else ([np.empty(0, dtype=kind)] for kind in kinds)
     ids, hashes, names, flags = (np.concatenate(part) for part in parts)
-    classes = {text: found for text in set(names) if text and (found := _classes(text, schema))}
+    classes = {text: found for text in set(names) if text and (found := _classes(text, schema)) is not None}
     labelled = np.array([text in classes for text in names], dtype=np.bool_)
     rows = np.flatnonzero(labelled)
     label = np.full(len(ids), -1, dtype=np.int64)
-    label[rows] = [classes[names[row]][0] for row in rows]
+    label[rows] = [next(iter(classes[names[row]]), -1) for row in rows]
     holdout = flags & _HELD > 0
     return PoolRows(
         ids=ids,
@@ -302,11 +304,14 @@ def _pool_rows(columns: Sequence[tuple[NDArray[Any], ...]], schema: LabelSchema)
     )
 
 
-def _classes(text: str, schema: LabelSchema) -> list[int]:
-    """Class indices of a stored label; [] where it was decided by another config, and would be quarantined by this one."""
+def _classes(text: str, schema: LabelSchema) -> list[int] | None:
+    """Class indices of a stored label, [] for none of them.
+
+    None where it was decided by another config, and would be quarantined or blank by this one.
+    """
     names = json.loads(text)
     fits = set(names) <= set(schema.labels) and (schema.multiple or len(names) == 1)
-    return [schema.labels.index(name) for name in names] if fits else []
+    return [schema.labels.index(name) for name in names] if fits else None
 
 
 __all__ = [

@@ -18,6 +18,8 @@ from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.tables import answers, events, labels, projects, queries, tasks
 
 PIECE = 1_000
+_MULTIPLE = "an answer without a choice is one"
+"""Stores that were judged before that was so are judged again."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Project:
     @property
     def judged_by(self) -> str:
         """Digest of everything that decides a label, so that a change is noticed."""
-        decisive = json.dumps([asdict(self.schema), asdict(self.rule)], sort_keys=True)
+        how = [asdict(self.schema), asdict(self.rule), *([_MULTIPLE] if self.schema.multiple else [])]
+        decisive = json.dumps(how, sort_keys=True)
         return hashlib.sha256(decisive.encode()).hexdigest()
 
 

@@ -390,10 +390,11 @@ def _count_state(database: Database, project: Project, report: ReconcileReport) 
         report.conflicts = count(connection, tasks, tasks.c.conflict)
         report.quarantined = count(connection, answers, answers.c.quarantine.is_not(None))
         report.skips = count(connection, answers, answers.c.was_cancelled)
-        report.blanks = count(connection, answers, _blank())
+        report.blanks = 0 if project.schema.multiple else count(connection, answers, blank())
 
 
-def _blank() -> sa.ColumnElement[bool]:
+def blank() -> sa.ColumnElement[bool]:
+    """An answer in which nothing was chosen; where several choices may be, it is a label: none of them."""
     empty = sa.type_coerce(answers.c.labels, sa.Text) == "[]"
     return sa.and_(empty, sa.not_(answers.c.was_cancelled))
 

@@ -20,7 +20,7 @@ class PoolRows:
 
     ids: (N,) int64. hashes: (N,) bytes, hex SHA-256 of the image, b"" where not known yet.
     labelled: (N,) bool, the task has a label that counts. labels: (N,) int64, its class index, -1 elsewhere (with
-    several labels, the first in the label config's order; `pairs` has them all).
+    several labels, the first in the label config's order; `pairs` has them all; -1, too, where it is none of them).
     pairs: (M, 2) int64, one line (row, class index) for every label of every labelled row.
     answered: (N,) bool, somebody has answered, whether it gave a label or not: Label Studio serves it no more.
     skipped: (N,) bool, skipped by somebody and labelled by nobody.
@@ -78,7 +78,7 @@ class LedgerRow:
 class Counts:
     """How far a project is. labelled: tasks with a label that counts, held-out ones included.
 
-    waiting: tasks that can still be asked for.
+    waiting: tasks that can still be asked for. blanks: answers in which nothing was chosen, though one choice had to be.
     """
 
     tasks: int
@@ -90,3 +90,4 @@ class Counts:
     skips: int
     failed_images: int
     waiting: int
+    blanks: int = 0
