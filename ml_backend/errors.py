@@ -23,6 +23,10 @@ class ProjectGoneError(NotFoundError):
     """Label Studio does not have the project any more; what is known of it is kept."""
 
 
+class ProjectReplacedError(ProjectGoneError):
+    """Label Studio has another project under this number; what is known of the former one is kept, and not used."""
+
+
 class ConflictError(BackendError):
     """The request is fine, but the present state does not allow it."""
 

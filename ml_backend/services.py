@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ml_backend.errors import ConflictError, NotFoundError, StoreError, TooManyError
@@ -136,6 +137,10 @@ class Services:
         """
         key = ProjectKey(host, project_id)
         known = next((p for p in self.ledger.projects() if p.key == key), None)
+        if known is not None and is_another(known, created):
+            # Said by whoever calls; the next turn asks Label Studio itself, and begins anew if it is so.
+            self.jobs.mark_due(known, immediately=True, reason="set up")
+            return known
         selection = selection or selected(known)
         schema = self.schema(label_config, selection)
         if known is not None and (known.label_config, known.schema) == (label_config, schema):
@@ -172,7 +177,7 @@ class Services:
     def find_project(self, slug: str | None, project_id: int, created: int | None) -> Project:
         """Return the project that a request means. Raises NotFoundError, or ConflictError where it could be several."""
         if slug is not None:
-            return self.ledger.project(ProjectKey(self.host(slug, None), project_id))
+            return _same(self.ledger.project(ProjectKey(self.host(slug, None), project_id)), created)
         found = [p for p in self.ledger.projects() if p.key.project_id == project_id]
         if len(found) > 1 and created is not None:
             found = [p for p in found if p.settings.get("created") == created]
@@ -186,7 +191,7 @@ class Services:
                 f"Several Label Studio hosts have a project {project_id}: connect each with its own address, "
                 f"{self.settings.url}/hosts/<name>, as `ml-backend setup-project` does."
             )
-        return found[0]
+        return _same(found[0], created)
 
     def find_key(self, slug: str | None, project_id: int) -> ProjectKey:
         """Name the project that an event is about. With the host in the address that takes no look into the store."""
@@ -223,6 +228,26 @@ def open_patiently(settings: Settings) -> Services:
 def selected(project: Project | None) -> Selection:
     """What was selected for the project, when it was set up."""
     return Selection(project.settings.get("choices"), project.settings.get("image")) if project else NOTHING
+
+
+def created_at(remote: Mapping[str, Any]) -> int | None:
+    """When Label Studio made the project, in seconds, as it tells its ML backends; None where it does not say."""
+    said = remote.get("created_at")
+    return int(datetime.fromisoformat(said).timestamp()) if said else None
+
+
+def is_another(known: Project, created: int | None) -> bool:
+    """Whether a project of that time of creation is another one, under the number of the one that is known."""
+    return None not in {created, known.settings.get("created")} and known.settings["created"] != created
+
+
+def _same(known: Project, created: int | None) -> Project:
+    if is_another(known, created):
+        raise ConflictError(
+            f"{known.key} is another project than the one that is known here: it is made known by the next turn. Run "
+            "`ml-backend sync run`, or try again."
+        )
+    return known
 
 
 def host_slug(host: str) -> str:

@@ -42,6 +42,7 @@ def project_status(services: Services, project: Project) -> dict[str, Any]:
             "stopped": jobs.stopped,
         },
         "advice": project.settings.get("advice"),
+        "former": [former_status(services, known) for known in services.ledger.former(project)],
         "problems": [
             *_hindrances(services, jobs),
             *_problems(counts, project, last, jobs.stopped),
@@ -49,6 +50,16 @@ def project_status(services: Services, project: Project) -> dict[str, Any]:
             *_faulty_images(services, project, counts),
         ],
         "unreadable": unreadable_images(services, project, limit=LISTED) | {"total": counts.failed_images},
+    }
+
+
+def former_status(services: Services, former: Project) -> dict[str, Any]:
+    """A project that had the same number in Label Studio before, whose labels are kept."""
+    return {
+        "id": former.id,
+        "title": former.title,
+        "labelled": services.ledger.counts(former).labelled,
+        "replaced_at": former.settings["replaced"]["at"],
     }
 
 

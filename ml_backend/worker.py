@@ -113,6 +113,8 @@ class Worker:
             project = self.patiently(lambda: self._project(job))
             if project is not None:
                 self.attempt(job, project, Share(self.services, job, self._poll).go_on)
+            elif not self.stopping.is_set():  # replaced after it was claimed
+                self._end(job, partial(self.services.jobs.finish, job, {"note": "The project is no longer there."}))
         finally:
             self.job = None
         return True

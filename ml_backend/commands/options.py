@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +129,9 @@ def find_project(services: Services, args: argparse.Namespace, *, register: bool
             f"Project {remote['id']} ({remote['title']}) is not connected to this service yet: run `ml-backend "
             f"setup-project --project {remote['id']}`."
         )
-    created = int(datetime.fromisoformat(remote["created_at"]).timestamp())
+    from ml_backend.services import created_at  # noqa: PLC0415 - as above
+
+    created = created_at(remote)
     client = services.client(host)
     selection = client.selection(int(remote["id"]))
     project = services.register(host, int(remote["id"]), remote["label_config"], created=created, selection=selection)

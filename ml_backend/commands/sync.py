@@ -324,6 +324,11 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
         f"  job        {_job_text(running, job['waiting_for'])}" if running else "  job        none",
         f"  data       {store}",
     ]
+    lines += [
+        f"  former     another project, {former['title']!r}, had this number until {former['replaced_at'][:10]}: its "
+        f"{amount(former['labelled'], 'label')} are kept, and not used"
+        for former in status["former"]
+    ]
     lines += [f"  FIX        {problem}" for problem in status["problems"]]
     return "\n".join([*lines, *_unreadable_lines(status["unreadable"])])
 

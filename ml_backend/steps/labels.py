@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from ml_backend.errors import InvalidInputError, NotFoundError, ProjectGoneError
+from ml_backend.errors import InvalidInputError, NotFoundError, ProjectGoneError, ProjectReplacedError
 from ml_backend.labelstudio.client import PAGE, LabelStudio
 from ml_backend.records import Annotation, Task
-from ml_backend.services import Services, selected
+from ml_backend.services import Services, created_at, is_another, selected
 from ml_backend.steps import ownership, webhook
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
+from ml_backend.wording import amount
+
+logger = logging.getLogger(__name__)
 
 OVERLAP = timedelta(seconds=15)
 """Listings overlap by this much, for what was being written while the last one ran; reading twice changes nothing."""
@@ -47,7 +52,8 @@ def refresh(project: Project, services: Services) -> Project:
 
     Raises ProjectGoneError for a project that was deleted, InvalidInputError for a config that cannot be learned (any more).
     What is known of it stays: its labels cost money.
-    Raises AnotherStoreError for a project that another store has.
+    Raises AnotherStoreError for a project that another store has, ProjectReplacedError for one that is another by now:
+    that one is made known and due.
     """
     client = services.client(project.key.host)
     try:
@@ -59,8 +65,10 @@ def refresh(project: Project, services: Services) -> Project:
             f"{project.key} no longer exists in Label Studio, or the access token may not see it; its labels are "
             "kept here."
         ) from error
+    created = created_at(remote)
+    _refuse_replaced(project, services, remote, created)
     ownership.check(project, services, remote)
-    settings = {"gone": None, "overlap": remote["maximum_annotations"]}
+    settings = {"gone": None, "overlap": remote["maximum_annotations"], "created": created}
     known = {
         "title": remote["title"],
         "label_config": remote["label_config"],
@@ -74,6 +82,28 @@ def refresh(project: Project, services: Services) -> Project:
         services.ledger.upsert_project(project.key, schema=project.schema, **known)
         raise
     return services.ledger.upsert_project(project.key, schema=schema, **known)
+
+
+def _refuse_replaced(project: Project, services: Services, remote: Mapping[str, Any], created: int | None) -> None:
+    """A Label Studio that was installed anew counts its projects from 1 again; the time of creation tells them apart."""
+    if created is None or not is_another(project, created):
+        return
+    config = remote["label_config"]
+    new = services.ledger.replace(
+        project,
+        title=remote["title"],
+        label_config=config,
+        schema=services.schema(config, selected(project)),
+        created=created,
+    )
+    services.jobs.mark_due(new, immediately=True, reason="set up")
+    labels = services.ledger.counts(project).labelled
+    sentence = (
+        f"{project.key} is another project in Label Studio than before, created at another time: it begins anew. The "
+        f"{amount(labels, 'label')} of the former one, {project.title!r}, are kept, and not used for it."
+    )
+    logger.warning(sentence)
+    raise ProjectReplacedError(sentence)
 
 
 def everything(client: LabelStudio, project: Project) -> Iterator[tuple[Task, list[Annotation]]]:

@@ -15,11 +15,13 @@ from ml_backend.errors import NotFoundError
 from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.database import Clock, Database, utc_now
-from ml_backend.store.tables import answers, events, labels, projects, queries, tasks
+from ml_backend.store.tables import answers, events, jobs, labels, projects, queries, tasks
 
 PIECE = 1_000
 _MULTIPLE = "an answer without a choice is one"
 """Stores that were judged before that was so are judged again."""
+KEPT = ("choices", "image", "split_seed")
+"""Settings that a project takes over from the one it replaces: what was selected for it comes before it is noticed."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,51 @@ class Projects:
         return found
 
     def projects(self) -> list[Project]:
+        """Every project that Label Studio has, as far as is known; those that were replaced are left out."""
+        return self._listed(projects.c.external_id >= 0)
+
+    def former(self, project: Project) -> list[Project]:
+        """The projects that had its number before it. Their labels are kept; nothing else is done with them."""
+        return [
+            known
+            for known in self._listed(projects.c.host == project.key.host, projects.c.external_id < 0)
+            if known.settings["replaced"]["number"] == project.key.project_id
+        ]
+
+    def replace(self, project: Project, *, title: str, label_config: str, schema: LabelSchema, created: int) -> Project:
+        """Begin anew under the project's key, which is another project's in Label Studio by now; returns the new one.
+
+        The former one keeps its labels, rounds and versions, under a number that Label Studio gives to no project.
+        """
+        now = self.clock()
+        with self.database.write() as connection:
+            old = lock(connection, project.id)
+            if old.key != project.key:
+                return _record(connection.execute(_by_key(project.key)).one())  # somebody else was faster
+            aside = {"number": old.key.project_id, "at": now.isoformat()}
+            connection.execute(
+                projects.update()
+                .where(projects.c.id == old.id)
+                .values(external_id=-old.id, settings={**old.settings, "replaced": aside})
+            )
+            connection.execute(jobs.delete().where(jobs.c.project_id == old.id, jobs.c.state == "due"))
+            kept = {name: value for name, value in old.settings.items() if name in KEPT}
+            new = projects.insert().values(
+                host=old.key.host,
+                external_id=old.key.project_id,
+                title=title,
+                label_config=label_config,
+                label_schema=asdict(schema),
+                rule=asdict(old.rule),
+                settings={**kept, "created": created},
+                created_at=now,
+            )
+            return lock(connection, connection.execute(new.returning(projects.c.id)).scalar_one())
+
+    def _listed(self, *conditions: sa.ColumnElement[bool]) -> list[Project]:
+        statement = sa.select(projects).where(*conditions).order_by(projects.c.id)
         with self.database.read() as connection:
-            return [_record(row) for row in connection.execute(sa.select(projects).order_by(projects.c.id))]
+            return [_record(row) for row in connection.execute(statement)]
 
     def forget(self, project: Project) -> None:
         """Delete a project and everything kept of it, a piece at a time. Label Studio is not touched."""
