@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from ml_backend.services import Services
 from ml_backend.serving import LoadedModel
-from ml_backend.steps import advice, batch, candidate, features, first_order, labels, queue
+from ml_backend.steps import advice, batch, candidate, features, first_order, holdout, labels, queue
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
@@ -55,7 +55,7 @@ def run(
     full: bool = False,
     go_on: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """First order -> labels -> features -> tidy -> train, promote -> score and choose -> push, verify -> advise.
+    """First order, labels, features, tidy, hold out, train and promote, score and choose, push and verify, advise.
 
     full: compare with all of the project instead of what changed. go_on: asked while images are encoded; may raise
     TurnPausedError, and the next turn goes on from there. Raises LabelStudioUnavailableError when Label Studio
@@ -65,6 +65,7 @@ def run(
     turn.step("first order", 0.0, lambda: first_order.serve(project, services))
     project, corpus = _read(turn, project, services, full=full)
     turn.step("tidy", 0.6, lambda: queue.tidy(project, services, idle=not turn.outcome.labels_changed))
+    corpus = turn.step("hold out", 0.6, lambda: holdout.reach(project, services, corpus))
     model = turn.step("train", 0.6, lambda: candidate.train(project, services, corpus, turn.at(0.6)))
     corpus = turn.step("rescore", 0.7, lambda: _seen_by(model, project, services, corpus, turn.within(0.7, 0.8)))
     round_ = turn.step("choose", 0.8, lambda: batch.choose(project, services, corpus, model))

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Glance:
-    """What came of some tasks, by their place: a vector each, or why there is none."""
+    """What came of some tasks, by their place: vector and content hash of each, or why there is none."""
 
     vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    hashes: dict[int, str] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
 
 
@@ -63,6 +64,7 @@ def glance(project: Project, services: Services, encoder: Encoder, tasks: Sequen
         new |= zip(stored, services.features.matrix(encoder.id)[at], strict=True)
     return Glance(
         {place: new[digest] for place, digest in result.hashes.items()},
+        dict(result.hashes),
         {place: str(error) for place, error in result.failed.items()},
     )
 

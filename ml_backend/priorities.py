@@ -67,7 +67,7 @@ def query(project: Project, services: Services, wish: Wish, tell: Tell = silent)
     )
     model = services.predictor.current(project)
     tell(0.9, "choose")
-    pool = build_pool(corpus, model, np.zeros(0, dtype=np.int64)) if corpus else None
+    pool = build_pool(corpus, model) if corpus else None
     wanted = replace(
         settings,
         strategy=strategy,
@@ -79,7 +79,10 @@ def query(project: Project, services: Services, wish: Wish, tell: Tell = silent)
     )
     chosen = picks(pool, wanted, 0, np.random.default_rng([seed, project.id]))
     if not chosen:
-        raise NothingToAskError(f"{project.key} has no tasks left to label: import more images.")
+        raise NothingToAskError(
+            f"{project.key} has no tasks left to choose from: all are answered, skipped, unreadable or held out to "
+            "measure the accuracy. Import more images."
+        )
     queries = [replace(query, rank=rank) for rank, query in enumerate(chosen)]
     return Batch(queries, strategy, seed, model.number if model else 0, {})
 

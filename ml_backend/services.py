@@ -73,7 +73,7 @@ class Services:
         return cls(
             settings=settings,
             database=database,
-            ledger=Ledger(database),
+            ledger=Ledger(database, seed=settings.seed),
             jobs=jobs,
             inbox=Inbox(database, jobs),
             versions=Versions(settings.data_dir / "versions", database),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend import split
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.labelstudio.config import prediction_result, task_from_json
 from ml_backend.labelstudio.queue import LIVE
@@ -209,12 +210,22 @@ class Predictor:
         A held-out task, whether it is in the queue or not, gets one without a guess, so that no opinion leans on it.
         """
         queue = self._queue(project)
-        beliefs = self._beliefs(project, [task_from_json(project.schema, dict(task)) for task in tasks])
-        held_out = self.services.ledger.held_out(project, [int(task["id"]) for task in tasks])
+        beliefs, contents = self._beliefs(project, [task_from_json(project.schema, dict(task)) for task in tasks])
+        ids = [int(task["id"]) for task in tasks]
+        held_out = self._held_out(project, ids, contents)
         return [
-            self._answer(project, task_id, belief, queue, held_out=task_id in held_out)
-            for task_id, belief in zip((int(task["id"]) for task in tasks), beliefs, strict=True)
+            self._answer(project, task_id, belief, queue, held_out=place in held_out)
+            for place, (task_id, belief) in enumerate(zip(ids, beliefs, strict=True))
         ]
+
+    def _held_out(self, project: Project, task_ids: Sequence[int], contents: Mapping[int, str]) -> set[int]:
+        """Which of the tasks, by their place here, the split holds out: by the image shown, and by what the ledger knows."""
+        settings, share = self.services.settings, project.settings.get(split.SHARE)
+        if share is None:  # no turn yet: a share that a first turn of whatever size stays within
+            share = split.reserved_share(settings.holdout_share, settings.holdout_first, 0)
+        known, seed = self.services.ledger.held_out(project, task_ids), project.split_seed
+        by_ledger = {place for place, task_id in enumerate(task_ids) if task_id in known}
+        return by_ledger | {place for place, content in contents.items() if split.place(content, seed) < share}
 
     def _answer(
         self, project: Project, task_id: int, belief: Prediction | None, queue: _Served | None, *, held_out: bool
@@ -237,26 +248,26 @@ class Predictor:
         least = ticked_from(project, self.services.settings.prelabels, model.confident_from)
         return least is not None and belief.confidence >= least
 
-    def _beliefs(self, project: Project, tasks: Sequence[Task]) -> list[Prediction | None]:
-        """What the current version says of each task; None where there is no version yet."""
+    def _beliefs(self, project: Project, tasks: Sequence[Task]) -> tuple[list[Prediction | None], Mapping[int, str]]:
+        """What the current version says of each task, None where there is no version yet; content hashes by place."""
         from ml_backend.encoding import no_image  # noqa: PLC0415 - torch
 
         model = self.current(project)
         if model is None:
-            return [None if t.image else Prediction((), 0.0, error=no_image(project, t)) for t in tasks]
-        vectors, errors = self._vectors(project, model.encoder, tasks)
+            return [None if t.image else Prediction((), 0.0, error=no_image(project, t)) for t in tasks], {}
+        vectors, contents, errors = self._vectors(project, model.encoder, tasks)
         found: dict[int, Prediction] = {}
         if vectors:
             probabilities = model.head.predict_proba(np.stack(list(vectors.values())))
             for place, row in zip(vectors, probabilities, strict=True):
                 found[place] = predicted(row, model.head.classes, multiple=model.head.multilabel)
         places = range(len(tasks))
-        return [found.get(place) or Prediction((), 0.0, error=errors[place]) for place in places]
+        return [found.get(place) or Prediction((), 0.0, error=errors[place]) for place in places], contents
 
     def _vectors(
         self, project: Project, encoder: Encoder, tasks: Sequence[Task]
-    ) -> tuple[dict[int, NDArray[np.float32]], dict[int, str]]:
-        """Vectors of the tasks, by their place here; and why the others have none. Writes nothing.
+    ) -> tuple[dict[int, NDArray[np.float32]], dict[int, str], dict[int, str]]:
+        """Vectors and content hashes of the tasks, by their place here; and why the others have none. Writes nothing.
 
         What is stored counts for tasks whose image is the one that the ledger has; any other is looked at anew, for it
         is the caller's word alone.
@@ -269,14 +280,16 @@ class Predictor:
         stored = {place: int(row) for place, row in zip(places, rows, strict=True) if row >= 0}
         matrix = features.matrix(encoder.id)[list(stored.values())] if stored else ()
         vectors = dict(zip(stored, matrix, strict=True))
+        contents = {place: known[tasks[place].id] for place in stored}
         rest = [place for place in range(len(tasks)) if place not in stored]
         if not rest:
-            return vectors, {}
+            return vectors, contents, {}
         from ml_backend.glance import glance  # noqa: PLC0415 - torch
 
         new = glance(project, self.services, encoder, [tasks[place] for place in rest])
         vectors |= {rest[place]: vector for place, vector in new.vectors.items()}
-        return vectors, {rest[place]: encodable(error) for place, error in new.errors.items()}
+        contents |= {rest[place]: content for place, content in new.hashes.items()}
+        return vectors, contents, {rest[place]: encodable(error) for place, error in new.errors.items()}
 
     def _queue(self, project: Project) -> _Served | None:
         """The round Label Studio has, with its scores; read once a round."""

@@ -97,10 +97,6 @@ def _optional(parse: Parse) -> Parse:
     return lambda text: None if text.lower() in {"", "none"} else parse(text)
 
 
-LARGEST_HOLDOUT = 0.2
-"""Of a small project, at most this share is held out, whatever `holdout_first` says."""
-
-
 @dataclass(frozen=True)
 class Settings:
     """What can be set, with its defaults. One environment variable a field; `NAME_FILE` reads it from a file."""

@@ -24,6 +24,7 @@ from ml_backend.steps import first_order, labels, queue
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
 from ml_backend.store.versions import Version
+from tests.slices import held_out
 
 HOST = "http://127.0.0.1:9"
 KINDS = ("cat", "dog", "owl")
@@ -72,7 +73,7 @@ class Bench:
         self.services.ledger.set_content_hash(self.project, {i: self.hash_of(i) for i in self.ids})
         for encoder in ENCODERS:
             self._encode(encoder)
-        self.services.ledger.draw_holdout(self.project, self.ids[:measured])
+        held_out(self.services.ledger, self.project, *self.ids[:measured])
 
     @property
     def project(self) -> Project:

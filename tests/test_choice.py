@@ -16,6 +16,7 @@ from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
+from tests.slices import held_out
 
 HOST = "http://127.0.0.1:9"
 KEY = "k" * 40
@@ -47,14 +48,13 @@ def project(services: Services) -> Project:
     now = datetime.now(UTC)
     tasks = [Task(i, f"/{i}.png", {"image": f"/{i}.png"}, now) for i in range(1, HELD_OUT + 1)]
     services.ledger.reconcile(project, [(task, []) for task in tasks], full=True)
-    services.ledger.draw_holdout(project, [task.id for task in tasks])
-    now = datetime.now(UTC)
     labels = {task.id: "cat" if task.id % 2 else "dog" for task in tasks}
     answers = [(t, [Annotation(t.id, t.id, (labels[t.id],), False, False, 1, now, now)]) for t in tasks]
     services.ledger.reconcile(project, answers, full=False)
     hashes = {task.id: f"{task.id:064x}" for task in tasks}
     services.ledger.set_content_hash(project, hashes)
     vectors = np.array([[1.0, 0.0] if labels[i] == "cat" else [0.0, 1.0] for i in hashes])
+    project = held_out(services.ledger, project, *hashes)
     services.features.append("seeing", list(hashes.values()), vectors)
     return project
 

@@ -27,6 +27,7 @@ from ml_backend.server import create_app
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
+from tests.slices import held_out
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOST = "http://127.0.0.1:9"
@@ -121,6 +122,7 @@ def test_status_tells_how_many_labels_go_to_measuring(
     services: Services, project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (task,) = services.ledger.tasks(project, [5])
+    project = held_out(services.ledger, project, 5)
     later = datetime.now(UTC)
     answer = Annotation(5, 5, ("cat",), False, False, 1, later, later)
     services.ledger.reconcile(project, [(task, [answer])], full=False)

@@ -1,5 +1,6 @@
 """What is told of the answers that measure, before and while they are given."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ml_backend.commands import held_out
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
+from tests import slices
 
 HOST = "http://127.0.0.1:9"
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -26,19 +28,20 @@ def test_a_project_without_held_out_answers_is_told_that_nothing_is_measured() -
     assert "not measured" in held_out.first_answers(Settings(holdout_share=0.0), 300)
 
 
-def test_imported_labels_are_told_to_measure_nothing(tmp_path: Path) -> None:
+def test_it_is_told_which_imported_labels_measure(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data", label_studio_url=HOST, label_studio_api_key="k" * 40)
-    assert held_out.imported(settings, HOST, 1, 88, onto_old_tasks=False) == (
-        "88 labels, all used for training: the accuracy is measured on tasks drawn at random and labelled here, 0 "
+    assert held_out.imported(settings, HOST, 1, 88) == (
+        "88 labels, used for training, except on the tasks drawn at random to be held out: those measure the accuracy, 0 "
         "so far."
     )
+    assert "all used for training" in held_out.imported(replace(settings, holdout_share=0.0), HOST, 1, 88)
     assert not settings.data_dir.exists(), "telling makes no store"
     services = Services.open(settings)
     project = services.register(HOST, 1, CONFIG, created=None)
     task = Task(1, "/1.png", {"image": "/1.png"}, datetime.now(UTC))
     services.ledger.reconcile(project, [(task, [])], full=True)
-    services.ledger.draw_holdout(project, [1])
+    project = slices.held_out(services.ledger, project, 1)
     now = datetime.now(UTC)
     services.ledger.reconcile(project, [(task, [Annotation(1, 1, ("cat",), False, False, 1, now, now)])], full=False)
-    assert held_out.imported(settings, HOST, 1, 1, onto_old_tasks=True).endswith("labelled here, 1 so far.")
+    assert held_out.imported(settings, HOST, 1, 1).endswith("accuracy, 1 so far.")
     services.database.close()

@@ -27,8 +27,8 @@ def test_an_unknown_project_says_how_to_set_it_up(ledger: Ledger) -> None:
 
 def test_settings_are_merged_and_none_takes_one_away(ledger: Ledger) -> None:
     project = known(ledger, settings={"a": 1, "b": 2})
-    assert known(ledger, settings={"b": None, "c": 3}).settings == {"a": 1, "c": 3}
-    assert ledger.configure(project, a=None).settings == {"c": 3}
+    assert known(ledger, settings={"b": None, "c": 3}).settings == {"a": 1, "c": 3, "split_seed": 0}
+    assert ledger.configure(project, a=None).settings == {"c": 3, "split_seed": 0}
 
 
 def test_two_hosts_with_the_same_project_number_do_not_mix(ledger: Ledger, clock: FakeClock) -> None:

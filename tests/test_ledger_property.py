@@ -38,7 +38,6 @@ happenings = st.one_of(
     st.tuples(st.just("change_config"), st.sampled_from(PROJECTS), st.sampled_from(CONFIGS)),
     st.tuples(st.just("deliver"), which, st.sampled_from(["once", "once", "twice", "never"])),
     st.tuples(st.just("reconcile"), st.sampled_from(PROJECTS)),
-    st.tuples(st.just("hold_out"), which),
 )
 
 
@@ -145,14 +144,6 @@ class World:
 
     def _reconcile(self, number: int) -> None:
         self.reconcile(number, full=False)
-
-    def _hold_out(self, number: int) -> None:
-        for project_number in PROJECTS:
-            project = self.project(project_number)
-            pool = self.ledger.pool(project)
-            drawable = pool.ids[pool.drawable]
-            if len(drawable):
-                self.ledger.draw_holdout(project, [int(drawable[number % len(drawable)])])
 
 
 hosts = count()

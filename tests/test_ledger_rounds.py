@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
-
-from ml_backend.errors import ConflictError, NotFoundError
 from ml_backend.records import LabelSchema, Query
 from ml_backend.store.ledger import Ledger
 from tests.conftest import full, known
 from tests.fakes import FakeClock, FakeLabelStudio
+from tests.slices import held_out
 
 
 def test_the_pool_has_a_row_for_every_task_that_is_there(ledger: Ledger, studio: FakeLabelStudio) -> None:
     project = known(ledger)
     cat, dog, skipped, odd, plain, gone, held = (studio.create_task(1).id for _ in range(7))
     full(ledger, project, studio)
-    ledger.draw_holdout(project, [held])
+    project = held_out(ledger, project, held)
     studio.annotate(cat, "cat")
     studio.annotate(dog, "dog")
     studio.annotate(skipped, skip=True)
@@ -33,7 +31,9 @@ def test_the_pool_has_a_row_for_every_task_that_is_there(ledger: Ledger, studio:
     assert pool.answered.tolist() == [True, True, False, True, False, True]
     assert pool.skipped.tolist() == [False, False, True, False, False, False]
     assert pool.holdout.tolist() == [False, False, False, False, False, True]
-    assert pool.drawable.tolist() == [False, False, True, False, True, False]
+    assert pool.reached.tolist() == [0, 0, 0, 0, 0, 1]
+    assert pool.measured.tolist() == pool.holdout.tolist()
+    assert pool.waiting.tolist() == [False] * 6
     assert pool.failed.tolist() == [False, False, False, False, True, False]
     assert pool.pairs.tolist() == [[0, 0], [1, 1], [5, 0]]
 
@@ -54,52 +54,21 @@ def test_the_pool_tells_every_label_of_a_multi_label_task(ledger: Ledger, studio
     assert pool.labels.tolist() == [-1, 1]
 
 
-def test_a_labelled_task_can_never_become_held_out(ledger: Ledger, studio: FakeLabelStudio) -> None:
-    project = known(ledger)
-    labelled, free = studio.create_task(1).id, studio.create_task(1).id
-    annotation = studio.annotate(labelled, "cat")
-    full(ledger, project, studio)
-    with pytest.raises(ConflictError, match="already answered"):
-        ledger.draw_holdout(project, [free, labelled])
-    assert ledger.holdout(project) == []
-    studio.delete_annotation(annotation.id)
-    full(ledger, project, studio)
-    with pytest.raises(ConflictError):
-        ledger.draw_holdout(project, [labelled])
-    with pytest.raises(NotFoundError, match="sync run"):
-        ledger.draw_holdout(project, [12345])
-
-
 def test_a_held_out_task_stays_held_out_labelled_deleted_and_back_again(
     ledger: Ledger, studio: FakeLabelStudio
 ) -> None:
     project = known(ledger)
     task = studio.create_task(1)
     full(ledger, project, studio)
-    ledger.draw_holdout(project, [task.id])
+    project = held_out(ledger, project, task.id)
     studio.annotate(task.id, "cat")
     full(ledger, project, studio)
-    ledger.draw_holdout(project, [task.id])
     assert [label.task_id for label in ledger.labels(project, split="holdout")] == [task.id]
     assert ledger.labels(project, split="train") == []
     ledger.reconcile(project, [], full=True)
     assert ledger.holdout(project) == []
     full(ledger, project, studio)
     assert ledger.holdout(project) == [task.id]
-
-
-def test_a_task_answered_before_it_was_drawn_is_released(
-    ledger: Ledger, studio: FakeLabelStudio, clock: FakeClock
-) -> None:
-    project = known(ledger)
-    task = studio.create_task(1)
-    full(ledger, project, studio)
-    studio.annotate(task.id, "cat")  # Label Studio knows, the ledger does not yet
-    clock.advance(1)
-    ledger.draw_holdout(project, [task.id])
-    assert full(ledger, project, studio).released == 1
-    assert ledger.holdout(project) == []
-    assert [label.task_id for label in ledger.labels(project, split="train")] == [task.id]
 
 
 def test_a_round_is_computed_pushed_and_verified_under_a_name_of_its_own(
@@ -115,7 +84,6 @@ def test_a_round_is_computed_pushed_and_verified_under_a_name_of_its_own(
     one = ledger.open_round(project, version=0, strategy="herding", seed=7, queries=asked, params={"query_size": 2})
     assert (one.number, one.served_name, one.state) == (1, "v0-r1", "computed")
     assert ledger.queries(one) == asked
-    assert ledger.holdout(project) == [first]
     assert ledger.current_round(project) is None
     ledger.mark_pushed(one)
     assert ledger.mark_verified(one).state == "verified"
@@ -125,16 +93,6 @@ def test_a_round_is_computed_pushed_and_verified_under_a_name_of_its_own(
     assert ledger.current_round(project) == ledger.round(project, 1)
     assert ledger.last_round(project) == failed
     assert [r.number for r in ledger.rounds(project)] == [2, 1]
-
-
-def test_a_round_that_would_hold_out_a_labelled_task_is_not_recorded(ledger: Ledger, studio: FakeLabelStudio) -> None:
-    project = known(ledger)
-    task = studio.create_task(1).id
-    studio.annotate(task, "cat")
-    full(ledger, project, studio)
-    with pytest.raises(ConflictError):
-        ledger.open_round(project, version=0, strategy="herding", seed=0, queries=[Query(task, 0, "holdout", 0.0, "")])
-    assert ledger.rounds(project) == []
 
 
 def test_the_rows_have_all_an_export_needs(ledger: Ledger, studio: FakeLabelStudio, clock: FakeClock) -> None:

@@ -22,6 +22,7 @@ from ml_backend.steps.batch import BY_HAND, choose
 from ml_backend.steps.features import encode_missing
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
+from tests.slices import held_out
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
@@ -133,7 +134,7 @@ def test_tasks_that_are_held_out_or_not_encoded_yet_are_queued_beside_a_model(
     services.versions.promote(project, 1)
     new = Task(11, "/i/11.png", {"image": "/i/11.png"}, NOW)
     services.ledger.reconcile(project, [(new, [])], full=False)
-    services.ledger.draw_holdout(project, [8])
+    project = held_out(services.ledger, project, 8)
     batch = by_hand(project, services, {11: 3.0, 8: 2.0, 9: 1.0})
     assert order(batch) == [11, 8, 9]
     assert [bool(query.prediction) for query in batch.queries] == [False, False, True]
@@ -157,7 +158,8 @@ def test_each_newly_unreadable_image_is_logged_once_and_the_log_is_bounded(
 
 
 def test_a_held_out_task_stays_held_out_and_gets_no_prelabel(services: Services, project: Project) -> None:
-    services.ledger.draw_holdout(project, [8])
+    look_at(project, services, list(services.ledger.tasks(project)))
+    project = held_out(services.ledger, project, 8)
     batch = by_hand(project, services, {8: 2.0, 9: 1.0})
     assert [query.arm for query in batch.queries] == ["holdout", "strategy"]
 

@@ -17,6 +17,7 @@ from ml_backend.encoding import encode_tasks
 from ml_backend.labelstudio.queue import LIVE
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
+from ml_backend.learning.images import content_hash
 from ml_backend.learning.patches import fit_patches
 from ml_backend.learning.training import train_head
 from ml_backend.records import Query, Task
@@ -24,6 +25,7 @@ from ml_backend.server import create_app
 from ml_backend.services import Services
 from ml_backend.serving import LoadedModel, _Kept
 from ml_backend.settings import Settings
+from ml_backend.split import SHARE, place
 from ml_backend.store.projects import Project
 from tests.test_labelstudio_transport import Host, running
 
@@ -69,7 +71,8 @@ def trained() -> tuple[Encoder, Head]:
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
-    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k", prelabels="always"))
+    settings = Settings(data_dir=tmp_path, label_studio_api_key="k", prelabels="always", holdout_share=0.0)
+    opened = Services.open(settings)
     yield opened
     opened.database.close()
 
@@ -153,36 +156,43 @@ def test_one_bad_image_says_so_and_the_others_are_served(client: TestClient, bad
     assert wrong["score"] == LIVE, "nobody is sure of it, and the batch is served first all the same"
 
 
+def by_place(services: Services, project: Project) -> list[str]:
+    """Upright images of tasks 0, 1 and 2, of which the split holds out the first."""
+    files = sorted((png(picture("upright", i)) for i in range(3)), key=lambda file: place(content_hash(file), 0))
+    images = [address(file) for file in files]
+    services.ledger.reconcile(project, [(Task(i, image), []) for i, image in enumerate(images)], full=True)
+    services.ledger.configure(project, **{SHARE: place(content_hash(files[1]), 0)})
+    return images
+
+
 def test_a_task_of_the_batch_keeps_its_place_and_a_held_out_one_shows_no_opinion(
     client: TestClient, services: Services, project: Project
 ) -> None:
-    images = {i: address(png(picture("upright", i))) for i in range(3)}
-    services.ledger.reconcile(project, [(Task(i, image), []) for i, image in images.items()], full=True)
+    images = by_place(services, project)
     queries = [
         Query(2, 0, "strategy", 0.9, "close"),
         Query(0, 1, "holdout", 0.0, "held out"),
     ]
     round_ = services.ledger.open_round(project, version=1, strategy="margin", seed=0, queries=queries)
     services.ledger.mark_pushed(round_)
-    answers = predict(client, *images.values())
+    answers = predict(client, *images)
     assert {answer["model_version"] for answer in answers} == {"v1-r1"}
     assert answers[2]["score"] < answers[0]["score"] < LIVE
     assert answers[0]["result"] == []
     assert LIVE <= answers[1]["score"] <= 1
 
 
-def test_a_held_out_task_shows_no_opinion_while_a_persons_own_queue_leaves_it_out(
+def test_whether_an_image_shows_an_opinion_is_for_the_split_to_say_and_not_for_the_round(
     client: TestClient, services: Services, project: Project
 ) -> None:
-    image = address(png(picture("upright", 0)))
-    services.ledger.reconcile(project, [(Task(i, image), []) for i in range(2)], full=True)
-    services.ledger.draw_holdout(project, [0])
-    by_hand = [Query(1, 0, "strategy", 0.0, "asked for by hand")]
+    """Nor for the ledger alone, which may not have read it yet: identical images are held out together."""
+    images = by_place(services, project)
+    by_hand = [Query(task, task, "strategy", 0.0, "asked for by hand") for task in range(2)]
     round_ = services.ledger.open_round(project, version=1, strategy="manual", seed=0, queries=by_hand)
     services.ledger.mark_pushed(round_)
-    held_out, other = predict(client, image, image)
-    assert held_out["result"] == []
-    assert choice(other) == "upright"
+    reserved, other, last, twin = predict(client, *images, images[0])
+    assert (reserved["result"], twin["result"]) == ([], [])
+    assert (choice(other), choice(last)) == ("upright", "upright")
 
 
 @pytest.mark.parametrize(

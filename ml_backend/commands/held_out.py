@@ -6,7 +6,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from ml_backend.settings import LARGEST_HOLDOUT, Settings
+from ml_backend.settings import Settings
+from ml_backend.split import LARGEST
 from ml_backend.wording import amount
 
 
@@ -14,7 +15,7 @@ def first_answers(settings: Settings, tasks: int) -> str:
     """How many answers of a project with so many tasks go to measuring, for whoever begins to label."""
     if not settings.holdout_share:
         return "No labels are held out (ML_BACKEND_HOLDOUT_SHARE is 0), so the accuracy is not measured."
-    first = min(settings.holdout_first, int(LARGEST_HOLDOUT * tasks)) if tasks else settings.holdout_first
+    first = min(settings.holdout_first, int(LARGEST * tasks)) if tasks else settings.holdout_first
     later = f"later about {settings.holdout_share:.0%} of them"
     return (
         f"Of the first labels, {first} are held out to measure the accuracy, {later}: these tasks are drawn at "
@@ -22,19 +23,19 @@ def first_answers(settings: Settings, tasks: int) -> str:
     )
 
 
-def imported(settings: Settings, host: str, project_id: int, count: int, *, onto_old_tasks: bool) -> str:
-    """What becomes of imported labels. onto_old_tasks: some of the tasks may have been drawn to be held out before."""
-    purpose = (
-        "used for training, except on tasks that are already held out" if onto_old_tasks else "all used for training"
-    )
+def imported(settings: Settings, host: str, project_id: int, count: int) -> str:
+    """What becomes of imported labels."""
+    labels = amount(count, "label")
+    if not settings.holdout_share:
+        return f"{labels}, all used for training: none are held out (ML_BACKEND_HOLDOUT_SHARE is 0)."
     return (
-        f"{amount(count, 'label')}, {purpose}: the accuracy is measured on tasks drawn at random and labelled here, "
+        f"{labels}, used for training, except on the tasks drawn at random to be held out: those measure the accuracy, "
         f"{measured_so_far(settings, host, project_id)} so far."
     )
 
 
 def measured_so_far(settings: Settings, host: str, project_id: int) -> int:
-    """Held-out tasks of a project that have a label, by the store; makes none where there is none."""
+    """Held-out labels of a project that measure its accuracy, by the store; makes none where there is none."""
     database = sa.make_url(settings.database)
     if database.get_backend_name() == "sqlite" and not Path(str(database.database)).is_file():
         return 0
@@ -42,4 +43,4 @@ def measured_so_far(settings: Settings, host: str, project_id: int) -> int:
 
     ledger = Services.open(settings).ledger
     known = [p for p in ledger.projects() if (p.key.host, p.key.project_id) == (host, project_id)]
-    return ledger.counts(known[0]).holdout_labelled if known else 0
+    return ledger.counts(known[0]).holdout_measured if known else 0

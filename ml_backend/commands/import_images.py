@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     document = {"project": project["id"], "dry_run": args.dry_run, **vars(report)}
     text = _summary(project["title"], report, args)
     if report.labelled and args.labels_as == "annotations":
-        text += "\n" + held_out.imported(settings, client.url, number, report.labelled, onto_old_tasks=False)
+        text += "\n" + held_out.imported(settings, client.url, number, report.labelled)
     if report.imported and not args.dry_run and not args.json:
         text += "\n" + after_import(client, number)
     answer.result(document, text)

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         text += f" An empty label says that none of the choices fits: {amount(report.none, 'task')}."
     if report.written and args.labels_as == "annotations":
         number = int(project["id"])
-        text += "\n" + held_out.imported(settings, client.url, number, report.written, onto_old_tasks=True)
+        text += "\n" + held_out.imported(settings, client.url, number, report.written)
     answer.result({"project": project["id"], "dry_run": args.dry_run, **vars(report)}, text)
     return 0
 

@@ -315,6 +315,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
     lines = [
         f"{status['title']} ({status['project']})",
         f"  labelled   {_labelled(counts)}",
+        *([f"  held out   {_held_out(counts)}"] if _is_told(counts) else []),
         *([f"  skipped    {amount(counts['skips'], 'answer')}"] if counts["skips"] else []),
         *([f"  blank      {amount(counts['blanks'], 'answer')}"] if counts["blanks"] else []),
         *([f"  conflicts  {amount(counts['conflicts'], 'task')}"] if counts["conflicts"] else []),
@@ -352,6 +353,19 @@ def _labelled(counts: dict[str, int]) -> str:
     return (
         f"{counts['labelled']} of {counts['tasks']}: {learned} to train on, {held_out} held out to measure the accuracy"
     )
+
+
+def _is_told(counts: dict[str, int]) -> bool:
+    """Whether there is more to say of the held-out labels than how many there are."""
+    return counts["holdout_found"] > 0 or counts["holdout_measured"] < counts["holdout_labelled"]
+
+
+def _held_out(counts: dict[str, int]) -> str:
+    """Which held-out labels measure, and what the others wait for."""
+    measured, found = counts["holdout_measured"], counts["holdout_found"]
+    waiting = counts["holdout_labelled"] - measured
+    text = f"{amount(measured, 'label')} measured" + (f", {found} of them given before asked for" if found else "")
+    return text + (f"; {waiting} not yet: others of the same draw are still to be labelled" if waiting else "")
 
 
 def _queue_text(queue: dict[str, Any] | None, counts: dict[str, int]) -> str:

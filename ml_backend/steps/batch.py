@@ -1,4 +1,4 @@
-"""Step 4: score the pool, let the strategy rank it, and mix in what is held out and what is drawn at random."""
+"""Step 4: score the pool, let the strategy rank it, and mix in the held-out tasks that are due and a random draw."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from ml_backend.errors import NothingToAskError
 from ml_backend.records import Arm, Pool, Query, Ranking
 from ml_backend.services import Services
 from ml_backend.serving import LoadedModel, predicted
-from ml_backend.settings import LARGEST_HOLDOUT, Settings
+from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus
+from ml_backend.steps.holdout import due
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
@@ -27,9 +28,9 @@ BY_HAND = "by_hand"
 
 
 def choose(project: Project, services: Services, corpus: Corpus | None, model: LoadedModel | None) -> Round:
-    """Return the round to serve: the last one while it is good, else a new one, recorded with what it holds out.
+    """Return the round to serve: the last one while it is good, else a new one, recorded.
 
-    Raises ConflictError where there is no task left to ask for.
+    Raises NothingToAskError where there is no task left to ask for.
     """
     settings, ledger = services.settings, services.ledger
     rows = corpus.rows if corpus else ledger.pool(project)
@@ -40,9 +41,8 @@ def choose(project: Project, services: Services, corpus: Corpus | None, model: L
     if last is not None and version < last.version and (former := _former(project, ledger, rows, version)):
         return former
     rng = np.random.default_rng([settings.seed, project.id, last.number if last else 0])
-    held_out = hold_out(rows, settings, rng)
-    pool = build_pool(corpus, model, held_out) if corpus else None
-    held = [Query(int(task), 0, "holdout", 0.0, "held out at random to measure the accuracy") for task in held_out]
+    pool = build_pool(corpus, model) if corpus else None
+    held = [Query(int(task), 0, "holdout", 0.0, "held out at random to measure the accuracy") for task in due(rows)]
     queries = interleave(picks(pool, settings, len(held), rng), held, rng)
     if not queries:
         raise NothingToAskError(f"{project.key} has no tasks left to label: {_why_not(rows)}.")
@@ -63,7 +63,7 @@ def spare(project: Project, services: Services, corpus: Corpus | None, round_: R
     """
     rows = corpus.rows if corpus else services.ledger.pool(project)
     asked = [query.task_id for query in services.ledger.queries(round_)]
-    waiting = _may_wait(rows) & ~rows.holdout & ~np.isin(rows.ids, asked)
+    waiting = rows.waiting & ~rows.holdout & ~np.isin(rows.ids, asked)
     # One order a round, of all tasks: what is in reserve already comes first when some of it has been used up.
     order = np.random.default_rng([services.settings.seed, project.id, round_.number]).permutation(len(rows.ids))
     return [int(task) for task in rows.ids[order[waiting[order]]][: services.settings.batch_size]]
@@ -86,11 +86,7 @@ def _former(project: Project, ledger: Ledger, rows: PoolRows, version: int) -> R
 
 def _waiting(rows: PoolRows) -> NDArray[np.int64]:
     """Ids of the tasks that can still be asked for."""
-    return rows.ids[_may_wait(rows)]
-
-
-def _may_wait(rows: PoolRows) -> NDArray[np.bool_]:
-    return np.asarray(~rows.answered & ~rows.skipped & ~rows.failed)
+    return rows.ids[rows.waiting]
 
 
 def still_good(project: Project, services: Services, round_: Round, rows: PoolRows, version: int) -> bool:
@@ -124,6 +120,7 @@ def _params(project: Project, settings: Settings) -> dict[str, Any]:
         "random_share": settings.random_share,
         "holdout_share": settings.holdout_share,
         "holdout_first": settings.holdout_first,
+        "reserved_share": project.reserved_share,
         "prelabels": settings.prelabels,
     }
 
@@ -138,29 +135,13 @@ def _why_not(rows: PoolRows) -> str:
     )
 
 
-def hold_out(rows: PoolRows, settings: Settings, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Task ids of the held-out slice that still wait for an answer, new draws included; uniform over unanswered tasks.
-
-    The slice grows to the larger of `holdout_first` and `holdout_share` of the labels, this batch counted in.
-    """
-    usable = rows.holdout & ~rows.failed & ~(rows.skipped & ~rows.labelled)
-    wanted = max(
-        settings.holdout_first, math.ceil(settings.holdout_share * (rows.labelled.sum() + settings.batch_size))
-    )
-    wanted = min(wanted, int(LARGEST_HOLDOUT * len(rows.ids))) if settings.holdout_share else 0
-    drawable = rows.ids[rows.drawable & ~rows.failed]
-    missing = min(max(0, wanted - int(usable.sum())), len(drawable))
-    drawn = rng.choice(drawable, missing, replace=False)
-    return np.concatenate([rows.ids[usable & ~rows.answered], drawn])
-
-
-def build_pool(corpus: Corpus, model: LoadedModel | None, held_out: NDArray[np.int64]) -> Pool | None:
+def build_pool(corpus: Corpus, model: LoadedModel | None) -> Pool | None:
     """Put the encoded tasks into a pool, in the order of the feature store; None where there are none.
 
     Held-out tasks are no part of it: neither picked, nor learned from.
     """
     rows = corpus.rows
-    inside = np.flatnonzero(corpus.encoded & ~rows.holdout & ~np.isin(rows.ids, held_out))
+    inside = np.flatnonzero(corpus.encoded & ~rows.holdout)
     order = inside[np.argsort(corpus.at[inside], kind="stable")]
     if not len(order):
         return None

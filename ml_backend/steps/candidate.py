@@ -189,6 +189,7 @@ def _publish(
         "mode": services.settings.mode,
         "seed": services.settings.seed,
         "trained_on": digest,
+        "reserved_share": project.reserved_share,  # learned from no image whose place is below this
     }
 
     def write(folder: Path) -> None:

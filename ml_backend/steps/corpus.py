@@ -42,8 +42,11 @@ class Corpus:
         return self.matrix[places]
 
     def examples(self, *, held_out: bool) -> Examples:
-        """Labelled tasks with their vectors: those held out, or those to learn from."""
-        return self._labelled(self.rows.holdout == held_out)
+        """Labelled tasks with their vectors: those that measure the accuracy, or those to learn from.
+
+        A held-out label that may not measure (yet) is neither.
+        """
+        return self._labelled(self.rows.measured if held_out else ~self.rows.holdout)
 
     def examples_of(self, task_ids: Sequence[int]) -> Examples:
         """Those of these tasks that are labelled and not held out."""

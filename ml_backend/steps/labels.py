@@ -12,6 +12,7 @@ from ml_backend.labelstudio.client import PAGE, LabelStudio
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services, created_at, is_another, selected
 from ml_backend.steps import ownership, webhook
+from ml_backend.steps.holdout import reserve
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
@@ -44,7 +45,7 @@ def sync(project: Project, services: Services, *, full: bool, lazily: bool = Fal
             report = ledger.reconcile(project, everything(client, project), full=True, now=began)
     services.inbox.settle(project, touched)
     webhook.watch(project, services)
-    return project, report
+    return reserve(project, services), report
 
 
 def refresh(project: Project, services: Services) -> Project:

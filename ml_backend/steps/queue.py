@@ -37,9 +37,10 @@ def serve(project: Project, services: Services, round_: Round, spare: Sequence[i
     """
     ownership.hold(project, services)  # again: encoding may have taken minutes
     client, ledger, number = services.client(project.key.host), services.ledger, project.key.project_id
+    held_back = ledger.hold_back(project, round_)
     queries = ledger.queries(round_)
     spare = () if client.has_members() else spare
-    if round_.state == "verified":
+    if round_.state == "verified" and not held_back:
         try:
             verify(client, number, round_.served_name, [query.task_id for query in queries])
         except LabelStudioUnavailableError:
@@ -109,7 +110,7 @@ def _ticked_from(project: Project, services: Services, round_: Round) -> float |
 def queue_items(project: Project, queries: Sequence[Query], least: float | None) -> list[QueueItem]:
     """Predictions whose scores are the order. Guesses of at least `least` confidence are ticked, None: none is.
 
-    A held-out task never carries one, so that no opinion leans on it.
+    A held-out task never carries one, so that no opinion leans on it: `serve` has made sure of the arms.
     """
 
     def result(query: Query) -> list[dict[str, Any]]:

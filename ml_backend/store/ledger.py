@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 
 from ml_backend.records import Annotation, Label, LabelSchema, ProjectKey, Task
 from ml_backend.store.consensus import ConsensusRule
+from ml_backend.store.heldout import HeldOut, is_held_out
 from ml_backend.store.pictures import Pictures, resting
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport, blank, reconcile
-from ml_backend.store.rounds import Left, Round, Rounds, still_waiting
+from ml_backend.store.rounds import Left, Round, still_waiting
 from ml_backend.store.rows import SAME_TASK, STREAM, annotation_of, label_of, pieces, task_of
 from ml_backend.store.tables import answers, labels, queries, rounds, tasks
 from ml_backend.store.views import Counts, LedgerRow, PoolRows, Quarantined, Split
 
 
-class Ledger(Pictures, Rounds):
+class Ledger(Pictures, HeldOut):
     """The ledger of all projects of one store."""
 
     def upsert_project(
@@ -78,7 +79,8 @@ class Ledger(Pictures, Rounds):
             .order_by(labels.c.task_id)
         )
         if split is not None:
-            statement = statement.where(tasks.c.split == split)
+            held_out = is_held_out(project)
+            statement = statement.where(held_out if split == "holdout" else sa.not_(held_out))
         with self.database.read() as connection:
             return [label_of(row) for row in connection.execute(statement)]
 
@@ -86,7 +88,7 @@ class Ledger(Pictures, Rounds):
         """SHA-256 over (task id, split, labels) of every label, by task id: the same digest, the same training set."""
         digest = hashlib.sha256()
         statement = (
-            sa.select(labels.c.task_id, tasks.c.split, sa.type_coerce(labels.c.labels, sa.Text))
+            sa.select(labels.c.task_id, _split(project), sa.type_coerce(labels.c.labels, sa.Text))
             .join_from(labels, tasks, SAME_TASK)
             .where(labels.c.project_id == project.id)
             .order_by(labels.c.task_id)
@@ -118,16 +120,6 @@ class Ledger(Pictures, Rounds):
                 for row in connection.execute(statement)
             ]
 
-    def holdout(self, project: Project) -> list[int]:
-        """Ids of the tasks held out, labelled or not, ascending."""
-        statement = (
-            sa.select(tasks.c.task_id)
-            .where(tasks.c.project_id == project.id, tasks.c.split == "holdout", sa.not_(tasks.c.gone))
-            .order_by(tasks.c.task_id)
-        )
-        with self.database.read() as connection:
-            return list(connection.scalars(statement))
-
     def unanswered_between(self, project: Project, start: datetime, end: datetime) -> int:
         """How many tasks without answer or skip Label Studio last changed in [start, end), as far as is known."""
         statement = (
@@ -147,14 +139,11 @@ class Ledger(Pictures, Rounds):
 
     def counts(self, project: Project) -> Counts:
         live = sa.and_(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
-        held = tasks.c.split == "holdout"
         has_label = labels.c.task_id.is_not(None)
         by_task = (
             sa.select(
                 sa.func.count(),
                 sa.func.count().filter(has_label),
-                sa.func.count().filter(held),
-                sa.func.count().filter(sa.and_(held, has_label)),
                 sa.func.count().filter(tasks.c.conflict),
                 sa.func.count().filter(tasks.c.image_error.is_not(None)),
                 sa.func.count().filter(still_waiting()),
@@ -168,10 +157,23 @@ class Ledger(Pictures, Rounds):
             sa.func.count().filter(blank()),
         ).where(answers.c.project_id == project.id)
         with self.database.read() as connection:
-            every, labelled, held_out, held_labelled, conflicts, failed, waiting = connection.execute(by_task).one()
+            every, labelled, conflicts, failed, waiting = connection.execute(by_task).one()
             quarantined, skips, blanks = connection.execute(by_annotation).one()
-        blanks = 0 if project.schema.multiple else blanks
-        return Counts(every, labelled, held_out, held_labelled, conflicts, quarantined, skips, failed, waiting, blanks)
+        held = self.slice_counts(project)
+        return Counts(
+            tasks=every,
+            labelled=labelled,
+            holdout=held.tasks,
+            holdout_labelled=held.labelled,
+            holdout_measured=held.measured,
+            holdout_found=held.found,
+            conflicts=conflicts,
+            quarantined=quarantined,
+            skips=skips,
+            failed_images=failed,
+            waiting=waiting,
+            blanks=0 if project.schema.multiple else blanks,
+        )
 
     def tasks(self, project: Project, task_ids: Iterable[int] | None = None) -> Iterator[Task]:
         """The tasks as last seen, by id, streamed. Tasks that are gone are left out.
@@ -190,10 +192,11 @@ class Ledger(Pictures, Rounds):
         Classes are those of the given `project`. A label that its config does not allow (any more) is none.
         """
         zero: sa.ColumnElement[int] = sa.literal_column("0", sa.Integer)
-        conditions = _FLAGS | {_RESTING: resting(self.clock())}
+        conditions = _FLAGS | {_HELD: is_held_out(project), _RESTING: resting(self.clock())}
         flags = sum((sa.case((condition, bit), else_=0) for bit, condition in conditions.items()), start=zero)
+        names = sa.type_coerce(labels.c.labels, sa.Text)
         statement = (
-            sa.select(tasks.c.task_id, tasks.c.content_hash, sa.type_coerce(labels.c.labels, sa.Text), flags)
+            sa.select(tasks.c.task_id, tasks.c.content_hash, names, flags, tasks.c.place, tasks.c.reached)
             .select_from(tasks.outerjoin(labels, SAME_TASK))
             .where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
             .order_by(tasks.c.task_id)
@@ -208,6 +211,7 @@ class Ledger(Pictures, Rounds):
         statement = (
             sa.select(
                 tasks,
+                _split(project).label("split"),
                 labels.c.labels,
                 labels.c.annotation_id,
                 labels.c.annotators,
@@ -241,12 +245,11 @@ class Ledger(Pictures, Rounds):
                 yield _ledger_row(row)
 
 
-_ANSWERED, _SKIPPED, _HELD, _UNANSWERED, _FAILED, _RESTING = 1, 2, 4, 8, 16, 32
+_ANSWERED, _SKIPPED, _HELD, _FOUND, _FAILED, _RESTING = 1, 2, 4, 8, 16, 32
 _FLAGS = {
     _ANSWERED: tasks.c.answers > 0,
     _SKIPPED: tasks.c.skips > 0,
-    _HELD: tasks.c.split == "holdout",
-    _UNANSWERED: tasks.c.first_answered_at.is_(None),
+    _FOUND: tasks.c.found,
     _FAILED: tasks.c.image_error.is_not(None),
 }
 _QUERY_FIELDS = ("arm", "rank", "acquisition", "reason", "confidence", "prediction")
@@ -270,25 +273,26 @@ def _ledger_row(row: Any) -> LedgerRow:
 
 def _arrays(part: Sequence[Any]) -> tuple[NDArray[Any], ...]:
     """Turn rows into arrays chunk by chunk, so that the strings of a million rows never live at once."""
-    ids, hashes, names, flags = zip(*part, strict=True)
+    ids, hashes, names, flags, places, reached = zip(*part, strict=True)
     return (
         np.array(ids, dtype=np.int64),
         np.array([h or "" for h in hashes], dtype="S64"),
         np.array([n or "" for n in names], dtype=object),
         np.array(flags, dtype=np.uint8),
+        np.array(places, dtype=np.float64),  # None becomes NaN
+        np.array([r or 0 for r in reached], dtype=np.int64),
     )
 
 
 def _pool_rows(columns: Sequence[tuple[NDArray[Any], ...]], schema: LabelSchema) -> PoolRows:
-    kinds = (np.int64, "S64", object, np.uint8)
+    kinds = (np.int64, "S64", object, np.uint8, np.float64, np.int64)
     parts = zip(*columns, strict=True) if columns else ([np.empty(0, dtype=kind)] for kind in kinds)
-    ids, hashes, names, flags = (np.concatenate(part) for part in parts)
+    ids, hashes, names, flags, places, reached = (np.concatenate(part) for part in parts)
     classes = {text: found for text in set(names) if text and (found := _classes(text, schema)) is not None}
     labelled = np.array([text in classes for text in names], dtype=np.bool_)
     rows = np.flatnonzero(labelled)
     label = np.full(len(ids), -1, dtype=np.int64)
     label[rows] = [next(iter(classes[names[row]]), -1) for row in rows]
-    holdout = flags & _HELD > 0
     return PoolRows(
         ids=ids,
         hashes=hashes,
@@ -297,11 +301,17 @@ def _pool_rows(columns: Sequence[tuple[NDArray[Any], ...]], schema: LabelSchema)
         pairs=np.array([(row, c) for row in rows for c in classes[names[row]]], dtype=np.int64).reshape(-1, 2),
         answered=flags & _ANSWERED > 0,
         skipped=(flags & _SKIPPED > 0) & ~labelled,
-        holdout=holdout,
-        drawable=(flags & _UNANSWERED > 0) & ~holdout,
         failed=flags & _FAILED > 0,
         resting=flags & _RESTING > 0,
+        holdout=flags & _HELD > 0,
+        places=places,
+        reached=reached,
+        found=flags & _FOUND > 0,
     )
+
+
+def _split(project: Project) -> sa.ColumnElement[str]:
+    return sa.case((is_held_out(project), "holdout"), else_="train")
 
 
 def _classes(text: str, schema: LabelSchema) -> list[int] | None:

@@ -17,7 +17,10 @@ PIECE = 5_000
 
 
 def to_schema_2(connection: Connection) -> None:
-    """Tasks get their place in the split; images whose fault was once for good are tried again."""
+    """Tasks get their place in the split, by which they are held out; what was drawn by the rule before is forgotten.
+
+    Images whose fault was once for good are tried again.
+    """
     task = tables.tasks.c
     for column in (task.place, task.reached, task.found, task.image_attempts, task.image_retry_at):
         _add_column(connection, column)
@@ -25,6 +28,8 @@ def to_schema_2(connection: Connection) -> None:
     connection.execute(failed)
     for index in tables.tasks.indexes:
         index.create(connection, checkfirst=True)
+    for former in ("split", "drawn_at", "first_answered_at"):
+        connection.exec_driver_sql(f"ALTER TABLE tasks DROP COLUMN {former}")
     _give_places(connection)
 
 

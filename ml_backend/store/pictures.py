@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ml_backend.records import Task
+from ml_backend.split import place
 from ml_backend.store.projects import Project, Projects
 from ml_backend.store.rows import STREAM, TASK_COLUMNS, pieces, task_of
 from ml_backend.store.tables import tasks
@@ -37,9 +38,12 @@ class Pictures(Projects):
         return self._stream(project, tasks.c.content_hash.is_(None), sa.not_(resting(self.clock())))
 
     def set_content_hash(self, project: Project, hashes: Mapping[int, str]) -> None:
-        """Note what the image of each task is, by hex SHA-256 of its bytes. Clears an earlier failure."""
-        known = {"error": None, "attempts": None, "retry_at": None}
-        self._set_image(project, [{"of": i, "hash": h, **known} for i, h in hashes.items()])
+        """Note what the image of each task is, by hex SHA-256 of its bytes, which decides its place in the split.
+
+        Clears an earlier failure.
+        """
+        known, seed = {"error": None, "attempts": None, "retry_at": None}, project.split_seed
+        self._set_image(project, [{"of": i, "hash": h, "at": place(h, seed), **known} for i, h in hashes.items()])
 
     def content_hashes(self, project: Project, given: Sequence[Task]) -> dict[int, str]:
         """Hash by task id, of those `given` tasks whose image is known and still the same reference."""
@@ -60,9 +64,10 @@ class Pictures(Projects):
 
         passing: those of them that may well be read later. They are offered again (`tasks_without_hash`) after a pause
         that grows with each failure; what was known of the content of one stays known. The others are offered again by
-        `retry_images` alone.
+        `retry_images` alone. One that was read before keeps its place: what is held out is not learned from because a
+        file went away.
         """
-        for_good = {"hash": None, "attempts": None, "retry_at": None}
+        for_good = {"hash": None, "at": None, "attempts": None, "retry_at": None}
         lasting = [{"of": i, "error": e, **for_good} for i, e in errors.items() if i not in passing]
         self._set_image(project, lasting)
         self._set_away(project, {i: e for i, e in errors.items() if i in passing})
@@ -98,16 +103,22 @@ class Pictures(Projects):
     def retry_images(self, project: Project) -> int:
         """Offer every image that could not be read again (`tasks_without_hash`), lasting faults, too; returns how many."""
         failed = list(self.image_errors(project))
-        again = {"hash": None, "error": None, "attempts": None, "retry_at": None}
+        again = {"hash": None, "at": None, "error": None, "attempts": None, "retry_at": None}
         self._set_image(project, [{"of": i, **again} for i in failed])
         return len(failed)
 
     def _set_image(self, project: Project, values: list[dict[str, Any]]) -> None:
+        """at: the place, or None to leave it. At another place it is another image, not asked for yet."""
+        new = sa.func.coalesce(sa.bindparam("at", type_=tasks.c.place.type), tasks.c.place)
+        same = new.is_not_distinct_from(tasks.c.place)
         statement = (
             tasks.update()
             .where(tasks.c.project_id == project.id, tasks.c.task_id == sa.bindparam("of"))
             .values(
                 content_hash=sa.bindparam("hash"),
+                place=new,
+                reached=sa.case((same, tasks.c.reached)),
+                found=sa.case((same, tasks.c.found)),
                 image_error=sa.bindparam("error"),
                 image_attempts=sa.bindparam("attempts"),
                 image_retry_at=sa.bindparam("retry_at", type_=tasks.c.image_retry_at.type),

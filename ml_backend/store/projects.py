@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from ml_backend.errors import NotFoundError
 from ml_backend.records import LabelSchema, ProjectKey
+from ml_backend.split import SEED, SHARE
 from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.tables import answers, events, jobs, labels, projects, queries, tasks
@@ -46,6 +47,16 @@ class Project:
     full_at: datetime | None
 
     @property
+    def split_seed(self) -> int:
+        """The key by which images get their place in the split: what ML_BACKEND_SEED was when the project was first seen."""
+        return int(self.settings.get(SEED, 0))
+
+    @property
+    def reserved_share(self) -> float:
+        """Images at a place below this are held out."""
+        return float(self.settings.get(SHARE, 0.0))
+
+    @property
     def judged_by(self) -> str:
         """Digest of everything that decides a label, so that a change is noticed."""
         how = [asdict(self.schema), asdict(self.rule), *([_MULTIPLE] if self.schema.multiple else [])]
@@ -56,9 +67,10 @@ class Project:
 class Projects:
     """Known projects; the base of the ledger, which adds what belongs to them."""
 
-    def __init__(self, database: Database, *, clock: Clock = utc_now) -> None:
+    def __init__(self, database: Database, *, clock: Clock = utc_now, seed: int = 0) -> None:
         self.database = database
         self.clock = clock
+        self.seed = seed  # of the split of projects seen for the first time
 
     def project(self, key: ProjectKey) -> Project:
         """Return the project, or raise NotFoundError."""
@@ -151,7 +163,7 @@ class Projects:
             "label_config": label_config,
             "label_schema": asdict(schema),
             "rule": asdict(rule or ConsensusRule()),
-            "settings": _merged({}, settings or {}),
+            "settings": _merged({SEED: self.seed}, settings or {}),
             "created_at": self.clock(),
         }
         with self.database.write() as connection:

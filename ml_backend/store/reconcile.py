@@ -39,10 +39,9 @@ Reported = tuple[Task, list[Annotation] | None]
 
 @dataclass
 class ReconcileReport:
-    """What a reconcile found: the first seven count changes, the last four the project's state afterwards.
+    """What a reconcile found: the first six count changes, the last four the project's state afterwards.
 
     added, changed, deleted: tasks; one that came back counts as added.
-    released: held-out tasks that had been answered before they were drawn, and so are held out no more.
     conflicts: tasks whose annotators differ. quarantined, skips, blanks: annotations that give no label.
     """
 
@@ -52,7 +51,6 @@ class ReconcileReport:
     labels_added: int = 0
     labels_changed: int = 0
     labels_removed: int = 0
-    released: int = 0
     conflicts: int = 0
     quarantined: int = 0
     skips: int = 0
@@ -113,7 +111,7 @@ def _judge(connection: Connection, *, project: Project, task_ids: Sequence[int],
     known = _known_annotations(connection, project.id, task_ids)
     decisions = [_decide(project, task_id, known[task_id]) for task_id in task_ids]
     _tally(decisions, _known_labels(connection, project.id, task_ids), report)
-    report.released += _write_decisions(connection, project, decisions)
+    _write_decisions(connection, project, decisions)
 
 
 def _lock_tasks(connection: Connection, project_id: int, task_ids: Sequence[int]) -> None:
@@ -160,7 +158,7 @@ def _take(database: Database, project: Project, given: Mapping[int, Reported], r
         if set(given[task_id][1] or []) != set(known_before[task_id])
     ]
     _tally(decisions, labels_before, report)
-    database.write_pieces(_pieces(database, project, changed_tasks, decisions, report))
+    database.write_pieces(_pieces(database, project, changed_tasks, decisions))
 
 
 def _pieces(
@@ -168,7 +166,6 @@ def _pieces(
     project: Project,
     rows: Sequence[dict[str, Any]],
     decisions: Sequence[_Decision],
-    report: ReconcileReport,
 ) -> Iterator[Callable[[Connection], None]]:
     """The writing of one chunk, a few tasks at a time; everything is worked out, so the write lock is held briefly."""
 
@@ -176,7 +173,7 @@ def _pieces(
         _write_tasks(database, connection, part)
 
     def write_decisions(connection: Connection, part: Sequence[_Decision]) -> None:
-        report.released += _write_decisions(connection, project, part)
+        _write_decisions(connection, project, part)
 
     for start in range(0, len(rows), PIECE):
         yield partial(write_tasks, part=rows[start : start + PIECE])
@@ -212,7 +209,7 @@ def _task_row(project_id: int, task: Task) -> dict[str, Any]:
 
 
 def _write_tasks(database: Database, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert or replace. Another image means another content hash, so the old one is dropped; the split is kept."""
+    """Insert or replace. Another image means another content hash and place, so the old ones are dropped."""
     new = database.insert(tasks)
     same_image = new.excluded.image.is_not_distinct_from(tasks.c.image)
     statement = new.on_conflict_do_update(
@@ -225,6 +222,9 @@ def _write_tasks(database: Database, connection: Connection, rows: Sequence[dict
             "image_error": sa.case((same_image, tasks.c.image_error)),
             "image_attempts": sa.case((same_image, tasks.c.image_attempts)),
             "image_retry_at": sa.case((same_image, tasks.c.image_retry_at)),
+            "place": sa.case((same_image, tasks.c.place)),
+            "reached": sa.case((same_image, tasks.c.reached)),
+            "found": sa.case((same_image, tasks.c.found)),
             "image": new.excluded.image,
         },
     )
@@ -252,8 +252,8 @@ def _tally(decisions: Sequence[_Decision], before: Mapping[int, Label], report: 
         report.labels_changed += old is not None and new is not None and old != new
 
 
-def _write_decisions(connection: Connection, project: Project, decisions: Sequence[_Decision]) -> int:
-    """Replace annotations, label and counts of each task; returns how many held-out tasks were released."""
+def _write_decisions(connection: Connection, project: Project, decisions: Sequence[_Decision]) -> None:
+    """Replace annotations, label and counts of each task."""
     ids = [decision.task_id for decision in decisions]
     _lock_tasks(connection, project.id, ids)
     rows = {a.id: _annotation_row(project.id, a, d.verdict) for d in decisions for a in d.annotations}
@@ -274,13 +274,9 @@ def _write_decisions(connection: Connection, project: Project, decisions: Sequen
             answers=sa.bindparam("answers"),
             skips=sa.bindparam("skips"),
             conflict=sa.bindparam("conflict"),
-            first_answered_at=sa.func.coalesce(
-                tasks.c.first_answered_at, sa.bindparam("first", type_=tasks.c.first_answered_at.type)
-            ),
         ),
         [_counts_row(decision) for decision in decisions],
     )
-    return _release(connection, project, ids)
 
 
 def _annotation_row(project_id: int, annotation: Annotation, verdict: Verdict) -> dict[str, Any]:
@@ -318,23 +314,7 @@ def _counts_row(decision: _Decision) -> dict[str, Any]:
         "answers": verdict.answers,
         "skips": verdict.skips,
         "conflict": verdict.conflict,
-        "first": min((a.created_at for a in decision.annotations if not a.was_cancelled), default=None),
     }
-
-
-def _release(connection: Connection, project: Project, task_ids: Sequence[int]) -> int:
-    """Give back tasks that turn out to have been answered before they were drawn: they were no random draw."""
-    released = connection.execute(
-        tasks.update()
-        .where(
-            tasks.c.project_id == project.id,
-            tasks.c.task_id.in_(task_ids),
-            tasks.c.split == "holdout",
-            tasks.c.first_answered_at < tasks.c.drawn_at,
-        )
-        .values(split="train", drawn_at=None)
-    )
-    return released.rowcount
 
 
 def _known_labels(connection: Connection, project_id: int, task_ids: Sequence[int]) -> dict[int, Label]:
@@ -366,7 +346,7 @@ def _unseen(database: Database, project: Project, seen: array[int]) -> list[int]
 
 
 def _remove(database: Database, project: Project, task_ids: Sequence[int], report: ReconcileReport) -> None:
-    """Unlearn tasks that are gone. Their row stays, so that a task that comes back finds its split and its hash."""
+    """Unlearn tasks that are gone. Their row stays, so that a task that comes back finds its place and its hash."""
     with database.write(bulk=True) as connection:
         held = connection.execute(
             labels.delete().where(labels.c.project_id == project.id, labels.c.task_id.in_(task_ids))

@@ -10,10 +10,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ml_backend.errors import ConflictError, NotFoundError
+from ml_backend.errors import NotFoundError
 from ml_backend.records import ProjectKey, Query
 from ml_backend.store.projects import Project, Projects, find, lock
-from ml_backend.store.rows import pieces
 from ml_backend.store.tables import queries, rounds, tasks
 
 RoundState = Literal["computed", "pushed", "verified", "failed"]
@@ -58,7 +57,7 @@ class Left:
 
 
 class Rounds(Projects):
-    """The rounds of each project, and the held-out slice drawn with them."""
+    """The rounds of each project."""
 
     def open_round(
         self,
@@ -71,13 +70,7 @@ class Rounds(Projects):
         params: dict[str, Any] | None = None,
         first: bool = False,
     ) -> Round:
-        """Record a computed round. Queries of the arm "holdout" are drawn into the held-out slice with it.
-
-        first: this is number 0, served before anything is read; once a project.
-        Raises ConflictError where a task to hold out has been answered already, NotFoundError for an unknown task; then
-        nothing is recorded.
-        """
-        now = self.clock()
+        """Record a computed round. first: this is number 0, served before anything is read; once a project."""
         with self.database.write() as connection:
             lock(connection, project.id)
             last = connection.scalar(sa.select(sa.func.max(rounds.c.number)).where(rounds.c.project_id == project.id))
@@ -91,32 +84,11 @@ class Rounds(Projects):
                     seed=seed,
                     params=params or {},
                     state="computed",
-                    created_at=now,
+                    created_at=self.clock(),
                 )
             )
-            _draw(connection, project, [q.task_id for q in queries if q.arm == "holdout"], now)
             _write_queries(connection, project, number, queries)
         return self.round(project, number)
-
-    def draw_holdout(self, project: Project, task_ids: Sequence[int]) -> None:
-        """Hold the tasks out, for ever, before they are labelled. Drawing one twice changes nothing.
-
-        Raises ConflictError where one has been answered already (labelled once is seen once, even if the label was
-        deleted since), NotFoundError for an unknown task; then none is drawn.
-        """
-        with self.database.write() as connection:
-            lock(connection, project.id)
-            _draw(connection, project, task_ids, self.clock())
-
-    def held_out(self, project: Project, task_ids: Sequence[int]) -> set[int]:
-        """Those of the tasks that are held out, answered or not, in whichever round they were drawn."""
-        held = sa.select(tasks.c.task_id).where(tasks.c.project_id == project.id, tasks.c.split == "holdout")
-        with self.database.read() as connection:
-            return {
-                task
-                for piece in pieces(task_ids)
-                for task in connection.scalars(held.where(tasks.c.task_id.in_(piece)))
-            }
 
     def mark_pushed(self, round_: Round) -> Round:
         return self._mark(round_, state="pushed", pushed_at=self.clock(), error=None)
@@ -249,21 +221,3 @@ def _write_queries(connection: Connection, project: Project, number: int, given:
         .values(last_round=number),
         [{"of": q.task_id} for q in given],
     )
-
-
-def _draw(connection: Connection, project: Project, task_ids: Sequence[int], now: datetime) -> None:
-    if not task_ids:
-        return
-    these = (tasks.c.project_id == project.id, tasks.c.task_id.in_(list(task_ids)))
-    rows = connection.execute(
-        sa.select(tasks.c.task_id, tasks.c.split, tasks.c.first_answered_at).where(*these, sa.not_(tasks.c.gone))
-    ).all()
-    unknown = set(task_ids) - {row.task_id for row in rows}
-    if unknown:
-        raise NotFoundError(f"Tasks {sorted(unknown)[:10]} are not known here: run `ml-backend sync run` first.")
-    answered = sorted(r.task_id for r in rows if r.split == "train" and r.first_answered_at is not None)
-    if answered:
-        raise ConflictError(
-            f"Tasks {answered[:10]} are already answered and cannot be held out: draw from unanswered tasks."
-        )
-    connection.execute(tasks.update().where(*these, tasks.c.split == "train").values(split="holdout", drawn_at=now))

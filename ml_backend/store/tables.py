@@ -113,10 +113,7 @@ tasks = Table(
     metadata,
     _project_key(),
     Column("task_id", BigInteger, primary_key=True),
-    Column("gone", Boolean, nullable=False, default=False),  # deleted or moved away; the split is remembered
-    Column("split", String(8), nullable=False, default="train"),
-    Column("drawn_at", UTCDateTime),
-    Column("first_answered_at", UTCDateTime),  # never cleared: a task once answered cannot be held out
+    Column("gone", Boolean, nullable=False, default=False),  # deleted or moved away; its place is remembered
     Column("answers", Integer, nullable=False, default=0),
     Column("skips", Integer, nullable=False, default=0),
     Column("conflict", Boolean, nullable=False, default=False),

@@ -24,8 +24,11 @@ class PoolRows:
     pairs: (M, 2) int64, one line (row, class index) for every label of every labelled row.
     answered: (N,) bool, somebody has answered, whether it gave a label or not: Label Studio serves it no more.
     skipped: (N,) bool, skipped by somebody and labelled by nobody.
-    holdout: (N,) bool. drawable: (N,) bool, could still be drawn into the held-out slice.
     failed: (N,) bool, the image cannot be read. resting: (N,) bool, and is not to be tried now.
+    holdout: (N,) bool, held out. places: (N,) float64 in [0, 1), the order in which held-out tasks are asked for; NaN
+    where the image was not read yet.
+    reached: (N,) int64, the round from which on a held-out task is asked for, 0 before. found: (N,) bool, it had been
+    answered before that.
     """
 
     ids: NDArray[np.int64]
@@ -35,10 +38,29 @@ class PoolRows:
     pairs: NDArray[np.int64]
     answered: NDArray[np.bool_]
     skipped: NDArray[np.bool_]
-    holdout: NDArray[np.bool_]
-    drawable: NDArray[np.bool_]
     failed: NDArray[np.bool_]
     resting: NDArray[np.bool_]
+    holdout: NDArray[np.bool_]
+    places: NDArray[np.float64]
+    reached: NDArray[np.int64]
+    found: NDArray[np.bool_]
+
+    @property
+    def waiting(self) -> NDArray[np.bool_]:
+        """(N,) the task can still be asked for."""
+        return np.asarray(~self.answered & ~self.skipped & ~self.failed)
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """(N,) labelled and fit to measure the accuracy: together a random sample of all tasks.
+
+        Held-out tasks are asked for in rounds, each a random sample. Of a round with tasks that somebody had answered
+        before, and so had chosen, labels count when all up to that round are settled; of others, as they come in.
+        """
+        asked = self.holdout & (self.reached > 0)
+        first_open = self.reached[asked & self.waiting].min(initial=np.iinfo(np.int64).max)
+        mixed = np.isin(self.reached, np.unique(self.reached[asked & self.found]))
+        return np.asarray(asked & self.labelled & (~mixed | (self.reached < first_open)))
 
 
 @dataclass(frozen=True)
@@ -75,16 +97,30 @@ class LedgerRow:
 
 
 @dataclass(frozen=True)
+class SliceCounts:
+    """The held-out tasks of a project: how many there are, have a label, measure; and of these, were found labelled."""
+
+    tasks: int
+    labelled: int
+    measured: int
+    found: int
+
+
+@dataclass(frozen=True)
 class Counts:
     """How far a project is. labelled: tasks with a label that counts, held-out ones included.
 
-    waiting: tasks that can still be asked for. blanks: answers in which nothing was chosen, though one choice had to be.
+    holdout_measured: held-out labels that measure the accuracy; holdout_found: those of them that somebody had given
+    before they were asked for. waiting: tasks that can still be asked for. blanks: answers in which nothing was chosen,
+    though one choice had to be.
     """
 
     tasks: int
     labelled: int
     holdout: int
     holdout_labelled: int
+    holdout_measured: int
+    holdout_found: int
     conflicts: int
     quarantined: int
     skips: int

@@ -1,0 +1,114 @@
+"""The held-out tasks of a project: which they are, which are asked for so far, and which of their labels measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ml_backend.store.projects import Project
+from ml_backend.store.rounds import Round, Rounds, still_waiting
+from ml_backend.store.rows import SAME_TASK, pieces
+from ml_backend.store.tables import labels, queries, tasks
+from ml_backend.store.views import SliceCounts
+
+CHUNK = 200
+"""Rows written at a time, so that webhooks wait a few milliseconds at most."""
+
+
+def is_held_out(project: Project) -> sa.ColumnElement[bool]:
+    """Whether a task is held out, by its place; a task whose image nobody has read is not."""
+    return sa.func.coalesce(tasks.c.place, 1.0) < project.reserved_share
+
+
+class HeldOut(Rounds):
+    """The split of each project."""
+
+    def holdout(self, project: Project) -> list[int]:
+        """Ids of the tasks held out, asked for or not, labelled or not, ascending."""
+        statement = (
+            sa.select(tasks.c.task_id)
+            .where(tasks.c.project_id == project.id, is_held_out(project), sa.not_(tasks.c.gone))
+            .order_by(tasks.c.task_id)
+        )
+        with self.database.read() as connection:
+            return list(connection.scalars(statement))
+
+    def held_out(self, project: Project, task_ids: Sequence[int]) -> set[int]:
+        """Those of the tasks that are held out, asked for or not."""
+        held = sa.select(tasks.c.task_id).where(tasks.c.project_id == project.id, is_held_out(project))
+        with self.database.read() as connection:
+            return {
+                task
+                for piece in pieces(task_ids)
+                for task in connection.scalars(held.where(tasks.c.task_id.in_(piece)))
+            }
+
+    def size(self, project: Project) -> int:
+        """How many tasks the project has."""
+        statement = sa.select(sa.func.count()).where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
+        with self.database.read() as connection:
+            return int(connection.scalar(statement) or 0)
+
+    def reach(self, project: Project, asked: Mapping[int, bool], dropped: Sequence[int], *, round_: int) -> None:
+        """Note which held-out tasks are asked for from this round on, each with whether it was answered already.
+
+        dropped: tasks whose turn is yet to come, after all, because others have come before them.
+        """
+        statement = (
+            tasks.update()
+            .where(tasks.c.project_id == project.id, tasks.c.task_id == sa.bindparam("of"))
+            .values(reached=sa.bindparam("round"), found=sa.bindparam("was_found"))
+        )
+        values = [{"of": task, "round": None, "was_found": None} for task in dropped]
+        values += [{"of": task, "round": round_, "was_found": found} for task, found in asked.items()]
+
+        def write(connection: Connection, part: Sequence[dict[str, int | None]]) -> None:
+            connection.execute(statement, list(part))
+
+        self.database.write_pieces(
+            partial(write, part=values[start : start + CHUNK]) for start in range(0, len(values), CHUNK)
+        )
+
+    def hold_back(self, project: Project, round_: Round) -> int:
+        """Have the split decide which queries of a round are of the arm "holdout"; returns how many have become so."""
+        held_out = sa.select(tasks.c.task_id).where(tasks.c.project_id == project.id, is_held_out(project))
+        statement = (
+            queries.update()
+            .where(
+                queries.c.project_id == project.id,
+                queries.c.round == round_.number,
+                queries.c.arm != "holdout",
+                queries.c.task_id.in_(held_out),
+            )
+            .values(arm="holdout")
+        )
+        with self.database.write() as connection:
+            return connection.execute(statement).rowcount
+
+    def slice_counts(self, project: Project) -> SliceCounts:
+        """How far measuring is; by the rule of `PoolRows.measured`."""
+        held_out = sa.and_(tasks.c.project_id == project.id, sa.not_(tasks.c.gone), is_held_out(project))
+        reached = sa.and_(held_out, tasks.c.reached.is_not(None))
+        first_open = sa.select(sa.func.min(tasks.c.reached)).where(reached, still_waiting()).scalar_subquery()
+        mixed = sa.select(tasks.c.reached).where(reached, tasks.c.found)
+        has_label = labels.c.task_id.is_not(None)
+        counts = sa.and_(
+            has_label,
+            tasks.c.reached.is_not(None),
+            sa.or_(tasks.c.reached.not_in(mixed), tasks.c.reached < sa.func.coalesce(first_open, tasks.c.reached + 1)),
+        )
+        statement = (
+            sa.select(
+                sa.func.count(),
+                sa.func.count().filter(has_label),
+                sa.func.count().filter(counts),
+                sa.func.count().filter(sa.and_(counts, tasks.c.found)),
+            )
+            .select_from(tasks.outerjoin(labels, SAME_TASK))
+            .where(held_out)
+        )
+        with self.database.read() as connection:
+            return SliceCounts(*connection.execute(statement).one())
