@@ -20,7 +20,7 @@ from ml_backend.identity import Store
 from ml_backend.labelstudio import ownership
 from ml_backend.labelstudio.checks import CONNECTING, Access, check, check_addresses
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.queue import verify
+from ml_backend.labelstudio.queue import OrderBentError, verify
 from ml_backend.learning.images import decode
 from ml_backend.names import SHOWN, Unreadable, and_more
 from ml_backend.records import Task
@@ -170,6 +170,8 @@ def _order(services: Services, client: LabelStudio, project: Project) -> Result:
     tasks = [query.task_id for query in services.ledger.queries(round_)]
     try:
         verify(client, project.key.project_id, round_.served_name, tasks)
+    except OrderBentError as error:
+        return Result(name, "FIX", str(error))
     except LabelStudioError as error:
         return Result(name, "FIX", f"{error} To push the queue again, run `ml-backend sync run`.")
     if not services.ledger.left(round_).waiting:

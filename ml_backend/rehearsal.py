@@ -101,7 +101,7 @@ def plan_turn(project: Project, services: Services) -> Plan:
     served = version or (current.number if current else 0)
     stays = (
         last is not None
-        and last.state == "verified"
+        and last.state in {"pushed", "verified"}
         and still_good(project, services, last, ledger.pool(project), served)
     )
     return Plan(

@@ -32,6 +32,7 @@ from ml_backend.protocol import (
 )
 from ml_backend.services import Services
 from ml_backend.settings import Settings
+from ml_backend.steps import queue
 from ml_backend.wording import encodable, shortened
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,8 @@ def _predicted(services: Services, message: PredictRequest, host: str | None) ->
 def _noted(services: Services, message: WebhookRequest, host: str | None, project: str | None) -> dict[str, str]:
     key = services.find_key(host, message.project_id(project))
     receipt = services.inbox.record(key, message.action, message.as_sent())
+    if message.action == "PROJECT_UPDATED" and isinstance(message.project, dict):
+        queue.notice(services.ledger.project(key), services, message.project)
     return {"status": "doubled" if receipt.doubled else "ok" if receipt.known else "ignored"}
 
 

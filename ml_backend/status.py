@@ -195,7 +195,9 @@ def _problems(counts: Counts, project: Project, last: Round | None, stopped: str
         found.append(other)
     if fault := project.settings.get("webhook", {}).get("problem"):
         found.append(f"Label Studio's events do not arrive, so labels are noticed late: {fault}")
-    if last is not None and last.error:
+    if last is not None and last.error and last.state == "pushed":
+        found.append(f"The queue {last.served_name} is not served in its order: {last.error}")
+    elif last is not None and last.error:
         found.append(
             f"The queue {last.served_name} is not served: {last.error} To push it again, run `ml-backend sync run`."
         )

@@ -50,6 +50,9 @@ LONGEST_PAUSE = 15.0
 """Between two tries while the store cannot be used."""
 STOP_SECONDS = 3.0
 """What a step that cannot be interrupted may still take after SIGTERM."""
+LOOKS, EARLY = 0.1, 0.75
+"""Shares of the time between two polls of a project: how often it is looked whether one is due, and when it is; so that
+what a person changed is put right before that time has passed, the turn included."""
 RARELY = timedelta(days=1)
 NICENESS = 5
 """The worker yields to the web process: annotators wait for that one, not for this."""
@@ -195,11 +198,11 @@ class Worker:
     def _poll(self) -> None:
         """Now and then look at each project even though no webhook came: events can be lost."""
         now = time.monotonic()
-        if now - self._polled < self.services.settings.poll_seconds:
+        if now - self._polled < LOOKS * self.services.settings.poll_seconds:
             return
         for project in self.services.ledger.projects():
-            self.services.jobs.prune(project)
             if self._is_to_be_polled(project):
+                self.services.jobs.prune(project)
                 self.services.jobs.mark_due(project, immediately=True, reason="poll")
         self._polled = now
 
@@ -214,7 +217,7 @@ class Worker:
             pause = asked - datetime.fromisoformat(since) if isinstance(since, str) else RARELY
             return now - asked >= min(max(pause, every), RARELY)
         seen = project.reconciled_at
-        return seen is None or not now - every <= seen <= now  # later than now: Label Studio's clock is ahead
+        return seen is None or not now - EARLY * every <= seen <= now  # later than now: Label Studio's clock is ahead
 
 
 def main() -> int:

@@ -32,7 +32,7 @@ TASKS_WORTH_ONE_PREDICTION = 400
 _PROJECT_FIELDS = (
     "id,title,label_config,model_version,sampling,created_at,task_number,num_tasks_with_annotations,maximum_annotations,"
     "show_collab_predictions,evaluate_predictions_automatically,show_overlap_first,show_ground_truth_first,"
-    "skip_queue,annotator_evaluation_enabled,control_weights"
+    "skip_queue,annotator_evaluation_enabled,control_weights,overlap_cohort_percentage"
 )
 
 

@@ -10,13 +10,14 @@ one is gone. So nothing here deletes a prediction that was ever served, save `sw
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ml_backend.errors import InvalidInputError, LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio.client import PAGE, LabelStudio
 from ml_backend.records import LabelSchema
+from ml_backend.wording import shortened
 
 UNCERTAINTY = "Uncertainty sampling"
 TAB = "Active learning queue"
@@ -30,6 +31,10 @@ LIVE = 1e-6
 So small that Label Studio shows 0.00%: a place in the queue must not look like a confidence.
 """
 SWEEP = 200  # old predictions deleted in one sweep at most (14 ms each)
+
+
+class OrderBentError(LabelStudioError):
+    """The queue is as it was pushed, but the project's settings put other tasks before it. Pushing again changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -141,19 +146,12 @@ def _in_order(client: LabelStudio, project_id: int, version: str) -> list[int]:
 def verify(client: LabelStudio, project_id: int, version: str, task_ids: Sequence[int]) -> None:
     """Check that Label Studio serves `task_ids` in this order, save those labelled or deleted since.
 
-    Raises LabelStudioError with a sentence that says what is served instead.
+    Raises LabelStudioError with a sentence that says what is served instead; OrderBentError where the queue is there, and
+    a setting puts other tasks before it.
     """
     project = client.get_project(project_id)
-    if project["model_version"] != version:
-        raise LabelStudioError(
-            f"Label Studio serves predictions of {project['model_version']!r} instead of {version!r}: somebody "
-            "changed this under Settings, Predictions."
-        )
-    if project["sampling"] != UNCERTAINTY:
-        raise LabelStudioError(
-            f"Label Studio serves tasks by {project['sampling']!r} instead of {UNCERTAINTY!r}: somebody changed "
-            "Settings, General, Task Sampling."
-        )
+    if replaced := replaced_by(project, version):
+        raise LabelStudioError(replaced)
     served = _in_order(client, project_id, version)
     due = [task_id for task_id in task_ids if task_id in set(served)]
     for place, (is_served, is_due) in enumerate(zip(served, due, strict=False), start=1):
@@ -165,6 +163,50 @@ def verify(client: LabelStudio, project_id: int, version: str, task_ids: Sequenc
         raise LabelStudioError(
             f"Label Studio does not serve these tasks of the batch: {', '.join(map(str, unserved))}."
         )
+    if bent := bent_by(project):
+        raise OrderBentError(bent)
+
+
+def replaced_by(project: Mapping[str, Any], version: str) -> str | None:
+    """What is served in place of the queue `version`, by the project's settings as Label Studio gives or sends them."""
+    if project.get("model_version", version) != version:
+        return (
+            f"Label Studio serves predictions of {_shown(project['model_version'])} instead of {version!r}: somebody "
+            "changed this under Settings, Predictions."
+        )
+    if project.get("sampling", UNCERTAINTY) != UNCERTAINTY:
+        return (
+            f"Label Studio serves tasks by {_shown(project['sampling'])} instead of {UNCERTAINTY!r}: somebody changed "
+            "Settings, General, Task Sampling."
+        )
+    return None
+
+
+def _shown(value: object) -> str:
+    return shortened(repr(value), 100)
+
+
+def bent_by(project: Mapping[str, Any]) -> str | None:
+    """What is served before the queue, by settings that a person has chosen and that no push changes.
+
+    Read rather than asked for: Label Studio reserves the task that it names to whoever asks (`/next`) for an hour.
+    """
+    number, several = project.get("id"), project.get("maximum_annotations")
+    share = project.get("overlap_cohort_percentage", 100)
+    if not (isinstance(number, int) and isinstance(several, int) and isinstance(share, int)):
+        return None  # not from Label Studio
+    if project.get("show_overlap_first") and several > 1 and 0 < share < 100:
+        return (
+            f"Label Studio first serves the {share} % of the tasks that get {several} annotations, whether they are in the "
+            f"queue or not: set show_overlap_first to false (PATCH /api/projects/{number}), or let all tasks get as many "
+            "(overlap_cohort_percentage 100)."
+        )
+    if project.get("annotator_evaluation_enabled"):
+        return (
+            "Label Studio first serves the tasks that have a ground truth, whether they are in the queue or not: set "
+            f"annotator_evaluation_enabled to false (PATCH /api/projects/{number})."
+        )
+    return None
 
 
 def show_tab(client: LabelStudio, project_id: int, version: str) -> int:

@@ -6,13 +6,24 @@ What it replaces stays in Label Studio for a while, because browsers hold it; `t
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.labelstudio.config import prediction_result
-from ml_backend.labelstudio.queue import QueueItem, push, refill, show_everything, superseded, sweep, verify
+from ml_backend.labelstudio.queue import (
+    OrderBentError,
+    QueueItem,
+    bent_by,
+    push,
+    refill,
+    replaced_by,
+    show_everything,
+    superseded,
+    sweep,
+    verify,
+)
 from ml_backend.records import Query
 from ml_backend.services import Services
 from ml_backend.serving import confident_from_meta, serving_score, ticked_from
@@ -32,7 +43,8 @@ def serve(project: Project, services: Services, round_: Round, spare: Sequence[i
     spare: tasks to serve after it, without a guess, until the next one is there; those used up are replaced. None where
     projects have members: Label Studio then serves what has a prediction in random order, and would mix them in.
 
-    A refusal is kept with the round and raised; the annotators then keep the queue they have. Raises AnotherStoreError
+    A refusal is kept with the round and raised; the annotators then keep the queue they have. A setting of the project that
+    puts other tasks before the queue is kept with the round and told, and no reason to push again. Raises AnotherStoreError
     before anything is changed where another store has the project.
     """
     ownership.hold(project, services)  # again: encoding may have taken minutes
@@ -40,26 +52,50 @@ def serve(project: Project, services: Services, round_: Round, spare: Sequence[i
     held_back = ledger.hold_back(project, round_)
     queries = ledger.queries(round_)
     spare = () if client.has_members() else spare
-    if round_.state == "verified" and not held_back:
+    if round_.state in {"pushed", "verified"} and not held_back:
         try:
             verify(client, number, round_.served_name, [query.task_id for query in queries])
         except LabelStudioUnavailableError:
             raise
+        except OrderBentError as error:
+            refill(client, number, round_.served_name, spare)
+            return _bent(project, services, round_, error)
         except LabelStudioError as error:
             logger.warning("%s: %s Pushing the queue again.", project.key, error)
         else:
             refill(client, number, round_.served_name, spare)
-            return round_
+            return round_ if round_.state == "verified" else ledger.mark_verified(round_)
     try:
         items = queue_items(project, queries, _ticked_from(project, services, round_))
         pushed = push(client, number, project.schema, round_.served_name, items, spare)
         round_ = ledger.mark_pushed(round_)
         _show_everything_once(project, services)
         verify(client, number, round_.served_name, pushed.task_ids)
+    except OrderBentError as error:
+        return _bent(project, services, round_, error)
     except LabelStudioError as error:
         ledger.mark_failed(round_, str(error))
         raise
     return ledger.mark_verified(round_)
+
+
+def _bent(project: Project, services: Services, round_: Round, error: OrderBentError) -> Round:
+    if round_.error != str(error):
+        logger.warning("%s: %s", project.key, error)
+    return services.ledger.mark_unserved(round_, str(error))
+
+
+def notice(project: Project, services: Services, settings: Mapping[str, Any]) -> None:
+    """Label Studio says that the project's settings are these now: see whether the queue is still what it serves.
+
+    Where it is not, that is known from now on, and a turn is due that puts it right. Our own pushes are told, too.
+    """
+    round_ = services.ledger.last_round(project)
+    why = replaced_by(settings, round_.served_name) or bent_by(settings) if round_ else None
+    if round_ is None or why is None or round_.state != "verified":
+        return
+    services.ledger.mark_unserved(round_, why)
+    services.jobs.mark_due(project, immediately=True, reason="PROJECT_UPDATED")
 
 
 def _show_everything_once(project: Project, services: Services) -> None:

@@ -97,6 +97,10 @@ class Rounds(Projects):
         """Label Studio was asked and serves this round's order."""
         return self._mark(round_, state="verified", verified_at=self.clock(), error=None)
 
+    def mark_unserved(self, round_: Round, why: str) -> Round:
+        """Label Studio has the round, but does not serve it in its order, or not any more."""
+        return self._mark(round_, state="pushed", error=why)
+
     def mark_failed(self, round_: Round, error: str) -> Round:
         return self._mark(round_, state="failed", error=error)
 
