@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
 from ml_backend import choice
 from ml_backend.errors import NotFoundError
-from ml_backend.models import save_model
+from ml_backend.exports import Exports
 from ml_backend.services import Services
 from ml_backend.status import job_status, project_status, round_status, unreadable_images, version_status
 from ml_backend.store.projects import Project
-from ml_backend.store.versions import version_number
+from ml_backend.store.versions import Version, version_number
 
 
 def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of routes
     """Routes below /projects. A project is named by its number here, as `GET /projects` lists it."""
     router = APIRouter(prefix="/projects")
+    exports = Exports(services.settings)
 
     def project(number: int) -> Project:
         for known in services.ledger.projects():
@@ -55,16 +57,18 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
     def jobs(number: int) -> list[dict[str, Any] | None]:
         return [job_status(job) for job in services.jobs.history(project(number))]
 
-    @router.get("/{number}/model.{kind}")
-    def model(number: int, kind: Literal["pt2", "onnx"]) -> FileResponse:
+    def served(number: int) -> Version:
         version = services.versions.current(project(number))
         if version is None:
             raise NotFoundError("There is no model yet: label two images of different classes.")
-        name = f"{version.name}.{kind}"
-        path = services.settings.data_dir / "exports" / str(number) / name
-        if not path.exists():
-            save_model(project(number), services, version, kind, path)
-        return FileResponse(path, filename=name, media_type="application/octet-stream")
+        return version
+
+    @router.get("/{number}/model.{kind}")
+    async def model(number: int, kind: Literal["pt2", "onnx"]) -> FileResponse:
+        """Answers when the file is made, which takes up to a minute the first time."""
+        version = await run_in_threadpool(served, number)
+        path = await exports.get(number, version.number, kind)
+        return FileResponse(path, filename=path.name, media_type="application/octet-stream")
 
     @router.post("/{number}/train")
     def train(number: int) -> dict[str, Any] | None:

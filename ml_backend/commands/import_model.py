@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ml_backend.models import fit_of, start_from  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+    from ml_backend.runner import alone  # noqa: PLC0415
 
     services = open_services(dry_run=args.dry_run)
     answer = Answer(as_json=args.json)
@@ -64,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         document = {"version": name, "dry_run": True, **vars(match)}
         answer.result(document, f"{name} would be served. {match}. Nothing was changed (--dry-run).")
         return 0
-    version, match = start_from(project, services, args.path, **given)
+    with alone(services, project, "import-model"):
+        version, match = start_from(project, services, args.path, **given)
     size = services.predictor.encoder(project, version.number).input_size
     document = {
         "version": version.name,
