@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -58,7 +59,8 @@ class Faults:
         self.stack, self.clock, self.database, self.folder, self.rng = stack, clock, database, folder, rng
         self.labels = list(CLASSES)
         self.did: Counter[str] = Counter()
-        self.left: list[str] = []
+        self.left = ["import_model"]
+        self.bundle = folder / "bundle"
 
     @property
     def kinds(self) -> list[str]:
@@ -91,10 +93,12 @@ class Faults:
         self._command("versions", "unpin")
 
     def import_model(self) -> None:
-        """A version of the project's own, taken out earlier."""
-        bundle = self.folder / "bundle"
-        if bundle.exists() or self._command("export", "model", "--format", "bundle", "--out", str(bundle)):
-            self._command("import-model", str(bundle))
+        """A version of the project's own, taken out earlier; another one where it lacks a choice made since."""
+        if not self.bundle.exists():
+            self.bundle = self.folder / f"bundle-{self.did['import_model']}"
+            self._command("export", "model", "--format", "bundle", "--out", str(self.bundle))
+        if self.bundle.exists() and not self._command("import-model", str(self.bundle)):
+            shutil.rmtree(self.bundle)
 
     def restart_database(self) -> None:
         assert self.database is not None
