@@ -87,7 +87,7 @@ class Faults:
 
     def pin(self) -> None:
         there = [v.name for v in self.stack.services.versions.list(self.stack.project) if v.state != "pruned"]
-        self._command("versions", "pin", self.rng.choice(there))
+        self._command("versions", "pin", self.rng.choice(there) if there else "v1")
 
     def unpin(self) -> None:
         self._command("versions", "unpin")
