@@ -179,8 +179,12 @@ class Afternoon:
         """Serve the former version while an image of the present one is open; then let the service go on."""
         before = self._round_number()
         self._operation("roll-back")
-        self._rest(person)
-        assert self._round_number() > before, "the roll-back made no new queue"
+
+        def served() -> bool:
+            person.page.wait_for_timeout(100)
+            return self._round_number() > before
+
+        wait_until(served, "new queue after the roll-back")
         self._operation("unpin")
 
     def prioritize(self, person: Annotator) -> None:

@@ -28,7 +28,7 @@ from ml_backend.store.rounds import Round
 from ml_backend.supervisor import die_with_parent
 
 T = TypeVar("T")
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 def wait_until(get: Callable[[], T | None], what: str, patience: float | None = None) -> T:
