@@ -25,6 +25,8 @@ SPARE = 16
 """Images drawn beyond those needed, in place of unreadable ones."""
 PATIENCE = 5
 """Turns that wait for the better part of a sample; after them an encoder is learned from what can be read."""
+SHORTER_SIDE = 256
+"""Pixels of an image of a sample, or up to twice as many: thousands of them are in memory at a time."""
 KEPT_BYTES = 256 * 2**20
 """Of a sample's files kept in memory until they are encoded; those beyond are fetched once more."""
 
@@ -141,7 +143,8 @@ def open_images(tasks: Iterable[Task], read: Callable[[Task], bytes]) -> list[Im
 
     def attempt(task: Task) -> Image.Image | None:
         try:
-            return decode(read(task))
+            image = decode(read(task), SHORTER_SIDE)
+            return image.reduce(max(1, min(image.size) // SHORTER_SIDE))
         except ImageError:
             return None
 

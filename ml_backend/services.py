@@ -17,6 +17,7 @@ from ml_backend.hosts import HostList
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import NOTHING, parse_label_config
 from ml_backend.labelstudio.media import ImageReader
+from ml_backend.learning.images import limit_pixels
 from ml_backend.records import LabelSchema, ProjectKey, Selection
 from ml_backend.serving import Predictor
 from ml_backend.settings import Settings
@@ -67,6 +68,7 @@ class Services:
     def open(cls, settings: Settings) -> Services:
         """Open the stores named by `settings`, creating them on first use."""
         settings.make_data_dir()
+        limit_pixels(settings.image_megapixels * 1_000_000)
         database = Database(settings.database)
         quiet = timedelta(seconds=settings.train_after_seconds)
         jobs = Jobs(database, debounce=Debounce(settings.train_after_labels, quiet), patience=Patience(glance=GLANCE))

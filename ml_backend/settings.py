@@ -127,6 +127,12 @@ class Settings:
         "hosts besides Label Studio that images may be fetched from: images.example.org,*.example.org,minio:9000; private "
         "addresses only if they are listed, too: 10.0.0.0/8; *: every public host",
     )
+    image_megapixels: int = _knob(
+        "ML_BACKEND_IMAGE_MEGAPIXELS",
+        80,
+        _number(int, 1, 2000),
+        "largest image, in megapixels; as many are decoded at a time, by all threads together",
+    )
     data_dir: Path = _knob(
         "ML_BACKEND_DATA_DIR",
         default_data_dir,

@@ -1,6 +1,12 @@
 """Decoding: whatever the file, upright pixels or a sentence that names the fix."""
 
 import io
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +14,8 @@ import pytest
 from PIL import Image
 
 from ml_backend.errors import ImageError
-from ml_backend.learning.images import MAX_PIXELS, content_hash, decode
+from ml_backend.learning import images
+from ml_backend.learning.images import MAX_PIXELS, PixelBudget, content_hash, decode
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -89,13 +96,110 @@ def test_identity_of_an_image_is_the_sha256_of_its_bytes() -> None:
     assert content_hash(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
-@pytest.mark.parametrize("kind", ["DDS", "AVIF"])
-def test_whatever_a_decoder_raises_concerns_its_image_alone(kind: str) -> None:
-    """These two raise what is neither an OSError nor a ValueError; it must not end a turn, or an import."""
+def test_whatever_a_decoder_raises_concerns_its_image_alone() -> None:
+    """This one raises what is neither an OSError nor a ValueError; it must not end a turn, or an import."""
+    Image.init()
+    if "AVIF" not in Image.SAVE:
+        pytest.skip("this Pillow writes no AVIF")
+    damaged = encoded(gradient(40, 40), "AVIF").replace(b"av01", b"av99")
+    with pytest.raises(ImageError, match="damaged"):
+        decode(damaged)
+
+
+@pytest.mark.parametrize("kind", ["DDS", "PPM", "TGA", "ICO", "PCX", "EPS", "PDF", "JPEG2000", "SGI", "ICNS"])
+def test_only_the_formats_that_are_named_reach_a_decoder(kind: str) -> None:
+    """Pillow knows some forty; EPS starts another program."""
     Image.init()
     if kind not in Image.SAVE:
         pytest.skip(f"this Pillow writes no {kind}")
-    whole = encoded(gradient(40, 40), kind)
-    damaged = whole[:80] + bytes(4) + whole[84:] if kind == "DDS" else whole.replace(b"av01", b"av99")
-    with pytest.raises(ImageError, match="damaged"):
-        decode(damaged)
+    with pytest.raises(ImageError, match="JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"):
+        decode(encoded(gradient(32, 32), kind))
+
+
+@pytest.mark.parametrize("kind", images.FORMATS)
+def test_every_format_that_is_named_is_decoded(kind: str) -> None:
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    assert decode(encoded(gradient(), kind)).size == (400, 300)
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of one bit a pixel, some of it half transparent: a kilobyte for eight million pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+
+    head = chunk(b"IHDR", side.to_bytes(4) * 2 + bytes([1, 3, 0, 0, 0])) + chunk(b"PLTE", bytes(3) + b"\xff\xff\xff")
+    rows = zlib.compress(bytes(1 + (side + 7) // 8) * side, 9)
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"tRNS", b"\x80\xff") + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+PEAK = """
+import resource, sys, threading
+from ml_backend.learning.images import decode
+data = open(sys.argv[1], "rb").read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+lanes = [threading.Thread(target=decode, args=(data, 32)) for _ in range(2)]
+[lane.start() for lane in lanes]
+[lane.join() for lane in lanes]
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_decompression_bomb_costs_tens_of_megabytes_however_many_lanes_there_are(tmp_path: Path) -> None:
+    """Converted whole, each of these two takes 190 MB."""
+    (tmp_path / "bomb.png").write_bytes(bomb(4000))
+    assert (tmp_path / "bomb.png").stat().st_size < 5_000
+    found = subprocess.run(
+        [sys.executable, "-c", PEAK, tmp_path / "bomb.png"], capture_output=True, text=True, check=True
+    )
+    assert int(found.stdout) < 120
+
+
+def test_all_threads_together_decode_no_more_pixels_than_the_budget() -> None:
+    budget, held, most = PixelBudget(100), [0], [0]
+    lock = threading.Lock()
+
+    def lane(pixels: int) -> None:
+        for _ in range(20):
+            with budget.hold(pixels):
+                with lock:
+                    held[0] += min(pixels, 100)
+                    most[0] = max(most[0], held[0])
+                time.sleep(0)
+                with lock:
+                    held[0] -= min(pixels, 100)
+
+    lanes = [threading.Thread(target=lane, args=(pixels,)) for pixels in (10, 30, 60, 90, 500)]
+    for thread in lanes:
+        thread.start()
+    for thread in lanes:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in lanes)
+    assert 0 < most[0] <= 100
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "L", "RGB", "1", "CMYK", "I;16"])
+@pytest.mark.parametrize("factor", [1, 3])
+def test_a_picture_converted_in_bands_is_the_same_as_converted_whole(
+    monkeypatch: pytest.MonkeyPatch, mode: str, factor: int
+) -> None:
+    picture = gradient(101, 67, "L" if mode == "I;16" else "RGB")
+    picture = Image.fromarray(np.asarray(picture, np.uint16) * 200) if mode == "I;16" else picture.convert(mode)
+    if mode == "P":
+        picture.info["transparency"] = 7
+    whole = images._flatten(picture, factor).reduce(factor)
+    monkeypatch.setattr(images, "BAND", 700)
+    banded = images._flatten(picture, factor)
+    assert banded.size == whole.size == (-(-101 // factor), -(-67 // factor))
+    assert np.array_equal(np.asarray(banded), np.asarray(whole))
+
+
+def test_a_large_picture_keeps_its_orientation_and_four_times_the_size_that_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(images, "BAND", 10_000)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encoded(gradient(), "PNG", exif=exif), 16).size == (75, 100)
