@@ -46,7 +46,7 @@ def test_events_are_noted_and_setup_answers_while_every_prediction_waits_for_slo
 
 async def _while_predictions_wait(services: Services, slow: Slow) -> None:
     transport = httpx.ASGITransport(create_app(services))
-    async with httpx.AsyncClient(transport=transport, base_url="http://backend") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         await client.post("/setup", json=SETUP)
         body = {"tasks": [{"id": 1, "data": {}}], "project": "3"}
         predictions = [asyncio.create_task(client.post("/predict", json=body)) for _ in range(MANY)]
