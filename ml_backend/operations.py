@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse
 from ml_backend import choice
 from ml_backend.errors import NotFoundError
 from ml_backend.exports import Exports
+from ml_backend.protocol import LARGEST_ID
 from ml_backend.services import Services
 from ml_backend.status import job_status, project_status, round_status, unreadable_images, version_status
 from ml_backend.store.projects import Project
@@ -46,7 +47,9 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
 
     @router.get("/{number}/unreadable-images")
     def unreadable(
-        number: int, after: int = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000
+        number: int,
+        after: Annotated[int, Query(ge=0, le=LARGEST_ID)] = 0,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
     ) -> dict[str, Any]:
         """By task id; `after` is the last one of the page before."""
         known = project(number)
@@ -63,7 +66,7 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
             raise NotFoundError("There is no model yet: label two images of different classes.")
         return version
 
-    @router.get("/{number}/model.{kind}")
+    @router.get("/{number}/model.{kind}", response_class=FileResponse)
     async def model(number: int, kind: Literal["pt2", "onnx"]) -> FileResponse:
         """Answers when the file is made, which takes up to a minute the first time."""
         version = await run_in_threadpool(served, number)

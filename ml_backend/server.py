@@ -24,6 +24,7 @@ from ml_backend.protocol import (
     JobRequest,
     PredictRequest,
     ProjectRequest,
+    Refusal,
     SetupRequest,
     WebhookRequest,
     explain,
@@ -76,7 +77,7 @@ def protocol_routes(services: Services) -> APIRouter:
         # The id says which store this is to who has the same one; to anybody else it says nothing.
         return {"status": "UP", "model_class": "ActiveLearningModel", "store": services.database.store_id}
 
-    @router.post("/setup")
+    @router.post("/setup", responses={303: {"model": Refusal, "description": "Refused; the address tells why."}})
     def setup(message: SetupRequest, request: Request) -> dict[str, str]:
         project_id, created = parse_project(message.project)
         host = services.host(host_of(request), message.hostname)
