@@ -235,15 +235,6 @@ class Afternoon:
         self.colleague.create_annotation(task["id"], annotation_result(self.stack.schema, [label]))
         self.diaries[0].answers[int(task["id"])] = label
 
-    def _rest(self, person: Annotator) -> None:
-        """Wait until no turn runs or is about to."""
-
-        def rests() -> bool:
-            person.page.wait_for_timeout(100)
-            return not self._turn_is_coming()
-
-        wait_until(rests, "rest of the service")
-
     def _round_number(self) -> int:
         """The last round that is served for certain."""
         rounds = self.stack.services.ledger.rounds(self.stack.project)
