@@ -92,6 +92,7 @@ class Annotator:
         self.task = 0
         self.data: dict[str, Any] = {}
         page.set_default_timeout(PATIENCE * 1_000)
+        expect.set_options(timeout=PATIENCE * 1_000)
         page.expose_function("toldTheAnnotator", self._toast)
         page.add_init_script(TOASTS)
         page.on("response", self._response)
