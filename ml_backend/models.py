@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.formats import Export, Format, export_model, load_bundle
 from ml_backend.learning.importing import LabelMatch, import_classifier, match_labels
 from ml_backend.learning.networks import Preprocessing
+from ml_backend.learning.record import Record
 from ml_backend.sample import sample_images
 from ml_backend.services import Services
 from ml_backend.steps import labels as labels_step
@@ -29,7 +32,12 @@ def save_model(project: Project, services: Services, version: Version, kind: For
     """
     model = services.predictor.stored(project, version.number)
     images = sample_images(project, services, SAMPLE, np.random.default_rng(services.settings.seed))
-    return export_model(model.encoder, model.head, path, kind, version=version.name, images=images)
+    origin = _origin(project, services)
+    return export_model(model.encoder, model.head, path, kind, version=version.name, images=images, origin=origin)
+
+
+def _origin(project: Project, services: Services) -> dict[str, str]:
+    return {"store": services.database.store_id, "project": str(project.key)}
 
 
 def start_from(
@@ -49,6 +57,8 @@ def start_from(
     Raises InvalidInputError where file, model type and names do not fit; the message lists what differs.
     """
     encoder, head, match = _read(project, services, path, model_type, class_names, n_classes, input_size)
+    bundle = _bundle_meta(path)
+    own = _same_project(project, bundle)
     meta = {
         "classes": list(head.classes),
         "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
@@ -56,11 +66,17 @@ def start_from(
         "mode": "import",
         "imported_from": path.name,
         "labels_matched": match.matched,
+        "knows_labels": own,
+        "origin": bundle.get("origin"),
     }
+
+    record = _former_record(project, services, bundle) if own else None
 
     def write(folder: Path) -> None:
         head.save(folder)
         encoder.save(folder)
+        if record is not None:
+            record.save(folder)
 
     number = services.versions.next_number(project)
     services.versions.check_pin(project, number)
@@ -68,6 +84,25 @@ def start_from(
     services.ledger.configure(project, imported=number)
     services.jobs.mark_due(project, immediately=True, reason=f"started from {path.name}")
     return version, match
+
+
+def _bundle_meta(path: Path) -> dict[str, Any]:
+    """What a bundle says of itself; nothing for a state dict."""
+    return dict(json.loads((path / "meta.json").read_text(encoding="utf-8"))) if path.is_dir() else {}
+
+
+def _same_project(project: Project, bundle: Mapping[str, Any]) -> bool:
+    """Whether the model may have learned from this project's labels: a bundle that names no origin may, a state dict not."""
+    origin = bundle.get("origin")
+    return bool(bundle) and (not isinstance(origin, dict) or origin.get("project") in (None, str(project.key)))
+
+
+def _former_record(project: Project, services: Services, bundle: Mapping[str, Any]) -> Record | None:
+    """What the version that a bundle was made from learned from, where it is a version of this store and still there."""
+    if bundle.get("origin") != _origin(project, services):
+        return None
+    same = (v for v in services.versions.list(project) if v.name == bundle.get("version"))
+    return next((Record.load(version.folder) for version in same), None)
 
 
 def fit_of(

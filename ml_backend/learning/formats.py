@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +76,12 @@ def export_model(
     *,
     version: str,
     images: Sequence[Image.Image],
+    origin: Mapping[str, str] | None = None,
 ) -> Export:
     """Write the model to `path`, read it back, compare it on `images`, and only then give the file its name.
 
     bundle: a folder with encoder, head and `meta.json`; `load_bundle` reads it, and training can go on from it.
+    origin: the store and the project whose labels it has learned from; a bundle says so.
     pt2, onnx: one file from prepared uint8 pictures to probabilities; `meta.json` inside says how to prepare them.
     Raises InvalidInputError without images, ConfigError where the encoder is no network, BackendError if the copy
     does not agree with the model to TOLERANCE and in every first choice; nothing is left behind then.
@@ -88,7 +90,7 @@ def export_model(
         raise InvalidInputError(
             "An export is checked on real images, and the project has none that can be read: import some."
         )
-    meta = describe(encoder, head, version)
+    meta = describe(encoder, head, version) | ({"origin": dict(origin or {})} if kind == "bundle" else {})
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,14 @@ from ml_backend.encoding import read_image
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
-from ml_backend.learning.evaluation import confidences, confident_from, significantly_worse, wilson_interval
+from ml_backend.learning.evaluation import confidences, confident_from, wilson_interval
 from ml_backend.learning.finetuning import encode, finetune
 from ml_backend.learning.images import decode
+from ml_backend.learning.record import Record
 from ml_backend.learning.training import TrainedHead, TrainingReport, train_head
 from ml_backend.services import Services
 from ml_backend.serving import LoadedModel
+from ml_backend.steps import promotion
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.store.projects import Project
 from ml_backend.store.versions import Verdict, Version
@@ -67,16 +69,20 @@ def train(project: Project, services: Services, corpus: Corpus | None, alive: Al
         return current
     settings = services.settings
     digest = trained_on(project, services, corpus.encoder.id)
-    versions = services.versions.list(project)
-    if versions and _stands(versions[0], digest, services) and (current or services.versions.pinned(project)):
-        return current
+    newest = next(iter(services.versions.list(project)), None)
+    if newest and _stands(project, services, corpus, newest, digest) and (current or services.versions.pinned(project)):
+        return services.predictor.current(project)
     examples = corpus.examples(held_out=False)
     if len(np.unique(examples.targets, axis=0)) < 2:
         return current
     fit = _finetuned if settings.mode == "finetune" else _refitted
     candidate = fit(project, services, corpus, examples, alive)
-    reason = _worse(candidate, corpus, current, _imported(versions, current), services)
-    _publish(project, services, candidate, digest, reason, _confident_from(candidate, current), alive)
+    record = promotion.record_of(corpus, examples, candidate.out_of_sample)
+    reason = promotion.refusal(
+        project, services, corpus, promotion.judged(corpus, candidate.held_out, candidate.head, record)
+    )
+    meta = _meta(project, services, candidate, digest, _confident_from(candidate, current))
+    _publish(project, services, candidate, record, meta, Verdict(reason), alive)
     return services.predictor.current(project)
 
 
@@ -92,10 +98,21 @@ def trained_on(project: Project, services: Services, encoder_id: str | None) -> 
     }
 
 
-def _stands(version: Version, digest: dict[str, Any], services: Services) -> bool:
-    """Whether training would give this version again, which is there and was judged."""
-    there = services.versions.folders.there(version.project_id, version.number)
-    return version.meta.get("trained_on") == digest and version.state != "candidate" and there
+def _stands(project: Project, services: Services, corpus: Corpus, version: Version, digest: dict[str, Any]) -> bool:
+    """Whether training would give this version again, which is there. One that nobody judged yet is judged now."""
+    if version.meta.get("trained_on") != digest or not services.versions.folders.there(project.id, version.number):
+        return False
+    if version.state != "candidate":
+        return True
+    if version.meta["encoder"]["id"] != corpus.encoder.id:
+        return False  # a network of its own, whose answers nobody has: it is tuned again
+    try:
+        answers = promotion.judged_version(project, services, corpus, version)
+    except InvalidInputError:
+        return False
+    reason = promotion.refusal(project, services, corpus, answers, but=version.number)
+    services.versions.judge(project, version.number, Verdict(reason))
+    return True
 
 
 def _refitted(project: Project, services: Services, corpus: Corpus, examples: Examples, _alive: Alive) -> Candidate:
@@ -111,6 +128,8 @@ def _prior(project: Project, services: Services, corpus: Corpus) -> Head | None:
     number = project.settings.get("imported")
     version = next((v for v in services.versions.list(project) if v.number == number), None)
     if version is None or not version.fits(project.schema) or version.meta["encoder"]["id"] != corpus.encoder.id:
+        return None
+    if not promotion.stranger(version):  # it has seen these labels, so folds could not tell what is learned from them
         return None
     try:
         return services.predictor.head(project, version.number)
@@ -167,18 +186,12 @@ def _confident_from(candidate: Candidate, current: LoadedModel | None) -> float 
     return confident_from(np.concatenate(confidence), np.concatenate(correct), RIGHT)
 
 
-def _publish(
-    project: Project,
-    services: Services,
-    candidate: Candidate,
-    digest: dict[str, Any],
-    reason: str | None,
-    ticked: float | None,
-    alive: Alive,
-) -> None:
-    """Keep the candidate as a new version; serve it unless there is a reason against it or another one is pinned."""
+def _meta(
+    project: Project, services: Services, candidate: Candidate, digest: dict[str, Any], ticked: float | None
+) -> dict[str, Any]:
+    """What `meta.json` says of the candidate. ticked: the confidence from which on its guesses are."""
     encoder = candidate.encoder
-    meta = {
+    return {
         "classes": list(candidate.head.classes),
         "multiple": candidate.head.multilabel,
         "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
@@ -192,14 +205,27 @@ def _publish(
         "reserved_share": project.reserved_share,  # learned from no image whose place is below this
     }
 
+
+def _publish(
+    project: Project,
+    services: Services,
+    candidate: Candidate,
+    record: Record,
+    meta: dict[str, Any],
+    verdict: Verdict,
+    alive: Alive,
+) -> None:
+    """Keep the candidate as a new version; serve it if the verdict lets it and no other one is pinned."""
+
     def write(folder: Path) -> None:
         candidate.head.save(folder)
-        encoder.save(folder)
+        candidate.encoder.save(folder)
+        record.save(folder)
 
     number = services.versions.next_number(project)
-    services.versions.publish(project, number, write, meta, verdict=Verdict(reason), check=partial(alive, "publish"))
-    if reason is not None:
-        logger.warning("%s: v%d is kept but not served: %s", project.key, number, reason)
+    services.versions.publish(project, number, write, meta, verdict=verdict, check=partial(alive, "publish"))
+    if verdict.reason is not None:
+        logger.warning("%s: v%d is kept but not served: %s", project.key, number, verdict.reason)
     services.versions.prune(project, keep=services.settings.keep_versions)
 
 
@@ -209,43 +235,3 @@ def accuracy(correct: NDArray[np.bool_]) -> dict[str, float | int | None]:
         return {"n": 0, "accuracy": None, "low": None, "high": None}
     low, high = wilson_interval(int(correct.sum()), len(correct))
     return {"n": len(correct), "accuracy": float(correct.mean()), "low": low, "high": high}
-
-
-def _imported(versions: Sequence[Version], current: LoadedModel | None) -> bool:
-    """Whether the model in service came from elsewhere, so that it has seen none of the project's labels."""
-    return any(current is not None and v.number == current.number and v.meta.get("mode") == "import" for v in versions)
-
-
-def _worse(
-    candidate: Candidate, corpus: Corpus, current: LoadedModel | None, imported: bool, services: Services
-) -> str | None:
-    """Say why the candidate must not be served, None if it may.
-
-    An imported model is replaced only by one that is right at least as often: it has seen no label, so all of them
-    measure it, and the candidate is measured by its folds.
-    """
-    if current is None or not current.fits:
-        return None
-    now = candidate.held_out.correct(candidate.head)
-    before = _answers(current, corpus, candidate.held_out, services)
-    if imported and len(candidate.out_of_sample):
-        before = np.concatenate([before, _answers(current, corpus, corpus.examples(held_out=False), services)])
-        now = np.concatenate([now, candidate.out_of_sample])
-        if len(before) == len(now) and now.sum() < before.sum():
-            return f"{int(now.sum())} of {len(now)} labelled tasks right, v{current.number} has {int(before.sum())}"
-        return None
-    if not len(now) or len(before) < len(now):
-        return None
-    if not significantly_worse(now, before, alpha=services.settings.promotion_alpha):
-        return None
-    return f"{int(now.sum())} of {len(now)} held-out tasks right, v{current.number} has {int(before.sum())}"
-
-
-def _answers(model: LoadedModel, corpus: Corpus, examples: Examples, services: Services) -> NDArray[np.bool_]:
-    """(n,) whether a version is right on the examples, by vectors of its own encoder; empty where one is missing."""
-    hashes = [digest.decode() for digest in corpus.rows.hashes[examples.tasks].tolist()]
-    at = services.features.rows(model.encoder.id, hashes)
-    if (at < 0).any():
-        return np.zeros(0, dtype=np.bool_)
-    vectors = services.features.matrix(model.encoder.id)[at]
-    return Examples(vectors, examples.targets, examples.tasks).correct(model.head)

@@ -1,0 +1,173 @@
+"""Which new version is served: not one that is worse, whether at once or by small steps; and nearly every equal one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from ml_backend.learning.record import UNKNOWN, Record, digests
+from ml_backend.models import save_model, start_from
+from ml_backend.steps import features, promotion
+from ml_backend.steps.promotion import Judged, first_better
+from ml_backend.store import tables
+from tests.bench import KINDS, Bench
+
+MEASURED, LEARNED, RUNS = 20, 200, 150
+ALIKE = 0.9
+"""Correlation of what two versions find hard: refitted on ten more labels, 1 to 5 % of answers change each way."""
+
+
+def record(right: NDArray[np.bool_], labels: Sequence[int] | None = None) -> Record:
+    count = len(right)
+    return Record.of(np.arange(1000, 1000 + count), np.array(labels or [7] * count, np.uint32), right)
+
+
+def answers(rng: np.random.Generator, accuracies: Sequence[float]) -> list[Judged]:
+    """Versions of these true accuracies, oldest first, asked about the same tasks."""
+    hard = rng.normal(size=MEASURED + LEARNED)
+    versions = []
+    for accuracy in accuracies:
+        own = rng.normal(size=len(hard))
+        right = np.sqrt(ALIKE) * hard + np.sqrt(1 - ALIKE) * own < norm.ppf(accuracy)
+        versions.append(Judged(np.arange(MEASURED), right[:MEASURED], record(right[MEASURED:])))
+    return versions
+
+
+def refused(accuracies: Sequence[float]) -> float:
+    """Share of runs in which the last version is refused; the one before it is in service."""
+    rng = np.random.default_rng(5)
+    runs = [answers(rng, accuracies) for _ in range(RUNS)]
+    return float(np.mean([first_better(run[-1], run[-2::-1][:10], 0.05) is not None for run in runs]))
+
+
+def test_a_decline_of_five_points_is_refused_in_most_runs_though_only_twenty_tasks_are_measured() -> None:
+    assert refused([0.85, 0.80]) > 0.6
+    assert refused([0.85] * 10 + [0.80]) > 0.6
+
+
+def test_ten_declines_of_a_point_each_are_noticed() -> None:
+    assert refused([0.85 - 0.01 * step for step in range(11)]) > 0.9
+
+
+def test_an_equally_good_version_is_served_in_at_least_ninety_five_of_a_hundred_runs() -> None:
+    assert refused([0.85, 0.85]) <= 0.05
+    assert refused([0.85] * 11) <= 0.05
+
+
+def test_answers_are_compared_under_the_same_label_alone_and_only_where_both_are_known() -> None:
+    mine = record(np.array([True, True, False, True]), [1, 2, 3, 4])
+    theirs = record(np.array([False, True, False, True]), [1, 9, 3, 4])
+    theirs.right[2] = UNKNOWN
+    now, then = mine.shared(theirs)
+    assert (now.tolist(), then.tolist()) == ([True, True], [False, True])
+    tuned = record(np.zeros(0, dtype=np.bool_), [])
+    assert [len(side) for side in mine.shared(tuned)] == [0, 0], "a fine-tuned network has no folds"
+
+
+def test_a_label_is_known_by_its_names_whatever_their_order() -> None:
+    assert digests(np.array([0, 1]), ("cat", "dog")).tolist() == digests(np.array([1, 0]), ("dog", "cat")).tolist()
+    ticked = np.array([[True, False, True], [False, False, False]])
+    assert digests(ticked, KINDS)[0] == digests(ticked[:, ::-1], KINDS[::-1])[0]
+    assert len(set(digests(ticked, KINDS).tolist())) == 2
+
+
+def test_a_record_is_kept_beside_the_weights(tmp_path: Path) -> None:
+    assert Record.load(tmp_path) is None
+    kept = record(np.array([True, False]))
+    kept.save(tmp_path)
+    found = Record.load(tmp_path)
+    assert found is not None
+    assert all((getattr(found, name) == getattr(kept, name)).all() for name in ("tasks", "labels", "right"))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path / "data", tasks=200, measured=4)
+    made.label(*range(1, 71))
+    made.turn()
+    yield made
+    made.services.database.close()
+
+
+def test_a_version_that_learned_from_wrong_labels_is_not_served_though_hardly_anything_is_measured(
+    bench: Bench,
+) -> None:
+    for task in range(71, 131):
+        bench.label(task, as_=KINDS[(KINDS.index(bench.truth[task]) + 1) % 3])
+    assert bench.turn().version == 1
+    newest = bench.versions[0]
+    assert newest.state == "rejected"
+    assert "training labels right when asked by folds, v1 has" in newest.reason
+
+
+def test_a_version_is_not_measured_on_what_it_learned_from(bench: Bench) -> None:
+    corpus = features.encode_missing(bench.project, bench.services, lambda *_: None)
+    assert corpus is not None
+    before = promotion.judged_version(bench.project, bench.services, corpus, bench.versions[0])
+    assert before.tasks.tolist() == [1, 2, 3, 4]
+    corpus.rows.holdout[:30] = True  # a larger share is held out from now on
+    now = promotion.judged_version(bench.project, bench.services, corpus, bench.versions[0])
+    assert now.tasks.tolist() == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def exported(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("ml_backend.learning.formats._compare", lambda *_: 0.0)
+    monkeypatch.setattr("ml_backend.models.sample_images", lambda *_: ["an image"])
+    save_model(bench.project, bench.services, bench.versions[0], "bundle", tmp_path / "v1")
+    return tmp_path / "v1"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_model_exported_from_this_very_project_is_not_measured_on_its_own_labels(
+    bench: Bench, exported: Path, told: bool
+) -> None:
+    meta = json.loads((exported / "meta.json").read_text())
+    assert meta["origin"] == {"store": bench.services.database.store_id, "project": str(bench.project.key)}
+    if not told:  # a bundle of an earlier release
+        (exported / "meta.json").write_text(json.dumps({**meta, "origin": None}))
+    version, _ = start_from(bench.project, bench.services, exported)
+    assert version.meta["knows_labels"] is True
+    corpus = features.encode_missing(bench.project, bench.services, lambda *_: None)
+    assert corpus is not None
+    answers = promotion.judged_version(bench.project, bench.services, corpus, version)
+    assert answers.tasks.tolist() == [1, 2, 3, 4]
+    own = Record.load(bench.services.versions.version(bench.project, 1).folder)
+    assert own is not None
+    if told:
+        assert answers.record is not None
+        assert answers.record.right.tolist() == own.right.tolist(), "as it was by folds"
+    else:
+        assert answers.record is None
+    bench.label(*range(71, 91))
+    assert bench.turn().version == 3
+
+
+def test_a_model_from_elsewhere_is_measured_on_all_labels(bench: Bench, exported: Path) -> None:
+    meta = json.loads((exported / "meta.json").read_text())
+    elsewhere = {"store": "another", "project": "http://elsewhere/projects/1"}
+    (exported / "meta.json").write_text(json.dumps({**meta, "origin": elsewhere}))
+    version, _ = start_from(bench.project, bench.services, exported)
+    corpus = features.encode_missing(bench.project, bench.services, lambda *_: None)
+    assert corpus is not None
+    answers = promotion.judged_version(bench.project, bench.services, corpus, version)
+    assert answers.record is not None
+    assert len(answers.record.tasks) == 66
+    assert (answers.record.right >= 0).all()
+
+
+def test_a_candidate_that_was_never_judged_is_judged_at_the_next_turn(bench: Bench) -> None:
+    bench.label(*range(71, 81))
+    bench.turn()
+    with bench.services.database.write() as connection:  # as an earlier release left it, killed before it promoted
+        connection.execute(sa.update(tables.versions).where(tables.versions.c.number == 2).values(state="candidate"))
+        connection.execute(sa.update(tables.serving).values(number=1))
+    assert bench.turn().version == 2
+    assert [(version.number, version.state) for version in bench.versions] == [(2, "promoted"), (1, "promoted")]
