@@ -56,7 +56,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One annotator's answer to one task. `labels` is empty for a skip, and where nothing was chosen. Times are aware, in UTC."""
+    """One annotator's answer to one task. `labels` is empty for a skip, and where nothing was chosen. Times are aware, in UTC.
+
+    editor: who changed anything of it last, marks as ground truth included. answered_by: who made it say what it says,
+    as far as is known: the annotator, or whoever changed the labels since.
+    """
 
     id: int
     task_id: int
@@ -66,6 +70,8 @@ class Annotation:
     annotator: int | None
     created_at: datetime
     updated_at: datetime
+    editor: int | None = field(default=None, compare=False)
+    answered_by: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

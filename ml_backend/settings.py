@@ -251,7 +251,7 @@ class Settings:
         "ML_BACKEND_CONFLICTS",
         "majority",
         _choice("majority", "latest", "exclude"),
-        "how several annotators' labels of one task become one: majority, latest or exclude",
+        "how several annotators' labels of one task become one: majority, latest (the one given last) or exclude",
     )
     mode: str = _knob(
         "ML_BACKEND_TRAINING",

@@ -127,9 +127,12 @@ class FakeLabelStudio:
         self._store(annotation, "ANNOTATION_CREATED")
         return annotation
 
-    def update(self, annotation_id: int, *labels: str, skip: bool = False, ground_truth: bool = False) -> Annotation:
+    def update(
+        self, annotation_id: int, *labels: str, skip: bool = False, ground_truth: bool = False, by: int | None = None
+    ) -> Annotation:
         annotation = replace(
             self.annotations[annotation_id],
+            editor=by,
             labels=labels,
             was_cancelled=skip,
             ground_truth=ground_truth,

@@ -26,8 +26,8 @@ def answer(number: int, *labels: str, by: int | None = None, **changes: Any) -> 
         was_cancelled=changes.get("skip", False),
         ground_truth=changes.get("truth", False),
         annotator=number if by is None else by,
-        created_at=START,
-        updated_at=START + timedelta(seconds=changes.get("at", number)),
+        created_at=START + timedelta(seconds=changes.get("at", number)),
+        updated_at=START + timedelta(seconds=changes.get("changed_at", changes.get("at", number))),
     )
 
 
@@ -56,6 +56,15 @@ def test_the_majority_wins_over_the_most_recent() -> None:
 
 def test_a_tie_goes_to_the_most_recent_of_the_tied() -> None:
     assert decided(answer(1, "cat"), answer(2, "dog"), answer(3, "dog"), answer(4, "cat"), answer(5, "owl")) == ("cat",)
+
+
+@pytest.mark.parametrize("vote", ["majority", "most_recent"])
+def test_what_touches_an_answer_later_does_not_make_it_the_most_recent(vote: Any) -> None:
+    """Label Studio moves `updated_at` when ground truth is set, and when it is unset."""
+    rule = ConsensusRule(vote=vote)
+    touched = answer(1, "cat", changed_at=99)
+    assert decided(touched, answer(2, "dog"), rule=rule) == ("dog",)
+    assert decided(touched, answer(2, "dog", by=1), rule=rule) == ("dog",)
 
 
 def test_ground_truth_comes_before_any_majority() -> None:

@@ -182,6 +182,46 @@ def test_a_project_read_before_the_config_changed_is_still_judged_by_the_new_one
     assert ledger.pool(stale).labels.tolist() == [-1]
 
 
+def test_who_changed_an_answer_is_named_and_not_who_only_marked_it(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    def named() -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+        full(ledger, project, studio)
+        return [(label.labels, label.annotators) for label in ledger.labels(project)]
+
+    project = known(ledger)
+    given = studio.annotate(studio.create_task(1).id, "cat", annotator=1)
+    assert named() == [(("cat",), (1,))]
+    studio.update(given.id, "cat", ground_truth=True, by=3)
+    assert named() == [(("cat",), (1,))]
+    studio.update(given.id, "cat", by=3)
+    assert named() == [(("cat",), (1,))]
+    studio.update(given.id, "dog", by=2)
+    assert named() == [(("dog",), (2,))]
+    studio.update(given.id, "dog", ground_truth=True, by=3)
+    assert named() == [(("dog",), (2,))]
+
+
+def test_votes_stay_with_whom_they_were_given_by_whoever_changes_them(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    """Else one person who corrects two answers would have one vote, and two corrected answers would count as one."""
+    project = known(ledger)
+    task = studio.create_task(1)
+    given = [studio.annotate(task.id, name, annotator=number) for number, name in enumerate(["cat", "cat", "dog"])]
+    full(ledger, project, studio)
+    for annotation in given[:2]:
+        studio.update(annotation.id, "dog", by=9)
+        studio.update(annotation.id, "cat", by=9)
+        full(ledger, project, studio)
+    assert names(ledger, project) == {task.id: ("cat",)}
+
+
+def test_an_answer_first_seen_after_it_was_changed_names_its_editor(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    given = studio.annotate(studio.create_task(1).id, "cat", annotator=1)
+    studio.update(given.id, "dog", by=2)
+    full(ledger, project, studio)
+    (label,) = ledger.labels(project)
+    assert (label.annotators, ledger.annotations(project, label.task_id)[0].annotator) == ((2,), 1)
+
+
 def test_another_rule_decides_anew(ledger: Ledger, studio: FakeLabelStudio) -> None:
     project = known(ledger)
     task = studio.create_task(1)

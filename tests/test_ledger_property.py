@@ -159,13 +159,13 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 def majority(annotations: list[Any], config: tuple[str, ...]) -> str | None:
     """The rule of one label per task once more, written differently, to check the checker."""
     latest: dict[int, Any] = {}
-    for a in sorted(annotations, key=lambda a: a.updated_at):
+    for a in sorted(annotations, key=lambda a: a.created_at):
         if not a.was_cancelled and a.labels and a.labels[0] in config:
             latest[a.annotator] = a
     deciding = [a for a in latest.values() if a.ground_truth] or list(latest.values())
     votes = Counter(a.labels[0] for a in deciding)
     tied = [a for a in deciding if votes[a.labels[0]] == max(votes.values())]
-    return max(tied, key=lambda a: a.updated_at).labels[0] if tied else None
+    return max(tied, key=lambda a: a.created_at).labels[0] if tied else None
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -442,7 +442,7 @@ class LabelStudio:
             return
 
 
-_ANNOTATED = "id,data,updated_at,annotations,result,completed_by,was_cancelled,ground_truth,created_at"
+_ANNOTATED = "id,data,updated_at,annotations,result,completed_by,updated_by,was_cancelled,ground_truth,created_at"
 _UNLABELLED: list[Json] = [
     {"filter": f"filter:tasks:{count}", "operator": "equal", "type": "Number", "value": 0}
     for count in ("total_annotations", "cancelled_annotations")

@@ -332,9 +332,6 @@ def task_from_json(schema: LabelSchema, raw: dict[str, Any]) -> Task:
 def annotation_from_json(schema: LabelSchema, raw: dict[str, Any], *, task_id: int | None = None) -> Annotation:
     """One annotation of the API or of a webhook. Labels are kept as given, also those the config no longer has."""
     cancelled = bool(raw.get("was_cancelled"))
-    annotator = raw.get("completed_by")
-    if isinstance(annotator, dict):
-        annotator = annotator.get("id")
     task = raw.get("task", task_id) if task_id is None else task_id
     if task is None:
         raise InvalidInputError(f"Annotation {raw.get('id')} does not name a task.")
@@ -344,10 +341,17 @@ def annotation_from_json(schema: LabelSchema, raw: dict[str, Any], *, task_id: i
         labels=() if cancelled else _chosen(schema, raw.get("result") or []),
         was_cancelled=cancelled,
         ground_truth=bool(raw.get("ground_truth")),
-        annotator=annotator,
+        annotator=_user(raw.get("completed_by")),
+        editor=_user(raw.get("updated_by")),
         created_at=parse_time(raw["created_at"]),
         updated_at=parse_time(raw["updated_at"]),
     )
+
+
+def _user(given: Any) -> int | None:
+    """A user of the API, which names or describes one."""
+    found = given.get("id") if isinstance(given, dict) else given
+    return found if isinstance(found, int) else None
 
 
 def _chosen(schema: LabelSchema, result: list[dict[str, Any]]) -> tuple[str, ...]:

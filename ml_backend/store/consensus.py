@@ -4,8 +4,9 @@
    `choice="multiple"`, though, an answer without a choice says that none of them fits: it votes like any other.
 2. An answer with a name that is not in the label config, or with several names where the config asks for one, is
    quarantined as a whole: kept, told, not counted. It votes again when the config takes it back.
-3. One vote per annotator: the most recent of their answers (by `updated_at`, then id). Unknown annotators vote each
-   for themselves.
+3. One vote per annotator: the most recent of their answers. Unknown annotators vote each for themselves. The most
+   recent answer, here and below, is the one given last, whenever it was changed since: `updated_at` moves with anything,
+   and an answer must not win because somebody set and unset its ground truth.
 4. Ground truth first: where there is one, only ground-truth answers decide.
 5. Majority: the answer that most voters gave; ties go to the most recent vote among the tied answers.
    With `choice="multiple"`, each choice is voted on by itself: it belongs to the label if more than half of the voters
@@ -79,7 +80,7 @@ def _why_quarantined(annotation: Annotation, schema: LabelSchema) -> str | None:
 
 
 def _recency(annotation: Annotation) -> tuple[float, int]:
-    return annotation.updated_at.timestamp(), annotation.id
+    return annotation.created_at.timestamp(), annotation.id
 
 
 def _one_vote_each(answers: Iterable[Annotation]) -> list[Annotation]:
@@ -102,7 +103,7 @@ def _decide(votes: Sequence[Annotation], schema: LabelSchema, rule: ConsensusRul
         task_id=decisive.task_id,
         labels=tuple(name for name in schema.labels if name in chosen),
         annotation_id=decisive.id,
-        annotators=tuple(sorted({v.annotator for v in votes if v.annotator is not None})),
+        annotators=tuple(sorted({name for v in votes if (name := v.answered_by or v.annotator) is not None})),
         agreement=sum(frozenset(v.labels) == chosen for v in votes) / len(votes),
         conflict=len({frozenset(v.labels) for v in votes}) > 1,
         ground_truth=bool(truths),

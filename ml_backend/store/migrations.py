@@ -19,10 +19,18 @@ PIECE = 5_000
 def to_schema_2(connection: Connection) -> None:
     """Tasks get their place in the split, by which they are held out; what was drawn by the rule before is forgotten.
 
-    Images whose fault was once for good are tried again.
+    Images whose fault was once for good are tried again. Annotations get who made them say what they say.
     """
     task = tables.tasks.c
-    for column in (task.place, task.reached, task.found, task.image_attempts, task.image_retry_at):
+    added = (
+        task.place,
+        task.reached,
+        task.found,
+        task.image_attempts,
+        task.image_retry_at,
+        tables.answers.c.answered_by,
+    )
+    for column in added:
         _add_column(connection, column)
     failed = sa.text("UPDATE tasks SET image_retry_at = CURRENT_TIMESTAMP WHERE image_error IS NOT NULL")
     connection.execute(failed)

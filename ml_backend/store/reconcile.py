@@ -11,8 +11,8 @@ import json
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -32,6 +32,8 @@ CHUNK = 100
 """Tasks compared at a time."""
 PIECE = 25
 """Tasks written before looking whether a webhook waits."""
+AT_ONCE = timedelta(seconds=1)
+"""Label Studio stamps a new annotation twice."""
 
 Item = TypeVar("Item")
 Reported = tuple[Task, list[Annotation] | None]
@@ -153,7 +155,7 @@ def _take(database: Database, project: Project, given: Mapping[int, Reported], r
         labels_before = _known_labels(connection, project.id, asked)
     changed_tasks = _changed_tasks(project, given, before, report)
     decisions = [
-        _decide(project, task_id, given[task_id][1] or [])
+        _decide(project, task_id, [_signed(a, known_before[task_id]) for a in given[task_id][1] or []])
         for task_id in asked
         if set(given[task_id][1] or []) != set(known_before[task_id])
     ]
@@ -244,6 +246,19 @@ def _decide(project: Project, task_id: int, known: Sequence[Annotation]) -> _Dec
     return _Decision(task_id, known, consensus(known, project.schema, project.rule))
 
 
+def _signed(now: Annotation, known: Sequence[Annotation]) -> Annotation:
+    """Say who made the answer say what it says.
+
+    Label Studio names as its editor also who only set or unset the ground truth: what was not seen to change its labels
+    leaves the name as it is.
+    """
+    before = next((annotation for annotation in known if annotation.id == now.id), None)
+    if before is not None and (before.labels, before.was_cancelled) == (now.labels, now.was_cancelled):
+        return replace(now, answered_by=before.answered_by or now.annotator)
+    as_given = before is None and (now.ground_truth or now.updated_at - now.created_at < AT_ONCE)
+    return replace(now, answered_by=now.annotator if as_given else now.editor or now.annotator)
+
+
 def _tally(decisions: Sequence[_Decision], before: Mapping[int, Label], report: ReconcileReport) -> None:
     for decision in decisions:
         old, new = before.get(decision.task_id), decision.verdict.label
@@ -290,6 +305,7 @@ def _annotation_row(project_id: int, annotation: Annotation, verdict: Verdict) -
         "annotator": annotation.annotator,
         "created_at": annotation.created_at,
         "updated_at": annotation.updated_at,
+        "answered_by": annotation.answered_by,
         "quarantine": verdict.quarantined.get(annotation.id),
     }
 

@@ -41,6 +41,7 @@ def annotation_of(row: Any) -> Annotation:
         annotator=row.annotator,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        answered_by=row.answered_by,
     )
 
 

@@ -156,6 +156,7 @@ answers = Table(
     Column("annotator", BigInteger),
     Column("created_at", UTCDateTime, nullable=False),
     Column("updated_at", UTCDateTime, nullable=False),
+    Column("answered_by", BigInteger),  # who made it say what it says: the annotator, or whoever changed that
     Column("quarantine", Text),  # why this answer cannot count under the present label config
     Index("annotations_by_task", "project_id", "task_id"),
 )

@@ -68,6 +68,35 @@ def test_every_change_of_an_annotation_moves_its_tasks_updated_at(client: LabelS
     assert changed(client, project_id, task.id, seen) == []
 
 
+def test_an_edited_annotation_names_its_editor_and_so_does_one_whose_ground_truth_was_set_and_unset(
+    client: LabelStudio, new_project: NewProject, three_users: list[LabelStudio]
+) -> None:
+    """So the editor alone does not tell who made an annotation say what it says, nor `updated_at` when."""
+    project_id = new_project(tasks=1)
+    schema = client.schema(project_id)
+    first, second, third = three_users
+    names = [int(user.whoami()["id"]) for user in three_users]
+    (task,) = client.tasks(project_id)
+    made = first.create_annotation(task.id, annotation_result(schema, ["cat"]))
+
+    def seen() -> Annotation:
+        ((_, (annotation,)),) = client.annotated(project_id, schema=schema)
+        return annotation
+
+    given = seen()
+    assert (given.annotator, given.editor) == (names[0], names[0])
+    assert given.updated_at - given.created_at < timedelta(seconds=1)
+    second.update_annotation(made["id"], result=annotation_result(schema, ["dog"]))
+    edited = seen()
+    assert (edited.annotator, edited.editor, edited.created_at) == (names[0], names[1], given.created_at)
+    third.update_annotation(made["id"], ground_truth=True)
+    third.update_annotation(made["id"], ground_truth=False)
+    marked = seen()
+    assert (marked.annotator, marked.editor) == (names[0], names[2])
+    assert marked.updated_at > edited.updated_at
+    assert (marked.labels, marked.created_at) == (edited.labels, edited.created_at)
+
+
 def test_a_draft_is_no_annotation(client: LabelStudio, new_project: NewProject) -> None:
     project_id = new_project(tasks=1)
     schema = client.schema(project_id)
