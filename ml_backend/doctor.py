@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import requests
 
 from ml_backend.errors import BackendError, ImageError, LabelStudioError
+from ml_backend.hosts import split
 from ml_backend.identity import Store
 from ml_backend.labelstudio import ownership
 from ml_backend.labelstudio.checks import CONNECTING, Access, check, check_addresses
@@ -226,7 +227,7 @@ def kind_of(image: str | None) -> str:
     """Return the kind of storage an address names."""
     if not image:
         return "none"
-    parts = urlsplit(image)
+    parts = split(image)
     if parts.path.startswith("/data/upload/"):
         return "upload"
     if parts.path.startswith("/data/local-files/"):

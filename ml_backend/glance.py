@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.encoding import read_image
 from ml_backend.errors import ImageError, NotFoundError
+from ml_backend.hosts import split
 from ml_backend.labelstudio.config import task_from_json
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.pipeline import encode_all
@@ -73,11 +73,7 @@ def _lies_in_label_studio(services: Services, project: Project, image: str) -> b
     """Whether it is read from Label Studio, or through it; a reference that is none is refused when it is read."""
     if image.startswith("data:"):
         return False
-    try:
-        parts = urlsplit(image)
-    except ValueError:
-        return False
-    return parts.scheme not in {"http", "https"} or services.images(project.key.host).is_ours(image)
+    return split(image).scheme not in {"http", "https"} or services.images(project.key.host).is_ours(image)
 
 
 def _require_shown(project: Project, services: Services, task: Task) -> None:

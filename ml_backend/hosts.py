@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 PORTS = {"http": 80, "https": 443}
 EXAMPLES = "images.example.org, *.example.org, minio:9000 or 10.0.0.0/8"
@@ -34,6 +34,14 @@ class _Entry:
         if self.network is not None:
             return self.network.num_addresses == 1 and address_of(host) == self.network.network_address
         return host.endswith(self.name[1:]) if self.name.startswith("*.") else host == self.name
+
+
+def split(address: str) -> SplitResult:
+    """`urlsplit` of whatever may stand in a task or a table: what cannot be an address (`http://[`) is all path."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return SplitResult("", "", address, "", "")
 
 
 class HostList:

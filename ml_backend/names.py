@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
+from ml_backend.hosts import split
 from ml_backend.records import Task
 
 SHOWN = 5
@@ -69,7 +70,7 @@ def task_filename(task: Task) -> str:
 
 def address_path(image: str) -> str:
     """Return the path within an image's address: below the document root, the bucket or the host."""
-    parts = urlsplit(image)
+    parts = split(image)
     local = parse_qs(parts.query).get("d")
     return local[0] if local else unquote(parts.path)
 

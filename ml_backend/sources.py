@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ml_backend.errors import InvalidInputError
+from ml_backend.hosts import split
 from ml_backend.tabular import read_csv, unguarded
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif"})
@@ -178,7 +179,7 @@ def _named(name: str, cells: tuple[str, ...], folder: Path, found: Found) -> Non
         found.sources.append(_at(name, cells))
         return
     file = folder / name
-    if file.is_file():
+    if _is_file(file):
         relative = PurePosixPath(Path(name).as_posix())
         shown = relative.name if relative.is_absolute() or ".." in relative.parts else str(relative)
         found.sources.append(Source(shown, file=file.resolve(), cells=cells))
@@ -186,8 +187,16 @@ def _named(name: str, cells: tuple[str, ...], folder: Path, found: Found) -> Non
         found.missing.append(f"{name}: no such file next to the list.")
 
 
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file for us; a list may hold names that are too long to be one, or in closed folders."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _at(address: str, cells: tuple[str, ...] = ()) -> Source:
-    return Source(unquote(urlsplit(address).path).lstrip("/") or address, address=address, cells=cells)
+    return Source(unquote(split(address).path).lstrip("/") or address, address=address, cells=cells)
 
 
 def _cell(row: Mapping[str, str]) -> dict[str, None]:

@@ -13,6 +13,7 @@ from xml.sax.saxutils import quoteattr
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.records import Annotation, LabelSchema, Selection, Task
+from ml_backend.wording import encodable
 
 GUESS = "guess"
 """Name of a `TextArea` in a label config that shows the model's guess with its confidence, where there is one."""
@@ -323,7 +324,7 @@ def task_from_json(schema: LabelSchema, raw: dict[str, Any]) -> Task:
     image = data.get(schema.image_key, data.get("$undefined$"))
     return Task(
         id=int(raw["id"]),
-        image=image if isinstance(image, str) and image else None,
+        image=encodable(image).replace("\0", "\\0") if isinstance(image, str) and image else None,
         data=data,
         updated_at=parse_time(raw["updated_at"]) if raw.get("updated_at") else None,
     )
@@ -354,12 +355,21 @@ def _user(given: Any) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _chosen(schema: LabelSchema, result: list[dict[str, Any]]) -> tuple[str, ...]:
-    """The distinct choices made under the schema's `Choices`, in the order given."""
+def _chosen(schema: LabelSchema, result: Any) -> tuple[str, ...]:
+    """The distinct choices made under the schema's `Choices`, in the order given.
+
+    A person with a token may store any JSON as a result: what does not have the form of choices holds none.
+    """
     chosen: dict[str, None] = {}
-    for item in result:
-        if item.get("from_name") == schema.from_name and item.get("type") == "choices":
-            chosen.update(dict.fromkeys(str(value) for value in item.get("value", {}).get("choices") or []))
+    for item in result if isinstance(result, list) else ():
+        if not isinstance(item, dict) or (item.get("from_name"), item.get("type")) != (schema.from_name, "choices"):
+            continue
+        value = item.get("value")
+        choices = value.get("choices") if isinstance(value, dict) else None
+        if isinstance(choices, list):
+            chosen.update(
+                dict.fromkeys(encodable(str(name)) for name in choices if isinstance(name, str | int | float))
+            )
     return tuple(chosen)
 
 

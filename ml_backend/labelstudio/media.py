@@ -130,7 +130,7 @@ class ImageReader:
         """A path on the Label Studio host: read from disk where it is in sight, else over HTTP with the token."""
         prefix = urlsplit(self._transport.url).path
         path = reference.removeprefix(prefix) if prefix else reference
-        parts = urlsplit(path)
+        parts = _parts(path)
         if parts.path.startswith("/data/local-files/"):
             relative = parse_qs(parts.query).get("d", [""])[0]
             if self._document_root:

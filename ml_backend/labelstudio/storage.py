@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath, PurePosixPath
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
+from ml_backend.hosts import split
 from ml_backend.labelstudio.client import BULK_TIMEOUT_S, LabelStudio
 from ml_backend.labelstudio.transport import detail_of_body, unavailable
 from ml_backend.wording import amount
@@ -88,7 +89,7 @@ def add_local_storage(client: LabelStudio, project_id: int, folder: PurePath) ->
 
 def unconnected_buckets(client: LabelStudio, project_id: int, addresses: Iterable[str]) -> list[str]:
     """Buckets of these s3://, gs:// and azure-blob:// addresses that no storage of the project covers, such as s3://pics."""
-    wanted = {(parts.scheme, parts.netloc) for parts in map(urlsplit, addresses) if parts.scheme in CLOUD_STORAGES}
+    wanted = {(parts.scheme, parts.netloc) for parts in map(split, addresses) if parts.scheme in CLOUD_STORAGES}
     connected = set()
     for scheme in {scheme for scheme, _ in wanted}:
         kind, field = CLOUD_STORAGES[scheme]
