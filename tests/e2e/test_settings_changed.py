@@ -1,0 +1,122 @@
+"""What a person changes under Settings of a real Label Studio: told for what it is, and put right where it can be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml_backend.commands.demo_images import CLASSES
+from ml_backend.doctor import examine
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.config import annotation_result, label_config
+from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
+from ml_backend.labelstudio.queue import UNCERTAINTY
+from ml_backend.status import project_status
+from ml_backend.steps.features import encode_missing
+from tests.e2e.stack import Stack, inline, running, wait_until
+
+POLL_S = 12
+
+
+@pytest.fixture
+def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path) -> Iterator[Stack]:
+    with inline(label_studio, client, tmp_path, tasks=60) as stack:
+        yield stack
+
+
+def state(stack: Stack) -> str:
+    queue = project_status(stack.services, stack.project)["queue"]
+    return str(queue["state"]) if queue else ""
+
+
+def problems(stack: Stack) -> str:
+    return " ".join(project_status(stack.services, stack.project)["problems"])
+
+
+def order_of_the_doctor(stack: Stack) -> tuple[str, str]:
+    results = examine(stack.services, stack.client.url, lambda: [stack.project])
+    return next((result.state, result.message) for result in results if result.name.endswith("order"))
+
+
+def test_tasks_with_overlap_first_are_not_called_the_queue(stack: Stack) -> None:
+    stack.turn()
+    assert state(stack) == "verified"
+    bent = {"maximum_annotations": 2, "overlap_cohort_percentage": 30, "show_overlap_first": True}
+    stack.client.update_project(stack.project_id, **bent)
+    round_ = stack.turn()
+    asked = set(stack.ranking(round_))
+    served = []
+    for _ in range(15):
+        task = stack.client.next_task(stack.project_id)
+        assert task is not None
+        served.append(task["id"])
+        stack.client.submit(task, annotation_result(stack.schema, [CLASSES[0]]))
+    assert set(served) - asked, "Label Studio itself serves what was not asked for"
+    assert state(stack) == "pushed"
+    assert "show_overlap_first" in problems(stack)
+    assert order_of_the_doctor(stack)[0] == "FIX"
+    assert stack.services.jobs.status(stack.project).stopped is None
+    stack.client.update_project(stack.project_id, show_overlap_first=False)
+    stack.turn()
+    assert state(stack) == "verified"
+    assert "show_overlap_first" not in problems(stack)
+
+
+@pytest.mark.parametrize("events", [True, False], ids=["told by an event", "no event arrives"])
+def test_a_version_or_sampling_that_a_person_chose_is_put_right_before_the_poll_interval_has_passed(
+    label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path, *, events: bool
+) -> None:
+    poll = {} if events else {"ML_BACKEND_POLL_SECONDS": str(POLL_S)}
+    with running(label_studio, client, tmp_path, tasks=60, **poll) as stack:
+        name = stack.round_after(0).served_name
+        if not events:
+            for hook in client.webhooks(stack.project_id):
+                client.update_webhook(hook["id"], is_active=False)
+        for change in ({"model_version": ""}, {"sampling": "Sequential sampling"}):
+            began = time.monotonic()
+            client.update_project(stack.project_id, **change)
+            seen = state(stack)
+            wait_until(lambda: _is_right(client, stack, name), "queue put right", POLL_S)
+            wait_until(lambda: state(stack) == "verified", "verified queue", POLL_S)
+            print(f"{change}: {seen} at once, right after {time.monotonic() - began:.1f} s")
+            assert seen == "pushed" or not events
+
+
+def _is_right(client: LabelStudio, stack: Stack, name: str) -> bool:
+    project = client.get_project(stack.project_id)
+    return project["model_version"] == name and project["sampling"] == UNCERTAINTY
+
+
+def test_none_of_them_is_learned_from_label_studio_to_the_export(
+    label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path
+) -> None:
+    """Half of the images have nothing on them, as far as the annotator says, and the model comes to say so too."""
+    config = label_config(CLASSES, multiple=True)
+    with inline(label_studio, client, tmp_path, tasks=120, config=config, batch_size=60) as stack:
+        stack.turn()
+        there = {"0", "1", "2", "3", "4"}
+        for _ in range(55):
+            task = client.next_task(stack.project_id)
+            assert task is not None
+            truth = stack.truth[task["data"]["filename"]]
+            client.submit(task, annotation_result(stack.schema, [truth] if truth in there else []))
+        assert stack.turn().version == 1
+        labels = stack.services.ledger.labels(stack.project)
+        none = [label for label in labels if label.labels == ()]
+        assert len(labels) == 55
+        assert 15 <= len(none) <= 40
+        corpus = encode_missing(stack.project, stack.services, lambda *_: None)
+        model = stack.services.predictor.current(stack.project)
+        assert corpus is not None
+        assert model is not None
+        names = {task.id: task.data["filename"] for task in stack.services.ledger.tasks(stack.project)}
+        new = np.flatnonzero(~corpus.rows.labelled)
+        blank = np.array([stack.truth[names[int(task)]] not in there for task in corpus.rows.ids[new]])
+        said = ~(model.head.predict_proba(corpus.vectors(new)) >= 0.5).any(axis=1)
+        print(f"none of them said of {said[blank].mean():.0%} of the blank, {said[~blank].mean():.0%} of the others")
+        assert said[blank].mean() > 0.6
+        assert said[~blank].mean() < 0.5
