@@ -49,6 +49,7 @@ def app() -> FastAPI:
     """Build the service from the environment; what gunicorn calls."""
     settings = Settings.from_environ(os.environ)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # more connections than it keeps open are nothing to tell
     require_closed(settings)
     return create_app(Services.open(settings))
 

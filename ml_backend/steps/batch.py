@@ -45,7 +45,7 @@ def choose(project: Project, services: Services, corpus: Corpus | None, model: L
     held = [Query(int(task), 0, "holdout", 0.0, "held out at random to measure the accuracy") for task in due(rows)]
     queries = interleave(picks(pool, settings, len(held), rng), held, rng)
     if not queries:
-        raise NothingToAskError(f"{project.key} has no tasks left to label: {_why_not(rows)}.")
+        raise NothingToAskError(f"{project.key} has no tasks to ask for: {_why_not(rows)}.")
     return ledger.open_round(
         project,
         version=version,
@@ -129,9 +129,11 @@ def _why_not(rows: PoolRows) -> str:
     total = len(rows.ids)
     if not total:
         return "there are none; import some"
+    unread = int(((rows.hashes == b"") & ~rows.failed & _may_wait(rows)).sum())
+    yet = f", and that of {unread} has not been read yet" if unread else ""
     return (
         f"of {total} tasks {int(rows.answered.sum())} are answered, {int(rows.skipped.sum())} skipped, and the image of "
-        f"{int(rows.failed.sum())} cannot be read"
+        f"{int(rows.failed.sum())} cannot be read{yet}"
     )
 
 
