@@ -129,7 +129,7 @@ def _why_not(rows: PoolRows) -> str:
     total = len(rows.ids)
     if not total:
         return "there are none; import some"
-    unread = int(((rows.hashes == b"") & ~rows.failed & _may_wait(rows)).sum())
+    unread = int(((rows.hashes == b"") & ~rows.failed & ~rows.answered & ~rows.skipped).sum())
     yet = f", and that of {unread} has not been read yet" if unread else ""
     return (
         f"of {total} tasks {int(rows.answered.sum())} are answered, {int(rows.skipped.sum())} skipped, and the image of "
