@@ -55,7 +55,7 @@ def listed(services: Services, project: Project) -> list[dict[str, Any]]:
 class Comparison:
     """Two versions on the same held-out tasks, as they are labelled now. Without `measured` they cannot be compared.
 
-    measured: accuracy of each, with its interval and n. verdict: what that says, or why nothing can be said.
+    measured: of each, as `learning.metrics` measures it. verdict: what that says, or why nothing can be said.
     """
 
     measured: tuple[dict[str, Any], ...]
@@ -65,18 +65,33 @@ class Comparison:
 def compare(services: Services, project: Project, first: Version, second: Version) -> Comparison:
     """Ask both versions about every held-out task that has a label and vectors of both; neither has learned from one."""
     try:
-        answers = [_right(services, project, version) for version in (first, second)]
+        asked = [_asked(services, project, version) for version in (first, second)]
     except (NotFoundError, InvalidInputError, OtherLabelsError) as error:
         return Comparison((), _not(first, second, str(error)))
-    both = sorted(answers[0].keys() & answers[1].keys())
-    if not both:
+    _, *at = np.intersect1d(asked[0].tasks, asked[1].tasks, return_indices=True)
+    if not len(at[0]):
         return Comparison((), _not(first, second, "no held-out task has a label that both versions know."))
-    return _judged(services, first, second, *(np.array([of[task] for task in both]) for of in answers))
+    before, now = (each.at(places) for each, places in zip(asked, at, strict=True))
+    return _judged(services, project, first, second, before, now)
 
 
-def _right(services: Services, project: Project, version: Version) -> dict[int, bool]:
-    """Held-out task -> whether this version answers it right; tasks without a vector of its encoder are left out."""
-    from ml_backend.steps.corpus import Corpus  # noqa: PLC0415 - torch takes seconds: a list does not wait
+@dataclass(frozen=True)
+class _Answers:
+    """A version's answers: tasks (n,) ids, probabilities (n, C), targets (n,) or (n, C), right (n,)."""
+
+    tasks: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    targets: NDArray[Any]
+    right: NDArray[np.bool_]
+
+    def at(self, places: NDArray[np.int64]) -> _Answers:
+        return _Answers(self.tasks[places], self.probabilities[places], self.targets[places], self.right[places])
+
+
+def _asked(services: Services, project: Project, version: Version) -> _Answers:
+    """Its answers to the measured tasks; those that it learned from, or that have no vector of its encoder, are left out."""
+    from ml_backend.learning.record import Record  # noqa: PLC0415 - torch takes seconds: a list does not wait
+    from ml_backend.steps.corpus import Corpus  # noqa: PLC0415
     from ml_backend.steps.features import places  # noqa: PLC0415
 
     model = services.predictor.load(project, version.number)
@@ -85,28 +100,31 @@ def _right(services: Services, project: Project, version: Version) -> dict[int, 
     rows = services.ledger.pool(project)
     at = places(services.features, model.encoder, rows.hashes)
     if not (at >= 0).any():
-        return {}
+        nothing = np.zeros(0, dtype=np.int64)
+        return _Answers(nothing, np.zeros((0, 0), dtype=np.float32), nothing, np.zeros(0, dtype=np.bool_))
     matrix = services.features.matrix(model.encoder.id)
     corpus = Corpus(rows, at, matrix, model.encoder, project.schema.labels, project.schema.multiple)
     examples = corpus.examples(held_out=True)
-    return dict(zip(rows.ids[examples.tasks].tolist(), examples.correct(model.head).tolist(), strict=True))
+    if (record := Record.load(version.folder)) is not None:
+        examples = examples.at(np.flatnonzero(~record.has(rows.ids[examples.tasks])))
+    probabilities = model.head.predict_proba(examples.features)
+    return _Answers(rows.ids[examples.tasks], probabilities, examples.targets, examples.right(probabilities))
 
 
 def _judged(
-    services: Services, first: Version, second: Version, before: NDArray[np.bool_], now: NDArray[np.bool_]
+    services: Services, project: Project, first: Version, second: Version, before: _Answers, now: _Answers
 ) -> Comparison:
     from ml_backend.learning.evaluation import significantly_worse  # noqa: PLC0415 - torch
-    from ml_backend.steps.candidate import accuracy  # noqa: PLC0415
+    from ml_backend.learning.metrics import measured  # noqa: PLC0415
 
     alpha = services.settings.promotion_alpha
     verdict = "No clear difference: it takes more held-out labels to show a smaller one."
-    if significantly_worse(before, now, alpha=alpha):
+    if significantly_worse(before.right, now.right, alpha=alpha):
         verdict = f"{second.name} is better."
-    elif significantly_worse(now, before, alpha=alpha):
+    elif significantly_worse(now.right, before.right, alpha=alpha):
         verdict = f"{first.name} is better."
-    return Comparison(
-        (accuracy(before), accuracy(now)), f"Compared on the same {amount(len(now), 'held-out task')}. {verdict}"
-    )
+    both = tuple(measured(each.probabilities, each.targets, project.schema.labels) for each in (before, now))
+    return Comparison(both, f"Compared on the same {amount(len(now.tasks), 'held-out task')}. {verdict}")
 
 
 def _not(first: Version, second: Version, why: str) -> str:

@@ -14,7 +14,7 @@ from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.versions import Version
 from ml_backend.store.views import Counts
-from ml_backend.wording import amount
+from ml_backend.wording import amount, small_slice
 
 LISTED = 100
 """Unreadable images in a status; GET /projects/{number}/unreadable-images has them all."""
@@ -76,7 +76,8 @@ def version_status(version: Version) -> dict[str, Any]:
         "reason": version.reason,
         "created_at": version.created_at.isoformat(),
         "encoder": version.meta.get("encoder", {}).get("name"),
-        "holdout": version.meta.get("metrics", {}).get("holdout"),
+        "holdout": (holdout := version.meta.get("metrics", {}).get("holdout")),
+        "in_words": small_slice(holdout),
         "labels": version.meta.get("labels"),
     }
 

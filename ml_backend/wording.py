@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import ceil, floor
+from typing import Any
+
+WIDE = 0.1
+"""An interval of more than ten points is also told in words."""
 _EVENTS = {
     "ANNOTATION_CREATED": "new labels",
     "ANNOTATIONS_CREATED": "new labels",
@@ -24,6 +30,15 @@ def amount(count: int, one: str, many: str | None = None) -> str:
 def encodable(text: str) -> str:
     """Return `text` with half characters (lone surrogates, which JSON may hold) written out: they go into no answer."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def small_slice(holdout: Mapping[str, Any] | None) -> str | None:
+    """What few measured images leave open, in words; None where the interval is narrow, or nothing is measured."""
+    if not holdout or not holdout.get("n") or holdout["high"] - holdout["low"] <= WIDE:
+        return None
+    low, high = floor(100 * holdout["low"]), ceil(100 * holdout["high"])
+    between = f"anywhere between {low}% and {high}%" if high < 100 else f"{low}% or more"
+    return f"{amount(holdout['n'], 'image')} measured: the true accuracy may be {between}"
 
 
 def shortened(text: str, most: int = 500) -> str:

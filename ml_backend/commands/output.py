@@ -57,6 +57,11 @@ def measured(holdout: Mapping[str, Any] | None) -> str:
     return f"{holdout['accuracy']:.1%} ({holdout['low']:.1%} to {holdout['high']:.1%}, n={holdout['n']})"
 
 
+def interval(value: Mapping[str, Any] | None) -> str:
+    """A number with its 95 % interval; nothing where there is none."""
+    return f"{value['value']:.1%} ({value['low']:.1%} to {value['high']:.1%})" if value else ""
+
+
 @contextmanager
 def bar(title: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error, if that is a terminal. Tell it how many have been done since last told."""

@@ -32,7 +32,7 @@ from ml_backend.commands.options import (
     open_services,
     positive,
 )
-from ml_backend.commands.output import Answer, bar, measured, table
+from ml_backend.commands.output import Answer, bar, interval, measured, table
 from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError
 from ml_backend.identity import Store
 from ml_backend.tabular import open_table
@@ -320,7 +320,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
         *([f"  blank      {amount(counts['blanks'], 'answer')}"] if counts["blanks"] else []),
         *([f"  conflicts  {amount(counts['conflicts'], 'task')}"] if counts["conflicts"] else []),
         f"  model      {version['name'] if version else 'none yet'}" + (" (pinned)" if status["pinned"] else ""),
-        f"  accuracy   {measured((version or {}).get('holdout'))}",
+        *_accuracy_lines(version or {}),
         f"  queue      {_queue_text(queue, counts)}",
         f"  job        {_job_text(running, job['waiting_for'])}" if running else "  job        none",
         f"  data       {store}",
@@ -332,6 +332,15 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
     ]
     lines += [f"  FIX        {problem}" for problem in status["problems"]]
     return "\n".join([*lines, *_unreadable_lines(status["unreadable"])])
+
+
+def _accuracy_lines(version: dict[str, Any]) -> Iterator[str]:
+    holdout = version.get("holdout") or {}
+    yield f"  accuracy   {measured(holdout)}"
+    if words := version.get("in_words"):
+        yield f"             {words}"
+    if holdout.get("macro_f1"):
+        yield f"  macro-F1   {interval(holdout['macro_f1'])}"
 
 
 def _unreadable_lines(unreadable: dict[str, Any]) -> Iterator[str]:

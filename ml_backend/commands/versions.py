@@ -11,7 +11,7 @@ Versions never change. These commands choose which one is served; the queue foll
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ml_backend.commands.options import (
@@ -22,7 +22,8 @@ from ml_backend.commands.options import (
     find_project,
     open_services,
 )
-from ml_backend.commands.output import Answer, measured, table
+from ml_backend.commands.output import Answer, interval, measured, table
+from ml_backend.wording import small_slice
 
 if TYPE_CHECKING:
     from ml_backend.services import Services
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from ml_backend.store.versions import Version
 
 VERSION = "such as v4 or 4"
+CLASSES = 30
+"""Classes shown; --json has them all."""
 STATES = {"promoted": "served before", "passed": "good enough", "candidate": "not judged yet"}
 FOLLOWS = (
     "The queue follows with the next turn: within seconds if the service is running, otherwise with `ml-backend "
@@ -86,7 +89,7 @@ def _state(state: str) -> str:
 def _listed(project: Project, rows: list[dict[str, Any]]) -> str:
     if not rows:
         return f"{project.title!r} has no model yet: label two images of different classes."
-    columns = ("version", "state", "held-out accuracy", "labels", "encoder", "created", "reason")
+    columns = ("version", "state", "held-out accuracy", "macro-F1", "labels", "encoder", "created", "reason")
     return table(
         columns,
         [
@@ -94,6 +97,7 @@ def _listed(project: Project, rows: list[dict[str, Any]]) -> str:
                 row["name"],
                 "pinned" if row["pinned"] else "served" if row["served"] else _state(row["state"]),
                 measured(row["holdout"]),
+                interval((row["holdout"] or {}).get("macro_f1")),
                 row["labels"],
                 row["encoder"],
                 row["created_at"][:16].replace("T", " "),
@@ -117,9 +121,37 @@ def _compare(args: argparse.Namespace, answer: Answer, services: Services, proje
         "versions": rows,
         "measured_together": list(comparison.measured),
     }
-    together = [f"{row['name']} now: {measured(now)}" for row, now in zip(rows, comparison.measured, strict=False)]
-    answer.result(document, lambda: "\n".join([_listed(project, rows), *together, comparison.verdict]))
+    names = [row["name"] for row in rows]
+    answer.result(
+        document,
+        lambda: "\n".join([_listed(project, rows), *_together(names, comparison.measured), comparison.verdict]),
+    )
     return 0
+
+
+def _together(names: Sequence[str], both: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What two versions come to on the same tasks: in all, in words where these are few, and by class."""
+    if not both:
+        return
+    for name, now in zip(names, both, strict=True):
+        yield f"{name} now: {measured(now)}, macro-F1 {interval(now['macro_f1'])}"
+    for name, now in zip(names, both, strict=True):
+        if words := small_slice(now):
+            yield f"{name}: {words}."
+    found = [{each["name"]: each for each in now["classes"]} for now in both]
+    kinds = list(dict.fromkeys(kind for of in found for kind in of))
+    columns = ("class", "images", *(f"{what} of {name}" for what in ("recall", "precision") for name in names))
+    cells = [
+        (
+            kind,
+            max(of[kind]["support"] for of in found if kind in of),
+            *(interval(of[kind][what]) if kind in of else "" for what in ("recall", "precision") for of in found),
+        )
+        for kind in kinds[:CLASSES]
+    ]
+    yield table(columns, cells)
+    if len(kinds) > CLASSES:
+        yield f"... and {len(kinds) - CLASSES} more classes (use --json to get them all)"
 
 
 def _choose(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:

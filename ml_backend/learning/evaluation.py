@@ -48,6 +48,12 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     return (0.0 if correct == 0 else float(low)), (1.0 if correct == n else float(high))
 
 
+def wilson_of(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """The same of a share of `n` examples, of which n need not be whole."""
+    low, high = _wilson(np.array(share * n), np.array(n), confidence)
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
 def _wilson(correct: NDArray[Any], n: NDArray[Any], confidence: float) -> tuple[NDArray[Any], NDArray[Any]]:
     z = float(norm.ppf(0.5 + confidence / 2))
     share, spread = correct / n, z * z / n

@@ -16,9 +16,10 @@ from ml_backend.encoding import read_image
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
-from ml_backend.learning.evaluation import confidences, confident_from, wilson_interval
+from ml_backend.learning.evaluation import confidences, confident_from
 from ml_backend.learning.finetuning import encode, finetune
 from ml_backend.learning.images import decode
+from ml_backend.learning.metrics import NOTHING, measured
 from ml_backend.learning.record import Record
 from ml_backend.learning.training import TrainedHead, TrainingReport, train_head
 from ml_backend.services import Services
@@ -195,7 +196,7 @@ def _meta(
         "classes": list(candidate.head.classes),
         "multiple": candidate.head.multilabel,
         "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
-        "metrics": {"holdout": accuracy(candidate.held_out.correct(candidate.head))},
+        "metrics": {"holdout": _measured(candidate)},
         "confident_from": ticked,
         "labels": candidate.report.n,
         "training": {k: v for k, v in vars(candidate.report).items() if k != "fold_probabilities"},
@@ -204,6 +205,14 @@ def _meta(
         "trained_on": digest,
         "reserved_share": project.reserved_share,  # learned from no image whose place is below this
     }
+
+
+def _measured(candidate: Candidate) -> dict[str, Any]:
+    """How good it is on the measured tasks."""
+    held_out, head = candidate.held_out, candidate.head
+    if not len(held_out.targets):
+        return dict(NOTHING)
+    return measured(head.predict_proba(held_out.features), held_out.targets, head.classes)
 
 
 def _publish(
@@ -227,11 +236,3 @@ def _publish(
     if verdict.reason is not None:
         logger.warning("%s: v%d is kept but not served: %s", project.key, number, verdict.reason)
     services.versions.prune(project, keep=services.settings.keep_versions)
-
-
-def accuracy(correct: NDArray[np.bool_]) -> dict[str, float | int | None]:
-    """Held-out accuracy with its 95 % Wilson interval; None before anything held out is labelled."""
-    if not len(correct):
-        return {"n": 0, "accuracy": None, "low": None, "high": None}
-    low, high = wilson_interval(int(correct.sum()), len(correct))
-    return {"n": len(correct), "accuracy": float(correct.mean()), "low": low, "high": high}

@@ -1,0 +1,100 @@
+"""Measured numbers and their intervals: right on known data, and covering the truth as often as they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+
+from ml_backend.commands.sync import _accuracy_lines
+from ml_backend.commands.versions import _together
+from ml_backend.learning.evaluation import wilson_interval
+from ml_backend.learning.metrics import measured
+from ml_backend.wording import small_slice
+
+KINDS = ("cat", "dog", "owl")
+
+
+def certain(answers: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.eye(len(KINDS))[answers]
+
+
+def test_every_number_has_its_interval_and_classes_that_never_occur_are_left_out() -> None:
+    truth, said = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1])
+    found = measured(certain(said), truth, KINDS)
+    assert (found["n"], found["accuracy"], (found["low"], found["high"])) == (5, 0.8, wilson_interval(4, 5))
+    cat, dog = found["classes"]
+    assert (cat["name"], cat["support"], cat["precision"]["value"]) == ("cat", 3, 1.0)
+    low, high = wilson_interval(2, 3)
+    assert cat["recall"] == {"value": 0.6667, "low": round(low, 4), "high": round(high, 4), "n": 3}
+    assert dog["precision"]["n"] == 3
+    f1 = found["macro_f1"]
+    assert f1["value"] == pytest.approx(f1_score(truth, said, average="macro"), abs=1e-4)
+    assert f1["low"] < f1["value"] < f1["high"]
+
+
+def test_several_labels_are_measured_class_by_class() -> None:
+    truth = np.array([[True, False, True], [False, True, False], [False, False, False]])
+    said = np.array([[0.9, 0.1, 0.2], [0.1, 0.8, 0.7], [0.1, 0.2, 0.3]])
+    found = measured(said, truth, KINDS)
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert found["classes"][2]["recall"]["value"] == found["classes"][2]["precision"]["value"] == 0.0
+    assert found["macro_f1"]["value"] == pytest.approx(f1_score(truth, said >= 0.5, average="macro"), abs=1e-4)
+
+
+def test_what_nobody_could_be_wrong_about_is_not_known() -> None:
+    said_only = measured(certain(np.array([1])), np.array([0]), KINDS)
+    assert [(c["name"], c["recall"], c["precision"]) for c in said_only["classes"]][1][1] is None
+    assert measured(np.zeros((0, 3)), np.zeros(0, np.int64), KINDS)["macro_f1"] is None
+    nothing = measured(np.zeros((2, 3)), np.zeros((2, 3), dtype=bool), KINDS)
+    assert (nothing["accuracy"], nothing["macro_f1"], nothing["classes"]) == (1.0, None, [])
+
+
+def test_a_dozen_right_answers_make_nothing_certain() -> None:
+    found = measured(certain(np.arange(12) % 3), np.arange(12) % 3, KINDS)
+    assert found["macro_f1"]["value"] == found["macro_f1"]["high"] == 1.0
+    assert found["macro_f1"]["low"] < 0.8
+
+
+@pytest.mark.parametrize(("n", "accuracy"), [(20, 0.9), (50, 0.8), (100, 0.85)])
+def test_the_interval_of_macro_f1_holds_the_truth_in_nineteen_of_twenty_cases(n: int, accuracy: float) -> None:
+    rng = np.random.default_rng(n)
+
+    def draw(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        truth = rng.choice(3, size, p=[0.5, 0.3, 0.2])
+        wrong = (truth + rng.integers(1, 3, size)) % 3
+        return truth, np.where(rng.random(size) < accuracy, truth, wrong)
+
+    truth, said = draw(200_000)
+    true = measured(certain(said), truth, KINDS)["macro_f1"]["value"]
+    inside = 0
+    for _ in range(400):
+        truth, said = draw(n)
+        found = measured(certain(said), truth, KINDS)["macro_f1"]
+        inside += found["low"] <= true <= found["high"]
+    assert inside / 400 >= 0.92
+
+
+def test_a_small_slice_is_told_in_words() -> None:
+    twelve = measured(certain(np.array([1, 1, *[0] * 10])), np.zeros(12, np.int64), KINDS)
+    assert small_slice(twelve) == "12 images measured: the true accuracy may be anywhere between 55% and 96%"
+    right = measured(certain(np.zeros(12, np.int64)), np.zeros(12, np.int64), KINDS)
+    assert small_slice(right) == "12 images measured: the true accuracy may be 75% or more"
+    many = measured(certain(np.zeros(200, np.int64)), np.zeros(200, np.int64), KINDS)
+    assert small_slice(many) is None
+    assert small_slice(None) is None
+
+
+def test_status_and_comparison_tell_the_intervals_and_what_they_leave_open() -> None:
+    twelve = measured(certain(np.array([1, 1, *[0] * 10])), np.zeros(12, np.int64), KINDS)
+    words = "12 images measured: the true accuracy may be anywhere between 55% and 96%"
+    told = list(_accuracy_lines({"holdout": twelve, "in_words": words}))
+    assert [line.split()[0] for line in told] == ["accuracy", "12", "macro-F1"]
+    assert told[1].strip() == words
+    before, now, *rest = _together(["v1", "v2"], [twelve, twelve])
+    assert "macro-F1" in before
+    assert before.replace("v1", "v2") == now
+    assert rest[0] == f"v1: {words}."
+    assert "recall of v1" in rest[-1]
+    assert "83.3% (55.2% to 95.3%)" in rest[-1]
