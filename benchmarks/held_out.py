@@ -1,0 +1,279 @@
+"""Whether the accuracy that is shown is the accuracy there is: measured on held-out labels, against a fresh test set.
+
+  OMP_NUM_THREADS=1 nice python -m benchmarks.held_out --data ../shared/data
+
+Projects are labelled to 30 %, 60 % and 90 % by an oracle: ledger, split, strategy and head are the product's own, only
+Label Studio and the reading of images are left out. Each run draws pool and test set anew. Finished runs are kept in
+.benchmarks/held_out and not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
+from benchmarks.strategy_data import CACHE, sources
+from ml_backend.labelstudio.config import label_config
+from ml_backend.learning.training import train_head
+from ml_backend.records import Annotation, Task
+from ml_backend.services import Services
+from ml_backend.serving import LoadedModel
+from ml_backend.settings import Settings
+from ml_backend.simulation.data import Data, Source, unit_rows
+from ml_backend.steps.batch import choose
+from ml_backend.steps.candidate import accuracy
+from ml_backend.steps.corpus import Corpus
+from ml_backend.steps.features import places
+from ml_backend.steps.holdout import reach, reserve
+
+POINTS = (0.3, 0.6, 0.9)
+BLENDED, DIGITS_POOL = 0.25, 700
+ENCODER = "held_out"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CASES = {"digits, 25 % blends": (300, 0.1), "mnist": (16, 0.15), "cifar_resnet": (16, 0.15)}
+"""Data -> runs of each strategy, and the share of the pool in a batch. Small slices need many runs."""
+CIFAR_POOL = 10_000
+BIAS, COVERED = 0.01, 0.93
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One point of one run: the accuracy shown (on n labels, with its interval), and that on the fresh test set."""
+
+    data: str
+    strategy: str
+    seed: int
+    point: float
+    labels: int
+    n: int
+    shown: float
+    low: float
+    high: float
+    fresh: float
+
+
+def blended_digits(seed: int) -> Data:
+    """A quarter of the images are means of two of different classes, labelled as one of the two at random.
+
+    No image of the pool, nor a part of one, is in the test set.
+    """
+    rng = np.random.default_rng([seed, 5])
+    pixels, labels = load_digits(return_X_y=True)
+    order = rng.permutation(len(labels))
+    taken = DIGITS_POOL + round(BLENDED * DIGITS_POOL)  # a blend uses up two
+    parts = [_blended(pixels[part], labels[part], rng) for part in (order[:taken], order[taken:])]
+    (features, known), (test_features, test_known) = parts
+    return Data("digits, 25 % blends", tuple("0123456789"), features, known, test_features, test_known)
+
+
+def _blended(
+    pixels: NDArray[Any], labels: NDArray[Any], rng: np.random.Generator
+) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+    count = round(len(labels) * BLENDED / (1 + BLENDED))
+    first = np.arange(count)
+    rest = np.arange(count, len(labels))
+    second = np.array([rng.choice(rest[labels[rest] != labels[i]]) for i in first])
+    while len(set(second.tolist())) < count:  # each image goes into one blend
+        again = [i for i in first if second[i] in second[:i]]
+        for i in again:
+            second[i] = rng.choice(np.setdiff1d(rest[labels[rest] != labels[i]], second))
+    plain = np.setdiff1d(rest, second)
+    told = np.where(rng.random(count) < 0.5, labels[first], labels[second])
+    images = np.concatenate([(pixels[first] + pixels[second]) / 2, pixels[plain]])
+    order = rng.permutation(len(images))
+    return unit_rows(images)[order], np.concatenate([told, labels[plain]]).astype(np.int64)[order]
+
+
+def redrawn(source: Source) -> Source:
+    """Pool and test set drawn anew from both by the seed; the pool of at most CIFAR_POOL, all others to test on."""
+    data = source(0)
+    features = np.concatenate([data.features, data.test_features])
+    labels = np.concatenate([data.labels, data.test_labels])
+
+    def draw(seed: int) -> Data:
+        order = np.random.default_rng([seed, 6]).permutation(len(labels))
+        size = min(len(data.labels), CIFAR_POOL)
+        pool, test = order[:size], order[size:]
+        return replace(
+            data,
+            features=features[pool],
+            labels=labels[pool],
+            test_features=features[test],
+            test_labels=labels[test],
+        )
+
+    return draw
+
+
+class Run:
+    """One project, labelled by an oracle a batch at a time."""
+
+    def __init__(self, services: Services, data: Data, seed: int) -> None:
+        self.services, self.data = services, data
+        self.project = services.register("http://localhost:8080", 1, label_config(data.classes), created=None)
+        ids = range(1, len(data.labels) + 1)
+        hashes = [hashlib.sha256(f"{seed} {i}".encode()).hexdigest() for i in ids]
+        services.ledger.reconcile(self.project, [(_task(i), []) for i in ids], full=True)
+        services.ledger.set_content_hash(self.project, dict(zip(ids, hashes, strict=True)))
+        services.features.append(ENCODER, hashes, data.features)
+        self.encoder = cast("Any", SimpleNamespace(id=ENCODER))
+
+    def points(self, strategy: str, seed: int) -> Iterator[Measured]:
+        """Label on to the last point; the accuracy at each."""
+        model: LoadedModel | None = None
+        due, number = list(POINTS), 0
+        while due:
+            corpus = self._corpus()
+            labels = int(corpus.rows.labelled.sum())
+            examples = corpus.examples(held_out=False)
+            if len(np.unique(examples.targets)) > 1:
+                number += 1
+                head = train_head(examples.features, examples.targets, self.data.classes, seed=seed).head
+                model = LoadedModel(number, self.encoder, head)
+                if labels >= due[0] * len(self.data.labels):
+                    right = corpus.examples(held_out=True).correct(head)
+                    fresh = float(
+                        (head.predict_proba(self.data.test_features).argmax(1) == self.data.test_labels).mean()
+                    )
+                    yield Measured(
+                        self.data.name, strategy, seed, due.pop(0), labels, len(right), *_shown(right), fresh
+                    )
+            if due:
+                round_ = choose(self.project, self.services, corpus, model)
+                self._answer([query.task_id for query in self.services.ledger.queries(round_)])
+
+    def _corpus(self) -> Corpus:
+        self.project = reserve(self.project, self.services)
+        rows, features = self.services.ledger.pool(self.project), self.services.features
+        at = places(features, self.encoder, rows.hashes)
+        corpus = Corpus(rows, at, features.matrix(ENCODER), self.encoder, self.data.classes, multiple=False)
+        reached = reach(self.project, self.services, corpus)
+        assert reached is not None
+        return reached
+
+    def _answer(self, tasks: Sequence[int]) -> None:
+        def annotation(i: int) -> Annotation:
+            label = self.data.classes[self.data.labels[i - 1]]
+            return Annotation(
+                i, i, (label,), was_cancelled=False, ground_truth=False, annotator=1, created_at=NOW, updated_at=NOW
+            )
+
+        self.services.ledger.reconcile(self.project, [(_task(i), [annotation(i)]) for i in tasks], full=False)
+
+
+def _task(number: int) -> Task:
+    return Task(number, f"/{number}.png", {}, NOW)
+
+
+def _shown(right: NDArray[np.bool_]) -> tuple[float, float, float]:
+    told = accuracy(right)
+    return float(told["accuracy"] or 0), float(told["low"] or 0), float(told["high"] or 1)
+
+
+def run(data: Data, strategy: str, seed: int, share: float) -> list[Measured]:
+    with TemporaryDirectory() as folder:
+        settings = Settings(
+            data_dir=Path(folder), label_studio_api_key="k", strategy=strategy, seed=seed,
+            batch_size=math.ceil(len(data.labels) * share),
+        )  # fmt: skip
+        services = Services.open(settings)
+        try:
+            return list(Run(services, data, seed).points(strategy, seed))
+        finally:
+            services.database.close()
+
+
+def table(measured: Sequence[Measured]) -> tuple[str, int]:
+    """A line a cell, and how many cells miss."""
+    head = [
+        "data",
+        "strategy",
+        "labelled",
+        "runs",
+        "n",
+        "fresh",
+        "shown - fresh, points",
+        "interval covers",
+        "worst run",
+        "",
+    ]
+    lines, missed = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)], 0
+    for key in sorted({(m.data, m.strategy, m.point) for m in measured}):
+        cell = [m for m in measured if (m.data, m.strategy, m.point) == key]
+        off = np.array([m.shown - m.fresh for m in cell])
+        covers = float(np.mean([m.low <= m.fresh <= m.high for m in cell]))
+        error = off.std(ddof=1) / np.sqrt(len(off)) if len(off) > 1 else float("nan")
+        fine = abs(off.mean()) <= BIAS and covers >= COVERED
+        missed += not fine
+        n, fresh = np.mean([m.n for m in cell]), np.mean([m.fresh for m in cell])
+        worst = off[np.abs(off).argmax()]
+        lines.append(
+            f"| {key[0]} | {key[1]} | {key[2]:.0%} | {len(cell)} | {n:.0f} | {fresh:.1%} | {100 * off.mean():+.2f} ± "
+            f"{100 * error:.2f} | {covers:.1%} | {100 * worst:+.1f} | {'ok' if fine else 'MISS'} |"
+        )
+    return "\n".join(lines), missed
+
+
+def read(path: Path) -> list[Measured]:
+    if not path.exists():
+        return []
+    kinds = {"data": str, "strategy": str, "seed": int, "labels": int, "n": int}
+    with path.open(newline="") as file:
+        return [
+            Measured(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(Measured)})
+            for row in csv.DictReader(file)
+        ]
+
+
+def append(path: Path, measured: Sequence[Measured]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Measured)])
+        if new:
+            writer.writeheader()
+        writer.writerows(asdict(m) for m in measured)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the archives")
+    parser.add_argument("--only", default=";".join(CASES), help=f"semicolon-separated, of: {'; '.join(CASES)}")
+    parser.add_argument("--strategies", default="auto,margin")
+    parser.add_argument("--seeds", type=int, help="instead of the number each case asks for")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    path = CACHE / "held_out" / "runs.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    available = sources(args.data)
+    for name in args.only.split(";"):
+        seeds, share = CASES[name]
+        if name not in available and not name.startswith("digits"):
+            print(f"{name}: not measured, its archive is not in {args.data}")
+            continue
+        source = blended_digits if name.startswith("digits") else redrawn(available[name])
+        done = {(m.data, m.strategy, m.seed) for m in read(path)}
+        for seed in range(args.seeds or seeds):
+            wanted = [s for s in args.strategies.split(",") if (name, s, seed) not in done]
+            for strategy in wanted:
+                append(path, run(source(seed), strategy, seed, share))
+    text, missed = table(read(path))
+    print(text)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
