@@ -29,11 +29,15 @@ def quick_database(folder: Path) -> Database:
     """
     if POSTGRESQL in os.environ:
         return _postgresql(os.environ[POSTGRESQL], "t" + hashlib.sha256(bytes(folder)).hexdigest()[:16])
-    database = Database(f"sqlite:///{folder / 'store.db'}")
+    return do_not_wait(Database(f"sqlite:///{folder / 'store.db'}"))
+
+
+def do_not_wait(database: Database) -> Database:
+    """Have an SQLite database not wait for the disk."""
     database.close()
 
     @sa.event.listens_for(database.engine, "connect")
-    def do_not_wait(connection: Any, _record: Any) -> None:
+    def switch_off(connection: Any, _record: Any) -> None:
         connection.execute("PRAGMA synchronous = OFF")
 
     return database

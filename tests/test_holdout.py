@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ml_backend.records import Query
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.split import place, reserved_share
 from ml_backend.steps.batch import spare
+from tests.fakes import do_not_wait
 from tests.labelling import NOW, Labelling, content
 
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
     opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k", holdout_share=0.2, seed=3))
+    do_not_wait(opened.database)
     yield opened
     opened.database.close()
 
@@ -153,6 +156,31 @@ def test_labels_that_somebody_chose_count_once_the_rest_of_their_draw_is_labelle
     assert sorted(work.measured()) == sorted(first[:19])
     counts = services.ledger.counts(work.project)
     assert (counts.holdout_measured, counts.holdout_found) == (19, 8)
+
+
+def test_labels_of_the_first_random_order_measure_at_once(services: Services) -> None:
+    work = Labelling(services, 400)
+    first = work.in_order()[:20]
+    queries = [Query(task, rank, "random", 0.0, "") for rank, task in enumerate(first[:3])]
+    services.ledger.open_round(work.project, version=0, strategy="first_order", seed=0, queries=queries, first=True)
+    work.answer(first[:3])
+    assert first_asked(work) == first[3:]
+    assert sorted(work.measured()) == sorted(first[:3])
+    assert services.ledger.counts(work.project).holdout_found == 0
+
+
+def test_held_out_tasks_take_every_second_place_until_all_of_them_are_labelled(services: Services) -> None:
+    work = Labelling(services, 400)
+    for left in (20, 15, 10, 5):
+        round_ = work.turn()
+        assert round_ is not None
+        asked, held = work.asked(round_), work.asked(round_, "holdout")
+        assert asked[1:10:2] == held[:5]
+        assert len(held) == left
+        work.answer(asked[:10])
+        services.ledger.configure(work.project, overlap=left)  # any change that calls for a new queue
+        work.project = services.ledger.project(work.project.key)
+    assert len(work.measured()) == 20
 
 
 def test_a_later_draw_with_chosen_labels_does_not_hold_back_an_earlier_one(services: Services) -> None:

@@ -43,7 +43,7 @@ def choose(project: Project, services: Services, corpus: Corpus | None, model: L
     rng = np.random.default_rng([settings.seed, project.id, last.number if last else 0])
     pool = build_pool(corpus, model) if corpus else None
     held = [Query(int(task), 0, "holdout", 0.0, "held out at random to measure the accuracy") for task in due(rows)]
-    queries = interleave(picks(pool, settings, len(held), rng), held, rng)
+    queries = alternate(picks(pool, settings, len(held), rng), held)
     if not queries:
         raise NothingToAskError(f"{project.key} has no tasks to ask for: {_why_not(rows)}.")
     return ledger.open_round(
@@ -159,6 +159,14 @@ def build_pool(corpus: Corpus, model: LoadedModel | None) -> Pool | None:
         candidates=~(rows.answered | rows.skipped)[order],
         class_names=corpus.classes,
     )
+
+
+def alternate(ordered: Sequence[Query], others: Sequence[Query]) -> list[Query]:
+    """Every second one of `others` as long as there are any: what is held out is soon labelled whole; ranks from 0."""
+    paired = [query for pair in zip(ordered, others, strict=False) for query in pair]
+    shorter = min(len(ordered), len(others))
+    mixed = [*paired, *ordered[shorter:], *others[shorter:]]
+    return [replace(query, rank=rank) for rank, query in enumerate(mixed)]
 
 
 def interleave(ordered: Sequence[Query], others: Sequence[Query], rng: np.random.Generator) -> list[Query]:

@@ -29,7 +29,10 @@ def reserve(project: Project, services: Services) -> Project:
 
 
 def reach(project: Project, services: Services, corpus: Corpus | None) -> Corpus | None:
-    """Note the held-out tasks that are to be asked for from the next round on; returns the corpus as it is then."""
+    """Note the held-out tasks that are to be asked for from the next round on; returns the corpus as it is then.
+
+    Those answered already somebody has chosen, but for the first order, which was drawn at random as well.
+    """
     if corpus is None:
         return None
     rows = corpus.rows
@@ -41,10 +44,11 @@ def reach(project: Project, services: Services, corpus: Corpus | None) -> Corpus
     former = np.flatnonzero(~asked & (rows.reached > 0) & (_usable(rows) | ~rows.holdout))
     if not len(new) and not len(former):
         return corpus
-    found = dict(zip(rows.ids[new].tolist(), rows.answered[new].tolist(), strict=True))
+    chosen = rows.answered & ~np.isin(rows.ids, services.ledger.asked_at_random(project))
+    found = dict(zip(rows.ids[new].tolist(), chosen[new].tolist(), strict=True))
     services.ledger.reach(project, found, rows.ids[former].tolist(), round_=number)
     reached, was_found = rows.reached.copy(), rows.found.copy()
-    reached[new], was_found[new] = number, rows.answered[new]
+    reached[new], was_found[new] = number, chosen[new]
     reached[former], was_found[former] = 0, False
     return replace(corpus, rows=replace(rows, reached=reached, found=was_found))
 

@@ -53,7 +53,7 @@ class HeldOut(Rounds):
             return int(connection.scalar(statement) or 0)
 
     def reach(self, project: Project, asked: Mapping[int, bool], dropped: Sequence[int], *, round_: int) -> None:
-        """Note which held-out tasks are asked for from this round on, each with whether it was answered already.
+        """Note which held-out tasks are asked for from this round on, each with whether it was chosen and answered before.
 
         dropped: tasks whose turn is yet to come, after all, because others have come before them.
         """

@@ -127,7 +127,7 @@ tasks = Table(
     Column("data", Text, nullable=False),
     Column("place", Float),  # in the split (split.py); unknown until the image was read
     Column("reached", Integer),  # the round from which on a held-out task is asked for
-    Column("found", Boolean),  # answered before that: chosen by somebody else than the split
+    Column("found", Boolean),  # answered before that by somebody's choice
     Index(
         "tasks_without_hash",
         "project_id",

@@ -27,8 +27,8 @@ class PoolRows:
     failed: (N,) bool, the image cannot be read. resting: (N,) bool, and is not to be tried now.
     holdout: (N,) bool, held out. places: (N,) float64 in [0, 1), the order in which held-out tasks are asked for; NaN
     where the image was not read yet.
-    reached: (N,) int64, the round from which on a held-out task is asked for, 0 before. found: (N,) bool, it had been
-    answered before that.
+    reached: (N,) int64, the round from which on a held-out task is asked for, 0 before. found: (N,) bool, somebody had
+    chosen to answer it before that.
     """
 
     ids: NDArray[np.int64]
