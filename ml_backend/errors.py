@@ -13,6 +13,10 @@ class InvalidInputError(BackendError):
     status = 422
 
 
+class DamagedError(InvalidInputError):
+    """Files that this service wrote are not whole any more."""
+
+
 class NotFoundError(BackendError):
     """The named project, version, task or job does not exist."""
 

@@ -31,7 +31,7 @@ from ml_backend.protocol import (
     host_of,
     parse_project,
 )
-from ml_backend.services import Services
+from ml_backend.services import Services, open_patiently
 from ml_backend.settings import Settings
 from ml_backend.steps import queue
 from ml_backend.wording import encodable, shortened
@@ -51,7 +51,7 @@ def app() -> FastAPI:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # more connections than it keeps open are nothing to tell
     require_closed(settings)
-    return create_app(Services.open(settings))
+    return create_app(open_patiently(settings))
 
 
 def create_app(services: Services) -> FastAPI:

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
 
-from ml_backend.errors import ConfigError, InvalidInputError
+from ml_backend.errors import ConfigError, DamagedError, InvalidInputError
 from ml_backend.learning.foreign import SUFFIXES, FileEncoder, PythonEncoder, open_file_encoder
 from ml_backend.learning.networks import NetworkEncoder, build_network, cached_weights
 from ml_backend.learning.patches import FIT_IMAGES, PatchEncoder, fit_patches
@@ -109,8 +109,8 @@ LOADERS: dict[str, Callable[[Path, dict[str, Any]], Encoder]] = {
 def load_encoder(folder: Path, trusted: Collection[str] = ()) -> Encoder:
     """Load what `Encoder.save` wrote. trusted: the classes (`module:Class`) that may be imported.
 
-    Raises InvalidInputError where it is not whole, of an unknown kind, or of a class that is not trusted: a name in a
-    file must not decide which code runs.
+    Raises DamagedError where it is not whole or of an unknown kind, InvalidInputError for a class that is not trusted: a
+    name in a file must not decide which code runs.
     """
     path = folder / "encoder.json"
     try:
@@ -122,11 +122,11 @@ def load_encoder(folder: Path, trusted: Collection[str] = ()) -> Encoder:
             )
         encoder = LOADERS[meta["kind"]](folder, meta)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InvalidInputError(
+        raise DamagedError(
             f"{path} is not a saved encoder ({error!r}): choose another version, or train a new one."
         ) from error
     if encoder.id != meta["id"]:
-        raise InvalidInputError(
+        raise DamagedError(
             f"The weights in {folder} are not those of {meta['id']}: choose another version, or train a new one."
         )
     return encoder

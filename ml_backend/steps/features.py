@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.encoding import Encoded, encode_tasks
-from ml_backend.errors import ImageError, InvalidInputError, NotFoundError
+from ml_backend.errors import DamagedError, ImageError, InvalidInputError, NotFoundError
 from ml_backend.learning.encoders import Encoder, build_encoder, load_encoder
 from ml_backend.sample import images_to_fit_on
 from ml_backend.services import Services
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.features import FeatureStore
+from ml_backend.store.folders import sync_tree
 from ml_backend.store.projects import Project
 from ml_backend.wording import amount
 
@@ -97,13 +99,25 @@ def project_encoder(project: Project, services: Services, tick: Callable[[], Non
     folder = settings.data_dir / "encoders" / str(project.id) / slug
     cached = services.encoders.get(folder)
     if cached is None:
-        cached = (
-            load_encoder(folder, settings.trusted_encoders)
-            if folder.exists()
-            else _build(project, services, folder, tick)
-        )
+        cached = _stored(folder, settings.trusted_encoders) or _build(project, services, folder, tick)
         services.encoders[folder] = cached
     return cached
+
+
+def _stored(folder: Path, trusted: Collection[str]) -> Encoder | None:
+    """The encoder that was built before; None where there is none. A damaged one is set aside, to be built again."""
+    if not folder.exists():
+        return None
+    try:
+        return load_encoder(folder, trusted)
+    except DamagedError:
+        aside = folder.with_name(f".damaged-{folder.name}")
+        logger.error(  # noqa: TRY400 - where it broke is of no use to anybody
+            "The encoder in %s cannot be read: it was moved to %s, and is built again.", folder, aside
+        )
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        return None
 
 
 def _imported(project: Project, services: Services) -> Encoder | None:
@@ -150,5 +164,6 @@ def _build(project: Project, services: Services, folder: Path, tick: Callable[[]
     temporary = folder.with_name(f".writing-{folder.name}")
     temporary.mkdir(parents=True, exist_ok=True)
     encoder.save(temporary)
+    sync_tree(temporary)  # a power cut must not leave an encoder that cannot be read
     temporary.rename(folder)
     return encoder

@@ -62,7 +62,7 @@ class Folders:
             temporary.mkdir()
             fill(temporary)
             (temporary / META).write_text(json.dumps(meta, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            _sync_tree(temporary)
+            sync_tree(temporary)
             temporary.rename(final)
             _sync(final.parent)
         except OSError as error:
@@ -124,7 +124,8 @@ def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
             yield True
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Wait until everything in the folder is on disk."""
     for path in folder.rglob("*"):
         _sync(path)
     _sync(folder)
