@@ -75,7 +75,7 @@ class Gate:
         self._held = 0  # bytes of bodies, of all requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         if refusal := self._refusal(scope):
@@ -101,7 +101,7 @@ class Gate:
                 "Send the user and password of ML_BACKEND_USER and ML_BACKEND_PASSWORD (HTTP basic authentication)."
             )
             return _Refusal(401, sentence, {"WWW-Authenticate": "Basic"})
-        if self._is_anothers_page(scope["method"], headers, hosts):
+        if self._is_anothers_page(scope.get("method", "GET"), headers, hosts):
             return _Refusal(403, "A page of another site may not call this service: use its own pages, or a script.")
         return self._too_long(next((value for name, value in headers if name == b"content-length"), "0"))
 

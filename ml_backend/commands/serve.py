@@ -74,7 +74,7 @@ def web_command(settings: Settings) -> list[str]:
         "--workers",
         "1",
         "--worker-class",
-        "uvicorn.workers.UvicornWorker",
+        "ml_backend.heads.BoundedWorker",
     ]
     quiet = ["--timeout", "120", "--graceful-timeout", "10", "--log-level", settings.log_level.lower()]
     return [sys.executable, "-m", "gunicorn", *options, *quiet, "ml_backend.server:app()"]
