@@ -79,8 +79,8 @@ class Faults:
         self._command("versions", "unpin", tries=5)
 
     def change_config(self) -> None:
-        """Another order of the choices, and now and then one choice more."""
-        if self.rng.random() < 0.3:
+        """Another order of the choices, and now and then one choice more, which no model taken out before can have."""
+        if self.did["import-model: exit 0"] and self.rng.random() < 0.5:
             self.labels.append(f"choice {len(self.labels)}")
         self.rng.shuffle(self.labels)
         self.stack.client.update_project(self.stack.project_id, label_config=label_config(self.labels))
