@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,20 +28,21 @@ PATIENCE = 5
 SHORTER_SIDE = 256
 """Pixels of an image of a sample, or up to twice as many: thousands of them are in memory at a time."""
 KEPT_BYTES = 256 * 2**20
-"""Of a sample's files kept in memory until they are encoded; those beyond are fetched once more."""
+"""Of the samples' files kept in memory until they are encoded; those beyond are fetched once more."""
 
 
 @dataclass
 class Kept:
     """Files read to fit an encoder on, and why some could not be, so that encoding need not fetch them once more."""
 
+    all: Mapping[int, Kept] = field(default_factory=dict)  # of every project: they share the room there is
     outcomes: dict[int, tuple[str | None, bytes | ImageError]] = field(default_factory=dict)
     size: int = 0
     attempts: int = 0  # to fit an encoder; in vain, as hosts of images were away
 
     @property
     def full(self) -> bool:
-        return self.size >= KEPT_BYTES
+        return sum(kept.size for kept in list(self.all.values())) >= KEPT_BYTES
 
     def keep(self, task: Task, outcome: bytes | ImageError) -> None:
         if isinstance(outcome, ImageAwayError) and not outcome.tried:
@@ -52,7 +53,8 @@ class Kept:
 
     def drop(self, task_ids: Iterable[int]) -> None:
         for task_id in task_ids:
-            self.outcomes.pop(task_id, None)
+            _, outcome = self.outcomes.pop(task_id, (None, None))
+            self.size -= len(outcome) if isinstance(outcome, bytes) else 0
 
     def read(self, project: Project, services: Services, task: Task) -> bytes:
         """The file, from where it is. Raises ImageError."""
@@ -84,7 +86,7 @@ def images_to_fit_on(
     Raises ImageError while none can be read, or most are away for the time being; but waits no longer than PATIENCE
     calls for those.
     """
-    kept = services.kept.setdefault(project.id, Kept())
+    kept = services.kept.setdefault(project.id, Kept(services.kept))
     tasks = draw_sample(project, services, size, rng)
     read_sample(project, services, tasks, kept, tick)
     away = [task for task in tasks if _is_away(kept.of(task), full=kept.full)]

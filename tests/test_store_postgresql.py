@@ -14,7 +14,17 @@ from ml_backend.store.database import Database
 from tests.fakes import POSTGRESQL
 from tests.postgresql import cluster
 
-TESTS = ("ledger", "ledger_rounds", "ledger_property", "ledger_readers", "jobs", "inbox", "versions", "store_killed")
+TESTS = (
+    "ledger",
+    "ledger_rounds",
+    "ledger_property",
+    "ledger_readers",
+    "jobs",
+    "inbox",
+    "versions",
+    "store_killed",
+    "pictures",
+)
 
 
 @pytest.fixture(scope="module")

@@ -106,8 +106,10 @@ class ImageReader:
         return data
 
     def _host(self, reference: str) -> str:
-        """What is asked for it: a host, or a bucket behind Label Studio, which can be away while Label Studio is not."""
+        """What is asked for it: a folder, a host, or a bucket behind Label Studio, each of which can be away alone."""
         parts = _parts(reference)
+        if not parts.netloc and self._document_root and "/data/local-files/" in parts.path:
+            return str(self._document_root)
         return f"{parts.scheme}://{parts.netloc}" if parts.netloc else self._transport.url
 
     def _fetch(self, reference: str, task_id: int | None) -> bytes:
