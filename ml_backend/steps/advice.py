@@ -57,18 +57,24 @@ def _advise(project: Project, services: Services, corpus: Corpus, model: LoadedM
 def _agreement(project: Project, services: Services, corpus: Corpus, before: int | None, head: Head) -> float | None:
     """Kappa of a former version and this one on a fixed set: the tasks whose content hashes come first.
 
-    That is a random draw that stays. None where the two have not the same encoder and labels, or the former is gone.
+    That is a random draw that stays. Each is asked in vectors of its own encoder. None where the former is gone, was
+    trained for other labels, or has no vectors.
     """
     former = next((v for v in services.versions.list(project) if v.number == before), None)
-    if former is None or not former.fits(project.schema) or former.meta["encoder"]["id"] != corpus.encoder.id:
+    if former is None or not former.fits(project.schema):
         return None
     try:
         first = services.predictor.head(project, former.number)
     except (NotFoundError, InvalidInputError, OtherLabelsError):
         return None
     encoded = np.flatnonzero(corpus.encoded)
-    vectors = corpus.vectors(np.sort(encoded[np.argsort(corpus.rows.hashes[encoded], kind="stable")[:FIXED_SET]]))
-    return cohen_kappa(_answers(first, vectors), _answers(head, vectors))
+    fixed = np.sort(encoded[np.argsort(corpus.rows.hashes[encoded], kind="stable")[:FIXED_SET]])
+    encoder_id = former.meta["encoder"]["id"]
+    at = services.features.rows(encoder_id, [digest.decode() for digest in corpus.rows.hashes[fixed].tolist()])
+    if not (at >= 0).any():
+        return None
+    own = services.features.matrix(encoder_id)[at[at >= 0]]
+    return cohen_kappa(_answers(first, own), _answers(head, corpus.vectors(fixed[at >= 0])))
 
 
 def _answers(head: Head, vectors: NDArray[np.float16]) -> NDArray[np.int64]:
