@@ -60,7 +60,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def work(stack: Stack, cycles: int, predictions: int) -> list[float]:
     """Label, cycle, predict, over and over; MiB of resident memory after each tenth of it."""
-    worker, http, process = Worker(stack.services), TestClient(create_app(stack.services)), psutil.Process()
+    worker, http, process = (
+        Worker(stack.services),
+        TestClient(create_app(stack.services), "http://localhost"),
+        psutil.Process(),
+    )
     worker.work()  # the project is due since it was registered: the first queue
     tasks = [stack.client.task(task.id) for task in list(stack.client.tasks(stack.project_id))[:100]]
     bodies = [{"id": task["id"], "data": task["data"]} for task in tasks]

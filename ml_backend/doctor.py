@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import requests
 
 from ml_backend.errors import BackendError, ImageError, LabelStudioError
+from ml_backend.gate import NOT_KNOWN_BY_THAT_NAME
 from ml_backend.hosts import split
 from ml_backend.identity import Store
 from ml_backend.labelstudio import ownership
@@ -120,8 +121,10 @@ def _service(url: str) -> Result:
         answer = requests.get(f"{url}/health", timeout=10)
         if answer.ok and answer.json().get("status") == "UP":
             return Result(name, "ok", f"{url} answers.")
+        if answer.status_code == NOT_KNOWN_BY_THAT_NAME:
+            return Result(name, "FIX", f"{url} answers: {answer.json()['error']}")
         why = f"something else answers there, with status {answer.status_code}"
-    except (requests.RequestException, ValueError) as error:
+    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         why = type(error).__name__
     return Result(
         name, "FIX", f"{url} does not answer ({why}): start the service with `ml-backend serve`, or set ML_BACKEND_URL."

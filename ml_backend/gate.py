@@ -24,6 +24,7 @@ from ml_backend.settings import Settings
 from ml_backend.wording import amount
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+NOT_KNOWN_BY_THAT_NAME = 421
 BODY_SECONDS = 60.0
 """The longest that a body may take to come in."""
 BODIES = 4
@@ -92,7 +93,7 @@ class Gate:
         hosts = [value for name, value in headers if name == b"host"]
         if not all(map(self._is_ours, hosts)):
             return _Refusal(
-                421,
+                NOT_KNOWN_BY_THAT_NAME,
                 "This service is not known by the name that it was called by: set ML_BACKEND_URL to its address, or add the "
                 "name to ML_BACKEND_NAMES.",
             )

@@ -56,7 +56,13 @@ def app() -> FastAPI:
 
 def create_app(services: Services) -> FastAPI:
     """Build the service around `services`."""
-    application = FastAPI(title="Label Studio active learning backend", version=__version__, responses=REFUSALS)
+    application = FastAPI(
+        title="Label Studio active learning backend",
+        version=__version__,
+        responses=REFUSALS,
+        docs_url=None,  # their scripts come from another site, and would run here with the rights of our own pages
+        redoc_url=None,
+    )
     application.state.services = services
     _add_errors(application)
     application.add_middleware(Gate, settings=services.settings)

@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from ml_backend.errors import ConfigError
+from ml_backend.gate import require_closed
 from ml_backend.labelstudio.embedded import CONNECTED
 from ml_backend.settings import Settings
 
@@ -56,6 +59,15 @@ def test_the_image_runs_as_nobody_special_and_is_watched() -> None:
     assert all("-slim" in lines[index] for index in stages)
     assert any(line.startswith("USER ") and line != "USER root" for line in last)
     assert any(line.startswith("HEALTHCHECK ") for line in last)
+
+
+def test_the_image_alone_does_not_start_open_and_the_composed_service_has_a_password() -> None:
+    (host,) = re.findall(r"ML_BACKEND_HOST=(\S+)", (ROOT / "Dockerfile").read_text())
+    with pytest.raises(ConfigError, match="no password"):
+        require_closed(Settings(host=host))
+    given = compose()["services"]["ml-backend"]["environment"]
+    filled = {key: re.sub(r"\$\{[^}]*\}", "secret", value) for key, value in given.items()}
+    require_closed(Settings.from_environ({"ML_BACKEND_HOST": host, **filled}))
 
 
 def test_everything_the_image_copies_is_sent_to_its_build() -> None:

@@ -17,6 +17,7 @@ from ml_backend.records import Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
+from tests.test_labelstudio_transport import Host, running
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
@@ -241,3 +242,10 @@ def test_too_little_memory_or_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
     assert doctor.disk(tmp_path / "new").state == "FIX"
+
+
+def test_a_service_that_does_not_know_its_name_is_told_with_the_setting() -> None:
+    told = {"error": "add the name to ML_BACKEND_NAMES."}
+    with running(Host(reply=lambda *_: (421, told))) as service:
+        found = doctor._service(service.url)
+    assert (found.state, "ML_BACKEND_NAMES" in found.message) == ("FIX", True)

@@ -125,7 +125,7 @@ def test_label_studio_scripts_and_our_own_pages_may(client: Client, headers: dic
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/health/", "//health", "/HEALTH", "/projects", "/hosts/x/health", "/openapi.json", "/docs", "/nothing", "/health/../projects"],
+    ["/", "/health/", "//health", "/HEALTH", "/projects", "/hosts/x/health", "/openapi.json", "/nothing", "/health/../projects"],
 )  # fmt: skip
 def test_without_the_password_there_is_nothing_but_health(client: Client, path: str) -> None:
     closed = client(user="label-studio", password="secret")
@@ -342,3 +342,9 @@ def test_a_head_that_does_not_come_is_not_waited_for(served: int) -> None:
 def test_a_long_body_in_pieces_is_no_long_head(served: int) -> None:
     body = b"".join(b"%x\r\n%s\r\n" % (2**16, b" " * 2**16) for _ in range(8)) + b"0\r\n\r\n"
     assert answered(served, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", body).startswith(b"HTTP/1.1 204")
+
+
+def test_no_page_here_runs_scripts_of_another_site(client: Client) -> None:
+    http = client()
+    assert [http.get(path).status_code for path in ("/docs", "/redoc")] == [404, 404]
+    assert http.get("/openapi.json").status_code == 200

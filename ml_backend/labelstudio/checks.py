@@ -274,8 +274,9 @@ def refusal(text: str, url: str, what: str) -> str | None:
             "and ML_BACKEND_PASSWORD as they are for the service."
         ),
         "health check failed": (
-            f"Label Studio cannot reach {url}: check that the service is running there and answers /health, and "
-            "that Label Studio can use this address (not localhost, if Label Studio runs in another container)."
+            f"Label Studio cannot reach {url}: check that the service is running there and answers /health, that Label "
+            "Studio can use this address (not localhost, if Label Studio runs in another container), and that it is "
+            "the ML_BACKEND_URL of the service, or one of its ML_BACKEND_NAMES."
         ),
         "valid ML backend": f"The service at {url} refused the project: {text}",
     }
