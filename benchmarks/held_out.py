@@ -28,6 +28,7 @@ from sklearn.datasets import load_digits
 
 from benchmarks.strategy_data import CACHE, sources
 from ml_backend.labelstudio.config import label_config
+from ml_backend.learning.evaluation import wilson_interval
 from ml_backend.learning.training import train_head
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
@@ -35,7 +36,6 @@ from ml_backend.serving import LoadedModel
 from ml_backend.settings import Settings
 from ml_backend.simulation.data import Data, Source, unit_rows
 from ml_backend.steps.batch import choose
-from ml_backend.steps.candidate import accuracy
 from ml_backend.steps.corpus import Corpus
 from ml_backend.steps.features import places
 from ml_backend.steps.holdout import reach, reserve
@@ -180,8 +180,8 @@ def _task(number: int) -> Task:
 
 
 def _shown(right: NDArray[np.bool_]) -> tuple[float, float, float]:
-    told = accuracy(right)
-    return float(told["accuracy"] or 0), float(told["low"] or 0), float(told["high"] or 1)
+    low, high = wilson_interval(int(right.sum()), len(right))
+    return float(right.mean()) if len(right) else 0.0, low, high
 
 
 def run(data: Data, strategy: str, seed: int, share: float) -> list[Measured]:
