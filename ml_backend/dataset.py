@@ -148,8 +148,8 @@ def _is_ours(folder: Path, project: Project) -> bool:
 
 def _place(row: LedgerRow, folders: dict[str, str], taken: set[Path], *, splits: bool) -> Path:
     """Where the image goes, below the folder; the second of a name carries its task id."""
-    label = row.label.labels[0] if row.label else ""
-    parent = Path(SPLITS[row.split] if splits else "") / (folders[label] if folders else "images")
+    label = next(iter(row.label.labels), "") if row.label else ""
+    parent = Path(SPLITS[row.split] if splits else "") / folders.get(label, "images")
     name = re.sub(r"[/\\\x00-\x1f]", "_", filename(row)).lstrip(".") or str(row.task.id)
     name = name.encode("utf-8", "replace").decode()
     place = parent / name

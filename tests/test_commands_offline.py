@@ -27,6 +27,7 @@ from ml_backend.server import create_app
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
+from ml_backend.tabular import read_csv
 from tests.slices import held_out
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -370,6 +371,19 @@ def test_images_with_several_labels_need_a_manifest(services: Services, tmp_path
     with pytest.raises(InvalidInputError, match="--layout manifest"):
         write_dataset(services, project, tmp_path / "set")
     assert write_dataset(services, project, tmp_path / "set", manifest=True).images == 1
+
+
+def test_an_image_with_none_of_the_labels_is_part_of_a_data_set_with_an_empty_label(
+    services: Services, tmp_path: Path
+) -> None:
+    project = services.register(HOST, 2, config("multiple"), created=1)
+    known(services, project, {1: "cat"})
+    task = next(iter(services.ledger.tasks(project, [3])))
+    none = Annotation(3, 3, (), False, False, 1, NOW, NOW)
+    services.ledger.reconcile(project, [(task, [none])], full=False)
+    assert write_dataset(services, project, tmp_path / "set", manifest=True).images == 2
+    lines = read_csv(tmp_path / "set" / "labels.csv")
+    assert sorted((line["filename"], line["label"]) for line in lines) == [("3.png", ""), ("same.png", "cat")]
 
 
 @pytest.mark.usefixtures("project")

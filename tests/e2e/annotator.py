@@ -172,6 +172,12 @@ class Annotator:
         expect(button).to_be_enabled()
         self._send("POST", rf"/api/tasks/{task}/annotations", button.click if by_button else self._press_submit)
 
+    def submit_nothing(self) -> None:
+        """Submit without a choice."""
+        task = self.task
+        assert self.chosen == ()
+        self._send("POST", rf"/api/tasks/{task}/annotations", self.page.get_by_test_id("bottombar-submit-button").click)
+
     def skip(self) -> None:
         task = self.task
         self.diary.answers[task] = None
