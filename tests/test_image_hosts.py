@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ml_backend import encoding
 from ml_backend.errors import TurnPausedError
 from ml_backend.learning.encoders import Encoder, Sample
 from ml_backend.learning.patches import fit_patches
@@ -131,6 +133,32 @@ def test_storage_that_is_down_at_the_first_turn_is_told_and_heals_by_itself(
     assert corpus is not None
     assert corpus.encoded.all()
     assert project_status(services, services.ledger.project(project.key))["problems"] == []
+
+
+def test_of_a_host_that_is_down_no_image_is_even_tried_and_those_of_other_hosts_are_read(
+    services: Services, project: Project, storage: Storage, monkeypatch: pytest.MonkeyPatch, learned: Encoder
+) -> None:
+    monkeypatch.setattr(encoding, "CHUNK", 20)
+    other = "data:image/png;base64," + base64.b64encode(png(picture("upright", 7))).decode()
+    images = [*(path(i) for i in range(1, 201)), other]
+    tasks = [Task(i, image, {"image": image}) for i, image in enumerate(images, start=1)]
+    services.ledger.reconcile(project, [(task, None) for task in tasks], full=True)
+    storage.down = True
+    looked: list[int] = []
+    read = encoding.read_image
+
+    def counted(project: Project, services: Services, task: Task) -> bytes:
+        looked.append(task.id)
+        return read(project, services, task)
+
+    monkeypatch.setattr(encoding, "read_image", counted)
+    found = encoding.encode_tasks(project, services, learned, tasks)
+    assert list(found.hashes) == [201]
+    assert len(found.errors) == 200
+    assert len(found.passing) + len(found.untried) == 200
+    assert 201 in looked
+    assert len(looked) < 100, "most of them were not even looked at"
+    assert len(services.ledger.image_errors(project)) == len(found.passing), "nothing new is known of the others"
 
 
 def test_storage_that_goes_down_later_loses_no_image_for_good(
