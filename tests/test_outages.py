@@ -111,7 +111,7 @@ def test_a_job_taken_over_by_another_worker_does_not_kill_the_one_that_had_it(
     project = services.register(HOST, 1, CONFIG, created=None)
     mine = Worker(services, "mine")
 
-    def lose(*_: Any) -> cycle.Outcome:
+    def lose(*_: Any, **__: Any) -> cycle.Outcome:
         services.jobs.abandon("mine")
         assert services.jobs.claim("other") is not None
         return cycle.Outcome()
@@ -127,7 +127,7 @@ def test_the_end_of_a_job_is_written_as_soon_as_the_store_is_back(
     services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     project = services.register(HOST, 1, CONFIG, created=None)
-    monkeypatch.setattr(cycle, "run", lambda *_: cycle.Outcome())
+    monkeypatch.setattr(cycle, "run", lambda *_, **__: cycle.Outcome())
     tries = away(services, monkeypatch, "finish", 3)
     with caplog.at_level(logging.INFO):
         assert Worker(services, "mine").work()
@@ -147,7 +147,7 @@ def test_the_worker_outlives_its_databases_restart_and_runs_no_job_twice_at_once
         project = one.register(HOST, 1, CONFIG, created=None)
         lock, inside, most, turns = threading.Lock(), [0], [0], [0]
 
-        def turn(_project: Project, services: Services, progress: cycle.Progress) -> cycle.Outcome:
+        def turn(_project: Project, services: Services, progress: cycle.Progress, **_: Any) -> cycle.Outcome:
             with lock:
                 inside[0] += 1
                 most[0], turns[0] = max(most[0], inside[0]), turns[0] + 1
@@ -216,12 +216,13 @@ def test_a_read_only_data_folder_ends_the_service_with_one_sentence(tmp_path: Pa
     assert process.returncode == CANNOT_HEAL
     assert len(process.stderr.splitlines()) == 1, process.stderr
     assert str(disk) in process.stderr
+    assert "make it writable" in process.stderr
 
 
 def test_a_full_disk_is_no_failure_of_the_job(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     project = services.register(HOST, 1, CONFIG, created=None)
 
-    def full(*_: Any) -> cycle.Outcome:
+    def full(*_: Any, **__: Any) -> cycle.Outcome:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cycle, "run", full)
@@ -237,7 +238,7 @@ def test_a_full_disk_is_no_failure_of_the_job(services: Services, monkeypatch: p
 STUCK = """
 import sys, time
 from ml_backend import cycle, worker
-def stuck(project, services, progress):
+def stuck(project, services, progress, **_):
     progress(0.5, "in a library")
     print("stuck", flush=True)
     time.sleep(60)
@@ -297,7 +298,7 @@ def _state(services: Services, project: Project) -> str | None:
     return None if status.due or status.running or status.last is None else status.last.state
 
 
-def keeps_vectors(_project: Project, services: Services, progress: cycle.Progress) -> cycle.Outcome:
+def keeps_vectors(_project: Project, services: Services, progress: cycle.Progress, **_: Any) -> cycle.Outcome:
     import numpy as np
 
     progress(0.1, "features")

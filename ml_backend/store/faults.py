@@ -80,7 +80,8 @@ def of_sqlite(cause: sqlite3.Error, place: str) -> BackendError | None:
     out_of_space = code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN} and scarce(Path(place).parent)
     if code == sqlite3.SQLITE_FULL or out_of_space:
         return disk_full(place)
-    if code == sqlite3.SQLITE_READONLY:
+    closed = code == sqlite3.SQLITE_CANTOPEN and not os.access(Path(place).parent, os.W_OK)
+    if code == sqlite3.SQLITE_READONLY or closed:
         return _read_only(place)
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}:
         return StoreAwayError(f"The database {place} cannot be used just now ({cause}).")
