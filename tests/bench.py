@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -74,6 +76,15 @@ class Bench:
         for encoder in ENCODERS:
             self._encode(encoder)
         held_out(self.services.ledger, self.project, *self.ids[:measured])
+
+    def copied(self, folder: Path) -> Bench:
+        """The same in a folder of its own, so that the turns up to here are not run again."""
+        shutil.copytree(self.settings.data_dir, folder)
+        twin = copy.copy(self)
+        twin.answers, twin.answered = dict(self.answers), dict(self.answered)
+        twin.settings = replace(self.settings, data_dir=folder)
+        twin.services = Services.open(twin.settings)
+        return twin
 
     @property
     def project(self) -> Project:

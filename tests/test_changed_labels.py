@@ -15,16 +15,23 @@ from ml_backend.status import project_status
 from tests.bench import KINDS, Bench
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """Two versions: 40 labels, then 60, twenty of them held out."""
-    made = Bench(tmp_path)
+@pytest.fixture(scope="module")
+def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """40 labels, then 60, twenty of them held out."""
+    made = Bench(tmp_path_factory.mktemp("two") / "data")
     made.label(*range(1, 41))
     made.turn()
     made.label(*range(41, 61))
     assert made.turn().version == 2
-    yield made
     made.services.database.close()
+    return made
+
+
+@pytest.fixture
+def bench(two_versions: Bench, tmp_path: Path) -> Iterator[Bench]:
+    twin = two_versions.copied(tmp_path / "data")
+    yield twin
+    twin.services.database.close()
 
 
 def right(bench: Bench) -> float:

@@ -87,13 +87,20 @@ def test_a_record_is_kept_beside_the_weights(tmp_path: Path) -> None:
     assert all((getattr(found, name) == getattr(kept, name)).all() for name in ("tasks", "labels", "right"))
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path / "data", tasks=200, measured=4)
+@pytest.fixture(scope="module")
+def one_version(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    made = Bench(tmp_path_factory.mktemp("one") / "data", tasks=200, measured=4)
     made.label(*range(1, 71))
     made.turn()
-    yield made
     made.services.database.close()
+    return made
+
+
+@pytest.fixture
+def bench(one_version: Bench, tmp_path: Path) -> Iterator[Bench]:
+    twin = one_version.copied(tmp_path / "data")
+    yield twin
+    twin.services.database.close()
 
 
 def test_a_version_that_learned_from_wrong_labels_is_not_served_though_hardly_anything_is_measured(
