@@ -8,6 +8,7 @@ Studio's own word. What a reference carries itself (data:) and what any task may
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ml_backend.encoding import read_image
 from ml_backend.errors import ImageError, NotFoundError
 from ml_backend.hosts import split
+from ml_backend.labelstudio.client import PAGE
 from ml_backend.labelstudio.config import task_from_json
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.pipeline import encode_all
@@ -38,15 +40,16 @@ class Glance:
 
 def glance(project: Project, services: Services, encoder: Encoder, tasks: Sequence[Task]) -> Glance:
     """Encode images without noting anything. Raises LabelStudioUnavailableError where Label Studio is away."""
-    ids = sorted({task.id for task in tasks})
-    known = {task.id: task.image for task in services.ledger.tasks(project, ids)}
+    unknown = _not_shown(project, services, tasks)
     new: dict[str, NDArray[np.float32]] = {}
 
     def read(place: int) -> bytes:
-        task = tasks[place]
-        if task.image and known.get(task.id) != task.image and _lies_in_label_studio(services, project, task.image):
-            _require_shown(project, services, task)
-        return read_image(project, services, task)
+        if place in unknown:
+            raise ImageError(
+                f"Task {tasks[place].id} of this project does not show this image in Label Studio, so it is not read: send "
+                "the task as Label Studio has it."
+            )
+        return read_image(project, services, tasks[place])
 
     result = encode_all(
         range(len(tasks)),
@@ -76,14 +79,24 @@ def _lies_in_label_studio(services: Services, project: Project, image: str) -> b
     return split(image).scheme not in {"http", "https"} or services.images(project.key.host).is_ours(image)
 
 
-def _require_shown(project: Project, services: Services, task: Task) -> None:
-    """Raise ImageError unless Label Studio has this task in this project, with this image."""
-    try:
-        raw = services.client(project.key.host).task(task.id)
-    except NotFoundError:
-        raw = {}
-    if raw.get("project") != project.key.project_id or task_from_json(project.schema, raw).image != task.image:
-        raise ImageError(
-            f"Task {task.id} of this project does not show this image in Label Studio, so it is not read: send the task "
-            "as Label Studio has it."
-        )
+def _not_shown(project: Project, services: Services, tasks: Sequence[Task]) -> set[int]:
+    """Places of the tasks whose image lies in Label Studio, and is not theirs by the ledger or by Label Studio.
+
+    Label Studio waits for this answer. So it is asked by its list of tasks: reading a single task, it would ask for a
+    prediction of it first, that is call here again.
+    """
+    known = {task.id: task.image for task in services.ledger.tasks(project, sorted({task.id for task in tasks}))}
+    doubtful = {
+        place: task
+        for place, task in enumerate(tasks)
+        if task.image and known.get(task.id) != task.image and _lies_in_label_studio(services, project, task.image)
+    }
+    client, number = services.client(project.key.host), project.key.project_id
+    ids, shown = sorted({task.id for task in doubtful.values()}), set()
+    for start in range(0, len(ids), PAGE):
+        wanted = {"selectedItems": {"all": False, "included": ids[start : start + PAGE]}}
+        with suppress(NotFoundError):  # none of them is there
+            for raw in client.listing(number, "id,data", wanted)["tasks"]:
+                task = task_from_json(project.schema, raw)
+                shown.add((task.id, task.image))
+    return {place for place, task in doubtful.items() if (task.id, task.image) not in shown}

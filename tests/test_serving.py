@@ -106,8 +106,8 @@ def studio(services: Services) -> Iterator[Host]:
     task = {"id": 7, "project": 3, "data": {"image": "/data/local-files/?d=shown.png"}}
 
     def reply(_method: str, path: str, _authorization: str | None) -> tuple[int, Any]:
-        if path.startswith("/api/tasks/"):
-            return (200, task) if path.startswith("/api/tasks/7/") else (404, {"detail": "Not found."})
+        if path.startswith("/api/tasks/?") and "project=3" in path:
+            return 200, {"tasks": [task], "total": 1}
         return 200, png(picture("upright", 3))
 
     with running(Host(reply=reply)) as host:
@@ -283,7 +283,8 @@ def test_a_file_of_label_studio_is_not_read_for_a_task_that_does_not_show_it(
     (answer,) = services.predictor.predict(project, [{"id": number, "data": {"image": image}}])
     assert "does not show this image" in answer["error"]
     assert answer["result"] == []
-    assert all(path.startswith("/api/tasks/") for _, path, _ in studio.requests)
+    assert [path.startswith("/api/tasks/?") for _, path, _ in studio.requests] == [True]
+    assert "review=true" in studio.requests[0][1], "otherwise Label Studio would ask for a prediction in turn"
 
 
 def test_a_task_that_is_too_new_for_the_store_is_read_on_label_studios_word(
