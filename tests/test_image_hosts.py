@@ -6,14 +6,15 @@ import base64
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ml_backend import encoding
 from ml_backend.errors import TurnPausedError
+from ml_backend.labelstudio.media import ImageReader
 from ml_backend.learning.encoders import Encoder, Sample
-from ml_backend.learning.patches import fit_patches
 from ml_backend.records import Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
@@ -24,6 +25,7 @@ from ml_backend.store.pictures import LONGEST_PAUSE
 from ml_backend.store.projects import Project
 from tests.fakes import FakeClock
 from tests.test_labelstudio_transport import Host, running
+from tests.test_pipeline import MeanColour
 from tests.test_serving import CONFIG, picture, png
 
 IMAGES = 40
@@ -51,9 +53,16 @@ class Storage:
         return 200, png(picture("level", int(path.rsplit("/", 1)[1])))
 
 
-@pytest.fixture(scope="module")
+class Learned(MeanColour):
+    """Learned in no time, and kept in memory alone."""
+
+    def save(self, folder: Path) -> None:
+        (folder / "learned").touch()
+
+
+@pytest.fixture
 def learned() -> Encoder:
-    return fit_patches([picture("level", i) for i in range(4)], seed=0)
+    return Learned()
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +74,7 @@ def _learned_at_once(monkeypatch: pytest.MonkeyPatch, learned: Encoder) -> None:
         return learned
 
     monkeypatch.setattr(features, "build_encoder", build)
+    monkeypatch.setattr("ml_backend.services.ImageReader", partial(ImageReader, retries=0))
 
 
 @pytest.fixture
