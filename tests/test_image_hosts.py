@@ -15,6 +15,7 @@ from ml_backend import encoding
 from ml_backend.errors import TurnPausedError
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.learning.encoders import Encoder, Sample
+from ml_backend.learning.pipeline import TICK_S
 from ml_backend.records import Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
@@ -255,7 +256,7 @@ def test_images_that_are_slow_to_come_are_taken_in_when_the_turn_makes_room(
 
     def interrupt(_done: int, _total: int) -> None:
         if storage.fetched[slow]:
-            threading.Timer(0.1, storage.held[slow].set).start()
+            threading.Timer(3 * TICK_S, storage.held[slow].set).start()
             raise TurnPausedError
 
     with pytest.raises(TurnPausedError):
