@@ -75,9 +75,11 @@ def encode_all(
             reads = [reading.submit(_read, read, item) for item in batch]
             waiting.append(encoding.submit(run.encode, batch, reads))
             if len(waiting) > 2 * count:  # bounded: files read ahead, but never the whole pool in memory
-                run.wait(waiting.popleft())
+                run.wait(waiting[0])
+                waiting.popleft()
         while waiting:
-            run.wait(waiting.popleft())
+            run.wait(waiting[0])
+            waiting.popleft()
     except BaseException as error:
         reading.shutdown(wait=False, cancel_futures=True)
         run.stop(waiting, patiently=isinstance(error, TurnPausedError))
