@@ -177,9 +177,10 @@ class _Run(Generic[T]):
 
     def _read(self, pending: Future[bytes | BackendError]) -> bytes | BackendError | None:
         """What was read; None where the run was stopped before."""
-        while pending not in wait([pending], TICK_S).done:
+        while not pending.done():
             if self.given_up.is_set():
                 return None
+            wait([pending], TICK_S)
         return None if pending.cancelled() else pending.result()
 
     def _forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
