@@ -180,8 +180,8 @@ def _task(number: int) -> Task:
 
 
 def _shown(right: NDArray[np.bool_]) -> tuple[float, float, float]:
-    low, high = wilson_interval(int(right.sum()), len(right))
-    return float(right.mean()) if len(right) else 0.0, low, high
+    """Accuracy and its interval, as a version is given them."""
+    return float(right.mean()), *wilson_interval(int(right.sum()), len(right))
 
 
 def run(data: Data, strategy: str, seed: int, share: float) -> list[Measured]:

@@ -18,6 +18,7 @@ from ml_backend.labelstudio.config import annotation_result
 from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.labelstudio.queue import read_back
 from ml_backend.learning.classifier import Head
+from ml_backend.priorities import Wish, by_hand, push, query
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.status import project_status
@@ -137,6 +138,42 @@ def test_held_out_tasks_are_served_without_a_prelabel_and_never_learned_from(sta
     assert version is not None
     assert version.meta["labels"] == 38 - 20
     assert version.meta["metrics"]["holdout"]["n"] == 20
+
+
+def test_no_held_out_task_has_a_guess_in_label_studio_after_a_queue_by_hand_a_roll_back_or_a_re_push(
+    stack: Stack,
+) -> None:
+    trained(stack)
+    ledger, services = stack.services.ledger, stack.services
+    for _ in range(11):
+        stack.label_next()
+    assert stack.turn().version == 2
+    # From here on half of all tasks are held out, among them some that the former queue shows a guess of.
+    services.settings = replace(services.settings, holdout_share=0.5)
+    services.versions.pin(stack.project, 1)
+    assert stack.turn().version == 1
+    queue = ledger.last_round(stack.project)
+    assert queue is not None
+    was_shown = {asked.task_id for asked in ledger.queries(queue) if asked.prediction}
+    assert was_shown > guessed(stack) == was_shown - set(ledger.holdout(stack.project))
+    stack.client.update_project(stack.project_id, model_version="somebody else's")
+    stack.turn()
+    assert guessed(stack) == was_shown - set(ledger.holdout(stack.project))
+    held_out = next(task for task in ledger.holdout(stack.project) if not ledger.annotations(stack.project, task))
+    others = [task for task in served(stack) if task not in ledger.holdout(stack.project)][:3]
+    push(stack.project, services, by_hand(stack.project, services, {held_out: 9.0, **dict.fromkeys(others, 1.0)}))
+    assert guessed(stack) == set(others)
+    push(stack.project, services, query(stack.project, services, Wish(size=20)))
+    assert len(guessed(stack)) == 20
+
+
+def guessed(stack: Stack) -> set[int]:
+    """Tasks that Label Studio has a guess of under the version it serves; never one that is held out."""
+    name = stack.client.get_project(stack.project_id)["model_version"]
+    stored = stack.client.predictions_of(stack.project_id, stack.services.ledger.pool(stack.project).ids.tolist())
+    shown = {task for task, given in stored.items() for p in given if p["model_version"] == name and p["result"]}
+    assert not shown & set(stack.services.ledger.holdout(stack.project))
+    return shown
 
 
 def test_predictions_of_former_queues_go_when_the_grace_period_is_over_and_not_before(stack: Stack) -> None:
