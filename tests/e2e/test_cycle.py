@@ -156,7 +156,7 @@ def test_no_held_out_task_has_a_guess_in_label_studio_after_a_queue_by_hand_a_ro
     assert queue is not None
     was_shown = {asked.task_id for asked in ledger.queries(queue) if asked.prediction}
     assert was_shown > guessed(stack) == was_shown - set(ledger.holdout(stack.project))
-    stack.client.update_project(stack.project_id, model_version="somebody else's")
+    stack.client.update_project(stack.project_id, sampling="Sequential sampling")
     stack.turn()
     assert guessed(stack) == was_shown - set(ledger.holdout(stack.project))
     held_out = next(task for task in ledger.holdout(stack.project) if not ledger.annotations(stack.project, task))
