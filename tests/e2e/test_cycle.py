@@ -7,6 +7,7 @@ import errno
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -156,9 +157,12 @@ def test_no_held_out_task_has_a_guess_in_label_studio_after_a_queue_by_hand_a_ro
     assert queue is not None
     was_shown = {asked.task_id for asked in ledger.queries(queue) if asked.prediction}
     assert was_shown > guessed(stack) == was_shown - set(ledger.holdout(stack.project))
+    for _ in range(2):
+        queue = stack.turn()
+        before = guessed(stack)
     stack.client.update_project(stack.project_id, sampling="Sequential sampling")
-    stack.turn()
-    assert guessed(stack) == was_shown - set(ledger.holdout(stack.project))
+    assert stack.turn() == replace(queue, pushed_at=ANY, verified_at=ANY)
+    assert guessed(stack) == before != set()
     held_out = next(task for task in ledger.holdout(stack.project) if not ledger.annotations(stack.project, task))
     others = [task for task in served(stack) if task not in ledger.holdout(stack.project)][:3]
     push(stack.project, services, by_hand(stack.project, services, {held_out: 9.0, **dict.fromkeys(others, 1.0)}))
