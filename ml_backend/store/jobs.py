@@ -6,7 +6,6 @@ failed or cancelled. Labels that arrive while it runs make one successor due. Al
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +16,7 @@ from sqlalchemy.engine import Connection
 from ml_backend.errors import ConflictError
 from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.job import Debounce, Job, JobStatus, Patience
+from ml_backend.store.liveness import Watch
 from ml_backend.store.projects import Project, lock
 from ml_backend.store.tables import jobs
 
@@ -44,7 +44,7 @@ class Jobs:
         self.debounce = debounce or Debounce()
         self.patience = patience or Patience()
         self.clock = clock
-        self._beats: dict[int, tuple[tuple[int, datetime | None], float]] = {}  # last sign of life, since when
+        self._watch = Watch()
 
     def mark_due(
         self,
@@ -304,24 +304,8 @@ class Jobs:
         return mine
 
     def _silent(self, connection: Connection, now: datetime) -> list[Job]:
-        """Jobs whose worker gives no sign of life.
-
-        The clocks of two machines may differ, and one may jump: so what looks old is believed only where it was not
-        renewed while this process looked on, and what looks young no longer than the lease.
-        """
         rows = connection.execute(sa.select(jobs).where(jobs.c.state == "running"))
-        running, seen = [_job(row) for row in rows], self._beats
-        moment = time.monotonic()
-        self._beats = {
-            job.id: seen[job.id] if job.id in seen and seen[job.id][0] == _beat(job) else (_beat(job), moment)
-            for job in running
-        }
-        return [job for job in running if self._is_silent(job, now, moment - self._beats[job.id][1])]
-
-    def _is_silent(self, job: Job, now: datetime, watched: float) -> bool:
-        patience = self.patience
-        old = job.heartbeat_at is None or job.heartbeat_at < now - patience.lease
-        return watched >= (patience.glance if old else patience.lease).total_seconds()
+        return self._watch.silent([_job(row) for row in rows], now, self.patience)
 
     def _crashed(self, connection: Connection, job: Job, now: datetime) -> bool:
         lock(connection, job.project_id)
@@ -405,10 +389,6 @@ def _taken(job: Job) -> ConflictError:
     return ConflictError(
         f"Job {job.id} now belongs to another worker, because this one was silent for too long. Its work is dropped."
     )
-
-
-def _beat(job: Job) -> tuple[int, datetime | None]:
-    return job.claims, job.heartbeat_at
 
 
 def _cancelled(connection: Connection, job: Job, now: datetime) -> Job:
