@@ -106,6 +106,7 @@ def test_what_a_hostile_writer_puts_into_an_image_is_refused_in_a_sentence() -> 
 
 
 @pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_nor_do_a_hundred_thousand_of_them_crash_or_hang(tmp_path: Path) -> None:
     counts = {"label_configs": 30_000, "annotation_results": 30_000, "csv_rows": 6_000}

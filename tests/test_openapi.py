@@ -109,6 +109,7 @@ def test_no_request_that_the_openapi_allows_or_forbids_is_a_fault_of_the_service
 
 
 @pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_nor_are_tens_of_thousands_of_them(app: Any) -> None:
     began = time.monotonic()
