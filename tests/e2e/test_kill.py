@@ -230,11 +230,11 @@ def consensus_of_export(stack: Stack) -> dict[int, tuple[str, ...]]:
 def decide(annotations: list[dict[str, Any]]) -> str | None:
     """One vote an annotator, their latest; majority; a tie goes to the latest vote."""
     votes: dict[int, tuple[str, str]] = {}
-    for answer in sorted(annotations, key=lambda a: (a["updated_at"], a["id"])):
+    for answer in sorted(annotations, key=lambda a: (a["created_at"], a["id"])):
         if not answer["was_cancelled"] and answer["result"]:
             (label,) = answer["result"][0]["value"]["choices"]
             votes.pop(answer["completed_by"], None)
-            votes[answer["completed_by"]] = (answer["updated_at"], label)
+            votes[answer["completed_by"]] = (answer["created_at"], label)
     counts = Counter(label for _, label in votes.values())
     return max(votes.values(), key=lambda vote: (counts[vote[1]], vote[0]))[1] if votes else None
 
