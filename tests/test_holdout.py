@@ -60,7 +60,7 @@ def test_every_task_is_asked_for_and_no_held_out_one_by_a_strategy(services: Ser
 
 def test_what_is_measured_is_the_first_part_of_the_order_of_the_split_whatever_is_labelled(services: Services) -> None:
     """The order is that of the images' hashes: no draw from what a strategy has left can come into it."""
-    work = Labelling(services, 400)
+    work = Labelling(services, 200)
     sizes = []
     for _ in range(8):
         round_ = work.turn()
@@ -106,7 +106,7 @@ def test_no_clock_has_a_say_in_what_is_measured(services: Services, skew: timede
 
 
 def test_a_skipped_task_is_not_asked_for_again_and_the_next_takes_its_turn(services: Services) -> None:
-    work = Labelling(services, 400)
+    work = Labelling(services, 200)
     order = first_asked(work)
     work.answer(order[:3], skip=True)
     work.answer(order[3:])
@@ -128,7 +128,7 @@ def first_asked(work: Labelling) -> list[int]:
 
 
 def test_a_task_that_was_skipped_is_not_drawn(services: Services) -> None:
-    work = Labelling(services, 400)
+    work = Labelling(services, 200)
     skipped = work.in_order()[:4]
     work.answer(skipped, skip=True)
     assert first_asked(work) == work.in_order()[4:24]
@@ -144,7 +144,7 @@ def test_labels_that_are_there_for_all_tasks_are_measured_on_at_once(services: S
 
 
 def test_labels_that_somebody_chose_count_once_the_rest_of_their_draw_is_labelled(services: Services) -> None:
-    work = Labelling(services, 400)
+    work = Labelling(services, 200)
     first = work.in_order()[:20]
     work.answer(first[:8])
     assert first_asked(work) == first[8:]
@@ -159,7 +159,7 @@ def test_labels_that_somebody_chose_count_once_the_rest_of_their_draw_is_labelle
 
 
 def test_labels_of_the_first_random_order_measure_at_once(services: Services) -> None:
-    work = Labelling(services, 400)
+    work = Labelling(services, 200)
     first = work.in_order()[:20]
     queries = [Query(task, rank, "random", 0.0, "") for rank, task in enumerate(first[:3])]
     services.ledger.open_round(work.project, version=0, strategy="first_order", seed=0, queries=queries, first=True)
@@ -170,7 +170,7 @@ def test_labels_of_the_first_random_order_measure_at_once(services: Services) ->
 
 
 def test_held_out_tasks_take_every_second_place_until_all_of_them_are_labelled(services: Services) -> None:
-    work = Labelling(services, 400)
+    work = Labelling(services, 200)
     for left in (20, 15, 10, 5):
         round_ = work.turn()
         assert round_ is not None
@@ -184,7 +184,7 @@ def test_held_out_tasks_take_every_second_place_until_all_of_them_are_labelled(s
 
 
 def test_a_later_draw_with_chosen_labels_does_not_hold_back_an_earlier_one(services: Services) -> None:
-    work = Labelling(services, 400)
+    work = Labelling(services, 200)
     order = work.in_order()
     round_ = work.turn()
     assert round_ is not None
@@ -199,7 +199,7 @@ def test_a_later_draw_with_chosen_labels_does_not_hold_back_an_earlier_one(servi
 
 
 def test_a_chosen_label_is_neither_learned_from_nor_measured_before(services: Services) -> None:
-    work = Labelling(services, 400)
+    work = Labelling(services, 200)
     chosen = work.in_order()[:3]
     work.answer([*chosen, *(i for i in range(1, 60) if i not in work.in_order())])
     work.turn()
@@ -211,8 +211,8 @@ def test_a_chosen_label_is_neither_learned_from_nor_measured_before(services: Se
 @pytest.mark.parametrize("imported", [0.2, 0.8])
 def test_an_import_of_the_hard_images_alone_does_not_bend_what_is_measured(services: Services, imported: float) -> None:
     """Half the images are hard; whoever prepared the import labelled some of those, and no easy one."""
-    work = Labelling(services, 300)
-    hard = [i for i in range(1, 301) if i % 2]
+    work = Labelling(services, 150)
+    hard = [i for i in range(1, 151) if i % 2]
     work.answer(hard[: int(imported * len(hard))])
     while (round_ := work.turn()) is not None:
         measured = work.measured()
@@ -224,13 +224,13 @@ def test_an_import_of_the_hard_images_alone_does_not_bend_what_is_measured(servi
 
 def test_what_is_measured_is_a_sample_of_the_project_as_it_has_become(services: Services) -> None:
     """Tasks that come later are asked for in their turn, and until then those whose turn is later do not count."""
-    work = Labelling(services, 300)
+    work = Labelling(services, 150)
     for _ in range(2):
         round_ = work.turn()
         assert round_ is not None
         work.answer(work.asked(round_))
-    work.grow(300)
-    for _ in range(6):
+    work.grow(150)
+    for _ in range(4):
         round_ = work.turn()
         assert round_ is not None
         measured = work.measured()
@@ -238,12 +238,12 @@ def test_what_is_measured_is_a_sample_of_the_project_as_it_has_become(services: 
         work.answer(work.asked(round_))
         measured = work.measured()
         assert set(measured) == set(work.in_order()[: len(measured)])
-    old = sum(task <= 300 for task in measured)
+    old = sum(task <= 150 for task in measured)
     assert 0.25 < old / len(measured) < 0.75
 
 
 def test_a_share_that_is_set_in_mid_run_measures_and_learns_by_the_new_split_alone(services: Services) -> None:
-    work = Labelling(services, 400)
+    work = Labelling(services, 300)
     work.set(holdout_share=0.0)
     for share in (0.0, 0.1, 0.3, 0.0, 0.3):
         work.set(holdout_share=share)
@@ -273,7 +273,7 @@ def test_what_a_version_learned_from_changes_with_the_split(services: Services) 
 
 
 def test_an_image_that_cannot_be_read_any_more_stays_held_out_and_is_waited_for_no_longer(services: Services) -> None:
-    work = Labelling(services, 400)
+    work = Labelling(services, 200)
     asked = first_asked(work)
     services.ledger.set_image_errors(work.project, {asked[0]: "gone"})
     assert asked[0] in work.in_order()
@@ -289,7 +289,7 @@ def test_an_image_that_cannot_be_read_any_more_stays_held_out_and_is_waited_for_
 
 
 def test_another_image_in_a_task_is_another_draw(services: Services) -> None:
-    work = Labelling(services, 400)
+    work = Labelling(services, 200)
     asked = first_asked(work)
     work.answer(asked)
     services.ledger.set_content_hash(work.project, {asked[0]: content(10_000)})
@@ -309,10 +309,10 @@ def test_a_handful_of_tasks_is_labelled_to_the_end(services: Services, tasks: in
 
 @pytest.mark.parametrize("chosen", [0, 12, 40])
 def test_the_status_counts_by_the_rule_that_measures(services: Services, chosen: int) -> None:
-    work = Labelling(services, 300)
+    work = Labelling(services, 150)
     rng = np.random.default_rng(chosen)
-    work.answer(rng.permutation(np.arange(1, 301))[:chosen].tolist())
-    for _ in range(5):
+    work.answer(rng.permutation(np.arange(1, 151))[:chosen].tolist())
+    for _ in range(3):
         round_ = work.turn()
         assert round_ is not None
         asked = work.asked(round_)
