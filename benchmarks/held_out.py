@@ -254,8 +254,9 @@ def append(path: Path, measured: Sequence[Measured]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = "; ".join(CASES).replace("%", "%%")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the archives")
-    parser.add_argument("--only", default=";".join(CASES), help=f"semicolon-separated, of: {'; '.join(CASES)}".replace("%", "%%"))
+    parser.add_argument("--only", default=";".join(CASES), help=f"semicolon-separated, of: {names}")
     parser.add_argument("--strategies", default="auto,margin")
     parser.add_argument("--seeds", type=int, help="instead of the number each case asks for")
     parser.add_argument("--first", type=int, default=0, help="seed to begin with, for several processes at a time")
