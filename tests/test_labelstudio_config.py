@@ -233,3 +233,8 @@ def test_a_prediction_carries_its_confidence_and_a_held_out_task_none() -> None:
 )
 def test_a_task_shows_its_image_or_none(data: dict[str, Any] | None, image: str | None) -> None:
     assert task_from_json(SCHEMA, {"id": 1, "data": data}).image == image
+
+
+@pytest.mark.parametrize("deep", ["[" * 100_000, '{"a":' * 100_000])
+def test_parameters_of_a_model_that_are_too_deep_to_read_name_nothing(deep: str) -> None:
+    assert selection_from(deep) is None

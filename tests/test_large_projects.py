@@ -139,12 +139,14 @@ def first_sync(services: Services) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_first_sync_of_300000_tasks_ends(services: Services) -> None:
     first_sync(services)
 
 
 @pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("services")
 def test_a_first_sync_of_300000_tasks_ends_on_postgresql(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def selection_from(extra_params: Any) -> Selection | None:
     if isinstance(extra_params, str):
         try:
             extra_params = json.loads(extra_params)
-        except ValueError:
+        except (ValueError, RecursionError):
             extra_params = dict(_NAMED.findall(extra_params))
     if not isinstance(extra_params, dict):
         return None
