@@ -272,7 +272,12 @@ class Settings:
         _number(float, 0, 1),
         "a new version is not served if it is worse at this significance level",
     )
-    keep_versions: int = _knob("ML_BACKEND_KEEP_VERSIONS", 20, _number(int, 2), "number of model versions kept on disk")
+    keep_versions: int = _knob(
+        "ML_BACKEND_KEEP_VERSIONS",
+        20,
+        _number(int, 2),
+        "number of model versions kept on disk, and as many (up to ten) that were good enough",
+    )
     log_level: str = _knob(
         "ML_BACKEND_LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR"
     )

@@ -140,6 +140,41 @@ def test_after_unpinning_the_newest_version_that_was_good_enough_is_served(
     assert versions.unpin(project) is None
 
 
+@pytest.mark.parametrize("bad", ["rejected", "rolled_back"])
+def test_a_version_that_was_not_good_enough_is_served_while_it_is_pinned_and_not_after(
+    versions: Versions, project: Project, bad: str
+) -> None:
+    first = trained(versions, project)
+    second = trained(versions, project, promote=bad == "rolled_back")
+    if bad == "rejected":
+        versions.reject(project, second, "5 of 20 right")
+    else:
+        versions.roll_back(project)
+    why = versions.version(project, second).reason
+    versions.pin(project, second)
+    assert served(versions, project).number == second
+    assert (versions.version(project, second).state, versions.version(project, second).reason) == (bad, why)
+    versions.pin(project, first)
+    assert versions.unpin(project) == served(versions, project) == versions.version(project, first)
+
+
+def test_a_pin_is_no_verdict(versions: Versions, project: Project) -> None:
+    number = trained(versions, project, promote=False)
+    versions.pin(project, number)
+    assert versions.version(project, number).state == "candidate"
+    assert versions.judge(project, number, Verdict("5 of 20 right")).state == "rejected"
+
+
+def test_rolling_back_goes_by_what_was_served_and_not_by_the_clock(
+    versions: Versions, project: Project, clock: FakeClock
+) -> None:
+    for _ in range(3):
+        trained(versions, project)
+        clock.advance(-600)
+    assert versions.roll_back(project).number == 2
+    assert versions.roll_back(project).number == 1
+
+
 def test_unpinning_serves_nothing_whose_files_are_gone(versions: Versions, project: Project) -> None:
     judged(versions, project)
     versions.pin(project, 1)
@@ -246,6 +281,17 @@ def test_a_version_that_is_still_needed_is_never_pruned(versions: Versions, proj
     ledger.configure(project, imported=1, advice={"version": 3})
     assert list(versions.prune(project, keep=2)) == [4, 2]
     assert left(versions, project) == ["v1", "v3", "v5", "v6"]
+
+
+def test_rejected_versions_push_no_good_ones_out(versions: Versions, project: Project) -> None:
+    good = [trained(versions, project) for _ in range(3)]
+    for _ in range(3):
+        versions.reject(project, trained(versions, project, promote=False), "5 of 20 right")
+    assert list(versions.prune(project, keep=3)) == []
+    assert versions.roll_back(project).number == good[-2]
+    for _ in range(2):
+        versions.reject(project, trained(versions, project, promote=False), "5 of 20 right")
+    assert set(versions.prune(project, keep=3)) == {3, 4, 5}, "what was rolled back from, and rejected ones"
 
 
 def test_a_pruned_version_is_not_rolled_back_to(versions: Versions, project: Project) -> None:

@@ -20,10 +20,8 @@ from ml_backend.learning.record import Record, digests
 from ml_backend.services import Services
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.store.projects import Project
-from ml_backend.store.versions import PASSED, Version
+from ml_backend.store.versions import LAST, PASSED, Version
 
-LAST = 10
-"""So many versions, the one in service among them, must not be significantly better: ten small losses add up."""
 Pair = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 
@@ -103,7 +101,7 @@ def first_better(candidate: Judged, former: Sequence[Judged], alpha: float) -> i
 
 
 def _former(project: Project, services: Services, current: Version | None, but: int | None) -> Sequence[Version]:
-    """The version in service, then the newest others that were good enough; ten in all."""
+    """The version in service, then the newest others that were good enough; ten in all, since ten small losses add up."""
     passed = (v for v in services.versions.list(project) if v.state in PASSED)
     others = [v for v in passed if v.number != but and (current is None or v.number != current.number)]
     first = [] if current is None or current.number == but else [current]

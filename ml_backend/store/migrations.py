@@ -19,7 +19,8 @@ PIECE = 5_000
 def to_schema_2(connection: Connection) -> None:
     """Tasks get their place in the split, by which they are held out; what was drawn by the rule before is forgotten.
 
-    Images whose fault was once for good are tried again. Annotations get who made them say what they say.
+    Images whose fault was once for good are tried again. Annotations get who made them say what they say,
+    versions the order in which they were served.
     """
     task = tables.tasks.c
     added = (
@@ -29,6 +30,7 @@ def to_schema_2(connection: Connection) -> None:
         task.image_attempts,
         task.image_retry_at,
         tables.answers.c.answered_by,
+        tables.versions.c.turn,
     )
     for column in added:
         _add_column(connection, column)

@@ -297,6 +297,7 @@ versions = Table(
     Column("meta", JSON, nullable=False),
     Column("created_at", UTCDateTime, nullable=False),
     Column("promoted_at", UTCDateTime),
+    Column("turn", Integer),  # the how-manieth to be served, as good enough; times would go by a clock
 )
 
 serving = Table(  # the pointer: which version answers for a project

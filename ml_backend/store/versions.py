@@ -23,8 +23,13 @@ from ml_backend.store.projects import Project, lock
 from ml_backend.store.tables import serving, versions
 
 VersionState = Literal["candidate", "passed", "promoted", "rejected", "rolled_back", "pruned"]
-"""candidate: not judged yet. passed: good enough, but another version was pinned. promoted: served, now or before."""
+"""candidate: not judged yet. passed: good enough, but another version was pinned. promoted: served, now or before.
+
+What the gate or a person found of a version: being pinned changes nothing of it.
+"""
 PASSED = ("passed", "promoted")
+LAST = 10
+"""So many versions that were good enough are at hand, to compare with and to roll back to."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,7 @@ class Versions:
                     versions.c.state == "promoted",
                     versions.c.number != (pointer.number if pointer else -1),
                 )
-                .order_by(versions.c.promoted_at.desc(), versions.c.number.desc())
+                .order_by(sa.func.coalesce(versions.c.turn, 0).desc(), versions.c.promoted_at.desc())
                 .limit(1)
             ).scalar()
             if pointer is None or before is None:
@@ -239,8 +244,9 @@ class Versions:
     def prune(self, project: Project, *, keep: int) -> Sequence[int]:
         """Delete the files of all but the newest `keep` versions.
 
-        Never touched: the served one, the imported one that training goes on from, and the one that the next advice
-        is compared with. Returns the numbers pruned. Rows, with their metrics, are kept.
+        Never touched: the served one, the imported one that training goes on from, the one that the next advice is
+        compared with, and as many that were good enough, LAST at most: rejected ones push none of them out. Returns the
+        numbers pruned. Rows, with their metrics, are kept.
         """
         with self.database.write() as connection:
             settings = lock(connection, project.id).settings
@@ -248,7 +254,9 @@ class Versions:
             needed = {pointer.number if pointer else None, settings.get("imported")}
             needed.add(settings.get("advice", {}).get("version"))
             held = sa.select(versions.c.number).where(versions.c.project_id == project.id, versions.c.state != "pruned")
-            numbers = connection.scalars(held.order_by(versions.c.number.desc())).all()
+            newest = held.order_by(versions.c.number.desc())
+            needed |= set(connection.scalars(newest.where(versions.c.state.in_(PASSED)).limit(min(keep, LAST))))
+            numbers = connection.scalars(newest).all()
             dropped = [n for n in numbers[keep:] if n not in needed]
             for number in dropped:
                 _set(connection, project.id, number, state="pruned")
@@ -271,14 +279,19 @@ class Versions:
             return set(connection.scalars(statement))
 
     def _serve(self, connection: Connection, project: Project, number: int, *, pinned: bool | None = None) -> None:
-        self._require(connection, project, number)
+        state = self._require(connection, project, number)
         values = {"number": number} if pinned is None else {"number": number, "pinned": pinned}
         connection.execute(
             self.database.insert(serving)
             .values(project_id=project.id, number=number, pinned=bool(pinned))
             .on_conflict_do_update(index_elements=["project_id"], set_=values)
         )
-        _set(connection, project.id, number, state="promoted", reason="", promoted_at=self.clock())
+        if pinned and state not in PASSED:
+            return
+        mine = versions.c.project_id == project.id
+        turn = sa.select(sa.func.coalesce(sa.func.max(versions.c.turn), 0) + 1).where(mine).scalar_subquery()
+        now = self.clock()
+        _set(connection, project.id, number, state="promoted", reason="", promoted_at=now, turn=turn)
 
     def _judge(self, connection: Connection, project: Project, number: int, verdict: Verdict) -> None:
         """Act on a verdict; a pinned version stays, whatever is good enough."""
