@@ -93,6 +93,7 @@ def _asked(services: Services, project: Project, version: Version) -> _Answers:
     from ml_backend.learning.record import Record  # noqa: PLC0415 - torch takes seconds: a list does not wait
     from ml_backend.steps.corpus import Corpus  # noqa: PLC0415
     from ml_backend.steps.features import places  # noqa: PLC0415
+    from ml_backend.steps.promotion import unseen  # noqa: PLC0415
 
     model = services.predictor.load(project, version.number)
     if not model.fits:
@@ -104,9 +105,7 @@ def _asked(services: Services, project: Project, version: Version) -> _Answers:
         return _Answers(nothing, np.zeros((0, 0), dtype=np.float32), nothing, np.zeros(0, dtype=np.bool_))
     matrix = services.features.matrix(model.encoder.id)
     corpus = Corpus(rows, at, matrix, model.encoder, project.schema.labels, project.schema.multiple)
-    examples = corpus.examples(held_out=True)
-    if (record := Record.load(version.folder)) is not None:
-        examples = examples.at(np.flatnonzero(~record.has(rows.ids[examples.tasks])))
+    examples = unseen(Record.load(version.folder), corpus, corpus.examples(held_out=True))
     probabilities = model.head.predict_proba(examples.features)
     return _Answers(rows.ids[examples.tasks], probabilities, examples.targets, examples.right(probabilities))
 

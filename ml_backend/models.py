@@ -33,7 +33,10 @@ def save_model(project: Project, services: Services, version: Version, kind: For
     model = services.predictor.stored(project, version.number)
     images = sample_images(project, services, SAMPLE, np.random.default_rng(services.settings.seed))
     origin = _origin(project, services)
-    return export_model(model.encoder, model.head, path, kind, version=version.name, images=images, origin=origin)
+    record = Record.load(services.versions.folder(version))
+    return export_model(
+        model.encoder, model.head, path, kind, version=version.name, images=images, origin=origin, record=record
+    )
 
 
 def _origin(project: Project, services: Services) -> dict[str, str]:
@@ -70,7 +73,7 @@ def start_from(
         "origin": bundle.get("origin"),
     }
 
-    record = _former_record(project, services, bundle) if own else None
+    record = Record.load(path)
 
     def write(folder: Path) -> None:
         head.save(folder)
@@ -95,14 +98,6 @@ def _same_project(project: Project, bundle: Mapping[str, Any]) -> bool:
     """Whether the model may have learned from this project's labels: a bundle that names no origin may, a state dict not."""
     origin = bundle.get("origin")
     return bool(bundle) and (not isinstance(origin, dict) or origin.get("project") in (None, str(project.key)))
-
-
-def _former_record(project: Project, services: Services, bundle: Mapping[str, Any]) -> Record | None:
-    """What the version that a bundle was made from learned from, where it is a version of this store and still there."""
-    if bundle.get("origin") != _origin(project, services):
-        return None
-    same = (v for v in services.versions.list(project) if v.name == bundle.get("version"))
-    return next((Record.load(version.folder) for version in same), None)
 
 
 def fit_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ml_backend.models import save_model, start_from
 from ml_backend.steps import features, promotion
 from ml_backend.steps.promotion import Judged, first_better
 from ml_backend.store import tables
+from ml_backend.store.views import PoolRows
 from tests.bench import KINDS, Bench
 
 MEASURED, LEARNED, RUNS = 20, 200, 150
@@ -26,7 +28,7 @@ ALIKE = 0.9
 
 def record(right: NDArray[np.bool_], labels: Sequence[int] | None = None) -> Record:
     count = len(right)
-    return Record.of(np.arange(1000, 1000 + count), np.array(labels or [7] * count, np.uint32), right)
+    return Record.of(np.arange(1000, 1000 + count, dtype=np.uint64), np.array(labels or [7] * count, np.uint32), right)
 
 
 def answers(rng: np.random.Generator, accuracies: Sequence[float]) -> list[Judged]:
@@ -84,7 +86,13 @@ def test_a_record_is_kept_beside_the_weights(tmp_path: Path) -> None:
     kept.save(tmp_path)
     found = Record.load(tmp_path)
     assert found is not None
-    assert all((getattr(found, name) == getattr(kept, name)).all() for name in ("tasks", "labels", "right"))
+    assert all((getattr(found, name) == getattr(kept, name)).all() for name in ("images", "labels", "right"))
+
+
+def _hold_out(rows: PoolRows, count: int) -> None:
+    """The first tasks, as if they had been from the start."""
+    rows.holdout[:count], rows.reached[:count], rows.found[:count] = True, 1, False
+    rows.places[:count] = np.arange(count) / 1e6
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +127,32 @@ def test_a_version_is_not_measured_on_what_it_learned_from(bench: Bench) -> None
     assert corpus is not None
     before = promotion.judged_version(bench.project, bench.services, corpus, bench.versions[0])
     assert before.tasks.tolist() == [1, 2, 3, 4]
-    corpus.rows.holdout[:30] = True  # a larger share is held out from now on
+    _hold_out(corpus.rows, 30)
+    assert len(corpus.examples(held_out=True).tasks) == 30, "a larger share is held out from now on"
     now = promotion.judged_version(bench.project, bench.services, corpus, bench.versions[0])
     assert now.tasks.tolist() == [1, 2, 3, 4]
+    corpus.rows.ids[:] += 1000  # the same images, imported again
+    again = promotion.judged_version(bench.project, bench.services, corpus, bench.versions[0])
+    assert again.tasks.tolist() == [1001, 1002, 1003, 1004]
+
+
+def test_of_two_tasks_that_show_the_same_image_one_counts() -> None:
+    images = np.array([5, 3, 5], np.uint64)
+    kept = Record.of(images, np.array([1, 2, 3], np.uint32), np.array([True, False, False]))
+    assert (kept.images.tolist(), kept.labels.tolist(), kept.right.tolist()) == ([3, 5], [2, 1], [0, 1])
+
+
+def test_a_record_that_is_damaged_is_none(tmp_path: Path) -> None:
+    good = record(np.array([True, False]))
+    for broken in (
+        replace(good, images=good.images[:1]),
+        replace(good, labels=good.labels.astype(np.float32)),
+        replace(good, images=good.images[[0, 0]]),
+        replace(good, images=np.zeros((2, 2), np.uint64)),
+        replace(good, right=np.array(1, np.int8)),
+    ):
+        broken.save(tmp_path)
+        assert Record.load(tmp_path) is None
 
 
 @pytest.fixture
@@ -140,6 +171,7 @@ def test_a_model_exported_from_this_very_project_is_not_measured_on_its_own_labe
     assert meta["origin"] == {"store": bench.services.database.store_id, "project": str(bench.project.key)}
     if not told:  # a bundle of an earlier release
         (exported / "meta.json").write_text(json.dumps({**meta, "origin": None}))
+        (exported / "record.safetensors").unlink()
     version, _ = start_from(bench.project, bench.services, exported)
     assert version.meta["knows_labels"] is True
     corpus = features.encode_missing(bench.project, bench.services, lambda *_: None)
@@ -161,13 +193,32 @@ def test_a_model_from_elsewhere_is_measured_on_all_labels(bench: Bench, exported
     meta = json.loads((exported / "meta.json").read_text())
     elsewhere = {"store": "another", "project": "http://elsewhere/projects/1"}
     (exported / "meta.json").write_text(json.dumps({**meta, "origin": elsewhere}))
+    (exported / "record.safetensors").unlink()
     version, _ = start_from(bench.project, bench.services, exported)
     corpus = features.encode_missing(bench.project, bench.services, lambda *_: None)
     assert corpus is not None
     answers = promotion.judged_version(bench.project, bench.services, corpus, version)
     assert answers.record is not None
-    assert len(answers.record.tasks) == 66
+    assert len(answers.record.images) == 66
     assert (answers.record.right >= 0).all()
+
+
+def test_a_model_of_another_project_with_the_same_images_is_not_measured_on_those_it_learned_from(
+    bench: Bench, exported: Path
+) -> None:
+    meta = json.loads((exported / "meta.json").read_text())
+    elsewhere = {"store": "another", "project": "http://elsewhere/projects/1"}
+    (exported / "meta.json").write_text(json.dumps({**meta, "origin": elsewhere}))
+    bench.label(*range(71, 81))
+    bench.turn()
+    version, _ = start_from(bench.project, bench.services, exported)
+    corpus = features.encode_missing(bench.project, bench.services, lambda *_: None)
+    assert corpus is not None
+    _hold_out(corpus.rows, 40)
+    answers = promotion.judged_version(bench.project, bench.services, corpus, version)
+    assert answers.tasks.tolist() == [1, 2, 3, 4]
+    assert answers.record is not None
+    assert len(answers.record.images) == 10, "the labels that came since"
 
 
 def test_a_candidate_that_was_never_judged_is_judged_at_the_next_turn(bench: Bench) -> None:

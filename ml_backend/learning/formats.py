@@ -22,6 +22,7 @@ from torch import nn
 from ml_backend.errors import BackendError, ConfigError, InvalidInputError
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder, load_encoder
+from ml_backend.learning.record import Record
 
 Format = Literal["bundle", "pt2", "onnx"]
 TOLERANCE = 1e-3
@@ -77,11 +78,12 @@ def export_model(
     version: str,
     images: Sequence[Image.Image],
     origin: Mapping[str, str] | None = None,
+    record: Record | None = None,
 ) -> Export:
     """Write the model to `path`, read it back, compare it on `images`, and only then give the file its name.
 
     bundle: a folder with encoder, head and `meta.json`; `load_bundle` reads it, and training can go on from it.
-    origin: the store and the project whose labels it has learned from; a bundle says so.
+    origin, record: the store and the project whose labels it has learned from, and which; a bundle says so.
     pt2, onnx: one file from prepared uint8 pictures to probabilities; `meta.json` inside says how to prepare them.
     Raises InvalidInputError without images, ConfigError where the encoder is no network, BackendError if the copy
     does not agree with the model to TOLERANCE and in every first choice; nothing is left behind then.
@@ -97,6 +99,8 @@ def export_model(
         write, read = _FORMATS[kind]
         with without_harmless_warnings():
             write(encoder, head, meta, temporary)
+            if record is not None and kind == "bundle":
+                record.save(temporary)
         difference = _compare(encoder, head, read(temporary), images)
         if path.is_dir():
             shutil.rmtree(path)

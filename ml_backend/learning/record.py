@@ -1,4 +1,7 @@
-"""What a version learned from, and how it did there on answers it had not seen: kept beside its weights."""
+"""What a version learned from, and how it did there on answers it had not seen: kept beside its weights.
+
+An image is known by its content, since the same images may come back as other tasks, or in another project.
+"""
 
 from __future__ import annotations
 
@@ -20,46 +23,55 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Record:
-    """Of n labelled tasks, by ascending id; thirteen bytes each.
+    """Of n labelled images, in the order of `images`; thirteen bytes each.
 
-    tasks: (n,) int64, Label Studio's ids. labels: (n,) uint32, digests of the label names, so that a label that was
-    changed since is noticed. right: (n,) int8, 1 or 0, whether a head that had not seen the task answered right; UNKNOWN
-    where no fold tells.
+    images: (n,) uint64, no two alike, see `image_keys`. labels: (n,) uint32, digests of the label names, so that a label
+    that was changed since is noticed. right: (n,) int8, 1 or 0, whether a head that had not seen the image answered
+    right; UNKNOWN where no fold tells.
     """
 
-    tasks: NDArray[np.int64]
+    images: NDArray[np.uint64]
     labels: NDArray[np.uint32]
     right: NDArray[np.int8]
 
     @classmethod
-    def of(cls, tasks: NDArray[np.int64], labels: NDArray[np.uint32], right: NDArray[np.bool_]) -> Record:
-        """right: (n,), or empty where nothing tells."""
-        known = right.astype(np.int8) if len(right) else np.full(len(tasks), UNKNOWN, np.int8)
-        order = np.argsort(tasks)
-        return cls(tasks[order], labels[order], known[order])
+    def of(cls, images: NDArray[np.uint64], labels: NDArray[np.uint32], right: NDArray[np.bool_]) -> Record:
+        """right: (n,), or empty where nothing tells. Of tasks that show the same image the first one counts."""
+        known = right.astype(np.int8) if len(right) else np.full(len(images), UNKNOWN, np.int8)
+        images, first = np.unique(images, return_index=True)
+        return cls(images, labels[first], known[first])
 
     def save(self, folder: Path) -> None:
-        save_file({"tasks": self.tasks, "labels": self.labels, "right": self.right}, folder / FILE)
+        save_file({"images": self.images, "labels": self.labels, "right": self.right}, folder / FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Record | None:
-        """None where a version has none: an imported one, or one of an earlier release."""
+        """None where a folder has none: a model from a file, or one of an earlier release."""
         try:
             found = load_file(folder / FILE)
-            return cls(found["tasks"], found["labels"], found["right"])
+            record = cls(found["images"], found["labels"], found["right"])
         except (OSError, KeyError, SafetensorError):
             return None
+        kinds = (record.images.dtype, record.labels.dtype, record.right.dtype)
+        shapes = {record.images.shape, record.labels.shape, record.right.shape}
+        sound = [kind.str for kind in kinds] == ["<u8", "<u4", "|i1"] and shapes == {np.unique(record.images).shape}
+        return record if sound else None
 
-    def has(self, tasks: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(m,) whether it is about each of these tasks."""
-        return np.isin(tasks, self.tasks)
+    def has(self, images: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """(m,) whether it is about each of these images."""
+        return np.isin(images, self.images)
 
     def shared(self, other: Record) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Whether each of the two was right, on the tasks that both know under the same label."""
-        _, mine, theirs = np.intersect1d(self.tasks, other.tasks, assume_unique=True, return_indices=True)
+        """Whether each of the two was right, on the images that both know under the same label."""
+        _, mine, theirs = np.intersect1d(self.images, other.images, assume_unique=True, return_indices=True)
         same = self.labels[mine] == other.labels[theirs]
         known = same & (self.right[mine] != UNKNOWN) & (other.right[theirs] != UNKNOWN)
         return self.right[mine][known] > 0, other.right[theirs][known] > 0
+
+
+def image_keys(hashes: NDArray[np.bytes_]) -> NDArray[np.uint64]:
+    """(n,) the last 64 bits of each hex SHA-256 of an image's bytes, (n,) of type S64."""
+    return np.frombuffer(bytes.fromhex("".join(h[-16:].decode() for h in hashes.tolist())), ">u8").astype(np.uint64)
 
 
 def digests(targets: NDArray[Any], classes: Sequence[str]) -> NDArray[np.uint32]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.classifier import Head
 from ml_backend.learning.evaluation import significantly_worse
-from ml_backend.learning.record import Record, digests
+from ml_backend.learning.record import Record, digests, image_keys
 from ml_backend.services import Services
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.store.projects import Project
@@ -41,7 +41,7 @@ def judged(corpus: Corpus, held_out: Examples, head: Head, record: Record | None
 
 def record_of(corpus: Corpus, learned: Examples, right: NDArray[np.bool_]) -> Record:
     """right: (n,) on each row by folds, or empty."""
-    return Record.of(corpus.rows.ids[learned.tasks], digests(learned.targets, corpus.classes), right)
+    return Record.of(image_keys(corpus.rows.hashes[learned.tasks]), digests(learned.targets, corpus.classes), right)
 
 
 def judged_version(project: Project, services: Services, corpus: Corpus, version: Version) -> Judged:
@@ -49,14 +49,19 @@ def judged_version(project: Project, services: Services, corpus: Corpus, version
     if not version.fits(project.schema):
         raise OtherLabelsError(f"{version.name} was trained for other labels than the project has now.")
     head = services.predictor.head(project, version.number)
-    record = Record.load(services.versions.folder(version))
+    record = known = Record.load(services.versions.folder(version))
     if stranger(version):
-        learned = _seen_by(version, services, corpus, corpus.examples(held_out=False))
+        learned = unseen(known, corpus, _seen_by(version, services, corpus, corpus.examples(held_out=False)))
         record = record_of(corpus, learned, learned.correct(head))
-    held_out = _seen_by(version, services, corpus, corpus.examples(held_out=True))
-    if record is not None:  # the share that is held out may have grown since
-        held_out = held_out.at(np.flatnonzero(~record.has(corpus.rows.ids[held_out.tasks])))
+    held_out = unseen(known, corpus, _seen_by(version, services, corpus, corpus.examples(held_out=True)))
     return judged(corpus, held_out, head, record)
+
+
+def unseen(record: Record | None, corpus: Corpus, examples: Examples) -> Examples:
+    """Those whose image the version of that record did not learn from: the share that is held out may have grown since."""
+    if record is None:
+        return examples
+    return examples.at(np.flatnonzero(~record.has(image_keys(corpus.rows.hashes[examples.tasks]))))
 
 
 def stranger(version: Version) -> bool:
