@@ -19,9 +19,9 @@ import numpy as np
 import requests
 
 from benchmarks.live import Spread, Training, live_service, machine
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.config import annotation_result
 from ml_backend.labelstudio.connection import connect
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.services import host_slug
 from tests.e2e.stack import Stack, import_digits
 

@@ -22,9 +22,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio, find_binary, make_template
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config, parse_label_config
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio, find_binary, make_template
 from ml_backend.labelstudio.storage import create_project, sdk
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -137,7 +137,7 @@ def listing(run: Run, project: int, most_seconds: float, what: str, fields: str 
     """The first sync, ledger and all, against the SDK's listing: its default, or with `fields` such as ours needs."""
     from ml_backend.services import Services
     from ml_backend.settings import Settings
-    from ml_backend.steps.labels import sync
+    from ml_backend.steps.sync_labels import sync
 
     services = Services.open(Settings.from_environ(run.environment_of_ours()))
     config = run.client.get_project(project)["label_config"]
@@ -182,10 +182,10 @@ def exporting(run: Run, large: int, small: int) -> None:
 
 def prioritizing(run: Run, project: int) -> None:
     """The whole of `prioritize` (pushed, read back and checked), against one SDK call a task."""
-    from ml_backend.priorities import by_hand, push
-    from ml_backend.runner import alone
+    from ml_backend.manual_queue import by_hand, push
     from ml_backend.services import Services
     from ml_backend.settings import Settings
+    from ml_backend.worker.foreground import alone
 
     services = Services.open(Settings.from_environ(run.environment_of_ours()))
     known = next(p for p in services.ledger.projects() if p.key.project_id == project)

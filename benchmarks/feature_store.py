@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.store.features import FeatureStore
+from ml_backend.store.vectors import FeatureStore
 
 CHUNK = 10_000
 

@@ -30,15 +30,15 @@ from benchmarks.strategy_data import CACHE, sources
 from ml_backend.labelstudio.config import label_config
 from ml_backend.learning.evaluation import wilson_interval
 from ml_backend.learning.training import train_head
+from ml_backend.predictor import LoadedModel
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
-from ml_backend.serving import LoadedModel
 from ml_backend.settings import Settings
 from ml_backend.simulation.data import Data, Source, unit_rows
-from ml_backend.steps.batch import choose
+from ml_backend.steps.choose import choose
 from ml_backend.steps.corpus import Corpus
-from ml_backend.steps.features import places
-from ml_backend.steps.holdout import reach, reserve
+from ml_backend.steps.encode_images import places
+from ml_backend.steps.hold_out import reach, reserve
 
 POINTS = (0.3, 0.6, 0.9)
 ENCODER = "held_out"

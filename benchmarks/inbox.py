@@ -23,10 +23,10 @@ import numpy as np
 
 from ml_backend.records import Annotation, LabelSchema, ProjectKey, Task
 from ml_backend.store.database import Database
-from ml_backend.store.inbox import Inbox
+from ml_backend.store.events import Inbox
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
-from ml_backend.worker import NICENESS
+from ml_backend.worker.loop import NICENESS
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event

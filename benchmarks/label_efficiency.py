@@ -19,10 +19,10 @@ import torch
 
 from benchmarks.strategy_data import CACHE, sources
 from ml_backend.commands.simulate import stressed
-from ml_backend.simulation.head import live_head
 from ml_backend.simulation.picture import draw
 from ml_backend.simulation.replay import Settings
 from ml_backend.simulation.runs import COLUMNS, read, simulate
+from ml_backend.simulation.simulated_head import live_head
 from ml_backend.simulation.summary import Runs, aulc, gathered, reached
 from ml_backend.simulation.table import table
 

@@ -29,10 +29,10 @@ from safetensors.torch import save_file
 from benchmarks.commands import CLASSES, unpack
 from benchmarks.encode import bare_forward, bare_lanes, jpegs
 from benchmarks.live import label_studio, machine
+from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
 from ml_backend.labelstudio.connection import connect
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio, free_port
 from ml_backend.learning.images import decode
 from ml_backend.learning.networks import build_network
 from ml_backend.learning.vision import torchvision

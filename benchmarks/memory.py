@@ -19,8 +19,8 @@ from fastapi.testclient import TestClient
 
 from benchmarks.live import label_studio, machine
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.server import create_app
-from ml_backend.worker import Worker
+from ml_backend.web.app import create_app
+from ml_backend.worker.loop import Worker
 from tests.e2e.stack import Stack, inline
 
 LIMIT = 1.1

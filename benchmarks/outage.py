@@ -13,10 +13,10 @@ import json
 import time
 
 from benchmarks.live import live_service, machine
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.queue import read_back
-from ml_backend.store.job import Job
 from ml_backend.store.rounds import Round
+from ml_backend.store.scheduling import Job
 from tests.e2e.stack import Stack, wait_until
 
 

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from benchmarks.live import Spread, Training, live_service, machine
 from ml_backend.services import host_slug
-from ml_backend.store.tables import events
+from ml_backend.store.schema import events
 from tests.e2e.stack import Stack
 
 LIMIT_MS = 50.0

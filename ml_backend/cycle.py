@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from ml_backend.predictor import LoadedModel
 from ml_backend.services import Services
-from ml_backend.serving import LoadedModel
-from ml_backend.steps import advice, batch, candidate, features, first_order, holdout, labels, queue
+from ml_backend.steps import advise, choose, encode_images, first_order, hold_out, push_queue, sync_labels, train
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
@@ -64,14 +64,14 @@ def run(
     turn = _Turn(progress, go_on)
     turn.step("first order", 0.0, lambda: first_order.serve(project, services))
     project, corpus = _read(turn, project, services, full=full)
-    turn.step("tidy", 0.6, lambda: queue.tidy(project, services, idle=not turn.outcome.labels_changed))
-    corpus = turn.step("hold out", 0.6, lambda: holdout.reach(project, services, corpus))
-    model = turn.step("train", 0.6, lambda: candidate.train(project, services, corpus, turn.at(0.6)))
+    turn.step("tidy", 0.6, lambda: push_queue.tidy(project, services, idle=not turn.outcome.labels_changed))
+    corpus = turn.step("hold out", 0.6, lambda: hold_out.reach(project, services, corpus))
+    model = turn.step("train", 0.6, lambda: train.train(project, services, corpus, turn.at(0.6)))
     corpus = turn.step("rescore", 0.7, lambda: _seen_by(model, project, services, corpus, turn.within(0.7, 0.8)))
-    round_ = turn.step("choose", 0.8, lambda: batch.choose(project, services, corpus, model))
-    spare = batch.spare(project, services, corpus, round_)
-    served = turn.step("push", 0.9, lambda: queue.serve(project, services, round_, spare))
-    turn.step("advise", 0.95, lambda: advice.advise(project, services, corpus, model))
+    round_ = turn.step("choose", 0.8, lambda: choose.choose(project, services, corpus, model))
+    spare = choose.spare(project, services, corpus, round_)
+    served = turn.step("push", 0.9, lambda: push_queue.serve(project, services, round_, spare))
+    turn.step("advise", 0.95, lambda: advise.advise(project, services, corpus, model))
     turn.outcome.round, turn.outcome.version = served, served.version
     turn.outcome.labelled = services.ledger.counts(project).labelled
     return turn.outcome
@@ -83,15 +83,15 @@ def _read(turn: _Turn, project: Project, services: Services, *, full: bool) -> t
     Where the images took long, people have labelled meanwhile: that is trained on, too, and not asked for again, and the
     next turn, for which they wait, has little left to catch up with.
     """
-    project, report = turn.step("labels", 0.0, lambda: labels.sync(project, services, full=full))
-    corpus = turn.step("features", 0.1, lambda: features.encode_missing(project, services, turn.within(0.1, 0.55)))
+    project, report = turn.step("labels", 0.0, lambda: sync_labels.sync(project, services, full=full))
+    corpus = turn.step("features", 0.1, lambda: encode_images.encode_missing(project, services, turn.within(0.1, 0.55)))
     turn.outcome.labels_changed = report.labels_touched
     if turn.outcome.seconds["features"] > LONG:
         project, report = turn.step(
-            "labels since", 0.55, lambda: labels.sync(project, services, full=False, lazily=True)
+            "labels since", 0.55, lambda: sync_labels.sync(project, services, full=False, lazily=True)
         )
         corpus = turn.step(
-            "features since", 0.56, lambda: features.encode_missing(project, services, turn.within(0.56, 0.6))
+            "features since", 0.56, lambda: encode_images.encode_missing(project, services, turn.within(0.56, 0.6))
         )
         turn.outcome.labels_changed += report.labels_touched
     return project, corpus
@@ -103,7 +103,7 @@ def _seen_by(
     """The tasks with the vectors of the model's own encoder, which a fine-tuned version brings along."""
     if model is None or corpus is None or model.encoder.id == corpus.encoder.id:
         return corpus
-    return features.encode_missing(project, services, count, model.encoder)
+    return encode_images.encode_missing(project, services, count, model.encoder)
 
 
 class _Turn:

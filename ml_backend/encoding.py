@@ -14,9 +14,9 @@ from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.images import content_hash, decode
 from ml_backend.learning.pipeline import Encoded as Outcomes
 from ml_backend.learning.pipeline import encode_all
-from ml_backend.names import Unreadable, printable
 from ml_backend.records import Task
 from ml_backend.store.projects import Project
+from ml_backend.task_names import Unreadable, printable
 
 if TYPE_CHECKING:
     from ml_backend.services import Services

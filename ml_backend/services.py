@@ -13,29 +13,29 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ml_backend.errors import ConflictError, NotFoundError, StoreError, TooManyError
-from ml_backend.hosts import HostList
+from ml_backend.host_lists import HostList
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import NOTHING, parse_label_config
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.learning.images import limit_pixels
+from ml_backend.predictor import Predictor
 from ml_backend.records import LabelSchema, ProjectKey, Selection
-from ml_backend.serving import Predictor
 from ml_backend.settings import Settings
 from ml_backend.store.consensus import ConsensusRule, Vote
 from ml_backend.store.database import Database
-from ml_backend.store.features import FeatureStore
-from ml_backend.store.inbox import Inbox
-from ml_backend.store.job import Debounce, Patience
+from ml_backend.store.events import Inbox
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
-from ml_backend.store.versions import Versions
+from ml_backend.store.scheduling import Debounce, Patience
+from ml_backend.store.vectors import FeatureStore
 
 if TYPE_CHECKING:
+    from ml_backend.image_sample import Kept
     from ml_backend.learning.encoders import (
         Encoder,  # torch takes seconds to import, which `sync status` has no use for
     )
-    from ml_backend.sample import Kept
 
 logger = logging.getLogger(__name__)
 

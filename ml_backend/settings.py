@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from ml_backend.errors import ConfigError
-from ml_backend.hosts import HostList
+from ml_backend.host_lists import HostList
 from ml_backend.records import Selection
 
 Parse = Callable[[str], Any]

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ml_backend.names import Unreadable
 from ml_backend.services import Services
 from ml_backend.store.faults import disk_full, scarce
-from ml_backend.store.job import Job, JobStatus
+from ml_backend.store.model_versions import Version
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
-from ml_backend.store.versions import Version
+from ml_backend.store.scheduling import Job, JobStatus
 from ml_backend.store.views import Counts
+from ml_backend.task_names import Unreadable
 from ml_backend.wording import amount, small_slice
 
 LISTED = 100

@@ -22,10 +22,10 @@ from ml_backend.learning.encoders import build_encoder
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.steps import first_order, labels, queue
+from ml_backend.steps import first_order, push_queue, sync_labels
+from ml_backend.store.model_versions import Version
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
-from ml_backend.store.versions import Version
 from tests.slices import held_out
 
 HOST = "http://127.0.0.1:9"
@@ -152,7 +152,7 @@ def _no_label_studio(bench: Bench) -> Iterator[None]:
     ledger = bench.services.ledger
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(first_order, "serve", lambda *_: None)
-        patch.setattr(labels, "sync", lambda *_, **__: bench._read())
-        patch.setattr(queue, "tidy", lambda *_, **__: None)
-        patch.setattr(queue, "serve", lambda _project, _services, round_, _spare: ledger.mark_pushed(round_))
+        patch.setattr(sync_labels, "sync", lambda *_, **__: bench._read())
+        patch.setattr(push_queue, "tidy", lambda *_, **__: None)
+        patch.setattr(push_queue, "serve", lambda _project, _services, round_, _spare: ledger.mark_pushed(round_))
         yield

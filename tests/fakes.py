@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ml_backend.hosts import HostList
+from ml_backend.host_lists import HostList
 from ml_backend.records import Annotation, Task
 from ml_backend.store.database import Database
 

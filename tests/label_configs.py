@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
+from ml_backend.demo.label_studio import find_binary
 from ml_backend.errors import InvalidInputError
 from ml_backend.labelstudio.config import parse_label_config
-from ml_backend.labelstudio.embedded import find_binary
 from ml_backend.records import LabelSchema, Selection
 
 ROOT = Path(__file__).resolve().parents[1]

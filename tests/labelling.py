@@ -13,10 +13,10 @@ import numpy as np
 from ml_backend.errors import NothingToAskError
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
-from ml_backend.steps.batch import choose
+from ml_backend.steps.choose import choose
 from ml_backend.steps.corpus import Corpus
-from ml_backend.steps.features import places
-from ml_backend.steps.holdout import reach, reserve
+from ml_backend.steps.encode_images import places
+from ml_backend.steps.hold_out import reach, reserve
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 

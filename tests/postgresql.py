@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.labelstudio.embedded import free_port
+from ml_backend.demo.label_studio import free_port
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_backend.split import SHARE
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
-from ml_backend.store.tables import tasks
+from ml_backend.store.schema import tasks
 
 
 def held_out(ledger: Ledger, project: Project, *task_ids: int, round_: int | None = 1) -> Project:

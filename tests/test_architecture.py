@@ -55,7 +55,7 @@ def test_a_room_imports_only_what_it_may(path: Path) -> None:
 
 def test_the_check_notices_a_forbidden_import() -> None:
     assert forbidden("strategies", imported_rooms("def f():\n    from ml_backend.store import ledger")) == {"store"}
-    assert forbidden("cycle", imported_rooms("import ml_backend.server")) == {"server"}
+    assert forbidden("cycle", imported_rooms("import ml_backend.web.app")) == {"server"}
     assert not forbidden("worker", imported_rooms("from ml_backend import cycle"))
 
 

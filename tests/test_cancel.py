@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from ml_backend import heartbeat
 from ml_backend.learning.finetuning import Recipe, finetune
 from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
 from ml_backend.records import Task
 from ml_backend.services import Services
+from ml_backend.store.model_versions import Verdict
 from ml_backend.store.projects import Project
-from ml_backend.store.versions import Verdict
-from ml_backend.worker import Worker
+from ml_backend.worker import heartbeat
+from ml_backend.worker.loop import Worker
 from tests import test_large_projects as large
 from tests.test_large_projects import Host, connected, services_in
 
@@ -94,7 +94,7 @@ def test_cancelled_while_fine_tuning_nothing_is_published_and_the_queued_job_sta
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     object.__setattr__(services.settings, "mode", "finetune")
-    monkeypatch.setattr("ml_backend.steps.features.project_encoder", lambda *_: network(224))
+    monkeypatch.setattr("ml_backend.steps.encode_images.project_encoder", lambda *_: network(224))
     project = connected(services, Host(80, labelled=70))
     tuning, calls = At(), 0
     really = heartbeat.Heartbeat.progress
@@ -113,7 +113,7 @@ def test_cancelled_while_fine_tuning_nothing_is_published_and_the_queued_job_sta
 
 def test_cancelled_while_images_are_encoded_the_job_ends(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     project = connected(services, Host(6_000))
-    monkeypatch.setattr("ml_backend.steps.features.project_encoder", lambda *_: large.encoder())
+    monkeypatch.setattr("ml_backend.steps.encode_images.project_encoder", lambda *_: large.encoder())
     services._readers[large.HOST] = Slow(at := At())  # type: ignore[assignment]
     assert seconds_to_cancel(services, project, at) < WITHIN
     ended_well(services, project)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_backend.choice import compare
-from ml_backend.learning.classifier import Head
-from ml_backend.models import save_model
+from ml_backend.imports.models import save_model
+from ml_backend.learning.head import Head
+from ml_backend.manual_promotion import compare
 from ml_backend.status import project_status
 from tests.bench import KINDS, Bench
 
@@ -164,7 +164,7 @@ def test_a_changed_encoder_fails_no_turn_and_each_version_is_asked_in_its_own_ve
 def test_advice_that_cannot_be_given_fails_no_turn_and_is_logged(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_backend.steps.advice._saved", lambda *_: 1 / 0)
+    monkeypatch.setattr("ml_backend.steps.advise._saved", lambda *_: 1 / 0)
     bench.label(*range(61, 81))
     assert bench.turn().version == 3
     assert "no advice on v3" in caplog.text
@@ -199,8 +199,8 @@ def test_versions_of_the_same_labels_are_compared_whatever_their_order_and_other
 def test_a_former_version_is_exported_as_it_was_trained(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_backend.learning.formats._compare", lambda *_: 0.0)
-    monkeypatch.setattr("ml_backend.models.sample_images", lambda *_: ["an image"])
+    monkeypatch.setattr("ml_backend.learning.export_formats._compare", lambda *_: 0.0)
+    monkeypatch.setattr("ml_backend.imports.models.sample_images", lambda *_: ["an image"])
     bench.configure(("oak", "elm"))
     version = bench.services.versions.version(bench.project, 1)
     save_model(bench.project, bench.services, version, "bundle", tmp_path / "v1")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml_backend import choice, cli
-from ml_backend.learning.classifier import Head
+from ml_backend import cli, manual_promotion
+from ml_backend.learning.head import Head
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
@@ -133,11 +133,13 @@ def test_the_list_says_which_one_answers(
     assert "not measured yet" in capsys.readouterr().out
 
 
-def compared(services: Services, project: Project, monkeypatch: pytest.MonkeyPatch, *models: Any) -> choice.Comparison:
+def compared(
+    services: Services, project: Project, monkeypatch: pytest.MonkeyPatch, *models: Any
+) -> manual_promotion.Comparison:
     pair = dict(zip((1, 2), models, strict=True))
     monkeypatch.setattr(services.predictor, "load", lambda _project, number: pair[number])
     first, second = (services.versions.version(project, number) for number in pair)
-    return choice.compare(services, project, first, second)
+    return manual_promotion.compare(services, project, first, second)
 
 
 def test_two_versions_are_asked_about_the_same_held_out_tasks(

@@ -17,17 +17,18 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from ml_backend import cli, doctor, runner
+from ml_backend import cli, diagnostics
 from ml_backend.commands import options
-from ml_backend.dataset import write_dataset
 from ml_backend.errors import InvalidInputError
+from ml_backend.exports.dataset import write_dataset
 from ml_backend.learning.images import content_hash
 from ml_backend.records import Annotation, Query, Task
-from ml_backend.server import create_app
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
 from ml_backend.tabular import read_csv
+from ml_backend.web.app import create_app
+from ml_backend.worker import foreground
 from tests.slices import held_out
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -139,7 +140,7 @@ def test_looking_at_a_project_does_not_make_it_known(
 ) -> None:
     found = {"id": 7, "title": "Birds", "label_config": config(), "created_at": "2026-01-01T00:00:00Z"}
     monkeypatch.setattr(options, "remote_project", lambda *_: found)
-    monkeypatch.setattr(doctor, "_label_studio", lambda *_: iter(()))
+    monkeypatch.setattr(diagnostics, "_label_studio", lambda *_: iter(()))
     assert cli.main([*arguments, "--project", "7", "--json"]) == 1
     assert "Project 7 (Birds) is not connected to this service yet" in capsys.readouterr().out
     assert services.ledger.projects() == []
@@ -394,7 +395,7 @@ def test_watch_tells_of_turns_that_changed_something_until_it_is_stopped(
         {"labels_changed": 2, "labelled": 9, "version": 1, "served": "v1-r1", "seconds": {"train": 1.0}},
         {"labels_changed": 0, "labelled": 9, "version": 1, "served": "v1-r1", "seconds": {}},
     ]
-    monkeypatch.setattr(runner, "run_turn", lambda *_: turns.pop(0))
+    monkeypatch.setattr(foreground, "run_turn", lambda *_: turns.pop(0))
 
     def sleep(_seconds: float) -> None:
         if not turns:

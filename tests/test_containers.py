@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
+from ml_backend.demo.label_studio import CONNECTED
 from ml_backend.errors import ConfigError
-from ml_backend.gate import require_closed
-from ml_backend.labelstudio.embedded import CONNECTED
 from ml_backend.settings import Settings
+from ml_backend.web.access import require_closed
 
 ROOT = Path(__file__).parent.parent
 

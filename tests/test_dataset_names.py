@@ -12,7 +12,7 @@ from xml.sax.saxutils import quoteattr
 import pytest
 from PIL import Image
 
-from ml_backend.dataset import plan_dataset, write_dataset
+from ml_backend.exports.dataset import plan_dataset, write_dataset
 from ml_backend.learning.images import content_hash
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ml_backend.commands import demo
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import ConfigError
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.settings import Settings
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ml_backend import doctor
+from ml_backend import diagnostics
 from ml_backend.errors import ImageError, LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.records import Query, Task
@@ -61,12 +61,12 @@ def opened(tmp_path: Path, host: str, key: str = "k" * 40, **settings: Any) -> S
     return Services.open(Settings(data_dir=tmp_path, label_studio_url=host, label_studio_api_key=key, **settings))
 
 
-def results(services: Services, host: str, projects: list[Project] | None = None) -> dict[str, doctor.Result]:
-    return {result.name: result for result in doctor.examine(services, host, lambda: projects or [])}
+def results(services: Services, host: str, projects: list[Project] | None = None) -> dict[str, diagnostics.Result]:
+    return {result.name: result for result in diagnostics.examine(services, host, lambda: projects or [])}
 
 
 def test_all_is_well_without_a_project(tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "check_addresses", lambda *_: [])
+    monkeypatch.setattr(diagnostics, "check_addresses", lambda *_: [])
     host, service = serve(LABEL_STUDIO), serve({"/health": (200, '{"status": "UP"}')})
     found = results(opened(tmp_path, host, public_url=service), host)
     assert all(result.ok for result in found.values())
@@ -95,7 +95,7 @@ def test_a_legacy_token_that_is_switched_off(tmp_path: Path, serve: Any) -> None
 
 
 def test_a_version_nobody_tested_is_a_note(tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "check_addresses", lambda *_: [])
+    monkeypatch.setattr(diagnostics, "check_addresses", lambda *_: [])
     host = serve(LABEL_STUDIO | {"/api/version": (200, '{"release": "2.0.0"}')})
     assert results(opened(tmp_path, host), host)["version"].state == "note"
 
@@ -104,7 +104,7 @@ def test_a_version_nobody_tested_is_a_note(tmp_path: Path, serve: Any, monkeypat
 def test_a_service_that_is_not_there(
     tmp_path: Path, serve: Any, answers: dict[str, tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "check_addresses", lambda *_: [])
+    monkeypatch.setattr(diagnostics, "check_addresses", lambda *_: [])
     host = serve(LABEL_STUDIO)
     found = results(opened(tmp_path, host, public_url=serve(answers)), host)["this service"]
     assert found.state == "FIX"
@@ -123,15 +123,15 @@ def test_an_order_that_is_not_served(
     project: tuple[Services, LabelStudio, Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services, client, known = project
-    assert doctor._order(services, client, known).state == "note"
+    assert diagnostics._order(services, client, known).state == "note"
     queries = [Query(1, 0, "strategy", 1.0, "")]
     services.ledger.mark_pushed(services.ledger.open_round(known, version=0, strategy="auto", seed=0, queries=queries))
 
     def wrong(*_: Any) -> None:
         raise LabelStudioError("At place 1 Label Studio serves task 2, where 1 is due.")
 
-    monkeypatch.setattr(doctor, "verify", wrong)
-    found = doctor._order(services, client, known)
+    monkeypatch.setattr(diagnostics, "verify", wrong)
+    found = diagnostics._order(services, client, known)
     assert found.state == "FIX"
     assert "sync run" in found.message
 
@@ -160,7 +160,7 @@ def test_one_image_of_each_kind_of_storage_is_looked_at(
             raise ImageError(f"task {task.id} cannot be read: give the storage its credentials.")
 
     monkeypatch.setattr(services, "images", lambda _host: Broken())
-    (found,) = doctor._images(services, client, known, [Task(7, image), Task(8, image)])
+    (found,) = diagnostics._images(services, client, known, [Task(7, image), Task(8, image)])
     assert (found.name, found.state) == (f"images ({kind})", "FIX")
     assert "task 7" in found.message
 
@@ -181,21 +181,21 @@ def test_every_image_that_cannot_be_read_is_named_also_those_that_nobody_has_rea
     services.ledger.reconcile(known, [(task, []) for task in tasks], full=True)
     monkeypatch.setattr(services, "images", lambda _host: OneIsBroken())
     services.ledger.set_image_errors(known, {2: "The image is truncated."})
-    found = doctor._every_image(services, known, tasks)
+    found = diagnostics._every_image(services, known, tasks)
     assert (found.state, found.message.startswith("2 images cannot be read")) == ("FIX", True)
     assert "2.png (task 2): The image is truncated" in found.message
     assert "3.png (task 3): The image file is empty" in found.message
     services.ledger.set_content_hash(known, dict.fromkeys((1, 2, 3, 4), "a" * 64))
-    assert doctor._every_image(services, known, tasks).state == "ok"
+    assert diagnostics._every_image(services, known, tasks).state == "ok"
 
 
 def test_local_files_that_only_this_service_can_read(tmp_path: Path, serve: Any) -> None:
     image = "/data/local-files/?d=a.png"
     off = LabelStudio(serve({"/data/local-files/": (403, "")}), "k")
     gone = LabelStudio(serve({}), "k")
-    assert "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true" in str(doctor._unseen(off, Task(1, image)))
-    assert "no local storage" in str(doctor._unseen(gone, Task(1, image)))
-    assert doctor._unseen(LabelStudio(serve({"/data/local-files/": (200, "")}), "k"), Task(1, image)) is None
+    assert "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true" in str(diagnostics._unseen(off, Task(1, image)))
+    assert "no local storage" in str(diagnostics._unseen(gone, Task(1, image)))
+    assert diagnostics._unseen(LabelStudio(serve({"/data/local-files/": (200, "")}), "k"), Task(1, image)) is None
 
 
 def test_a_project_that_is_gone_and_a_training_that_stopped(
@@ -206,9 +206,9 @@ def test_a_project_that_is_gone_and_a_training_that_stopped(
     def gone(*_: Any, **__: Any) -> list[Any]:
         raise LabelStudioUnavailableError("Label Studio has no such project.")
 
-    monkeypatch.setattr(doctor, "check", gone)
-    assert [r.state for r in doctor._project(services, client, known, several=False)] == ["FIX"]
-    monkeypatch.setattr(doctor, "check", lambda *_, **__: [])
+    monkeypatch.setattr(diagnostics, "check", gone)
+    assert [r.state for r in diagnostics._project(services, client, known, several=False)] == ["FIX"]
+    monkeypatch.setattr(diagnostics, "check", lambda *_, **__: [])
     monkeypatch.setattr(client, "get_project", lambda number: {"id": number, "title": "Pets", "model_version": ""})
     monkeypatch.setattr(client, "tasks", lambda *_, **__: iter([]))
     for _ in range(services.jobs.patience.failures):
@@ -216,7 +216,7 @@ def test_a_project_that_is_gone_and_a_training_that_stopped(
         job = services.jobs.claim("w", project=known)
         assert job is not None
         services.jobs.fail(job, "the head exploded")
-    found = {r.name: r for r in doctor._project(services, client, known, several=False)}
+    found = {r.name: r for r in diagnostics._project(services, client, known, several=False)}
     assert found["training"].state == "FIX"
     assert "the head exploded" in found["training"].message
 
@@ -225,27 +225,27 @@ def test_memory_is_the_lesser_of_machine_and_container(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   2048 kB\n")
     (tmp_path / "memory.current").write_text("1000")
     (tmp_path / "memory.max").write_text("max")
-    assert doctor.free_memory(tmp_path / "meminfo", tmp_path) == 2048 * 1024
+    assert diagnostics.free_memory(tmp_path / "meminfo", tmp_path) == 2048 * 1024
     (tmp_path / "memory.max").write_text("5000")
-    assert doctor.free_memory(tmp_path / "meminfo", tmp_path) == 4000
-    assert doctor.free_memory(tmp_path / "nothing", tmp_path / "nothing") is None
+    assert diagnostics.free_memory(tmp_path / "meminfo", tmp_path) == 4000
+    assert diagnostics.free_memory(tmp_path / "nothing", tmp_path / "nothing") is None
 
 
 def test_too_little_memory_or_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "free_memory", lambda: 100 * 2**20)
-    monkeypatch.setattr(doctor, "LEAST_DISK", 2**80)
-    found = {result.name: result for result in doctor._machine(tmp_path)}
+    monkeypatch.setattr(diagnostics, "free_memory", lambda: 100 * 2**20)
+    monkeypatch.setattr(diagnostics, "LEAST_DISK", 2**80)
+    found = {result.name: result for result in diagnostics._machine(tmp_path)}
     assert found["memory"].state == found["disk"].state == "FIX"
     assert "ML_BACKEND_DATA_DIR" in found["disk"].message
 
 
 def test_a_data_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
-    assert doctor.disk(tmp_path / "new").state == "FIX"
+    assert diagnostics.disk(tmp_path / "new").state == "FIX"
 
 
 def test_a_service_that_does_not_know_its_name_is_told_with_the_setting() -> None:
     told = {"error": "add the name to ML_BACKEND_NAMES."}
     with running(Host(reply=lambda *_: (421, told))) as service:
-        found = doctor._service(service.url)
+        found = diagnostics._service(service.url)
     assert (found.state, "ML_BACKEND_NAMES" in found.message) == ("FIX", True)

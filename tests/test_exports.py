@@ -11,16 +11,17 @@ import httpx
 import numpy as np
 import pytest
 
-from ml_backend import cli, exports
+from ml_backend import cli
 from ml_backend.commands import import_model
 from ml_backend.errors import InvalidInputError
-from ml_backend.exports import Kind
-from ml_backend.learning.classifier import Head
+from ml_backend.exports import once
+from ml_backend.exports.once import Kind
+from ml_backend.learning.head import Head
 from ml_backend.records import Annotation, Task
-from ml_backend.server import create_app
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
+from ml_backend.web.app import create_app
 from tests.test_large_projects import CONFIG, HOST, NOW, encoder, picture
 
 MADE = b"a model"
@@ -80,7 +81,7 @@ def test_three_who_ask_at_once_get_the_one_file_that_is_made(
         path.parent.mkdir(parents=True)
         path.write_bytes(MADE)
 
-    monkeypatch.setattr(exports, "_make", make)
+    monkeypatch.setattr(once, "_make", make)
     assert [answer.content for answer in three_at_once(services, project)] == [MADE] * 3
     assert made == 1
 
@@ -91,7 +92,7 @@ def test_where_it_cannot_be_made_each_of_them_is_told_why(
     def refuse(*_: object) -> None:
         raise InvalidInputError("there are no images.")
 
-    monkeypatch.setattr(exports, "_make", refuse)
+    monkeypatch.setattr(once, "_make", refuse)
     answers = three_at_once(services, project)
     assert [(answer.status_code, answer.json()["error"]) for answer in answers] == [(422, "there are no images.")] * 3
 
@@ -125,7 +126,7 @@ def test_a_model_is_imported_while_no_turn_runs(
 
     monkeypatch.setattr(import_model, "open_services", lambda **_: services)
     monkeypatch.setattr(import_model, "find_project", lambda *_: project)
-    monkeypatch.setattr("ml_backend.models.start_from", start)
+    monkeypatch.setattr("ml_backend.imports.models.start_from", start)
     assert cli.main(["import-model", "model.safetensors"]) == 1
     assert meanwhile == [("import-model", None)]
     assert services.jobs.claim("worker") is not None

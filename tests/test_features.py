@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ml_backend.errors import ConflictError, InvalidInputError
-from ml_backend.store.features import FeatureStore
+from ml_backend.store.vectors import FeatureStore
 
 
 def keys(count: int, start: int = 0) -> list[str]:

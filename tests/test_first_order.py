@@ -59,7 +59,7 @@ class Pushes:
 @pytest.fixture
 def pushes(monkeypatch: pytest.MonkeyPatch) -> Pushes:
     pushes = Pushes()
-    monkeypatch.setattr("ml_backend.steps.queue.serve", pushes.serve)
+    monkeypatch.setattr("ml_backend.steps.push_queue.serve", pushes.serve)
     return pushes
 
 

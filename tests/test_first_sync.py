@@ -12,7 +12,7 @@ from ml_backend import cycle
 from ml_backend.errors import LabelStudioUnavailableError
 from ml_backend.records import Annotation, LabelSchema, Task
 from ml_backend.services import Services
-from ml_backend.steps import features
+from ml_backend.steps import encode_images
 from tests import test_large_projects as large
 from tests.test_large_projects import Host, connected, services_in
 
@@ -94,12 +94,12 @@ def test_a_damaged_encoder_is_set_aside_and_built_again(
     project = connected(services, Host(30))
     listing: list[tuple[Task, list[Annotation]]] = [(task, []) for task in Host(30).tasks(1, schema=project.schema)]
     services.ledger.reconcile(project, listing, full=True)
-    before = features.project_encoder(project, services)
+    before = encode_images.project_encoder(project, services)
     (folder,) = services.encoders
     (folder / name).write_bytes(b"")
     services.encoders.clear()
-    assert features.project_encoder(project, services).id == before.id
+    assert encode_images.project_encoder(project, services).id == before.id
     assert [record.message for record in caplog.records if str(folder) in record.message]
     services.encoders.clear()
-    assert features.project_encoder(project, services).id == before.id
+    assert encode_images.project_encoder(project, services).id == before.id
     services.database.close()

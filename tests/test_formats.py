@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
 from ml_backend.errors import BackendError, ConfigError, InvalidInputError
-from ml_backend.learning import formats
-from ml_backend.learning.classifier import Head
+from ml_backend.learning import export_formats
 from ml_backend.learning.encoders import build_encoder
-from ml_backend.learning.formats import Format, Predict, export_model, load_bundle
-from ml_backend.learning.importing import Imported, import_classifier, match_labels
+from ml_backend.learning.export_formats import Format, Predict, export_model, load_bundle
+from ml_backend.learning.head import Head
 from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
 from ml_backend.learning.patches import PatchEncoder, fit_patches
+from ml_backend.learning.pretrained import Imported, import_classifier, match_labels
 from ml_backend.learning.training import train_head
 
 Digits = tuple[list[Image.Image], NDArray[np.int64]]
@@ -155,13 +155,13 @@ def test_exporting_again_replaces_the_former_export(
 def test_export_that_disagrees_is_not_kept(
     digits: Digits, patch_model: tuple[PatchEncoder, Head], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, read = formats._FORMATS["bundle"]
+    write, read = export_formats._FORMATS["bundle"]
 
     def read_wrongly(path: Path) -> Predict:
         predict = read(path)
         return lambda pixels: np.roll(predict(pixels), 1, axis=1)
 
-    monkeypatch.setitem(formats._FORMATS, "bundle", (write, read_wrongly))
+    monkeypatch.setitem(export_formats._FORMATS, "bundle", (write, read_wrongly))
     with pytest.raises(BackendError, match="not kept"):
         export_model(*patch_model, tmp_path / "model", "bundle", version="v1", images=digits[0][:5])
     assert list(tmp_path.iterdir()) == []
@@ -210,7 +210,7 @@ def test_a_bundle_does_not_bring_a_program_to_be_run(
     with pytest.raises(InvalidInputError, match="ML_BACKEND_ALLOWED_ENCODERS"):
         load_bundle(bundle, {str(own)})
     own.write_bytes(b"a program")
-    formats._refuse_program(bundle, {str(own)})
+    export_formats._refuse_program(bundle, {str(own)})
 
 
 # --- models in ---

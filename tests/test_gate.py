@@ -17,14 +17,14 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 
-from ml_backend import gate, heads
 from ml_backend.commands import serve
 from ml_backend.errors import ConfigError
-from ml_backend.gate import BODIES, Gate, require_closed
 from ml_backend.labelstudio.config import DEEPEST, LONGEST
-from ml_backend.server import create_app
 from ml_backend.services import Services
 from ml_backend.settings import Settings
+from ml_backend.web import access, http_limits
+from ml_backend.web.access import BODIES, Gate, require_closed
+from ml_backend.web.app import create_app
 from tests.test_server import CONFIG, SETUP
 
 Client = Callable[..., TestClient]
@@ -207,7 +207,7 @@ def reading_gate(**settings: Any) -> Gate:
 
 
 def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(access, "BODY_SECONDS", 0.05)
     with pytest.raises(HTTPException) as told:
         asyncio.run(_asked(reading_gate(), {"type": "http.request", "body": b"{", "more_body": True}))
     assert told.value.status_code == 408
@@ -308,7 +308,7 @@ def test_events_make_one_job_due_however_many_come(http: TestClient, services: S
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The port of a server as gunicorn's worker runs it, with an application that answers at once."""
-    monkeypatch.setattr(heads, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(http_limits, "HEAD_SECONDS", 0.3)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while scope["type"] == "http" and (await receive()).get("more_body"):
@@ -316,7 +316,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
 
-    config = uvicorn.Config(app, http=heads.BoundedProtocol, ws="none", lifespan="off", log_level="critical")
+    config = uvicorn.Config(app, http=http_limits.BoundedProtocol, ws="none", lifespan="off", log_level="critical")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

@@ -14,7 +14,7 @@ from ml_backend.records import Query
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.split import place, reserved_share
-from ml_backend.steps.batch import spare
+from ml_backend.steps.choose import spare
 from tests.fakes import do_not_wait
 from tests.labelling import NOW, Labelling, content
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from ml_backend.errors import BackendError
+from ml_backend.imports.sources import find_images, read_labels
 from ml_backend.labelstudio.config import annotation_from_json, parse_label_config
 from ml_backend.learning.images import decode
 from ml_backend.records import LabelSchema, Selection
-from ml_backend.sources import find_images, read_labels
 from tests import hostile
 
 SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))

@@ -12,8 +12,8 @@ import pytest
 
 from ml_backend import cli
 from ml_backend.errors import AnotherStoreError, ConfigError
-from ml_backend.identity import Store, look_for_former_folder, refuse_another
 from ml_backend.settings import Settings
+from ml_backend.store_identity import Store, look_for_former_folder, refuse_another
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_database_elsewhere_is_told_without_its_password(tmp_path: Path) -> No
     url = f"sqlite:///{tmp_path}/state.db"
     told = str(Store(None, tmp_path, Store.of(Settings(data_dir=tmp_path, database_url=url)).database))
     assert f"{tmp_path}/state.db" in told
-    from ml_backend.identity import _told
+    from ml_backend.store_identity import _told
 
     assert _told("postgresql://me:geheim@host:5432/name?password=geheim") == "postgresql://host:5432/name"
 

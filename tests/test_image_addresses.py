@@ -10,7 +10,7 @@ import pytest
 
 from ml_backend.commands.setup_project import unlisted_hosts
 from ml_backend.errors import ConfigError, ImageError
-from ml_backend.hosts import HostList
+from ml_backend.host_lists import HostList
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.transport import Transport
 from ml_backend.records import LabelSchema, Task

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ml_backend.demo.label_studio import free_port
 from ml_backend.errors import ImageAwayError, ImageError
 from ml_backend.labelstudio.circuits import FAILURES, LONGEST_S, SHORTEST_S, Circuits
-from ml_backend.labelstudio.embedded import free_port
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.transport import Transport
 from tests.fakes import LOOPBACK

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ml_backend import inspection
 from ml_backend.errors import ImageError, InvalidInputError
-from ml_backend.importing import ImportReport, check_labels, import_images
-from ml_backend.inspection import check_imported, inspect, try_all
-from ml_backend.labelling import import_labels
+from ml_backend.imports import inspection
+from ml_backend.imports.annotations import import_labels
+from ml_backend.imports.inspection import check_imported, inspect, try_all
+from ml_backend.imports.placement import Ready
+from ml_backend.imports.sources import Source, find_images, read_labels, with_labels
+from ml_backend.imports.uploading import ImportReport, check_labels, import_images
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.names import names_of_tasks
-from ml_backend.placement import Ready
 from ml_backend.records import Annotation, LabelSchema, Task
-from ml_backend.sources import Source, find_images, read_labels, with_labels
+from ml_backend.task_names import names_of_tasks
 
 SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog", "a|b"))
 MANY = LabelSchema("choice", "image", "image", ("cat", "dog", "a|b"), multiple=True)

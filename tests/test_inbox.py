@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from ml_backend.errors import InvalidInputError, NotFoundError, TooLargeError
 from ml_backend.records import ProjectKey
 from ml_backend.store.database import Database
-from ml_backend.store.inbox import MOST_NAMED, READERS, Inbox
-from ml_backend.store.job import Job
+from ml_backend.store.events import MOST_NAMED, READERS, Inbox
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger, Project
+from ml_backend.store.scheduling import Job
 from tests.conftest import KEY
 from tests.fakes import FakeClock, FakeLabelStudio
 
@@ -151,7 +151,7 @@ def test_an_event_that_names_more_than_label_studio_ever_does_is_refused(inbox: 
 def test_hints_beyond_a_number_make_the_project_due_and_are_not_kept(
     inbox: Inbox, jobs: Jobs, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_backend.store.inbox.MOST_WAITING", 3)
+    monkeypatch.setattr("ml_backend.store.events.MOST_WAITING", 3)
     for _ in range(5):
         assert inbox.record(project.key, "ANNOTATION_CREATED", {"action": "ANNOTATION_CREATED"}).known
     touched = inbox.touched(project)

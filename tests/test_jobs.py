@@ -10,9 +10,9 @@ import pytest
 from ml_backend.errors import ConflictError, NotFoundError
 from ml_backend.records import ProjectKey
 from ml_backend.store.database import Database
-from ml_backend.store.job import Debounce, Job, Patience
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger, Project
+from ml_backend.store.scheduling import Debounce, Job, Patience
 from tests.conftest import KEY, SCHEMA
 from tests.fakes import FakeClock
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ml_backend.demo.label_studio import free_port
 from ml_backend.errors import ImageError, LabelStudioUnavailableError
-from ml_backend.hosts import HostList
-from ml_backend.labelstudio.embedded import free_port
+from ml_backend.host_lists import HostList
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.transport import Transport
 from ml_backend.records import Task

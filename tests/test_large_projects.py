@@ -16,13 +16,13 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from ml_backend import cycle, priorities
+from ml_backend import cycle, manual_queue
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.patches import fit_patches
 from ml_backend.records import Annotation, LabelSchema, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.steps import labels
+from ml_backend.steps import sync_labels
 from ml_backend.store.database import Database
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
@@ -81,10 +81,10 @@ class Pictures:
 @pytest.fixture
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     opened = services_in(tmp_path)
-    monkeypatch.setattr("ml_backend.steps.queue.serve", served)
-    monkeypatch.setattr("ml_backend.steps.queue.tidy", lambda *_, **__: None)
-    monkeypatch.setattr("ml_backend.steps.webhook.watch", lambda *_: None)
-    monkeypatch.setattr("ml_backend.steps.features.project_encoder", lambda *_: encoder())
+    monkeypatch.setattr("ml_backend.steps.push_queue.serve", served)
+    monkeypatch.setattr("ml_backend.steps.push_queue.tidy", lambda *_, **__: None)
+    monkeypatch.setattr("ml_backend.steps.repair_webhooks.watch", lambda *_: None)
+    monkeypatch.setattr("ml_backend.steps.encode_images.project_encoder", lambda *_: encoder())
     yield opened
     opened.database.close()
 
@@ -113,10 +113,10 @@ def test_no_statement_of_a_turn_or_a_command_grows_with_the_project(services: Se
         tasks = list(services.ledger.tasks(project))
         host.gone = set()
         touch(services, project, range(1, host.size + 1))
-        labels.sync(project, services, full=False)
+        sync_labels.sync(project, services, full=False)
         services.predictor.predict(project, [{"id": task.id, "data": task.data} for task in tasks])
         services.ledger.content_hashes(project, [_task(i, project.schema) for i in range(1, host.size + 1)])
-        priorities.by_hand(project, services, dict.fromkeys(range(1, host.size + 1), 1.0))
+        manual_queue.by_hand(project, services, dict.fromkeys(range(1, host.size + 1), 1.0))
         list(services.ledger.tasks(project, range(1, host.size + 1)))
         services.ledger.held_out(project, range(1, host.size + 1))
         services.ledger.forget(project)
@@ -128,9 +128,9 @@ def first_sync(services: Services) -> None:
     project = connected(services, Host(size, labelled=70_000))
     everything = range(1, size + 1)
     with largest(services.database) as found:
-        labels.sync(project, services, full=True)
+        sync_labels.sync(project, services, full=True)
         touch(services, project, everything)
-        project, report = labels.sync(services.ledger.project(project.key), services, full=False)
+        project, report = sync_labels.sync(services.ledger.project(project.key), services, full=False)
         assert (services.ledger.counts(project).tasks, report.added) == (size, 0)
         assert sum(1 for _ in services.ledger.tasks(project, everything)) == size
         assert services.ledger.content_hashes(project, [Task(i, "/") for i in everything]) == {}

@@ -11,8 +11,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
-from ml_backend.learning.classifier import CHUNK, Head
 from ml_backend.learning.evaluation import evaluate
+from ml_backend.learning.head import CHUNK, Head
 from ml_backend.learning.logistic import Design, Problems, solve
 from ml_backend.learning.training import train_head
 

@@ -315,7 +315,7 @@ def test_a_forgotten_project_leaves_nothing_behind(ledger: Ledger, studio: FakeL
     full(ledger, project, studio)
     ledger.open_round(project, version=0, strategy="random", seed=0, queries=[Query(1, 0, "random", 0.0, "")])
     ledger.forget(project)
-    from ml_backend.store.tables import metadata
+    from ml_backend.store.schema import metadata
 
     with database.read() as connection:
         left = {

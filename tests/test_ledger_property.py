@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.store.database import Database
-from ml_backend.store.inbox import Inbox
+from ml_backend.store.events import Inbox
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger, Project
 from tests.fakes import FakeEvent, FakeLabelStudio, quick_database

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_backend.learning.classifier import Head
+from ml_backend.imports.models import start_from
 from ml_backend.learning.encoders import build_encoder
-from ml_backend.models import start_from
+from ml_backend.learning.head import Head
 from ml_backend.status import project_status
 from tests.bench import KINDS, Bench
 

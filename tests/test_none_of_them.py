@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_backend.export import Tally, export_rows
-from ml_backend.importing import ImportReport, check_labels, import_images
-from ml_backend.inspection import inspect
-from ml_backend.labelling import import_labels
+from ml_backend.exports.label_rows import Tally, export_rows
+from ml_backend.imports.annotations import import_labels
+from ml_backend.imports.inspection import inspect
+from ml_backend.imports.sources import find_images, read_labels
+from ml_backend.imports.uploading import ImportReport, check_labels, import_images
 from ml_backend.learning.training import train_head
 from ml_backend.records import LabelSchema
-from ml_backend.sources import find_images, read_labels
 from ml_backend.store.ledger import Ledger
 from tests.conftest import SCHEMA, full, known, names
 from tests.fakes import FakeLabelStudio

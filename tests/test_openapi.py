@@ -22,9 +22,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from ml_backend.server import create_app
 from ml_backend.services import Services
 from ml_backend.settings import Settings
+from ml_backend.web.app import create_app
 from tests.test_labelstudio_transport import Host, running
 from tests.test_server import SETUP
 

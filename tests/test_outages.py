@@ -16,16 +16,17 @@ from typing import Any
 
 import pytest
 
-from ml_backend import cycle, heartbeat, worker
+from ml_backend import cycle
 from ml_backend.errors import StoreAwayError
-from ml_backend.heartbeat import Heartbeat, JobLostError
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.status import project_status
-from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
-from ml_backend.supervisor import CANNOT_HEAL
-from ml_backend.worker import Worker
+from ml_backend.store.scheduling import Job
+from ml_backend.worker import heartbeat, loop
+from ml_backend.worker.heartbeat import Heartbeat, JobLostError
+from ml_backend.worker.loop import Worker
+from ml_backend.worker.supervisor import CANNOT_HEAL
 from tests.postgresql import restartable
 
 HOST = "http://localhost:8080"
@@ -45,7 +46,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(worker, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(loop, "LONGEST_PAUSE", 0.2)
 
 
 def claimed(services: Services) -> tuple[Project, Job]:
@@ -209,7 +210,7 @@ def test_a_read_only_data_folder_ends_the_service_with_one_sentence(tmp_path: Pa
         services.database.close()
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         process = subprocess.run(
-            [sys.executable, "-m", "ml_backend.worker"],
+            [sys.executable, "-m", "ml_backend.worker.loop"],
             env={**os.environ, "ML_BACKEND_DATA_DIR": str(disk), "LABEL_STUDIO_API_KEY": "k"},
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
@@ -243,7 +244,7 @@ def stuck(project, services, progress, **_):
     print("stuck", flush=True)
     time.sleep(60)
 cycle.run = stuck
-sys.exit(worker.main())
+sys.exit(loop.main())
 """
 
 

@@ -14,12 +14,12 @@ from PIL import Image
 from ml_backend.encoding import LOGGED, look_at
 from ml_backend.errors import InvalidInputError, NothingToAskError
 from ml_backend.learning.training import train_head
-from ml_backend.priorities import MANUAL, Batch, by_hand, priorities_from_csv, push, resolve
+from ml_backend.manual_queue import MANUAL, Batch, by_hand, priorities_from_csv, push, resolve
 from ml_backend.records import Annotation, Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.steps.batch import BY_HAND, choose
-from ml_backend.steps.features import encode_missing
+from ml_backend.steps.choose import BY_HAND, choose
+from ml_backend.steps.encode_images import encode_missing
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from tests.slices import held_out
@@ -195,7 +195,7 @@ def test_there_are_tasks_in_reserve_for_who_asks_while_a_colleague_has_the_only_
         reserves.append(spare)
         return round_
 
-    monkeypatch.setattr("ml_backend.steps.queue.serve", serve)
+    monkeypatch.setattr("ml_backend.steps.push_queue.serve", serve)
     push(project, services, by_hand(project, services, {5: 1.0}))
     (reserve,) = reserves
     assert sorted(reserve) == [3, 4, 6, 7, 8, 9, 10]

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from ml_backend.imports.models import save_model, start_from
 from ml_backend.learning.record import UNKNOWN, Record, digests
-from ml_backend.models import save_model, start_from
-from ml_backend.steps import features, promotion
+from ml_backend.steps import encode_images, promotion
 from ml_backend.steps.promotion import Judged, first_better
-from ml_backend.store import tables
+from ml_backend.store import schema
 from ml_backend.store.views import PoolRows
 from tests.bench import KINDS, Bench
 
@@ -123,7 +123,7 @@ def test_a_version_that_learned_from_wrong_labels_is_not_served_though_hardly_an
 
 
 def test_a_version_is_not_measured_on_what_it_learned_from(bench: Bench) -> None:
-    corpus = features.encode_missing(bench.project, bench.services, lambda *_: None)
+    corpus = encode_images.encode_missing(bench.project, bench.services, lambda *_: None)
     assert corpus is not None
     before = promotion.judged_version(bench.project, bench.services, corpus, bench.versions[0])
     assert before.tasks.tolist() == [1, 2, 3, 4]
@@ -157,8 +157,8 @@ def test_a_record_that_is_damaged_is_none(tmp_path: Path) -> None:
 
 @pytest.fixture
 def exported(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("ml_backend.learning.formats._compare", lambda *_: 0.0)
-    monkeypatch.setattr("ml_backend.models.sample_images", lambda *_: ["an image"])
+    monkeypatch.setattr("ml_backend.learning.export_formats._compare", lambda *_: 0.0)
+    monkeypatch.setattr("ml_backend.imports.models.sample_images", lambda *_: ["an image"])
     save_model(bench.project, bench.services, bench.versions[0], "bundle", tmp_path / "v1")
     return tmp_path / "v1"
 
@@ -174,7 +174,7 @@ def test_a_model_exported_from_this_very_project_is_not_measured_on_its_own_labe
         (exported / "record.safetensors").unlink()
     version, _ = start_from(bench.project, bench.services, exported)
     assert version.meta["knows_labels"] is True
-    corpus = features.encode_missing(bench.project, bench.services, lambda *_: None)
+    corpus = encode_images.encode_missing(bench.project, bench.services, lambda *_: None)
     assert corpus is not None
     answers = promotion.judged_version(bench.project, bench.services, corpus, version)
     assert answers.tasks.tolist() == [1, 2, 3, 4]
@@ -195,7 +195,7 @@ def test_a_model_from_elsewhere_is_measured_on_all_labels(bench: Bench, exported
     (exported / "meta.json").write_text(json.dumps({**meta, "origin": elsewhere}))
     (exported / "record.safetensors").unlink()
     version, _ = start_from(bench.project, bench.services, exported)
-    corpus = features.encode_missing(bench.project, bench.services, lambda *_: None)
+    corpus = encode_images.encode_missing(bench.project, bench.services, lambda *_: None)
     assert corpus is not None
     answers = promotion.judged_version(bench.project, bench.services, corpus, version)
     assert answers.record is not None
@@ -212,7 +212,7 @@ def test_a_model_of_another_project_with_the_same_images_is_not_measured_on_thos
     bench.label(*range(71, 81))
     bench.turn()
     version, _ = start_from(bench.project, bench.services, exported)
-    corpus = features.encode_missing(bench.project, bench.services, lambda *_: None)
+    corpus = encode_images.encode_missing(bench.project, bench.services, lambda *_: None)
     assert corpus is not None
     _hold_out(corpus.rows, 40)
     answers = promotion.judged_version(bench.project, bench.services, corpus, version)
@@ -225,7 +225,7 @@ def test_a_candidate_that_was_never_judged_is_judged_at_the_next_turn(bench: Ben
     bench.label(*range(71, 81))
     bench.turn()
     with bench.services.database.write() as connection:  # as an earlier release left it, killed before it promoted
-        connection.execute(sa.update(tables.versions).where(tables.versions.c.number == 2).values(state="candidate"))
-        connection.execute(sa.update(tables.serving).values(number=1))
+        connection.execute(sa.update(schema.versions).where(schema.versions.c.number == 2).values(state="candidate"))
+        connection.execute(sa.update(schema.serving).values(number=1))
     assert bench.turn().version == 2
     assert [(version.number, version.state) for version in bench.versions] == [(2, "promoted"), (1, "promoted")]

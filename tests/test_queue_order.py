@@ -12,13 +12,13 @@ from fastapi.testclient import TestClient
 
 from ml_backend.labelstudio.queue import UNCERTAINTY, bent_by, replaced_by
 from ml_backend.records import Query
-from ml_backend.server import create_app
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.status import project_status
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
-from ml_backend.worker import Worker
+from ml_backend.web.app import create_app
+from ml_backend.worker.loop import Worker
 from tests.test_server import CONFIG
 
 SETTINGS = {

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from ml_backend.dry_run import rehearsal
 from ml_backend.records import Annotation, Query, Task
-from ml_backend.rehearsal import rehearsal
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.store import tables
+from ml_backend.store import schema
 from tests.postgresql import cluster
 
 HOST = "http://127.0.0.1:9"
@@ -41,8 +41,8 @@ def rows(services: Services) -> dict[str, list[Any]]:
     with services.database.read() as connection:
         return {
             table.name: [tuple(row) for row in connection.execute(sa.select(table))]
-            for table in tables.metadata.sorted_tables
-            if table is not tables.jobs
+            for table in schema.metadata.sorted_tables
+            if table is not schema.jobs
         }
 
 

@@ -15,12 +15,12 @@ from fastapi.testclient import TestClient
 from ml_backend import cycle
 from ml_backend.errors import NotFoundError, ProjectReplacedError
 from ml_backend.records import ProjectKey, Query
-from ml_backend.server import create_app
 from ml_backend.services import Services
 from ml_backend.status import project_status
-from ml_backend.steps import labels
+from ml_backend.steps import sync_labels
 from ml_backend.store.projects import Project
-from ml_backend.worker import RARELY, Worker
+from ml_backend.web.app import create_app
+from ml_backend.worker.loop import RARELY, Worker
 from tests.conftest import KEY, known
 from tests.fakes import FakeClock
 from tests.test_large_projects import CONFIG, HOST, NOW, Host, connected, services_in
@@ -41,7 +41,7 @@ class Dated(Host):
 @pytest.fixture
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     opened = services_in(tmp_path)
-    monkeypatch.setattr("ml_backend.steps.webhook.watch", lambda *_: None)
+    monkeypatch.setattr("ml_backend.steps.repair_webhooks.watch", lambda *_: None)
     yield opened
     opened.database.close()
 
@@ -54,7 +54,7 @@ def host() -> Dated:
 @pytest.fixture
 def former(services: Services, host: Dated) -> Project:
     """A project with labels, a queue and a model."""
-    project, _ = labels.sync(connected(services, host), services, full=True)
+    project, _ = sync_labels.sync(connected(services, host), services, full=True)
     query = Query(1, 0, "strategy", 0.5, "")
     services.ledger.mark_pushed(
         services.ledger.open_round(project, version=1, strategy="margin", seed=0, queries=[query])
@@ -71,11 +71,11 @@ def test_another_project_under_the_number_begins_anew_and_the_former_ones_labels
     services.jobs.mark_due(former, reason="labels")
     host.made, host.labelled = AGAIN, 0
     with pytest.raises(ProjectReplacedError, match="The 7 labels of the former one"):
-        labels.sync(former, services, full=False)
+        sync_labels.sync(former, services, full=False)
     (new,) = services.ledger.projects()
     assert (new.id != former.id, new.key) == (True, former.key)
     assert services.jobs.claim("worker").project_id == new.id  # type: ignore[union-attr]
-    labels.sync(new, services, full=False)
+    sync_labels.sync(new, services, full=False)
     status = project_status(services, services.ledger.project(new.key))
     assert status["counts"]["labelled"] == 0
     assert (status["version"], status["queue"]) == (None, None)
@@ -87,7 +87,9 @@ def test_another_project_under_the_number_begins_anew_and_the_former_ones_labels
 def test_the_turn_that_finds_it_out_is_no_failure(
     services: Services, host: Dated, former: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cycle, "run", lambda project, services, *_, **__: labels.sync(project, services, full=False))
+    monkeypatch.setattr(
+        cycle, "run", lambda project, services, *_, **__: sync_labels.sync(project, services, full=False)
+    )
     host.made = AGAIN
     assert Worker(services, "mine").work()
     (new,) = services.ledger.projects()
@@ -112,7 +114,7 @@ def test_until_it_is_found_out_nobody_gets_the_former_ones_predictions(services:
 
 
 def test_a_project_known_without_its_time_of_creation_learns_it(services: Services, host: Dated) -> None:
-    project, _ = labels.sync(connected(services, host), services, full=True)
+    project, _ = sync_labels.sync(connected(services, host), services, full=True)
     assert project.settings["created"] == int(MADE.timestamp())
 
 
@@ -133,8 +135,8 @@ def test_a_project_that_is_gone_is_asked_for_less_and_less_often(
             return clock.now
 
     monkeypatch.setattr(host, "get_project", gone, raising=False)
-    monkeypatch.setattr("ml_backend.worker.datetime", Time)
-    monkeypatch.setattr("ml_backend.steps.labels.datetime", Time)
+    monkeypatch.setattr("ml_backend.worker.loop.datetime", Time)
+    monkeypatch.setattr("ml_backend.steps.sync_labels.datetime", Time)
     worker = Worker(services, "mine")
     for _ in range(4 * 48):
         clock.advance(1800)

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from ml_backend import cycle, runner
+from ml_backend import cycle
 from ml_backend.cycle import Outcome
 from ml_backend.errors import BackendError, ConflictError, NothingToAskError
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
-from ml_backend.worker import Worker
+from ml_backend.worker import foreground
+from ml_backend.worker.loop import Worker
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
@@ -51,9 +52,9 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_without_a_worker_the_turn_runs_here_and_is_told_of(
     services: Services, project: Project, turns: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "WORKER_SECONDS", 0.0)
+    monkeypatch.setattr(foreground, "WORKER_SECONDS", 0.0)
     told: list[tuple[float, str]] = []
-    summary = runner.run_turn(services, project, "asked for", lambda share, text: told.append((share, text)))
+    summary = foreground.run_turn(services, project, "asked for", lambda share, text: told.append((share, text)))
     assert summary["labelled"] == 7
     assert turns == [threading.main_thread().name]
     assert (0.5, "halfway") in told
@@ -64,7 +65,7 @@ def test_beside_a_worker_the_worker_does_it(services: Services, project: Project
     thread = threading.Thread(target=worker.run, name="worker")
     thread.start()
     try:
-        assert runner.run_turn(services, project, "asked for")["labelled"] == 7
+        assert foreground.run_turn(services, project, "asked for")["labelled"] == 7
     finally:
         worker.stopping.set()
         thread.join()
@@ -78,9 +79,9 @@ def test_a_turn_that_fails_raises_its_reason(
         raise BackendError("the disk is full.")
 
     monkeypatch.setattr(cycle, "run", failing)
-    monkeypatch.setattr(runner, "WORKER_SECONDS", 0.0)
+    monkeypatch.setattr(foreground, "WORKER_SECONDS", 0.0)
     with pytest.raises(BackendError, match="the disk is full"):
-        runner.run_turn(services, project, "asked for")
+        foreground.run_turn(services, project, "asked for")
 
 
 def test_nothing_left_to_ask_for_is_no_failure(
@@ -90,16 +91,19 @@ def test_nothing_left_to_ask_for_is_no_failure(
         raise NothingToAskError("every task is labelled.")
 
     monkeypatch.setattr(cycle, "run", done)
-    monkeypatch.setattr(runner, "WORKER_SECONDS", 0.0)
-    assert runner.run_turn(services, project, "asked for") == {"note": "every task is labelled."}
+    monkeypatch.setattr(foreground, "WORKER_SECONDS", 0.0)
+    assert foreground.run_turn(services, project, "asked for") == {"note": "every task is labelled."}
 
 
 def test_while_something_is_done_alone_no_turn_starts_and_the_due_one_is_kept(
     services: Services, project: Project, turns: list[str]
 ) -> None:
-    with runner.alone(services, project, "export"):
+    with foreground.alone(services, project, "export"):
         assert services.jobs.claim("worker") is None
-        with pytest.raises(ConflictError, match="try again later"), runner.alone(services, project, "export", wait=0.0):
+        with (
+            pytest.raises(ConflictError, match="try again later"),
+            foreground.alone(services, project, "export", wait=0.0),
+        ):
             pytest.fail("two at once")
     assert services.jobs.claim("worker") is not None
 
@@ -107,23 +111,23 @@ def test_while_something_is_done_alone_no_turn_starts_and_the_due_one_is_kept(
 def test_what_a_killed_command_left_running_is_taken_over_at_once(
     services: Services, project: Project, turns: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "WORKER_SECONDS", 0.0)
+    monkeypatch.setattr(foreground, "WORKER_SECONDS", 0.0)
     assert services.jobs.begin(project, f"{socket.gethostname()}:{DEAD}", "prioritize") is not None
     began = time.monotonic()
-    with runner.alone(services, project, "export", wait=5.0):
+    with foreground.alone(services, project, "export", wait=5.0):
         pass
     assert services.jobs.begin(project, f"{socket.gethostname()}:{DEAD}", "prioritize") is not None
-    assert runner.run_turn(services, project, "asked for")["labelled"] == 7
+    assert foreground.run_turn(services, project, "asked for")["labelled"] == 7
     assert time.monotonic() - began < services.jobs.patience.lease.total_seconds()
 
 
 def test_work_of_another_machine_is_left_alone(services: Services, project: Project) -> None:
     assert services.jobs.begin(project, f"elsewhere:{DEAD}", "prioritize") is not None
-    with pytest.raises(ConflictError), runner.alone(services, project, "export", wait=0.2):
+    with pytest.raises(ConflictError), foreground.alone(services, project, "export", wait=0.2):
         pytest.fail("two at once")
 
 
 def test_an_error_in_between_ends_the_job(services: Services, project: Project) -> None:
-    with pytest.raises(ValueError, match="broken"), runner.alone(services, project, "export"):
+    with pytest.raises(ValueError, match="broken"), foreground.alone(services, project, "export"):
         raise ValueError("broken")
     assert services.jobs.status(project).running is None

@@ -14,7 +14,7 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.records import ProjectKey, Selection
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.steps.labels import refresh
+from ml_backend.steps.sync_labels import refresh
 from tests.label_configs import IMAGE, KIND, MOOD
 
 HOST = "http://localhost:8080"

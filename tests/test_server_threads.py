@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ml_backend.server import create_app
 from ml_backend.services import Services
+from ml_backend.web.app import create_app
 from tests.test_server import SETUP, services
 
 __all__ = ["services"]

@@ -15,18 +15,18 @@ from PIL import Image
 
 from ml_backend.encoding import encode_tasks
 from ml_backend.labelstudio.queue import LIVE
-from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
+from ml_backend.learning.head import Head
 from ml_backend.learning.images import content_hash
 from ml_backend.learning.patches import fit_patches
 from ml_backend.learning.training import train_head
+from ml_backend.predictor import LoadedModel, _Kept
 from ml_backend.records import Query, Task
-from ml_backend.server import create_app
 from ml_backend.services import Services
-from ml_backend.serving import LoadedModel, _Kept
 from ml_backend.settings import Settings
 from ml_backend.split import SHARE, place
 from ml_backend.store.projects import Project
+from ml_backend.web.app import create_app
 from tests.test_labelstudio_transport import Host, running
 
 CONFIG = """<View><Image name="image" value="$image"/>

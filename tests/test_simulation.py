@@ -15,7 +15,7 @@ from PIL import Image
 from ml_backend.commands.simulate import main
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.simulation.data import Data, digits, duplicates, long_tail, unit_rows, wrong_labels
-from ml_backend.simulation.images import encoded, from_csv, from_folder
+from ml_backend.simulation.labelled_images import encoded, from_csv, from_folder
 from ml_backend.simulation.replay import FULL_POOL, Probabilities, Round, Settings, full_pool, replay
 from ml_backend.simulation.runs import read, simulate
 from ml_backend.simulation.summary import NEVER, aulc, gathered, reached

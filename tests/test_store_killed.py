@@ -19,11 +19,11 @@ from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.store import reconcile as reconcile_module
 from ml_backend.store.consensus import consensus
 from ml_backend.store.database import Database
-from ml_backend.store.inbox import Inbox
+from ml_backend.store.events import Inbox
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger, Project
-from ml_backend.store.tables import jobs as jobs_table
-from ml_backend.store.versions import Verdict, Versions
+from ml_backend.store.model_versions import Verdict, Versions
+from ml_backend.store.schema import jobs as jobs_table
 from tests.fakes import FakeClock, FakeLabelStudio, quick_database
 
 STORE = str(Path(reconcile_module.__file__).parent)

@@ -13,10 +13,10 @@ from ml_backend.records import Pool
 from ml_backend.simulation.memory import peak_megabytes
 from ml_backend.strategies import STRATEGIES, select
 from ml_backend.strategies.badge import Gradients, draw
+from ml_backend.strategies.candidates import View, candidates, labelled, top
 from ml_backend.strategies.coverage import Cover, Kernel
 from ml_backend.strategies.diversity import farthest_first
 from ml_backend.strategies.uncertainty import margins, two_largest
-from ml_backend.strategies.view import View, candidates, labelled, top
 from tests.strategy_pools import pool_of, with_sure_rows
 
 DOUBT = ("least_confidence", "margin", "entropy", "cluster_margin", "badge")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend import cli, supervisor
+from ml_backend import cli
+from ml_backend.demo.label_studio import free_port, is_free
 from ml_backend.errors import ConfigError
-from ml_backend.labelstudio.embedded import free_port, is_free
-from ml_backend.supervisor import LONGEST_PAUSE, Child
+from ml_backend.worker import supervisor
+from ml_backend.worker.supervisor import LONGEST_PAUSE, Child
 
 
 def watch_until_running(child: Child) -> int:

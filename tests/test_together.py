@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.engine import Connection
 
 from ml_backend.store.database import Database
-from ml_backend.store.together import Together
+from ml_backend.store.group_commit import Together
 from tests.fakes import POSTGRESQL, quick_database
 
 

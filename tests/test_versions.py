@@ -12,7 +12,7 @@ from ml_backend.errors import ConflictError, DiskFullError, NotFoundError
 from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.ledger import Ledger, Project
-from ml_backend.store.versions import Verdict, Version, Versions
+from ml_backend.store.model_versions import Verdict, Version, Versions
 from tests.fakes import FakeClock
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from ml_backend import cycle, sharing
+from ml_backend import cycle
 from ml_backend.errors import NotFoundError
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.status import project_status
 from ml_backend.store.projects import Project
-from ml_backend.worker import Worker
+from ml_backend.worker import time_slice
+from ml_backend.worker.loop import Worker
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
@@ -72,8 +73,8 @@ def test_a_turn_that_encodes_for_long_lets_others_in_between_and_goes_on_afterwa
     services: Services, turns: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where nobody told of them: what a poll would find is looked for meanwhile."""
-    monkeypatch.setattr(sharing, "SLICE_S", 0.0)
-    monkeypatch.setattr(sharing, "LOOK_S", 0.0)
+    monkeypatch.setattr(time_slice, "SLICE_S", 0.0)
+    monkeypatch.setattr(time_slice, "LOOK_S", 0.0)
     large, other = (services.register(HOST, number, CONFIG, created=None) for number in (1, 2))
     assert services.jobs.cancel(other)  # nothing is due, and nothing has been looked at either
     worker, told = Worker(services), []
@@ -105,8 +106,8 @@ def test_a_project_that_waits_for_the_turn_of_another_says_for_which(services: S
 def test_a_turn_that_nobody_waits_for_is_not_interrupted(
     services: Services, turns: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "SLICE_S", 0.0)
-    monkeypatch.setattr(sharing, "LOOK_S", 0.0)
+    monkeypatch.setattr(time_slice, "SLICE_S", 0.0)
+    monkeypatch.setattr(time_slice, "LOOK_S", 0.0)
     services.register(HOST, 1, CONFIG, created=None)
     turns.meanwhile[1] = lambda: [turns.go_on() for _ in range(5)]
     assert Worker(services).work()

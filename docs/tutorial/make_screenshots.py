@@ -25,11 +25,11 @@ import requests
 from PIL import Image
 from playwright.sync_api import Page
 
-from ml_backend.commands.demo_images import CLASSES, write_digits
+from ml_backend.demo.digits import CLASSES, write_digits
+from ml_backend.demo.label_studio import CONNECTED, find_binary, free_port
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
-from ml_backend.labelstudio.embedded import CONNECTED, find_binary, free_port
-from ml_backend.supervisor import die_with_parent
+from ml_backend.worker.supervisor import die_with_parent
 from tests.e2e.annotator import Annotator, Diary, browser
 
 HERE = Path(__file__).resolve().parent

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     answer = Answer(as_json=args.json)
     services = open_services(tell=False)
-    from ml_backend.doctor import examine  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+    from ml_backend.diagnostics import examine  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
     from ml_backend.store.projects import Project  # noqa: PLC0415
 
     host = (args.host or services.settings.label_studio_url).rstrip("/")

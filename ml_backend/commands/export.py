@@ -26,10 +26,10 @@ from ml_backend.tabular import FORMATS, Format, Write, form_of, open_table, text
 from ml_backend.wording import amount
 
 if TYPE_CHECKING:
-    from ml_backend.export import Tally
+    from ml_backend.exports.label_rows import Tally
     from ml_backend.services import Services
+    from ml_backend.store.model_versions import Version
     from ml_backend.store.projects import Project
-    from ml_backend.store.versions import Version
 
 STDOUT = Path("-")
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_labels(args: argparse.Namespace) -> int:
-    from ml_backend.export import COLUMNS, MINIMAL, Tally, export_rows  # noqa: PLC0415 - torch comes with the services
+    from ml_backend.exports.label_rows import COLUMNS, MINIMAL, Tally, export_rows  # noqa: PLC0415 - torch comes with the services
 
     answer = Answer(as_json=args.json)
     services, project = _up_to_date(args, answer)
@@ -128,7 +128,7 @@ def _waiting(tally: Tally, args: argparse.Namespace) -> str:
 
 
 def _run_rounds(args: argparse.Namespace) -> int:
-    from ml_backend.rounds import QUERY_COLUMNS, ROUND_COLUMNS, query_rows, round_rows  # noqa: PLC0415
+    from ml_backend.exports.round_rows import QUERY_COLUMNS, ROUND_COLUMNS, query_rows, round_rows  # noqa: PLC0415
 
     answer = Answer(as_json=args.json)
     services, project = _up_to_date(args, answer)
@@ -168,7 +168,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_model(args: argparse.Namespace) -> int:
-    from ml_backend.models import save_model  # noqa: PLC0415
+    from ml_backend.imports.models import save_model  # noqa: PLC0415
 
     services = open_services(dry_run=args.dry_run)
     project = find_project(services, args)
@@ -196,7 +196,7 @@ def _run_model(args: argparse.Namespace) -> int:
 
 
 def _version(services: Services, project: Project, name: str | None) -> Version:
-    from ml_backend.store.versions import version_number  # noqa: PLC0415 - with the store, so that `--help` is quick
+    from ml_backend.store.model_versions import version_number  # noqa: PLC0415 - with the store, so that `--help` is quick
 
     if name is not None:
         return services.versions.version(project, version_number(name))
@@ -236,8 +236,8 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_dataset(args: argparse.Namespace) -> int:
-    from ml_backend.dataset import plan_dataset, write_dataset  # noqa: PLC0415
-    from ml_backend.names import and_more  # noqa: PLC0415
+    from ml_backend.exports.dataset import plan_dataset, write_dataset  # noqa: PLC0415
+    from ml_backend.task_names import and_more  # noqa: PLC0415
 
     answer = Answer(as_json=args.json)
     services, project = _up_to_date(args, answer)
@@ -286,8 +286,8 @@ def _up_to_date(args: argparse.Namespace, answer: Answer) -> tuple[Services, Pro
     project = find_project(services, args)
     if args.offline:
         return services, project
-    from ml_backend.runner import alone  # noqa: PLC0415
-    from ml_backend.steps.labels import sync  # noqa: PLC0415
+    from ml_backend.steps.sync_labels import sync  # noqa: PLC0415
+    from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
     try:
         with alone(services, project, args.command):

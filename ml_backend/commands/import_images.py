@@ -29,13 +29,13 @@ from ml_backend.commands.options import (
 )
 from ml_backend.commands.output import Answer, bar
 from ml_backend.errors import InvalidInputError
-from ml_backend.hosts import HostList
-from ml_backend.importing import ImportReport, check_labels, import_images
-from ml_backend.inspection import check_imported, in_buckets, inspect
+from ml_backend.host_lists import HostList
+from ml_backend.imports.inspection import check_imported, in_buckets, inspect
+from ml_backend.imports.sources import find_images, read_labels, with_labels
+from ml_backend.imports.uploading import ImportReport, check_labels, import_images
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.storage import unconnected_buckets
-from ml_backend.names import and_more, printable
-from ml_backend.sources import find_images, read_labels, with_labels
+from ml_backend.task_names import and_more, printable
 from ml_backend.wording import amount
 
 MOST = 20

@@ -23,8 +23,8 @@ from ml_backend.commands.options import (
     remote_project,
 )
 from ml_backend.commands.output import Answer, bar
-from ml_backend.labelling import LabelReport, import_labels
-from ml_backend.sources import NAME_COLUMNS, read_labels
+from ml_backend.imports.annotations import LabelReport, import_labels
+from ml_backend.imports.sources import NAME_COLUMNS, read_labels
 from ml_backend.wording import amount
 
 MOST = 20

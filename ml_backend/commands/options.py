@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_backend.errors import ConfigError, ConflictError, InvalidInputError, NotFoundError
-from ml_backend.identity import Store, look_for_former_folder, refuse_another
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.ownership import require_own
 from ml_backend.settings import Settings
+from ml_backend.store_identity import Store, look_for_former_folder, refuse_another
 
 if TYPE_CHECKING:
     from ml_backend.services import Services
@@ -66,7 +66,7 @@ def open_services(*, dry_run: bool = False, tell: bool = True) -> Services:
     """The same store and Label Studio as the service has, by the same settings; for a dry run, a copy of the store."""
     settings = read_settings(tell=tell)
     if dry_run:
-        from ml_backend.rehearsal import rehearsal  # noqa: PLC0415 - as below
+        from ml_backend.dry_run import rehearsal  # noqa: PLC0415 - as below
 
         return rehearsal(settings)
     from ml_backend.services import Services  # noqa: PLC0415 - the store takes a while to import: mistakes do not wait

@@ -11,8 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ml_backend.identity import Store
 from ml_backend.settings import Settings
+from ml_backend.store_identity import Store
 
 
 class Answer:

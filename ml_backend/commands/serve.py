@@ -10,11 +10,11 @@ import socket
 import sys
 from functools import partial
 
-from ml_backend import supervisor
 from ml_backend.errors import ConfigError
-from ml_backend.gate import require_closed
-from ml_backend.identity import Store, look_for_former_folder, refuse_another
 from ml_backend.settings import Settings
+from ml_backend.store_identity import Store, look_for_former_folder, refuse_another
+from ml_backend.web.access import require_closed
+from ml_backend.worker import supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         refuse_another(settings)
     children = [
         supervisor.Child("web service", web_command(settings), partial(listen, settings)),
-        supervisor.Child("worker", [sys.executable, "-m", "ml_backend.worker"]),
+        supervisor.Child("worker", [sys.executable, "-m", "ml_backend.worker.loop"]),
     ]
     if args.only:
         children = [child for child in children if child.name.startswith(args.only)]
@@ -68,13 +68,13 @@ def web_command(settings: Settings) -> list[str]:
     """One web process: a model is in memory once, and requests share it in threads."""
     options = [
         "--config",
-        "python:ml_backend.web",
+        "python:ml_backend.web.gunicorn_config",
         "--bind",
         "fd://{socket}",
         "--workers",
         "1",
         "--worker-class",
-        "ml_backend.heads.BoundedWorker",
+        "ml_backend.web.http_limits.BoundedWorker",
     ]
     quiet = ["--timeout", "120", "--graceful-timeout", "10", "--log-level", settings.log_level.lower()]
-    return [sys.executable, "-m", "gunicorn", *options, *quiet, "ml_backend.server:app()"]
+    return [sys.executable, "-m", "gunicorn", *options, *quiet, "ml_backend.web.app:app()"]

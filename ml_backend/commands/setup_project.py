@@ -36,20 +36,20 @@ from ml_backend.commands.options import (
 )
 from ml_backend.commands.output import Answer
 from ml_backend.errors import AnotherStoreError, InvalidInputError
-from ml_backend.hosts import HostList
-from ml_backend.identity import Store
+from ml_backend.host_lists import HostList
 from ml_backend.labelstudio import ownership
 from ml_backend.labelstudio.addresses import SETTING, unlisted
 from ml_backend.labelstudio.checks import CONNECTING
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import NOTHING, label_config, parse_label_config
 from ml_backend.labelstudio.connection import Access, Finding, check, check_selection, connect, disconnect
-from ml_backend.labelstudio.dry_run import DryRun
+from ml_backend.labelstudio.read_only import DryRun
 from ml_backend.labelstudio.storage import create_project
 from ml_backend.records import ProjectKey, Selection
 from ml_backend.settings import Settings
 from ml_backend.store.database import Database, existing_store_id
 from ml_backend.store.ledger import Ledger
+from ml_backend.store_identity import Store
 from ml_backend.wording import amount
 
 LOOKED_THROUGH = 2_000

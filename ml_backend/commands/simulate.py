@@ -20,11 +20,11 @@ from pathlib import Path
 from ml_backend.commands.options import add_dry_run, add_project, find_project, open_services
 from ml_backend.errors import BackendError, InvalidInputError
 from ml_backend.simulation.data import STRESS, Data, Source, digits
-from ml_backend.simulation.head import live_head
-from ml_backend.simulation.images import Example, encoded, from_csv, from_folder
+from ml_backend.simulation.labelled_images import Example, encoded, from_csv, from_folder
 from ml_backend.simulation.picture import draw
 from ml_backend.simulation.replay import Settings, parts
 from ml_backend.simulation.runs import check_settings, read, simulate
+from ml_backend.simulation.simulated_head import live_head
 from ml_backend.simulation.summary import gathered
 from ml_backend.simulation.table import table
 from ml_backend.strategies import STRATEGIES
@@ -144,7 +144,7 @@ def examples_of(args: argparse.Namespace) -> tuple[str, list[Example]]:
 def from_project(args: argparse.Namespace) -> tuple[str, list[Example]]:
     """Title and labelled images of a project, by the same consensus as everything else."""
     from ml_backend.encoding import read_image  # noqa: PLC0415 - only this source needs Label Studio
-    from ml_backend.steps.labels import sync  # noqa: PLC0415
+    from ml_backend.steps.sync_labels import sync  # noqa: PLC0415
 
     services = open_services(dry_run=args.dry_run)
     project, _ = sync(find_project(services, args), services, full=True)

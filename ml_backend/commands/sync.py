@@ -34,12 +34,12 @@ from ml_backend.commands.options import (
 )
 from ml_backend.commands.output import Answer, bar, interval, measured, table
 from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError
-from ml_backend.identity import Store
+from ml_backend.store_identity import Store
 from ml_backend.tabular import open_table
 from ml_backend.wording import amount, job_reason
 
 if TYPE_CHECKING:
-    from ml_backend.priorities import Batch
+    from ml_backend.manual_queue import Batch
     from ml_backend.services import Services
     from ml_backend.store.projects import Project
 
@@ -144,8 +144,8 @@ def _query(args: argparse.Namespace, answer: Answer, services: Services, project
 
 
 def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
-    from ml_backend.priorities import push  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
-    from ml_backend.runner import alone  # noqa: PLC0415
+    from ml_backend.manual_queue import push  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+    from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
     batch = _chosen(args, services, project)
     left_out = _left_out(services, project, batch)
@@ -186,8 +186,8 @@ def _status(_args: argparse.Namespace, answer: Answer, services: Services, proje
 def _run(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
     if args.dry_run:
         return _planned(answer, services, project)
-    from ml_backend.runner import run_turn  # noqa: PLC0415
     from ml_backend.status import turn_sentence  # noqa: PLC0415
+    from ml_backend.worker.foreground import run_turn  # noqa: PLC0415
 
     before = services.ledger.last_round(project)
     with _progress(project.title) as tell:
@@ -200,7 +200,7 @@ def _run(args: argparse.Namespace, answer: Answer, services: Services, project: 
 
 def _planned(answer: Answer, services: Services, project: Project) -> int:
     """What a turn would do now; `services` are a rehearsal's."""
-    from ml_backend.rehearsal import plan_turn  # noqa: PLC0415
+    from ml_backend.dry_run import plan_turn  # noqa: PLC0415
 
     plan = plan_turn(project, services)
     answer.result({"dry_run": True, **vars(plan)}, "\n".join([*plan.sentences(), "Nothing was changed (--dry-run)."]))
@@ -210,8 +210,8 @@ def _planned(answer: Answer, services: Services, project: Project) -> int:
 def _watch(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
     if args.dry_run:
         return _planned(answer, services, project)
-    from ml_backend.runner import run_turn  # noqa: PLC0415
     from ml_backend.status import turn_sentence  # noqa: PLC0415
+    from ml_backend.worker.foreground import run_turn  # noqa: PLC0415
 
     answer.say(f"Watching {project.title!r}: looks every {args.every} s. Press Ctrl-C to stop.")
     while True:
@@ -241,8 +241,8 @@ def _retry_images(args: argparse.Namespace, answer: Answer, services: Services, 
 
 
 def _computed(args: argparse.Namespace, services: Services, project: Project) -> Batch:
-    from ml_backend.priorities import Wish, query  # noqa: PLC0415
-    from ml_backend.runner import alone  # noqa: PLC0415
+    from ml_backend.manual_queue import Wish, query  # noqa: PLC0415
+    from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
     wish = Wish(args.strategy, args.size, args.pool_size, args.power, args.seed)
     with _progress(project.title) as tell, alone(services, project, args.what, tell):
@@ -251,9 +251,9 @@ def _computed(args: argparse.Namespace, services: Services, project: Project) ->
 
 def _chosen(args: argparse.Namespace, services: Services, project: Project) -> Batch:
     """A list of the person's own, or what the strategy computes."""
-    from ml_backend.priorities import by_hand, priorities_from_csv, resolve  # noqa: PLC0415
-    from ml_backend.runner import alone  # noqa: PLC0415
-    from ml_backend.steps.labels import sync  # noqa: PLC0415
+    from ml_backend.manual_queue import by_hand, priorities_from_csv, resolve  # noqa: PLC0415
+    from ml_backend.steps.sync_labels import sync  # noqa: PLC0415
+    from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
     if not (args.tasks or args.files or args.csv):
         return _computed(args, services, project)
@@ -271,7 +271,7 @@ def _chosen(args: argparse.Namespace, services: Services, project: Project) -> B
 
 
 def _left_out(services: Services, project: Project, batch: Batch) -> list[dict[str, Any]]:
-    from ml_backend.names import called, printable  # noqa: PLC0415
+    from ml_backend.task_names import called, printable  # noqa: PLC0415
 
     names = {task.id: called(task) for task in services.ledger.tasks(project, list(batch.skipped))}
     return [
@@ -281,7 +281,7 @@ def _left_out(services: Services, project: Project, batch: Batch) -> list[dict[s
 
 
 def _rows(services: Services, project: Project, batch: Batch) -> list[dict[str, Any]]:
-    from ml_backend.names import task_filename  # noqa: PLC0415
+    from ml_backend.task_names import task_filename  # noqa: PLC0415
 
     tasks = services.ledger.tasks(project, [query.task_id for query in batch.queries])
     names = {task.id: task_filename(task) for task in tasks}
@@ -345,7 +345,7 @@ def _accuracy_lines(version: dict[str, Any]) -> Iterator[str]:
 
 def _unreadable_lines(unreadable: dict[str, Any]) -> Iterator[str]:
     """The first images that cannot be read, a line each."""
-    from ml_backend.names import SHOWN as FEW  # noqa: PLC0415
+    from ml_backend.task_names import SHOWN as FEW  # noqa: PLC0415
 
     images, total = unreadable["images"], unreadable["total"]
     for image in images[:FEW]:

@@ -27,8 +27,8 @@ from ml_backend.wording import small_slice
 
 if TYPE_CHECKING:
     from ml_backend.services import Services
+    from ml_backend.store.model_versions import Version
     from ml_backend.store.projects import Project
-    from ml_backend.store.versions import Version
 
 VERSION = "such as v4 or 4"
 CLASSES = 30
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(_args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
-    from ml_backend.choice import listed  # noqa: PLC0415
+    from ml_backend.manual_promotion import listed  # noqa: PLC0415
 
     rows = listed(services, project)
     answer.result({"project": project.key.project_id, "versions": rows}, lambda: _listed(project, rows))
@@ -109,7 +109,7 @@ def _listed(project: Project, rows: list[dict[str, Any]]) -> str:
 
 
 def _compare(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
-    from ml_backend.choice import compare, listed  # noqa: PLC0415
+    from ml_backend.manual_promotion import compare, listed  # noqa: PLC0415
 
     pair = [_version(services, project, name) for name in (args.first, args.second)]
     comparison = compare(services, project, *pair)
@@ -156,11 +156,11 @@ def _together(names: Sequence[str], both: Sequence[Mapping[str, Any]]) -> Iterat
 
 def _choose(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
     """Promote or pin. Waits for a turn that runs, whose candidate would else replace what was chosen."""
-    from ml_backend import choice  # noqa: PLC0415
+    from ml_backend import manual_promotion  # noqa: PLC0415
 
     version = _version(services, project, args.version)
     before = services.versions.current(project)
-    do = {"promote": choice.promote, "pin": choice.pin}[args.what]
+    do = {"promote": manual_promotion.promote, "pin": manual_promotion.pin}[args.what]
     document = {"version": version.name, "before": before.name if before else None, "dry_run": args.dry_run}
     instead = f" instead of {before.name}" if before and before.number != version.number else ""
     until = (
@@ -172,7 +172,7 @@ def _choose(args: argparse.Namespace, answer: Answer, services: Services, projec
             services.versions.check_pin(project, version.number)
         answer.result(document, f"{version.name} would be served{instead} {until}. Nothing was changed (--dry-run).")
         return 0
-    from ml_backend.runner import alone  # noqa: PLC0415 - torch takes seconds
+    from ml_backend.worker.foreground import alone  # noqa: PLC0415 - torch takes seconds
 
     with alone(services, project, f"versions {args.what}"):
         do(services, project, version.number)
@@ -181,7 +181,7 @@ def _choose(args: argparse.Namespace, answer: Answer, services: Services, projec
 
 
 def _unpin(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
-    from ml_backend.choice import unpin  # noqa: PLC0415
+    from ml_backend.manual_promotion import unpin  # noqa: PLC0415
 
     before, after = services.versions.current(project), services.versions.after_unpin(project)
     served = after or before
@@ -205,6 +205,6 @@ def _unpin(args: argparse.Namespace, answer: Answer, services: Services, project
 
 
 def _version(services: Services, project: Project, name: str) -> Version:
-    from ml_backend.store.versions import version_number  # noqa: PLC0415 - with the store
+    from ml_backend.store.model_versions import version_number  # noqa: PLC0415 - with the store
 
     return services.versions.version(project, version_number(name))

@@ -24,7 +24,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from ml_backend.errors import ImageError
-from ml_backend.hosts import PORTS, HostList, address_of, plain
+from ml_backend.host_lists import PORTS, HostList, address_of, plain
 from ml_backend.labelstudio.transport import PromptAdapter, PromptConnection, WatchedTLS, pooled_session
 
 SETTING = "ML_BACKEND_IMAGE_HOSTS"

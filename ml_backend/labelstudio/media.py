@@ -13,7 +13,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from ml_backend.errors import ImageAwayError, ImageError, LabelStudioUnavailableError
-from ml_backend.hosts import HostList
+from ml_backend.host_lists import HostList
 from ml_backend.labelstudio.addresses import NOBODY, origin, outside_session
 from ml_backend.labelstudio.circuits import Circuits
 from ml_backend.labelstudio.deadline import Deadline

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
-from ml_backend.hosts import split
+from ml_backend.host_lists import split
 from ml_backend.labelstudio.client import BULK_TIMEOUT_S, LabelStudio
 from ml_backend.labelstudio.transport import detail_of_body, unavailable
 from ml_backend.wording import amount

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ml_backend.errors import ConfigError, DamagedError, InvalidInputError
-from ml_backend.learning.foreign import SUFFIXES, FileEncoder, PythonEncoder, open_file_encoder
+from ml_backend.learning.custom_encoders import SUFFIXES, FileEncoder, PythonEncoder, open_file_encoder
 from ml_backend.learning.networks import NetworkEncoder, build_network, cached_weights
 from ml_backend.learning.patches import FIT_IMAGES, PatchEncoder, fit_patches
 

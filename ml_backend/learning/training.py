@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
-from ml_backend.learning.classifier import Head
+from ml_backend.learning.head import Head
 from ml_backend.learning.logistic import Design, Problems, solve
 
 ClassWeight = Literal["balanced"] | None

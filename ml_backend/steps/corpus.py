@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.learning.classifier import Head
 from ml_backend.learning.encoders import Encoder
+from ml_backend.learning.head import Head
 from ml_backend.store.views import PoolRows
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.records import Query
 from ml_backend.services import Services
-from ml_backend.steps import batch, labels, queue
+from ml_backend.steps import choose, push_queue, sync_labels
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 
@@ -30,10 +30,10 @@ def serve(project: Project, services: Services) -> None:
     last = services.ledger.last_round(project)
     if last is not None and (last.number > 0 or last.state == "verified"):
         return
-    project = labels.refresh(project, services)
+    project = sync_labels.refresh(project, services)
     try:
         if round_ := last or _drawn(project, services):
-            queue.serve(project, services, round_, batch.spare(project, services, None, round_))
+            push_queue.serve(project, services, round_, choose.spare(project, services, None, round_))
     except LabelStudioUnavailableError:
         raise
     except LabelStudioError as error:

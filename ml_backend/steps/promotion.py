@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
-from ml_backend.learning.classifier import Head
 from ml_backend.learning.evaluation import significantly_worse
+from ml_backend.learning.head import Head
 from ml_backend.learning.record import Record, digests, image_keys
 from ml_backend.services import Services
 from ml_backend.steps.corpus import Corpus, Examples
+from ml_backend.store.model_versions import LAST, PASSED, Version
 from ml_backend.store.projects import Project
-from ml_backend.store.versions import LAST, PASSED, Version
 
 Pair = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 

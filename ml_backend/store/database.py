@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from ml_backend.errors import ConfigError, DiskFullError, ReadOnlyError
-from ml_backend.store import tables
+from ml_backend.store import schema
 from ml_backend.store.faults import of_sqlite, told
 from ml_backend.store.migrations import MIGRATIONS, Migration
 
@@ -109,11 +109,11 @@ class Database:
         with self.write() as connection:
             if not self.is_sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-            if not sa.inspect(connection).has_table(tables.store.name):
-                tables.metadata.create_all(connection)
-                connection.execute(tables.store.insert().values(schema_version=newest, store_id=uuid.uuid4().hex))
+            if not sa.inspect(connection).has_table(schema.store.name):
+                schema.metadata.create_all(connection)
+                connection.execute(schema.store.insert().values(schema_version=newest, store_id=uuid.uuid4().hex))
             found, store_id = connection.execute(
-                sa.select(tables.store.c.schema_version, tables.store.c.store_id)
+                sa.select(schema.store.c.schema_version, schema.store.c.store_id)
             ).one()
             if found > newest:
                 raise ConfigError(
@@ -123,7 +123,7 @@ class Database:
             for step in migrations[found - 1 :]:
                 step(connection)
             if found < newest:
-                connection.execute(tables.store.update().values(schema_version=newest))
+                connection.execute(schema.store.update().values(schema_version=newest))
             return str(store_id)
 
 
@@ -134,9 +134,9 @@ def existing_store_id(url: str) -> str | None:
     engine = _engine(url)
     try:
         with engine.connect() as connection:
-            if not sa.inspect(connection).has_table(tables.store.name):
+            if not sa.inspect(connection).has_table(schema.store.name):
                 return None
-            return connection.execute(sa.select(tables.store.c.store_id)).scalar_one_or_none()
+            return connection.execute(sa.select(schema.store.c.store_id)).scalar_one_or_none()
     except DBAPIError as error:
         raise ConfigError(f"The database {engine.url} cannot be read: {error.orig}") from error
     finally:

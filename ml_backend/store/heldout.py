@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round, Rounds, still_waiting
 from ml_backend.store.rows import SAME_TASK, pieces
-from ml_backend.store.tables import labels, queries, tasks
+from ml_backend.store.schema import labels, queries, tasks
 from ml_backend.store.views import SliceCounts
 
 CHUNK = 200

@@ -15,10 +15,10 @@ from sqlalchemy.engine import Connection
 
 from ml_backend.errors import ConflictError
 from ml_backend.store.database import Clock, Database, utc_now
-from ml_backend.store.job import Debounce, Job, JobStatus, Patience
 from ml_backend.store.liveness import Watch
 from ml_backend.store.projects import Project, lock
-from ml_backend.store.tables import jobs
+from ml_backend.store.scheduling import Debounce, Job, JobStatus, Patience
+from ml_backend.store.schema import jobs
 
 # Built once: a webhook pays as long for building such a statement as for running it.
 _WAITING = sa.select(jobs).where(jobs.c.project_id == sa.bindparam("of"), jobs.c.state == "due")

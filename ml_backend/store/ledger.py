@@ -24,7 +24,7 @@ from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport, blank, reconcile
 from ml_backend.store.rounds import Left, Round, still_waiting
 from ml_backend.store.rows import SAME_TASK, STREAM, annotation_of, label_of, pieces, task_of
-from ml_backend.store.tables import answers, labels, queries, rounds, tasks
+from ml_backend.store.schema import answers, labels, queries, rounds, tasks
 from ml_backend.store.views import Counts, LedgerRow, PoolRows, Quarantined, Split
 
 

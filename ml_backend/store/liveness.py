@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from ml_backend.store.job import Job, Patience
+from ml_backend.store.scheduling import Job, Patience
 
 Beat = tuple[int, datetime | None]
 

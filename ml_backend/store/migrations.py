@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ml_backend.split import place
-from ml_backend.store import tables
+from ml_backend.store import schema
 
 Migration = Callable[[Connection], None]
 
@@ -22,21 +22,21 @@ def to_schema_2(connection: Connection) -> None:
     Images whose fault was once for good are tried again. Annotations get who made them say what they say,
     versions the order in which they were served.
     """
-    task = tables.tasks.c
+    task = schema.tasks.c
     added = (
         task.place,
         task.reached,
         task.found,
         task.image_attempts,
         task.image_retry_at,
-        tables.answers.c.answered_by,
-        tables.versions.c.turn,
+        schema.answers.c.answered_by,
+        schema.versions.c.turn,
     )
     for column in added:
         _add_column(connection, column)
     failed = sa.text("UPDATE tasks SET image_retry_at = CURRENT_TIMESTAMP WHERE image_error IS NOT NULL")
     connection.execute(failed)
-    for index in tables.tasks.indexes:
+    for index in schema.tasks.indexes:
         index.create(connection, checkfirst=True)
     for former in ("split", "drawn_at", "first_answered_at"):
         connection.exec_driver_sql(f"ALTER TABLE tasks DROP COLUMN {former}")

@@ -13,7 +13,7 @@ from ml_backend.records import Task
 from ml_backend.split import place
 from ml_backend.store.projects import Project, Projects
 from ml_backend.store.rows import STREAM, TASK_COLUMNS, pieces, task_of
-from ml_backend.store.tables import tasks
+from ml_backend.store.schema import tasks
 
 CHUNK = 200
 """Rows written at a time, so that webhooks wait a few milliseconds at most."""

@@ -16,7 +16,7 @@ from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.split import SEED, SHARE
 from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.database import Clock, Database, utc_now
-from ml_backend.store.tables import answers, events, jobs, labels, projects, queries, tasks
+from ml_backend.store.schema import answers, events, jobs, labels, projects, queries, tasks
 
 PIECE = 1_000
 _MULTIPLE = "an answer without a choice is one"

@@ -26,7 +26,7 @@ from ml_backend.store.consensus import Verdict, consensus
 from ml_backend.store.database import Database
 from ml_backend.store.projects import Project, lock
 from ml_backend.store.rows import SAME_TASK, annotation_of, label_of, pieces
-from ml_backend.store.tables import answers, labels, projects, tasks
+from ml_backend.store.schema import answers, labels, projects, tasks
 
 CHUNK = 100
 """Tasks compared at a time."""

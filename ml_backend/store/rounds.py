@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from ml_backend.errors import NotFoundError
 from ml_backend.records import ProjectKey, Query
 from ml_backend.store.projects import Project, Projects, find, lock
-from ml_backend.store.tables import queries, rounds, tasks
+from ml_backend.store.schema import queries, rounds, tasks
 
 RoundState = Literal["computed", "pushed", "verified", "failed"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ml_backend.records import Annotation, Label, Task
-from ml_backend.store.tables import labels, tasks
+from ml_backend.store.schema import labels, tasks
 
 SAME_TASK = sa.and_(labels.c.project_id == tasks.c.project_id, labels.c.task_id == tasks.c.task_id)
 TASK_COLUMNS = (tasks.c.task_id, tasks.c.image, tasks.c.data, tasks.c.updated_at)

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from ml_backend.records import Pool, Ranking
+from ml_backend.strategies.candidates import View, candidates
 from ml_backend.strategies.hybrid import without_model
 from ml_backend.strategies.reasons import margin_reasons, model_probabilities
-from ml_backend.strategies.view import View, candidates
 
 PATIENCE = 64
 """Proposals turned down between two passes over the pool."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml_backend.strategies.view import View, top
+from ml_backend.strategies.candidates import View, top
 
 BANDWIDTH = 0.45
 """Kernel width as a share of the typical distance between two rows of the pool."""

@@ -12,8 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 
 from ml_backend.records import Pool, Ranking
+from ml_backend.strategies.candidates import View, candidates, labelled, top
 from ml_backend.strategies.coverage import Cover, Kernel
-from ml_backend.strategies.view import View, candidates, labelled, top
 from ml_backend.wording import amount
 
 Distances = NDArray[np.float32]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.records import Pool
-from ml_backend.strategies.view import View, candidate_rows
+from ml_backend.strategies.candidates import View, candidate_rows
 
 RADIUS = 0.1
 """Rows nearer than this share of the typical distance between two rows count as near-duplicates."""

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.records import Pool, Ranking
+from ml_backend.strategies.candidates import candidates, top
 from ml_backend.strategies.diversity import COVERAGE_ROWS, cover_ranking, herding, k_means
 from ml_backend.strategies.reasons import margin_reasons, model_probabilities
 from ml_backend.strategies.uncertainty import margin_uncertainty
-from ml_backend.strategies.view import candidates, top
 from ml_backend.wording import amount
 
 PREFILTER = 10

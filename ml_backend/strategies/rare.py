@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.records import Pool, Ranking
+from ml_backend.strategies.candidates import candidate_rows, in_id_order
 from ml_backend.strategies.hybrid import without_model
 from ml_backend.strategies.reasons import class_name, model_probabilities
 from ml_backend.strategies.uncertainty import two_largest
-from ml_backend.strategies.view import candidate_rows, in_id_order
 from ml_backend.wording import amount
 
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.records import Pool, Ranking
-from ml_backend.strategies.checks import check_pool
+from ml_backend.strategies.candidates import candidate_rows, top
 from ml_backend.strategies.duplicates import duplicates_of
 from ml_backend.strategies.registry import STRATEGIES, Strategy
 from ml_backend.strategies.uncertainty import ByScore, add_noise
-from ml_backend.strategies.view import candidate_rows, top
+from ml_backend.strategies.validation import check_pool
 
 ATTEMPTS = 8
 OVERSAMPLE = 10

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from ml_backend.records import Pool, Ranking
+from ml_backend.strategies.candidates import candidate_rows, top
 from ml_backend.strategies.reasons import model_probabilities
-from ml_backend.strategies.view import candidate_rows, top
 
 Floats = NDArray[np.floating[Any]]
 Measure = Callable[[Pool, NDArray[np.int64]], NDArray[np.float64]]

@@ -21,10 +21,10 @@ from typing import Any
 import requests
 from playwright.sync_api import expect
 
-from ml_backend.commands.demo_images import CLASSES
+from ml_backend.demo.digits import CLASSES
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.labelstudio.queue import TAB
 from tests.e2e.annotator import Annotator, Diary, annotator
 from tests.e2e.helpers import sign_up

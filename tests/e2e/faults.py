@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from ml_backend.commands.demo_images import CLASSES
+from ml_backend.demo.digits import CLASSES
 from ml_backend.labelstudio.config import label_config
 from tests.e2e.stack import Stack
 from tests.postgresql import Cluster

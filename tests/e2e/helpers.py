@@ -16,9 +16,9 @@ from typing import Any
 import requests
 from PIL import Image
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.checks import Access
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 
 
 class FakeBackend:

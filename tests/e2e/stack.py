@@ -15,17 +15,17 @@ from typing import Any, TypeVar
 import requests
 
 from ml_backend import cycle
-from ml_backend.commands.demo_images import CLASSES, write_digits
+from ml_backend.demo.digits import CLASSES, write_digits
+from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
 from ml_backend.labelstudio.connection import connect
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio, free_port
 from ml_backend.records import LabelSchema
 from ml_backend.services import Services, host_slug
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
-from ml_backend.supervisor import die_with_parent
+from ml_backend.worker.supervisor import die_with_parent
 
 T = TypeVar("T")
 PATIENCE = 240.0

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from tests.e2e.afternoon import Cell, afternoon, check_nothing_piles_up, spread
 from tests.e2e.annotator import find_chromium
 

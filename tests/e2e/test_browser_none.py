@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from tests.e2e.annotator import annotator, find_chromium
 
 LABELS = ("0", "1", "2")

@@ -22,10 +22,10 @@ import pytest
 from PIL import Image
 
 from ml_backend import cli
-from ml_backend.commands.demo_images import CLASSES, write_digits
+from ml_backend.demo.digits import CLASSES, write_digits
+from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.queue import LIVE
 from ml_backend.settings import Settings
 from ml_backend.strategies import STRATEGIES

@@ -12,18 +12,18 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import DiskFullError, NothingToAskError
 from ml_backend.labelstudio import queue as labelstudio_queue
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.labelstudio.queue import read_back
-from ml_backend.learning.classifier import Head
-from ml_backend.priorities import Wish, by_hand, push, query
+from ml_backend.learning.head import Head
+from ml_backend.manual_queue import Wish, by_hand, push, query
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.status import project_status
-from ml_backend.worker import Worker
+from ml_backend.worker.loop import Worker
 from tests.e2e.stack import Stack, digits, import_digits, inline
 
 
@@ -290,14 +290,14 @@ def test_label_studio_away_in_the_middle_of_a_turn_is_made_good_by_itself(
             server.stop()
             return really(*args)  # type: ignore[arg-type]
 
-        monkeypatch.setattr("ml_backend.steps.queue.push", away)
+        monkeypatch.setattr("ml_backend.steps.push_queue.push", away)
         worker = Worker(stack.services)
         assert worker.work()
         job = stack.services.jobs.status(stack.project).due
         assert job is not None
         assert job.delays == 1
         assert stack.services.ledger.last_round(stack.project).state == "failed"  # type: ignore[union-attr]
-        monkeypatch.setattr("ml_backend.steps.queue.push", really)
+        monkeypatch.setattr("ml_backend.steps.push_queue.push", really)
         server.start()
         stack.services.jobs.mark_due(stack.project, immediately=True, reason="test")
         assert worker.work()

@@ -20,10 +20,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ml_backend import cli
-from ml_backend.commands.demo_images import write_digits
+from ml_backend.demo.digits import write_digits
+from ml_backend.demo.label_studio import CONNECTED, EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
-from ml_backend.labelstudio.embedded import CONNECTED, EmbeddedLabelStudio, free_port
 from ml_backend.learning.vision import torchvision
 from ml_backend.settings import Settings
 from tests.documented import command_lines

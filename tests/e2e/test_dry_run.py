@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from ml_backend import cli
-from ml_backend.commands.demo_images import CLASSES
+from ml_backend.demo.digits import CLASSES
+from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio, free_port
 from ml_backend.settings import Settings
 from tests.e2e.stack import Stack, inline, service
 

@@ -12,10 +12,10 @@ import pytest
 
 from ml_backend import cycle
 from ml_backend.commands.first_queue import make_tabs
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.labelstudio.queue import EVERYTHING, TAB
-from ml_backend.steps import features, labels
+from ml_backend.steps import encode_images, sync_labels
 from tests.e2e.stack import Stack, inline
 
 TASKS = 60
@@ -40,14 +40,14 @@ def shown(stack: Stack, title: str) -> list[int]:
 
 def while_encoding(monkeypatch: pytest.MonkeyPatch, do: Any) -> None:
     """Do something once, before the first image is read."""
-    really = features.encode_missing
+    really = encode_images.encode_missing
 
     def encode(*given: Any) -> Any:
-        monkeypatch.setattr(features, "encode_missing", really)
+        monkeypatch.setattr(encode_images, "encode_missing", really)
         do()
         return really(*given)
 
-    monkeypatch.setattr(features, "encode_missing", encode)
+    monkeypatch.setattr(encode_images, "encode_missing", encode)
 
 
 def test_the_queue_tab_is_never_empty_between_connecting_and_the_models_own_queue(stack: Stack) -> None:
@@ -107,7 +107,7 @@ def test_label_studios_own_tab_without_filters_is_one_of_all_tasks(stack: Stack)
 def test_what_was_read_just_now_is_not_listed_again_but_what_came_in_late_is_found(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labels, "PAGE", 10)
+    monkeypatch.setattr(sync_labels, "PAGE", 10)
     services, listed = stack.services, [0]
     client = services.client(stack.project.key.host)
     really = client.listing
@@ -118,14 +118,14 @@ def test_what_was_read_just_now_is_not_listed_again_but_what_came_in_late_is_fou
         return answer
 
     monkeypatch.setattr(client, "listing", listing)
-    labels.sync(stack.project, services, full=True)
+    sync_labels.sync(stack.project, services, full=True)
     moment = client.clock() + timedelta(seconds=1)
     services.ledger.reconcile(stack.project, [], full=False, now=moment)  # as if the import had ended a second before
     listed[0] = 0
-    labels.sync(stack.project, services, full=False)
+    sync_labels.sync(stack.project, services, full=False)
     assert listed[0] <= 1, "a count alone"
     services.ledger.reconcile(stack.project, [], full=False, now=moment)
     stack.client.import_tasks(stack.project_id, [{"image": "/data/local-files/?d=samples/digits/late.png"}])
     services.ledger.reconcile(stack.project, [], full=False, now=client.clock() + timedelta(seconds=2))
-    labels.sync(stack.project, services, full=False)
+    sync_labels.sync(stack.project, services, full=False)
     assert services.ledger.counts(stack.project).tasks == TASKS + 1

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from tests.e2e.stack import Stack, inline, wait_until
 
 BATCH, GRACE, TURNS = 5, 5.0, 200

@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.errors import BackendError, NothingToAskError
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.queue import read_back
 from tests.e2e.faults import Clock, Faults
 from tests.e2e.lossy import lossy_proxy
@@ -199,7 +199,7 @@ def processes() -> dict[str, list[psutil.Process]]:
             if "ml_backend.cli" not in supervisor.cmdline():
                 continue
             for child in supervisor.children():
-                if "ml_backend.worker" in child.cmdline():
+                if "ml_backend.worker.loop" in child.cmdline():
                     found["worker"].append(child)
                 elif "gunicorn" in child.cmdline():
                     found["web master"].append(child)

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.labelstudio import client as client_module
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.transport import jwt_claims
 from ml_backend.records import Annotation
 from tests.e2e.helpers import FakeBackend

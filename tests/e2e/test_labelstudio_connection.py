@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.errors import InvalidInputError, LabelStudioError
 from ml_backend.labelstudio.checks import LABEL_EVENTS, TASK_EVENTS, Access, Finding, check_addresses
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
 from ml_backend.labelstudio.connection import check, connect, disconnect, repair_webhooks
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.queue import QueueItem, push
 from tests.e2e.helpers import FakeBackend, fake_backend
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import ConfigError, LabelStudioUnavailableError
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 
 
 def is_alive(pid: int) -> bool:
@@ -41,7 +41,7 @@ def test_the_server_dies_with_whoever_started_it(
         import signal
         import time
         from pathlib import Path
-        from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
+        from ml_backend.demo.label_studio import EmbeddedLabelStudio
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 

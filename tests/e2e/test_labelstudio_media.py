@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import ImageError
 from ml_backend.labelstudio import storage
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.records import Task
 from tests.e2e.helpers import write_pngs

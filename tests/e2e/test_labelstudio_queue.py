@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import InvalidInputError, LabelStudioError
 from ml_backend.labelstudio.checks import TITLE
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config, prediction_result
 from ml_backend.labelstudio.connection import connect
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.labelstudio.queue import (
     LIVE,
     TAB,
@@ -28,8 +28,8 @@ from ml_backend.labelstudio.queue import (
     sweep,
     verify,
 )
+from ml_backend.predictor import serving_score
 from ml_backend.records import LabelSchema, Task
-from ml_backend.serving import serving_score
 from tests.e2e.helpers import FakeBackend, add_members
 
 NewProject = Callable[..., int]

@@ -11,9 +11,9 @@ from threading import Lock
 
 import pytest
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.labelstudio.queue import LIVE
 from ml_backend.store.rounds import Round
 from tests.e2e.helpers import add_members, sign_up

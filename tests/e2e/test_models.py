@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ml_backend.commands.demo_images import CLASSES
+from ml_backend.demo.digits import CLASSES
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import InvalidInputError
-from ml_backend.export import export_rows
+from ml_backend.exports.label_rows import export_rows
+from ml_backend.imports.models import save_model, start_from
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
-from ml_backend.learning.formats import load_bundle
+from ml_backend.learning.export_formats import load_bundle
 from ml_backend.learning.vision import torchvision
-from ml_backend.models import save_model, start_from
 from tests.e2e.stack import Stack, inline
 
 KINDS = ("even", "odd", "small", "large")

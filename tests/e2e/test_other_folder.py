@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from ml_backend import cli
+from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.ownership import Owner, owner_of
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.status import project_status
-from ml_backend.worker import Worker
+from ml_backend.worker.loop import Worker
 from tests.e2e.helpers import write_pngs
 from tests.e2e.stack import Stack, running, wait_until
 

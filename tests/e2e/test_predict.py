@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import requests
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from tests.e2e.stack import Stack, running
 
 pytestmark = pytest.mark.e2e

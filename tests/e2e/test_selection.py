@@ -8,9 +8,9 @@ import pytest
 import requests
 
 from ml_backend import cli
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from tests.e2e.stack import running
 from tests.label_configs import ANOTHER, IMAGE, KIND, MOOD
 

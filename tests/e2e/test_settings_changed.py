@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_backend.commands.demo_images import CLASSES
-from ml_backend.doctor import examine
+from ml_backend.demo.digits import CLASSES
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
+from ml_backend.diagnostics import examine
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.labelstudio.queue import UNCERTAINTY
 from ml_backend.status import project_status
-from ml_backend.steps.features import encode_missing
+from ml_backend.steps.encode_images import encode_missing
 from tests.e2e.stack import Stack, inline, running, wait_until
 
 POLL_S = 12

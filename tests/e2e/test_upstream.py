@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import requests
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio, free_port
-from ml_backend.supervisor import die_with_parent
+from ml_backend.worker.supervisor import die_with_parent
 from tests.e2e.stack import Stack, inline, wait_until
 
 PYTHON = Path(__file__).resolve().parents[2] / ".venv-upstream" / "bin" / "python"
 SERVER = """
 from label_studio_ml.api import init_app
-from ml_backend.model import ActiveLearningModel
+from ml_backend.web.label_studio_ml import ActiveLearningModel
 
 app = init_app(model_class=ActiveLearningModel, model_dir={model_dir!r})
 

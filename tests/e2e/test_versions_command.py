@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ml_backend import cli
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from tests.e2e.stack import Stack, inline
 
 pytestmark = pytest.mark.e2e

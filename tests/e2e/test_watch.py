@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.connection import check, connect
-from ml_backend.labelstudio.embedded import EmbeddedLabelStudio
 from ml_backend.status import project_status
-from ml_backend.steps import webhook
+from ml_backend.steps import repair_webhooks
 from tests.e2e.helpers import FakeBackend
 from tests.e2e.stack import Stack, inline
 
@@ -26,7 +26,7 @@ def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path
 def watch_again(stack: Stack) -> dict[str, Any]:
     """Look as if five minutes had passed; returns what was found."""
     stack.services.ledger.configure(stack.project, webhook=None)
-    webhook.watch(stack.project, stack.services)
+    repair_webhooks.watch(stack.project, stack.services)
     return dict(stack.project.settings["webhook"])
 
 

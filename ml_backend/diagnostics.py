@@ -1,0 +1,315 @@
+"""Everything that has to be right, looked at in order; each with ok, or what to change. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+import requests
+
+from ml_backend.errors import BackendError, ImageError, LabelStudioError
+from ml_backend.host_lists import split
+from ml_backend.labelstudio import ownership
+from ml_backend.labelstudio.checks import CONNECTING, Access, check, check_addresses
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.queue import OrderBentError, verify
+from ml_backend.learning.images import decode
+from ml_backend.records import Task
+from ml_backend.store_identity import Store
+from ml_backend.task_names import SHOWN, Unreadable, and_more
+from ml_backend.web.access import NOT_KNOWN_BY_THAT_NAME
+from ml_backend.wording import amount
+
+if TYPE_CHECKING:
+    from ml_backend.services import Services
+    from ml_backend.store.projects import Project
+
+State = Literal["ok", "note", "FIX"]
+
+TESTED = ("1.23.",)
+GIB = 2**30
+LEAST_DISK = 1 * GIB
+LEAST_MEMORY = 1 * GIB
+SAMPLE = 2_000
+"""Tasks looked through for the kinds of image addresses a project has, and for images that nobody has read yet."""
+TRIED = 48
+"""Of the latter, as many are read."""
+READERS = 8
+
+
+@dataclass(frozen=True)
+class Result:
+    """One thing looked at. `message` says how it is; where `state` is FIX, what to change."""
+
+    name: str
+    state: State
+    message: str
+
+    @property
+    def ok(self) -> bool:
+        return self.state != "FIX"
+
+
+def examine(services: Services, host: str, wanted: Callable[[], list[Project]]) -> Iterator[Result]:
+    """Look at Label Studio, the way to it and back, and the projects that `wanted` names; then at this machine.
+
+    What cannot be looked at before something else is repaired is left out: run again afterwards.
+    """
+    settings = services.settings
+    found = list(_label_studio(services, host))
+    yield from found
+    yield _service(settings.url)
+    yield Result("store", "ok", f"{Store.of(settings)}.")
+    yield from _machine(settings.data_dir)
+    if not all(result.ok for result in found):
+        return
+    try:
+        projects = wanted()
+    except BackendError as error:
+        yield Result("project", "FIX", str(error))
+        return
+    client = services.client(host)
+    if not projects:
+        yield from _addresses(client, services.backend_url(host))
+        yield Result("project", "note", "No project is connected yet: run `ml-backend setup-project`.")
+    for project in projects:
+        yield from _project(services, client, project, several=len(projects) > 1)
+
+
+def _label_studio(services: Services, host: str) -> Iterator[Result]:
+    """Reachable, a version that was tested, a token that is accepted."""
+    try:
+        client = services.client(host)
+    except BackendError as error:
+        yield Result("token", "FIX", str(error))
+        return
+    try:
+        answer = requests.get(f"{host}/health", timeout=10)
+        if not answer.ok:
+            raise requests.RequestException(f"it answers {answer.status_code}")  # noqa: TRY301 - the same sentence for both
+    except requests.RequestException as error:
+        why = "it answers, but not like Label Studio" if getattr(error, "response", None) else type(error).__name__
+        yield Result("Label Studio", "FIX", f"{host} cannot be reached ({why}): start it, or set LABEL_STUDIO_URL.")
+        return
+    yield Result("Label Studio", "ok", f"{host} answers.")
+    try:
+        user = client.whoami()
+        kind = "personal access token" if client.transport.auth.renewable else "legacy token"
+        yield Result("token", "ok", f"A {kind} of {user.get('email', 'an unknown user')}.")
+        version = client.version()
+    except LabelStudioError as error:
+        yield Result("token", "FIX", str(error))
+        return
+    tested = version.startswith(TESTED)
+    yield Result(
+        "version", "ok" if tested else "note", version + ("" if tested else f"; only tested with {TESTED[0]}x.")
+    )
+
+
+def _service(url: str) -> Result:
+    """This service, as seen from here; how Label Studio sees it is the project's `ML backend`."""
+    name = "this service"
+    try:
+        answer = requests.get(f"{url}/health", timeout=10)
+        if answer.ok and answer.json().get("status") == "UP":
+            return Result(name, "ok", f"{url} answers.")
+        if answer.status_code == NOT_KNOWN_BY_THAT_NAME:
+            return Result(name, "FIX", f"{url} answers: {answer.json()['error']}")
+        why = f"something else answers there, with status {answer.status_code}"
+    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+        why = type(error).__name__
+    return Result(
+        name, "FIX", f"{url} does not answer ({why}): start the service with `ml-backend serve`, or set ML_BACKEND_URL."
+    )
+
+
+def _addresses(client: LabelStudio, backend_url: str) -> Iterator[Result]:
+    for finding in check_addresses(client, backend_url):
+        yield Result(finding.name, "ok" if finding.ok else "FIX", finding.message)
+
+
+def _project(services: Services, client: LabelStudio, project: Project, *, several: bool) -> Iterator[Result]:
+    """The connection, the order really served, the images, and what the worker last said."""
+    prefix = f"{project.title}: " if several else ""
+    settings = services.settings
+    access = Access(settings.user, settings.password) if settings.user else None
+    number = project.key.project_id
+    try:
+        url = services.backend_url(project.key.host)
+        findings = check(client, number, url, access=access, default=settings.selection)
+        made = partial(services.ledger.made, project.key)
+        findings.append(ownership.finding(client.get_project(number), services.database.store_id, made))
+    except BackendError as error:
+        yield Result(f"{prefix}project", "FIX", str(error))
+        return
+    for finding in findings:
+        how = f" Run `ml-backend setup-project --project {number}`." if finding.name in CONNECTING else ""
+        yield Result(
+            prefix + finding.name, *(("ok", finding.message) if finding.ok else ("FIX", finding.message + how))
+        )
+    order = _order(services, client, project)
+    yield Result(prefix + order.name, order.state, order.message)
+    tasks = list(islice(client.tasks(project.key.project_id, schema=project.schema), SAMPLE))
+    for image in [*_images(services, client, project, tasks), _every_image(services, project, tasks)]:
+        yield Result(prefix + image.name, image.state, image.message)
+    stopped = services.jobs.status(project).stopped
+    state: State = "FIX" if stopped else "ok"
+    yield Result(f"{prefix}training", state, f"Training stopped: {stopped}" if stopped else "No training has failed.")
+
+
+def _order(services: Services, client: LabelStudio, project: Project) -> Result:
+    """Ask Label Studio what it serves, and compare with the round it was given."""
+    name = "order"
+    round_ = services.ledger.current_round(project)
+    if round_ is None:
+        return Result(name, "note", "No queue has been pushed yet: start the service, or run `ml-backend sync run`.")
+    tasks = [query.task_id for query in services.ledger.queries(round_)]
+    try:
+        verify(client, project.key.project_id, round_.served_name, tasks)
+    except OrderBentError as error:
+        return Result(name, "FIX", str(error))
+    except LabelStudioError as error:
+        return Result(name, "FIX", f"{error} To push the queue again, run `ml-backend sync run`.")
+    if not services.ledger.left(round_).waiting:
+        return Result(
+            name, "note", f"The queue {round_.served_name} is used up: all its tasks are answered or skipped."
+        )
+    return Result(name, "ok", f"Label Studio serves {round_.served_name} in its order.")
+
+
+def _images(services: Services, client: LabelStudio, project: Project, tasks: Sequence[Task]) -> Iterator[Result]:
+    """One image of each kind of address: as this service reads it, and as an annotator's browser gets it."""
+    kinds: dict[str, Task] = {}
+    for task in tasks:
+        kinds.setdefault(kind_of(task.image), task)
+    if not kinds:
+        yield Result("images", "note", "The project has no tasks yet: run `ml-backend import-images`.")
+    for kind, task in sorted(kinds.items()):
+        problem = _unreadable(services, project, task) or _unseen(client, task)
+        state: State = "FIX" if problem else "ok"
+        yield Result(
+            f"images ({kind})", state, problem or (f"Images can be read ({kind}), for example that of task {task.id}.")
+        )
+
+
+def _every_image(services: Services, project: Project, tasks: Sequence[Task]) -> Result:
+    """All images: those that the service could not read, by name, and a sample of those that it has not read yet."""
+    name, ledger = "every image", services.ledger
+    counts, faulty = ledger.counts(project), ledger.image_errors(project)
+    read = ledger.content_hashes(project, tasks)
+    unread = [task for task in tasks if task.id not in read and task.id not in faulty]
+    unread = unread or list(islice(ledger.tasks_without_hash(project), SAMPLE))
+    tried = unread[:: max(len(unread) // TRIED, 1)][:TRIED]
+    with ThreadPoolExecutor(READERS) as readers:
+        faults = list(readers.map(lambda task: _unreadable(services, project, task), tried))
+    found = [Unreadable(*known) for known in ledger.unreadable(project, limit=SHOWN)]
+    found += [Unreadable(task, fault) for task, fault in zip(tried, faults, strict=True) if fault]
+    failed = counts.failed_images + sum(map(bool, faults))
+    if failed:
+        images = "1 image cannot be read and is" if failed == 1 else f"{failed} images cannot be read and are"
+        return Result(name, "FIX", f"{images} left out of the queue: {and_more(found, failed)}.")
+    if unread:
+        return Result(
+            name,
+            "ok",
+            f"{amount(len(tried), 'image')} of those not read yet "
+            f"{'was' if len(tried) == 1 else 'were'} tried and can be read.",
+        )
+    return Result(name, "ok", f"The service has read all it knows of ({counts.tasks:,}).")
+
+
+def kind_of(image: str | None) -> str:
+    """Return the kind of storage an address names."""
+    if not image:
+        return "none"
+    parts = split(image)
+    if parts.path.startswith("/data/upload/"):
+        return "upload"
+    if parts.path.startswith("/data/local-files/"):
+        return "local files"
+    return parts.scheme or "unknown"
+
+
+def _unreadable(services: Services, project: Project, task: Task) -> str | None:
+    try:
+        decode(services.images(project.key.host).read(task))
+    except (ImageError, LabelStudioError) as error:
+        return str(error)
+    return None
+
+
+def _unseen(client: LabelStudio, task: Task) -> str | None:
+    """Why Label Studio would not show a file that it serves itself, even where this service reads it from disk."""
+    kind = kind_of(task.image)
+    if kind not in {"upload", "local files"} or task.image is None:
+        return None
+    path = task.image.removeprefix(client.url)
+    answer = client.transport.send("GET", path if path.startswith("/") else urlsplit(path).path)
+    if answer.ok:
+        return None
+    if kind == "local files" and answer.status_code == 403:
+        return (
+            "Label Studio does not serve local files: start it with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=<the folder above the images>."
+        )
+    return (
+        f"Label Studio answers {answer.status_code} to {task.image} (task {task.id}): the file is gone, or the "
+        "project has no local storage that covers it; `ml-backend import-images FOLDER` adds one."
+    )
+
+
+def _machine(data_dir: Path) -> Iterator[Result]:
+    """GPU, memory, disk. No GPU is no fault: the default head trains on a CPU in about a second."""
+    import torch  # noqa: PLC0415 - slow to import
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        gpu = f"{torch.cuda.get_device_name()}, {free / GIB:.1f} of {total / GIB:.1f} GiB free."
+    else:
+        gpu = "None that PyTorch can use; the default training does not need one."
+    yield Result("GPU", "ok" if torch.cuda.is_available() else "note", gpu)
+    memory = free_memory()
+    state: State = "ok" if memory is None or memory >= LEAST_MEMORY else "FIX"
+    text = "unknown" if memory is None else f"{memory / GIB:.1f} GiB available"
+    yield Result(
+        "memory",
+        state,
+        f"{text}." if state == "ok" else (f"Only {text}: close other programs, or add 1 GiB of memory."),
+    )
+    yield disk(data_dir)
+
+
+def disk(data_dir: Path) -> Result:
+    """Room and permission for state, vectors and versions."""
+    there = next(path for path in (data_dir.resolve(), *data_dir.resolve().parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        return Result("disk", "FIX", f"{there} is not writable: set ML_BACKEND_DATA_DIR to a folder you can write to.")
+    free = shutil.disk_usage(there).free
+    text = f"{free / GIB:.1f} GiB free in {data_dir}"
+    if free < LEAST_DISK:
+        return Result("disk", "FIX", f"Only {text}: free some space, or point ML_BACKEND_DATA_DIR to another disk.")
+    return Result("disk", "ok", f"{text}.")
+
+
+def free_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that may still be used, by the machine and by the container's limit; None where neither says."""
+    known = []
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        known.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        limit = (cgroup / "memory.max").read_text().strip()
+        known.append(int(limit) - int((cgroup / "memory.current").read_text()))
+    except (OSError, ValueError):  # "max": no limit
+        pass
+    return min(known, default=None)

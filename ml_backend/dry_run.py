@@ -1,0 +1,129 @@
+"""What a command would do, found out on a copy of the store that is thrown away: what --dry-run works on.
+
+Label Studio is read, and so are the vectors and versions that are there; neither is written.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import sqlalchemy as sa
+
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+from ml_backend.store import schema
+from ml_backend.store.database import Database
+from ml_backend.store.projects import Project
+from ml_backend.wording import amount
+
+PIECE = 5_000
+
+
+def rehearsal(settings: Settings) -> Services:
+    """Services on a copy of the store as it is now, without its jobs; the copy is gone when the process ends."""
+    folder = TemporaryDirectory(prefix="ml-backend-dry-run-")
+    atexit.register(folder.cleanup)
+    copy = Path(folder.name) / "state.sqlite3"
+    if settings.database.startswith("sqlite"):
+        _copy_file(Path(str(sa.make_url(settings.database).database)), copy)
+    else:
+        _copy_rows(settings.database, copy)
+    there = settings.data_dir if settings.data_dir.is_dir() else Path(folder.name)
+    services = Services.open(replace(settings, database_url=f"sqlite:///{copy}", data_dir=there))
+    services.rehearsal = True
+    with services.database.write() as connection:
+        connection.execute(schema.jobs.delete())  # a turn of the service that runs has nothing to do with the copy
+    return services
+
+
+def _copy_file(source: Path, copy: Path) -> None:
+    if not source.is_file():
+        return
+    readable = sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)
+    with closing(readable) as original, closing(sqlite3.connect(copy)) as target:
+        original.backup(target)
+
+
+def _copy_rows(url: str, copy: Path) -> None:
+    """From another database, row by row."""
+    original, target = Database(url), Database(f"sqlite:///{copy}")
+    with original.read() as source, target.write() as connection:
+        connection.execute(schema.store.delete())
+        for table in schema.metadata.sorted_tables:
+            rows = source.execute(sa.select(table).execution_options(yield_per=PIECE))
+            for part in rows.mappings().partitions():
+                connection.execute(table.insert(), [dict(row) for row in part])
+    original.close()
+    target.close()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a turn would do now. tasks, labels: new or changed. images: to be read. version: the number to be trained.
+
+    queue: the name of the one that stays; None where another would be pushed.
+    """
+
+    tasks: int
+    labels: int
+    labelled: int
+    held_out: int
+    images: int
+    version: int | None
+    why_not: str
+    queue: str | None
+
+    def sentences(self) -> Iterator[str]:
+        known = f"{amount(self.labelled, 'label')} in total, {self.held_out} of them held out to measure the accuracy"
+        yield f"Would read {amount(self.tasks, 'new or changed task')} and {amount(self.labels, 'label')}: {known}."
+        if self.images:
+            yield f"Would read and encode {amount(self.images, 'image')}."
+        yield f"Would train v{self.version} and serve it unless it is worse." if self.version else self.why_not
+        yield f"Would leave the queue {self.queue} as it is." if self.queue else "Would push a new queue."
+
+
+def plan_turn(project: Project, services: Services) -> Plan:
+    """What a turn would come to, as far as it can be known without training. `services` are a rehearsal's."""
+    from ml_backend.steps import sync_labels  # noqa: PLC0415 - torch takes seconds
+    from ml_backend.steps.choose import still_good  # noqa: PLC0415
+
+    ledger = services.ledger
+    project, report = sync_labels.sync(project, services, full=False)
+    counts = ledger.counts(project)
+    version, why_not = _next_version(project, services)
+    current, last = services.versions.current(project), ledger.last_round(project)
+    served = version or (current.number if current else 0)
+    stays = (
+        last is not None
+        and last.state in {"pushed", "verified"}
+        and still_good(project, services, last, ledger.pool(project), served)
+    )
+    return Plan(
+        tasks=report.added + report.changed + report.deleted,
+        labels=report.labels_touched,
+        labelled=counts.labelled,
+        held_out=counts.holdout_labelled,
+        images=sum(1 for _ in ledger.tasks_without_hash(project)),
+        version=version,
+        why_not=why_not,
+        queue=last.served_name if stays and last else None,
+    )
+
+
+def _next_version(project: Project, services: Services) -> tuple[int | None, str]:
+    """The number of the version to be trained; else None, and the sentence that says why none would be."""
+    from ml_backend.steps.train import trained_on  # noqa: PLC0415 - torch takes seconds
+
+    versions, ledger = services.versions.list(project), services.ledger
+    before = versions[0].meta.get("trained_on") if versions else None
+    if isinstance(before, dict) and before == trained_on(project, services, before.get("encoder")):
+        return None, f"Would not train: no label has changed since {versions[0].name}."
+    if len({label.labels for label in ledger.labels(project, split="train")}) < 2:
+        return None, "Would not train: that needs labels of two classes."
+    return services.versions.next_number(project), ""

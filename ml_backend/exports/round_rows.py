@@ -1,0 +1,71 @@
+"""The history of queries as rows: one a round, or one a task asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_backend.exports.label_rows import filename
+from ml_backend.services import Services
+from ml_backend.store.projects import Project
+
+ROUND_COLUMNS: Mapping[str, type] = {
+    "round": int, "model_version": str, "served_as": str, "strategy": str, "seed": int, "params": str, "state": str,
+    "queries": int, "held_out": int, "labels": int, "accuracy": float, "accuracy_low": float, "accuracy_high": float,
+    "accuracy_n": int, "created_at": str, "pushed_at": str, "verified_at": str, "error": str,
+}  # fmt: skip
+QUERY_COLUMNS: Mapping[str, type] = {
+    "round": int, "rank": int, "task_id": int, "filename": str, "arm": str, "strategy": str, "acquisition": float,
+    "reason": str, "confidence": float, "prediction": str, "model_version": str, "queried_at": str,
+}  # fmt: skip
+
+
+def round_rows(services: Services, project: Project) -> Iterator[dict[str, Any]]:
+    """Oldest first. Accuracy is that of the round's model on the held-out slice, when it was trained."""
+    meta = {version.number: version.meta for version in services.versions.list(project)}
+    for round_ in reversed(services.ledger.rounds(project)):
+        queries = services.ledger.queries(round_)
+        model = meta.get(round_.version, {})
+        measured = model.get("metrics", {}).get("holdout", {})
+        yield {
+            "round": round_.number,
+            "model_version": f"v{round_.version}",
+            "served_as": round_.served_name,
+            "strategy": round_.strategy,
+            "seed": round_.seed,
+            "params": json.dumps(round_.params, sort_keys=True),
+            "state": round_.state,
+            "queries": len(queries),
+            "held_out": sum(query.arm == "holdout" for query in queries),
+            "labels": model.get("labels"),
+            "accuracy": measured.get("accuracy"),
+            "accuracy_low": measured.get("low"),
+            "accuracy_high": measured.get("high"),
+            "accuracy_n": measured.get("n"),
+            "created_at": round_.created_at.isoformat(),
+            "pushed_at": round_.pushed_at.isoformat() if round_.pushed_at else None,
+            "verified_at": round_.verified_at.isoformat() if round_.verified_at else None,
+            "error": round_.error,
+        }
+
+
+def query_rows(services: Services, project: Project) -> Iterator[dict[str, Any]]:
+    """By round, then rank."""
+    names = {row.task.id: filename(row) for row in services.ledger.rows(project) if row.round is not None}
+    for round_ in reversed(services.ledger.rounds(project)):
+        for query in services.ledger.queries(round_):
+            yield {
+                "round": round_.number,
+                "rank": query.rank,
+                "task_id": query.task_id,
+                "filename": names.get(query.task_id),
+                "arm": query.arm,
+                "strategy": round_.strategy,
+                "acquisition": query.acquisition,
+                "reason": query.reason,
+                "confidence": query.confidence,
+                "prediction": "|".join(query.prediction),
+                "model_version": f"v{round_.version}",
+                "queried_at": round_.created_at.isoformat(),
+            }

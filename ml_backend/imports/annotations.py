@@ -1,0 +1,165 @@
+"""Labels from a table into Label Studio, onto tasks that are there: as annotations, or as predictions to look over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from ml_backend.errors import InvalidInputError
+from ml_backend.imports.uploading import IMPORTED, LabelsAs, chosen, complain
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.config import annotation_result, prediction_result
+from ml_backend.records import Annotation, LabelSchema, Task
+from ml_backend.task_names import names_of_tasks
+
+WRITERS = 4
+
+
+@dataclass
+class LabelReport:
+    """How many tasks got a label now, replaced one, have the same already, or keep a different one.
+
+    none: tasks that are to be labelled with none of the choices.
+    """
+
+    none: int = 0
+    written: int = 0
+    replaced: int = 0
+    same: int = 0
+    differing: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    doubtful: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is to be done to one task."""
+
+    task_id: int
+    labels: tuple[str, ...]
+    replaces: Annotation | None = None
+
+
+def import_labels(
+    client: LabelStudio,
+    project_id: int,
+    schema: LabelSchema,
+    given: Mapping[str, Sequence[str]],
+    *,
+    labels_as: LabelsAs = "annotations",
+    separator: str = "|",
+    replace: bool = False,
+    dry_run: bool = False,
+    done: Callable[[int], None] = lambda _: None,
+) -> LabelReport:
+    """Give each named task its labels. `given`: filename, path, content hash or task id -> CSV cells.
+
+    An empty cell is no label where one choice is asked for; where several may be chosen, it is: none of them.
+    A task that somebody labelled otherwise keeps that label, and is named in the report, unless `replace`: then this
+    user's newest annotation of it is changed. Raises InvalidInputError, with nothing written, for labels that do not fit.
+    """
+    report = LabelReport()
+    labels = _checked(schema, given, separator)
+    listing = {task.id: task for task in client.tasks(project_id, schema=schema)}
+    wanted = _resolved(labels, listing, report)
+    report.none = sum(not names for names in wanted.values())
+    if labels_as == "predictions":
+        _as_predictions(client, project_id, schema, wanted, report, dry_run=dry_run)
+        return report
+    steps = _plan(client, project_id, schema, wanted, report, replace=replace)
+    done(len(wanted) - len(steps))
+    if dry_run:
+        return report
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for _ in writers.map(lambda step: _write(client, schema, step), steps):
+            done(1)
+    return report
+
+
+def _checked(schema: LabelSchema, given: Mapping[str, Sequence[str]], separator: str) -> dict[str, tuple[str, ...]]:
+    labels = {name: chosen(schema, cells, separator) for name, cells in given.items()}
+    unknown: dict[str, int] = {}
+    for names in labels.values():
+        for name in set(names) - set(schema.labels):
+            unknown[name] = unknown.get(name, 0) + 1
+    several = [] if schema.multiple else [name for name, names in labels.items() if len(names) > 1]
+    complain(schema, unknown, several)
+    return {name: names for name, names in labels.items() if names or (schema.multiple and given[name])}
+
+
+def _resolved(
+    labels: Mapping[str, tuple[str, ...]], listing: Mapping[int, Task], report: LabelReport
+) -> dict[int, tuple[str, ...]]:
+    """Task id -> labels; names that are no task, or several, go into the report."""
+    known = names_of_tasks(listing.values())
+    wanted: dict[int, tuple[str, ...]] = {}
+    for name, names in labels.items():
+        tasks = known.get(name) or ([int(name)] if name.isdigit() and int(name) in listing else [])
+        if len(tasks) != 1:
+            (report.doubtful if tasks else report.unknown).append(name)
+        elif wanted.setdefault(tasks[0], names) != names:
+            raise InvalidInputError(f"Nothing was written: {name!r} has two different labels; keep one.")
+    return wanted
+
+
+def _plan(
+    client: LabelStudio,
+    project_id: int,
+    schema: LabelSchema,
+    wanted: Mapping[int, tuple[str, ...]],
+    report: LabelReport,
+    *,
+    replace: bool,
+) -> list[_Step]:
+    """Compare with what is annotated now, so that what is done already is not done again."""
+    user = client.whoami()["id"]
+    answered = {task.id: given for task, given in client.annotated(project_id, schema=schema) if task.id in wanted}
+    steps = []
+    for task_id, names in wanted.items():
+        answers = [a for a in answered.get(task_id, []) if not a.was_cancelled and (a.labels or schema.multiple)]
+        if any(set(a.labels) == set(names) for a in answers):
+            report.same += 1
+        elif not answers:
+            report.written += 1
+            steps.append(_Step(task_id, names))
+        elif replace:
+            report.replaced += 1
+            mine = [a for a in answers if a.annotator == user]
+            steps.append(_Step(task_id, names, max(mine, key=lambda a: a.id, default=None)))
+        else:
+            report.differing.append(
+                f"task {task_id}: labelled {'|'.join(answers[-1].labels)!r}, the file says {'|'.join(names)!r}"
+            )
+    return steps
+
+
+def _write(client: LabelStudio, schema: LabelSchema, step: _Step) -> None:
+    result = annotation_result(schema, step.labels)
+    if step.replaces is None:
+        client.create_annotation(step.task_id, result, lead_time=0.0)
+    else:
+        client.update_annotation(step.replaces.id, result=result)
+
+
+def _as_predictions(
+    client: LabelStudio,
+    project_id: int,
+    schema: LabelSchema,
+    wanted: Mapping[int, tuple[str, ...]],
+    report: LabelReport,
+    *,
+    dry_run: bool,
+) -> None:
+    """Predictions under a version of their own; those that are there already, the same, are not sent again."""
+    stored = client.predictions_of(project_id, list(wanted))
+    new = []
+    for task_id, names in wanted.items():
+        result = prediction_result(schema, names, 1.0)
+        if any(p["model_version"] == IMPORTED and p["result"] == result for p in stored.get(task_id, [])):
+            report.same += 1
+        else:
+            new.append({"task": task_id, "result": result, "score": 1.0, "model_version": IMPORTED})
+    report.written = len(new)
+    if not dry_run and new:
+        client.import_predictions(project_id, new)

@@ -1,0 +1,149 @@
+"""Where the files of an import go: nowhere, because Label Studio sees them where they are, or up to it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Literal, TypeVar
+
+from ml_backend.errors import LabelStudioError, NotFoundError
+from ml_backend.imports.sources import Source
+from ml_backend.labelstudio import storage
+from ml_backend.labelstudio.client import LabelStudio
+
+Storage = Literal["auto", "local", "upload"]
+Item = TypeVar("Item")
+
+UPLOADS = 50
+"""Files a request."""
+OFF = "it does not serve local files: LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED is off."
+UPLOADABLE = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
+"""Suffixes that Label Studio takes; browsers look at the content."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An image that can be imported. `sha256` is None for an address. also: paths of copies with the same bytes.
+
+    labels: None where it has none yet; () where none of the choices fits.
+    """
+
+    source: Source
+    sha256: str | None
+    labels: tuple[str, ...] | None = None
+    also: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What makes it the same image: its content, or the address where that is all there is."""
+        return self.sha256 or str(self.source.address)
+
+
+class Placement:
+    """Decides once for an import, then says each image's address. Files already there are not sent again."""
+
+    def __init__(self, client: LabelStudio, project_id: int, where: Storage, root: Path | None) -> None:
+        self.client, self.project_id, self.where = client, project_id, where
+        self.root = root.resolve() if root else None
+        self.local = False
+        self.uploaded: dict[str, str] = {}
+
+    def choose(self, files: Sequence[Ready], *, dry_run: bool) -> str:
+        """Decide, and set up what is needed; returns it in words. Raises LabelStudioError if `local` cannot be."""
+        if not files:
+            return "addresses used as they are"
+        refusal = "as asked" if self.where == "upload" else self._serve(files, dry_run=dry_run)
+        if refusal is None:
+            self.local = True
+            return f"served by Label Studio from {self.root}, without copying"
+        if self.where == "local":
+            raise LabelStudioError(
+                f"Label Studio cannot serve these files itself: {refusal} Put them below its document root, or "
+                "upload them (--storage upload)."
+            )
+        self.uploaded = storage.uploads(self.client, self.project_id)
+        return f"uploaded to Label Studio ({refusal.rstrip('.')})"
+
+    def addresses(self, chunk: Sequence[Ready]) -> list[str]:
+        """Where Label Studio finds each image of a chunk, once this returns."""
+        if not self.local:
+            self._upload([image for image in chunk if image.source.file])
+        return [self._address(image) for image in chunk]
+
+    def _address(self, image: Ready) -> str:
+        file = image.source.file
+        if file is None:
+            return str(image.source.address)
+        if self.local and self.root:
+            return storage.local_address(file.relative_to(self.root))
+        return self.uploaded[_upload_name(image)]
+
+    def _upload(self, images: Sequence[Ready]) -> None:
+        """Upload what is not there yet. Files are named by content, so that a killed run's are known again."""
+        missing = [image for image in images if _upload_name(image) not in self.uploaded]
+        with ThreadPoolExecutor(2) as senders:
+            for part, addresses in senders.map(self._send, chunks(missing, UPLOADS)):
+                self.uploaded.update(zip(map(_upload_name, part), addresses, strict=True))
+
+    def _send(self, part: list[Ready]) -> tuple[list[Ready], list[str]]:
+        files = [(_upload_name(image), image.source.file.read_bytes()) for image in part if image.source.file]
+        return part, storage.upload(self.client, self.project_id, files)
+
+    def _serve(self, files: Sequence[Ready], *, dry_run: bool) -> str | None:
+        """Have Label Studio serve the files from where they are; says why not, if it does not."""
+        seen = storage.document_root(self.client, self.project_id)
+        self.root = self.root or (Path(seen) if seen else None)
+        paths = [image.source.file for image in files if image.source.file]
+        if seen is None or self.root is None or not all(path.is_relative_to(self.root) for path in paths):
+            return f"they are not below its document root {seen or ''}".rstrip() + "."
+        made = []
+        for folder in _folders([path.relative_to(self.root) for path in paths]):
+            if folder == PurePosixPath("."):
+                return (
+                    f"some are directly in its document root {seen}, which it does not serve; put them in a "
+                    "folder below it."
+                )
+            if refusal := storage.local_folder_refusal(self.client, self.project_id, seen / folder):
+                return OFF if "LOCAL_FILES_SERVING_ENABLED" in refusal else refusal
+            if not dry_run and (number := storage.add_local_storage(self.client, self.project_id, seen / folder)):
+                made.append(number)
+        if not dry_run and not self._serves(files[0]):
+            for number in made:
+                storage.remove_local_storage(self.client, number)
+            return f"it sees other files below {seen} than this computer does."
+        return None
+
+    def _serves(self, image: Ready) -> bool:
+        """Fetch one image as an annotator's browser would, and compare."""
+        if self.root is None or image.source.file is None:
+            return False
+        try:
+            answer = self.client.transport.send("GET", storage.local_address(image.source.file.relative_to(self.root)))
+        except NotFoundError:
+            return False
+        return answer.ok and hashlib.sha256(answer.content).hexdigest() == image.sha256
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _upload_name(image: Ready) -> str:
+    """Content hash and suffix, one that Label Studio takes."""
+    suffix = PurePosixPath(image.source.filename).suffix.lower()
+    return f"{image.sha256}{suffix if suffix in UPLOADABLE else '.png'}"
+
+
+def _folders(relatives: Sequence[Path]) -> list[PurePosixPath]:
+    """The folder all files share; where that is the root itself, the folders right below it."""
+    common = os.path.commonpath([path.parent for path in relatives])
+    if common:
+        return [PurePosixPath(Path(common).as_posix())]
+    return sorted({PurePosixPath(path.parts[0] if len(path.parts) > 1 else ".") for path in relatives})

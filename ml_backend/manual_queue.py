@@ -1,0 +1,234 @@
+"""Which tasks next, chosen by hand: what a strategy would pick, or a list of a person's own; and making it the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ml_backend.encoding import look_at
+from ml_backend.errors import InvalidInputError, NothingToAskError
+from ml_backend.predictor import predicted
+from ml_backend.records import Query
+from ml_backend.services import Services
+from ml_backend.steps import push_queue, sync_labels
+from ml_backend.steps.choose import BY_HAND, build_pool, picks, spare
+from ml_backend.steps.encode_images import encode_missing, places
+from ml_backend.store.projects import Project
+from ml_backend.store.rounds import Round
+from ml_backend.store.views import PoolRows
+from ml_backend.strategies import STRATEGIES
+from ml_backend.tabular import read_csv, unguarded
+from ml_backend.task_names import SHOWN, and_more, called, names_of_tasks, printable
+from ml_backend.worker.foreground import Tell, silent
+
+MANUAL = "manual"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of a strategy. None: as the service is set."""
+
+    strategy: str | None = None
+    size: int | None = None
+    pool_size: int | None = None
+    power: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Queries in order, with what they were computed by. `skipped`: task ids left out, each with the reason."""
+
+    queries: Sequence[Query]
+    strategy: str
+    seed: int
+    version: int
+    skipped: Mapping[int, str]
+
+
+def query(project: Project, services: Services, wish: Wish, tell: Tell = silent) -> Batch:
+    """Compute what a strategy would ask for now; records and pushes nothing.
+
+    Call it in `runner.alone`. Raises NothingToAskError where every task is answered, skipped, held out or unreadable,
+    InvalidInputError for an unknown strategy.
+    """
+    settings = services.settings
+    strategy = wish.strategy or settings.strategy
+    if strategy not in STRATEGIES:
+        raise InvalidInputError(f"There is no strategy {strategy!r}. Choose one of: {', '.join(STRATEGIES)}.")
+    seed = settings.seed if wish.seed is None else wish.seed
+    tell(0.0, "labels")
+    project, _ = sync_labels.sync(project, services, full=False, lazily=True)
+    corpus = encode_missing(
+        project, services, lambda done, total: tell(done / max(total, 1), f"{done} of {total} images")
+    )
+    model = services.predictor.current(project)
+    tell(0.9, "choose")
+    pool = build_pool(corpus, model) if corpus else None
+    wanted = replace(
+        settings,
+        strategy=strategy,
+        batch_size=wish.size or settings.batch_size,
+        pool_size=wish.pool_size if wish.pool_size is not None else settings.pool_size,
+        power=wish.power if wish.power is not None else settings.power,
+        random_share=0.0,
+        holdout_share=0.0,
+    )
+    chosen = picks(pool, wanted, 0, np.random.default_rng([seed, project.id]))
+    if not chosen:
+        raise NothingToAskError(
+            f"{project.key} has no tasks left to choose from: all are answered, skipped, unreadable or held out to "
+            "measure the accuracy. Import more images."
+        )
+    queries = [replace(query, rank=rank) for rank, query in enumerate(chosen)]
+    return Batch(queries, strategy, seed, model.number if model else 0, {})
+
+
+def by_hand(project: Project, services: Services, wanted: Mapping[int, float]) -> Batch:
+    """Put a person's own list in order: the highest priority first, ties as given. `wanted`: task id -> priority.
+
+    Tasks that are answered already, do not exist or have an image that cannot be read are skipped and named; images that
+    nobody has read yet are read now. Raises NothingToAskError where none is left.
+    """
+    rows = services.ledger.pool(project)
+    unread = rows.ids[(rows.hashes == b"") & ~rows.failed & ~rows.answered & np.isin(rows.ids, list(wanted))]
+    if len(unread):
+        look_at(project, services, list(services.ledger.tasks(project, unread.tolist())))
+        rows = services.ledger.pool(project)
+    skipped = _left_out(rows, wanted, services.ledger.image_errors(project))
+    ordered = sorted(wanted.items(), key=lambda item: -item[1])
+    chosen = [(task, priority) for task, priority in ordered if task not in skipped]
+    if not chosen:
+        raise NothingToAskError(_nothing_left(project, services, skipped))
+    held_out = {int(task) for task in rows.ids[rows.holdout]}
+    queries = [
+        Query(task, rank, "holdout" if task in held_out else "strategy", priority, "chosen by hand")
+        for rank, (task, priority) in enumerate(chosen)
+    ]
+    current = services.versions.current(project)
+    return Batch(_with_beliefs(project, services, queries, rows), MANUAL, 0, current.number if current else 0, skipped)
+
+
+def _left_out(rows: PoolRows, wanted: Iterable[int], errors: Mapping[int, str]) -> dict[int, str]:
+    """Which of these tasks cannot be asked for, and why."""
+    at = {int(task): row for row, task in enumerate(rows.ids)}
+    skipped: dict[int, str] = {}
+    for task in wanted:
+        if task not in at:
+            skipped[task] = "not in this project"
+        elif rows.answered[at[task]]:
+            skipped[task] = "already labelled"
+        elif rows.failed[at[task]]:
+            skipped[task] = f"its image cannot be read: {errors.get(task, 'for an unknown reason')}"
+    return skipped
+
+
+def _nothing_left(project: Project, services: Services, skipped: Mapping[int, str]) -> str:
+    shown = list(skipped)[:SHOWN]
+    names = {task.id: called(task) for task in services.ledger.tasks(project, shown)}
+    reasons = [f"{names.get(task, f'task {task}')}: {printable(skipped[task]).rstrip('.')}" for task in shown]
+    return f"None of these tasks can be queued: {and_more(reasons, len(skipped))}."
+
+
+def push(project: Project, services: Services, batch: Batch) -> Round:
+    """Make the batch the queue, as a round of its own that stays until half of it is answered.
+
+    Pushed again unchanged, it stays the round it is. Raises LabelStudioError where Label Studio refuses it.
+    """
+    last = services.ledger.last_round(project)
+    params = {BY_HAND: True}
+    if last is not None and (last.strategy, last.seed, last.version, last.params) == (
+        batch.strategy, batch.seed, batch.version, params,
+    ) and _order(services.ledger.queries(last)) == _order(batch.queries):  # fmt: skip
+        return push_queue.serve(project, services, last)
+    round_ = services.ledger.open_round(
+        project,
+        version=batch.version,
+        strategy=batch.strategy,
+        seed=batch.seed,
+        queries=batch.queries,
+        params=params,
+    )
+    return push_queue.serve(project, services, round_, spare(project, services, None, round_))
+
+
+def priorities_from_csv(project: Project, services: Services, path: Path) -> dict[int, float]:
+    """Read `task_id` or `filename` (or `path`, or `content_hash`), and `priority` if there is one: higher is sooner.
+
+    Without priorities the first line comes first. Raises InvalidInputError naming the lines that cannot be used.
+    """
+    rows = list(read_csv(path))
+    names = [
+        row.get("task_id") or row.get("path") or row.get("filename") or row.get("content_hash") or "" for row in rows
+    ]
+    found = resolve(project, services, names)
+    wanted: dict[int, float] = {}
+    for place, (row, task) in enumerate(zip(rows, found, strict=True)):
+        text = row.get("priority") or ""
+        try:
+            priority = float(text) if text else float(len(rows) - place)
+        except ValueError:
+            raise InvalidInputError(f"{path}, row {place + 1}: the priority {text!r} is not a number.") from None
+        wanted.setdefault(task, priority)
+    return wanted
+
+
+def resolve(project: Project, services: Services, names: Sequence[str]) -> list[int]:
+    """Task ids, filenames, relative paths or content hashes -> task ids, in the order given.
+
+    Raises InvalidInputError that lists names which are no task, and filenames that several tasks have.
+    """
+    numbers = {task.id for task in services.ledger.tasks(project)} if any(n.isdigit() for n in names) else set()
+    known = names_of_tasks(services.ledger.tasks(project)) if any(not n.isdigit() for n in names) else {}
+    found: list[int] = []
+    unknown: list[str] = []
+    doubtful: list[str] = []
+    for name in names:
+        tasks = (
+            [int(name)]
+            if name.isdigit() and int(name) in numbers
+            else known.get(name) or known.get(unguarded(name), [])
+        )
+        found += tasks[:1]
+        if len(tasks) != 1:
+            (doubtful if tasks else unknown).append(name)
+    if unknown or doubtful:
+        raise InvalidInputError(_not_resolved(project, unknown, doubtful))
+    return found
+
+
+def _with_beliefs(project: Project, services: Services, queries: Sequence[Query], rows: PoolRows) -> list[Query]:
+    """Add what the current model says of each task whose vector is stored; held-out tasks keep their silence."""
+    model = services.predictor.current(project)
+    if model is None:
+        return list(queries)
+    hashes = rows.hashes[np.searchsorted(rows.ids, [q.task_id for q in queries])]
+    at = places(services.features, model.encoder, hashes)
+    known = [i for i, q in enumerate(queries) if at[i] >= 0 and q.arm != "holdout"]
+    told = list(queries)
+    if known:
+        matrix = services.features.matrix(model.encoder.id)
+        for i, row in zip(known, model.head.predict_proba(matrix[at[known]]), strict=True):
+            belief = predicted(row, model.head.classes, multiple=model.head.multilabel)
+            told[i] = replace(queries[i], confidence=belief.confidence, prediction=belief.labels)
+    return told
+
+
+def _order(queries: Sequence[Query]) -> list[tuple[int, float]]:
+    return [(query.task_id, query.acquisition) for query in queries]
+
+
+def _not_resolved(project: Project, unknown: Sequence[str], doubtful: Sequence[str]) -> str:
+    parts = []
+    if unknown:
+        parts.append(f"{project.title!r} has no task called {_some(unknown)}")
+    if doubtful:
+        parts.append(f"several tasks are called {_some(doubtful)}: use their path or task id")
+    return f"Nothing was changed: {'; '.join(parts)}."
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

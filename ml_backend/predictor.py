@@ -1,0 +1,305 @@
+"""Predictions: the current version in memory, swapped as a whole; unseen images are encoded once and kept.
+
+torch is imported with the first model, so that what only asks the store answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend import split
+from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
+from ml_backend.labelstudio.config import prediction_result, task_from_json
+from ml_backend.labelstudio.queue import LIVE
+from ml_backend.records import LabelSchema, Prediction, Task
+from ml_backend.store.model_versions import Version
+from ml_backend.store.projects import Project
+from ml_backend.store.rounds import Round
+from ml_backend.wording import encodable
+
+if TYPE_CHECKING:
+    from ml_backend.learning.encoders import Encoder
+    from ml_backend.learning.head import Head
+    from ml_backend.services import Services
+
+logger = logging.getLogger(__name__)
+
+UNCALIBRATED = 0.9
+"""A version that no answer has measured yet, as an imported one, is taken at its word from this confidence on."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """One version, ready to predict. `number` is its place in the project's history.
+
+    head: answers in the project's present labels. confident_from: the confidence from which on its guesses are ticked;
+    None: not known, so that none is. fits: it was trained for these labels.
+    """
+
+    number: int
+    encoder: Encoder
+    head: Head
+    confident_from: float | None = UNCALIBRATED
+    fits: bool = True
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A version in memory, with the labels that it answers in."""
+
+    model: LoadedModel
+    schema: LabelSchema
+
+
+@dataclass(frozen=True)
+class _Served:
+    """The queue Label Studio has: which score each of its tasks was given."""
+
+    round: Round
+    scores: Mapping[int, float]
+
+
+def serving_score(rank: int, total: int) -> float:
+    """Score of place `rank` (from 0) in a batch of `total`: in (0, LIVE), lowest served first."""
+    return LIVE * (rank + 1) / (total + 1)
+
+
+def live_score(belief: Prediction | None) -> float:
+    """Score of a task outside the batch: the confidence, so that it is served after the batch; LIVE where there is none."""
+    return max(LIVE, belief.confidence) if belief else LIVE
+
+
+def predicted(probabilities: NDArray[np.float32], names: Sequence[str], *, multiple: bool) -> Prediction:
+    """Turn (C,) probabilities into a prediction: the top class, or every class at 0.5 or more.
+
+    The confidence is the top class's probability; for several labels, that of the least certain class being as said.
+    """
+    from ml_backend.learning.evaluation import confidences  # noqa: PLC0415 - scipy
+
+    if multiple:
+        chosen = tuple(name for name, p in zip(names, probabilities, strict=True) if p >= 0.5)
+    else:
+        chosen = (names[int(probabilities.argmax())],)
+    confidence = float(confidences(probabilities[None], multilabel=multiple)[0])
+    return Prediction(chosen, confidence, tuple(float(p) for p in probabilities))
+
+
+def confident_from_meta(version: Version, schema: LabelSchema) -> float | None:
+    """The confidence from which on a version's guesses are ticked, as `meta.json` has it.
+
+    None for a version that was trained for other labels: what it does not know it takes for something else.
+    """
+    found = version.meta.get("confident_from", UNCALIBRATED)
+    return None if found is None or not version.fits(schema) else float(found)
+
+
+def ticked_from(project: Project, policy: str, confident_from: float | None) -> float | None:
+    """The confidence from which on a guess is ticked when its image opens, by ML_BACKEND_PRELABELS; None: none is.
+
+    A guess that is ticked is half an answer. Where each task is labelled more than once nobody is shown one, so that
+    the opinions are independent, and the second annotator sees what the first one saw.
+    """
+    if policy == "never" or int(project.settings.get("overlap", 1)) > 1:
+        return None
+    return 0.0 if policy == "always" else confident_from
+
+
+def named(head: Head, schema: LabelSchema, name: str) -> Head:
+    """A version's head, by name, in the labels of the project. Raises OtherLabelsError where it cannot answer in them."""
+    if head.multilabel != schema.multiple or not set(head.classes) & set(schema.labels):
+        raise OtherLabelsError(f"{name} was trained for other labels than the project has now.")
+    return head.named(schema.labels)
+
+
+def _head(folder: Path) -> Head:
+    from safetensors import SafetensorError  # noqa: PLC0415 - with torch
+
+    from ml_backend.learning.head import Head  # noqa: PLC0415 - torch
+
+    try:
+        return Head.load(folder)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise InvalidInputError(
+            f"{folder} is not a complete model version ({error}): choose another version, or train a new one."
+        ) from error
+
+
+class Predictor:
+    """Answers `/predict`. Safe to call from several threads."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self._models: dict[int, _Kept] = {}
+        self._mute: set[tuple[int, int, str]] = set()
+        self._queues: dict[int, _Served] = {}
+        self._loading = threading.Lock()
+
+    def current(self, project: Project) -> LoadedModel | None:
+        """The promoted version, answering in the project's present labels; None before the first.
+
+        None as well where it cannot answer: its files are gone or damaged, or it was trained for other labels altogether.
+        """
+        version = self.services.versions.current(project)
+        if version is None:
+            return None
+        kept = self._models.get(project.id)
+        if kept is None or (kept.model.number, kept.schema) != (version.number, project.schema):
+            with self._loading:
+                try:
+                    kept = _Kept(self.load(project, version.number), project.schema)
+                except (NotFoundError, InvalidInputError, OtherLabelsError) as error:
+                    self._told(project, version, str(error))
+                    return None
+                self._models[project.id] = kept
+        return kept.model
+
+    def load(self, project: Project, number: int) -> LoadedModel:
+        """A version as it answers now. Raises NotFoundError where its files are gone, and what `stored`, `named` raise."""
+        version, model = self.services.versions.version(project, number), self.stored(project, number)
+        return replace(
+            model,
+            head=named(model.head, project.schema, version.name),
+            confident_from=confident_from_meta(version, project.schema),
+            fits=version.fits(project.schema),
+        )
+
+    def head(self, project: Project, number: int) -> Head:
+        """The head alone, answering in the project's present labels; raises what `load` does."""
+        version = self.services.versions.version(project, number)
+        return named(_head(self.services.versions.folder(version)), project.schema, version.name)
+
+    def stored(self, project: Project, number: int) -> LoadedModel:
+        """A version as it was trained. Raises NotFoundError or InvalidInputError where its files are not whole."""
+        versions = self.services.versions
+        version = versions.version(project, number)
+        return LoadedModel(number, self.encoder(project, number), _head(versions.folder(version)))
+
+    def encoder(self, project: Project, number: int) -> Encoder:
+        """The encoder of a version; raises what `stored` does."""
+        from ml_backend.learning.encoders import load_encoder  # noqa: PLC0415 - torch
+
+        versions = self.services.versions
+        return load_encoder(versions.folder(versions.version(project, number)), self.services.settings.trusted_encoders)
+
+    def _told(self, project: Project, version: Version, why: str) -> None:
+        """Log once that a version cannot answer."""
+        if (project.id, version.number, why) not in self._mute:
+            self._mute.add((project.id, version.number, why))
+            logger.warning("%s: %s is served, but makes no guesses: %s", project.key, version.name, why)
+
+    def served_name(self, project: Project) -> str:
+        """Return the version name Label Studio has now: `v<model>-r<round>`, v0-r0 before the first queue."""
+        round_ = self.services.ledger.current_round(project)
+        return round_.served_name if round_ else "v0-r0"
+
+    def served_names(self, project: Project) -> list[str]:
+        """All names under which a queue was served, newest first."""
+        return [r.served_name for r in self.services.ledger.rounds(project) if r.pushed_at] or ["v0-r0"]
+
+    def predict(self, project: Project, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """One Label Studio prediction a task, in order. An unreadable image gets an empty one that says why.
+
+        A held-out task, whether it is in the queue or not, gets one without a guess, so that no opinion leans on it.
+        """
+        queue = self._queue(project)
+        beliefs, contents = self._beliefs(project, [task_from_json(project.schema, dict(task)) for task in tasks])
+        ids = [int(task["id"]) for task in tasks]
+        held_out = self._held_out(project, ids, contents)
+        return [
+            self._answer(project, task_id, belief, queue, held_out=place in held_out)
+            for place, (task_id, belief) in enumerate(zip(ids, beliefs, strict=True))
+        ]
+
+    def _held_out(self, project: Project, task_ids: Sequence[int], contents: Mapping[int, str]) -> set[int]:
+        """Which of the tasks, by their place here, the split holds out: by the image shown, and by what the ledger knows."""
+        settings, share = self.services.settings, project.settings.get(split.SHARE)
+        if share is None:  # no turn yet: a share that a first turn of whatever size stays within
+            share = split.reserved_share(settings.holdout_share, settings.holdout_first, 0)
+        known, seed = self.services.ledger.held_out(project, task_ids), project.split_seed
+        by_ledger = {place for place, task_id in enumerate(task_ids) if task_id in known}
+        return by_ledger | {place for place, content in contents.items() if split.place(content, seed) < share}
+
+    def _answer(
+        self, project: Project, task_id: int, belief: Prediction | None, queue: _Served | None, *, held_out: bool
+    ) -> dict[str, Any]:
+        shown = not held_out and self._shown(project, belief)
+        result = prediction_result(project.schema, belief.labels, belief.confidence) if belief and shown else []
+        score = queue.scores.get(task_id) if queue else None
+        if score is None:
+            score = live_score(belief)
+        name = queue.round.served_name if queue else "v0-r0"
+        answer: dict[str, Any] = {"model_version": name, "score": score, "result": result}
+        if belief is not None and belief.error:
+            answer["error"] = belief.error
+        return answer
+
+    def _shown(self, project: Project, belief: Prediction | None) -> bool:
+        model = self.current(project)
+        if belief is None or belief.error or model is None:
+            return False
+        least = ticked_from(project, self.services.settings.prelabels, model.confident_from)
+        return least is not None and belief.confidence >= least
+
+    def _beliefs(self, project: Project, tasks: Sequence[Task]) -> tuple[list[Prediction | None], Mapping[int, str]]:
+        """What the current version says of each task, None where there is no version yet; content hashes by place."""
+        from ml_backend.encoding import no_image  # noqa: PLC0415 - torch
+
+        model = self.current(project)
+        if model is None:
+            return [None if t.image else Prediction((), 0.0, error=no_image(project, t)) for t in tasks], {}
+        vectors, contents, errors = self._vectors(project, model.encoder, tasks)
+        found: dict[int, Prediction] = {}
+        if vectors:
+            probabilities = model.head.predict_proba(np.stack(list(vectors.values())))
+            for place, row in zip(vectors, probabilities, strict=True):
+                found[place] = predicted(row, model.head.classes, multiple=model.head.multilabel)
+        places = range(len(tasks))
+        return [found.get(place) or Prediction((), 0.0, error=errors[place]) for place in places], contents
+
+    def _vectors(
+        self, project: Project, encoder: Encoder, tasks: Sequence[Task]
+    ) -> tuple[dict[int, NDArray[np.float32]], dict[int, str], dict[int, str]]:
+        """Vectors and content hashes of the tasks, by their place here; and why the others have none. Writes nothing.
+
+        What is stored counts for tasks whose image is the one that the ledger has; any other is looked at anew, for it
+        is the caller's word alone.
+        """
+        features = self.services.features
+        last = {task.id: task.image for task in tasks}
+        known = self.services.ledger.content_hashes(project, tasks)
+        places = [place for place, t in enumerate(tasks) if t.id in known and t.image == last[t.id]]
+        rows = features.rows(encoder.id, [known[tasks[place].id] for place in places])
+        stored = {place: int(row) for place, row in zip(places, rows, strict=True) if row >= 0}
+        matrix = features.matrix(encoder.id)[list(stored.values())] if stored else ()
+        vectors = dict(zip(stored, matrix, strict=True))
+        contents = {place: known[tasks[place].id] for place in stored}
+        rest = [place for place in range(len(tasks)) if place not in stored]
+        if not rest:
+            return vectors, contents, {}
+        from ml_backend.unlisted_images import glance  # noqa: PLC0415 - torch
+
+        new = glance(project, self.services, encoder, [tasks[place] for place in rest])
+        vectors |= {rest[place]: vector for place, vector in new.vectors.items()}
+        contents |= {rest[place]: content for place, content in new.hashes.items()}
+        return vectors, contents, {rest[place]: encodable(error) for place, error in new.errors.items()}
+
+    def _queue(self, project: Project) -> _Served | None:
+        """The round Label Studio has, with its scores; read once a round."""
+        round_ = self.services.ledger.current_round(project)
+        if round_ is None:
+            return None
+        known = self._queues.get(project.id)
+        if known is None or known.round.number != round_.number:
+            queries = self.services.ledger.queries(round_)
+            scores = {q.task_id: serving_score(q.rank, len(queries)) for q in queries}
+            known = _Served(round_, scores)
+            self._queues[project.id] = known
+        return known

@@ -1,0 +1,212 @@
+"""Step 4: score the pool, let the strategy rank it, and mix in the held-out tasks that are due and a random draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.errors import NothingToAskError
+from ml_backend.predictor import LoadedModel, predicted
+from ml_backend.records import Arm, Pool, Query, Ranking
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+from ml_backend.steps.corpus import Corpus
+from ml_backend.steps.hold_out import due
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.projects import Project
+from ml_backend.store.rounds import Round
+from ml_backend.store.views import PoolRows
+from ml_backend.strategies import select
+
+BY_HAND = "by_hand"
+"""Set in the params of a round that a person asked for: it stays until half of it is answered, whatever is trained."""
+
+
+def choose(project: Project, services: Services, corpus: Corpus | None, model: LoadedModel | None) -> Round:
+    """Return the round to serve: the last one while it is good, else a new one, recorded.
+
+    Raises NothingToAskError where there is no task left to ask for.
+    """
+    settings, ledger = services.settings, services.ledger
+    rows = corpus.rows if corpus else ledger.pool(project)
+    version = model.number if model else 0
+    last = ledger.last_round(project)
+    if last is not None and still_good(project, services, last, rows, version):
+        return last
+    if last is not None and version < last.version and (former := _former(project, ledger, rows, version)):
+        return former
+    rng = np.random.default_rng([settings.seed, project.id, last.number if last else 0])
+    pool = build_pool(corpus, model) if corpus else None
+    held = [Query(int(task), 0, "holdout", 0.0, "held out at random to measure the accuracy") for task in due(rows)]
+    queries = alternate(picks(pool, settings, len(held), rng), held)
+    if not queries:
+        raise NothingToAskError(f"{project.key} has no tasks to ask for: {_why_not(rows)}.")
+    return ledger.open_round(
+        project,
+        version=version,
+        strategy=settings.strategy,
+        seed=settings.seed,
+        queries=queries,
+        params=_params(project, settings),
+    )
+
+
+def spare(project: Project, services: Services, corpus: Corpus | None, round_: Round) -> list[int]:
+    """Tasks at random that are served once the batch is used up, or all that is left of it is open elsewhere.
+
+    Without them Label Studio tells an annotator that there is no task left while a colleague has the last one open.
+    """
+    rows = corpus.rows if corpus else services.ledger.pool(project)
+    asked = [query.task_id for query in services.ledger.queries(round_)]
+    waiting = rows.waiting & ~rows.holdout & ~np.isin(rows.ids, asked)
+    # One order a round, of all tasks: what is in reserve already comes first when some of it has been used up.
+    order = np.random.default_rng([services.settings.seed, project.id, round_.number]).permutation(len(rows.ids))
+    return [int(task) for task in rows.ids[order[waiting[order]]][: services.settings.batch_size]]
+
+
+def _former(project: Project, ledger: Ledger, rows: PoolRows, version: int) -> Round | None:
+    """After a roll-back: what is yet unanswered of the queue that this version had, as a round of its own."""
+    before = next((round_ for round_ in ledger.rounds(project) if round_.version == version), None)
+    if before is None or not _same_labels(before, project):
+        return None
+    waiting = set(_waiting(rows).tolist())
+    left = [query for query in ledger.queries(before) if query.task_id in waiting]
+    if not left:
+        return None
+    queries = [replace(query, rank=rank) for rank, query in enumerate(left)]
+    return ledger.open_round(
+        project, version=version, strategy=before.strategy, seed=before.seed, queries=queries, params=before.params
+    )
+
+
+def _waiting(rows: PoolRows) -> NDArray[np.int64]:
+    """Ids of the tasks that can still be asked for."""
+    return rows.ids[rows.waiting]
+
+
+def still_good(project: Project, services: Services, round_: Round, rows: PoolRows, version: int) -> bool:
+    """Whether the round was computed by the same model and settings, and more than half of it is yet unanswered."""
+    settings, queries = services.settings, services.ledger.queries(round_)
+    if not round_.params.get(BY_HAND) and (round_.version, round_.strategy, round_.seed, round_.params) != (
+        version, settings.strategy, settings.seed, _params(project, settings),
+    ):  # fmt: skip
+        return False
+    waiting = np.isin([query.task_id for query in queries], _waiting(rows))
+    return bool(2 * waiting.sum() > len(queries))
+
+
+def _same_labels(round_: Round, project: Project) -> bool:
+    """Whether the guesses of a round are labels that the project has now."""
+    return {"labels": round_.params.get("labels"), "multiple": round_.params.get("multiple")} == _labels(project)
+
+
+def _labels(project: Project) -> dict[str, Any]:
+    return {"labels": sorted(project.schema.labels), "multiple": project.schema.multiple}
+
+
+def _params(project: Project, settings: Settings) -> dict[str, Any]:
+    """What else decides a batch, or which of its guesses are ticked; kept with the round."""
+    return {
+        **_labels(project),
+        "overlap": int(project.settings.get("overlap", 1)),
+        "batch_size": settings.batch_size,
+        "pool_size": settings.pool_size,
+        "power": settings.power,
+        "random_share": settings.random_share,
+        "holdout_share": settings.holdout_share,
+        "holdout_first": settings.holdout_first,
+        "reserved_share": project.reserved_share,
+        "prelabels": settings.prelabels,
+    }
+
+
+def _why_not(rows: PoolRows) -> str:
+    total = len(rows.ids)
+    if not total:
+        return "there are none; import some"
+    unread = int(((rows.hashes == b"") & ~rows.failed & ~rows.answered & ~rows.skipped).sum())
+    yet = f", and that of {unread} has not been read yet" if unread else ""
+    return (
+        f"of {total} tasks {int(rows.answered.sum())} are answered, {int(rows.skipped.sum())} skipped, and the image of "
+        f"{int(rows.failed.sum())} cannot be read{yet}"
+    )
+
+
+def build_pool(corpus: Corpus, model: LoadedModel | None) -> Pool | None:
+    """Put the encoded tasks into a pool, in the order of the feature store; None where there are none.
+
+    Held-out tasks are no part of it: neither picked, nor learned from.
+    """
+    rows = corpus.rows
+    inside = np.flatnonzero(corpus.encoded & ~rows.holdout)
+    order = inside[np.argsort(corpus.at[inside], kind="stable")]
+    if not len(order):
+        return None
+    vectors = corpus.vectors(order)
+    return Pool(
+        features=vectors,
+        labelled=rows.labelled[order],
+        labels=rows.labels[order],
+        n_classes=len(corpus.classes),
+        ids=rows.ids[order],
+        probabilities=model.head.predict_proba(vectors) if model else None,
+        multilabel=corpus.multiple,
+        candidates=~(rows.answered | rows.skipped)[order],
+        class_names=corpus.classes,
+    )
+
+
+def alternate(ordered: Sequence[Query], others: Sequence[Query]) -> list[Query]:
+    """Every second one of `others` as long as there are any: what is held out is soon labelled whole; ranks from 0."""
+    paired = [query for pair in zip(ordered, others, strict=False) for query in pair]
+    shorter = min(len(ordered), len(others))
+    mixed = [*paired, *ordered[shorter:], *others[shorter:]]
+    return [replace(query, rank=rank) for rank, query in enumerate(mixed)]
+
+
+def interleave(ordered: Sequence[Query], others: Sequence[Query], rng: np.random.Generator) -> list[Query]:
+    """Put `others` at random places among `ordered`, whose order stays; ranks from 0."""
+    total = len(ordered) + len(others)
+    places = set(rng.choice(total, len(others), replace=False).tolist())
+    first, second = iter(ordered), iter(others)
+    mixed = [next(second) if place in places else next(first) for place in range(total)]
+    return [replace(query, rank=rank) for rank, query in enumerate(mixed)]
+
+
+def picks(pool: Pool | None, settings: Settings, held_out: int, rng: np.random.Generator) -> list[Query]:
+    """The strategy's picks and the random arm; at least `1 - holdout_share` of a batch, however many are held out."""
+    if pool is None or pool.candidates is None:
+        return []
+    size = max(math.ceil(settings.batch_size * (1 - settings.holdout_share)), settings.batch_size - held_out)
+    drawn = select("random", pool, round(size * settings.random_share), rng)
+    left = pool.candidates.copy()
+    left[drawn.rows] = False
+    ranking = select(
+        settings.strategy,
+        replace(pool, candidates=left),
+        size - len(drawn.rows),
+        rng,
+        pool_size=settings.pool_size,
+        power=settings.power,
+    )
+    return interleave(_queries(pool, ranking, "strategy"), _queries(pool, drawn, "random"), rng)
+
+
+def _queries(pool: Pool, ranking: Ranking, arm: Arm) -> list[Query]:
+    return [
+        Query(int(pool.ids[row]), 0, arm, float(acquisition), reason, *_belief(pool, row))
+        for row, acquisition, reason in zip(ranking.rows, ranking.acquisition, ranking.reasons, strict=True)
+    ]
+
+
+def _belief(pool: Pool, row: int) -> tuple[float | None, tuple[str, ...]]:
+    """Confidence and predicted names of one row, (None, ()) before any model."""
+    if pool.probabilities is None:
+        return None, ()
+    prediction = predicted(pool.probabilities[row], pool.class_names, multiple=pool.multilabel)
+    return prediction.confidence, prediction.labels

@@ -1,0 +1,187 @@
+"""Who gets in: what is looked at before a request reaches the service. Plain ASGI: it costs microseconds a request.
+
+A page in somebody's browser can call a service on the same machine: under a name of its own that it lets lead there (DNS
+rebinding; the `Host` header gives it away), or with a form or a script (`Origin` and `Sec-Fetch-Site` do).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ipaddress
+import secrets
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ml_backend.errors import ConfigError
+from ml_backend.host_lists import HostList, address_of, plain
+from ml_backend.settings import Settings
+from ml_backend.wording import amount
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+NOT_KNOWN_BY_THAT_NAME = 421
+BODY_SECONDS = 60.0
+"""The longest that a body may take to come in."""
+BODIES = 4
+"""As many bodies of the largest size may be held at a time, of all requests together."""
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    status: int
+    sentence: str
+    headers: dict[str, str] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse({"error": self.sentence}, self.status, self.headers)(scope, receive, send)
+
+
+def require_closed(settings: Settings) -> None:
+    """Raise ConfigError where others can reach the service, and it would let everybody in."""
+    if settings.user or settings.authentication == "proxy" or _is_loopback(settings.host):
+        return
+    raise ConfigError(
+        f"ML_BACKEND_HOST is {settings.host}, an address that others can reach, and there is no password: set "
+        "ML_BACKEND_USER and ML_BACKEND_PASSWORD. (To listen on this machine alone, set ML_BACKEND_HOST=127.0.0.1; where a "
+        "proxy in front asks for a password, set ML_BACKEND_AUTHENTICATION=proxy.)"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether every address of the name is one that only this machine reaches."""
+    try:
+        found = {place[4][0] for place in socket.getaddrinfo(host.strip("[]"), None)}
+    except (OSError, UnicodeError):
+        return False
+    return bool(found) and all(ipaddress.ip_address(str(address)).is_loopback for address in found)
+
+
+class Gate:
+    """Lets through what is called by a name of ours, by nobody else's page, with the password, and not too large."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        own = urlsplit(settings.url)
+        self._own = own.netloc.lower()
+        self._names = {"localhost", plain(socket.gethostname()), plain(own.hostname or ""), plain(settings.host)}
+        self._further = HostList(settings.names)
+        self._expected = _basic(settings.user, settings.password) if settings.user else None
+        self._largest = settings.body_mb * _MIB
+        self._held = 0  # bytes of bodies, of all requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if refusal := self._refusal(scope):
+            await refusal(scope, receive, send)
+            return
+        body = _Body(self, receive)
+        try:
+            await self.app(scope, body.receive, send)
+        finally:
+            self._held -= body.size
+
+    def _refusal(self, scope: Scope) -> _Refusal | None:
+        headers = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
+        hosts = [value for name, value in headers if name == b"host"]
+        if not all(map(self._is_ours, hosts)):
+            return _Refusal(
+                NOT_KNOWN_BY_THAT_NAME,
+                "This service is not known by the name that it was called by: set ML_BACKEND_URL to its address, or add the "
+                "name to ML_BACKEND_NAMES.",
+            )
+        if scope["path"] != "/health" and not self._is_known(headers):
+            sentence = (
+                "Send the user and password of ML_BACKEND_USER and ML_BACKEND_PASSWORD (HTTP basic authentication)."
+            )
+            return _Refusal(401, sentence, {"WWW-Authenticate": "Basic"})
+        if self._is_anothers_page(scope.get("method", "GET"), headers, hosts):
+            return _Refusal(403, "A page of another site may not call this service: use its own pages, or a script.")
+        return self._too_long(next((value for name, value in headers if name == b"content-length"), "0"))
+
+    def _is_ours(self, host: str) -> bool:
+        """An address is no name that somebody could let lead elsewhere."""
+        try:
+            name = urlsplit(f"//{host.strip()}").hostname or ""
+        except ValueError:
+            return False
+        return address_of(name) is not None or plain(name) in self._names or self._further.lists("http", name, None)
+
+    def _is_known(self, headers: list[tuple[bytes, str]]) -> bool:
+        if self._expected is None:
+            return True
+        sent = [value for name, value in headers if name == b"authorization"]
+        return len(sent) == 1 and secrets.compare_digest(sent[0].encode("latin-1"), self._expected)
+
+    def _is_anothers_page(self, method: str, headers: list[tuple[bytes, str]], hosts: list[str]) -> bool:
+        """Label Studio and scripts send none of these headers; every browser sends at least `Origin` with a POST."""
+        said = {name: value for name, value in headers if name in {b"sec-fetch-site", b"sec-fetch-mode"}}
+        elsewhere = said.get(b"sec-fetch-site", "none") not in {"none", "same-origin"}
+        if method in READING:
+            return elsewhere and said.get(b"sec-fetch-mode") != "navigate"  # a link may lead here
+        own = {self._own, *(host.strip().lower() for host in hosts)}
+        origins = [value for name, value in headers if name == b"origin"]
+        return elsewhere or any(_place(origin) not in own for origin in origins)
+
+    def _too_long(self, length: str) -> _Refusal | None:
+        if length.isdecimal() and (len(length) > 15 or int(length) > self._largest):
+            return _Refusal(413, self.too_large)
+        return None
+
+    @property
+    def too_large(self) -> str:
+        return (
+            f"The body is larger than {amount(self._largest // _MIB, 'MiB', 'MiB')}: send fewer tasks at a time, or raise "
+            "ML_BACKEND_BODY_MB."
+        )
+
+    def take(self, body: _Body, size: int) -> None:
+        """Count bytes that have come in. Raises HTTPException where these are too many."""
+        body.size += size
+        self._held += size
+        if body.size > self._largest:
+            raise HTTPException(413, self.too_large)
+        if self._held > BODIES * self._largest:
+            raise HTTPException(503, "The service is busy with other large requests: try again in a while.")
+
+
+class _Body:
+    """The body of one request, as it comes in: counted, and within a time."""
+
+    def __init__(self, gate: Gate, receive: Receive) -> None:
+        self.size = 0
+        self._gate, self._receive = gate, receive
+        self._until: float | None = None
+        self._complete = False
+
+    async def receive(self) -> Message:
+        if self._complete:
+            return await self._receive()  # waits for the caller to go away
+        self._until = self._until or asyncio.get_running_loop().time() + BODY_SECONDS
+        try:
+            async with asyncio.timeout_at(self._until):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, f"The body did not come in within {BODY_SECONDS:.0f} s: send it again.") from None
+        self._complete = not message.get("more_body", False)
+        self._gate.take(self, len(message.get("body", b"")))
+        return message
+
+
+def _place(origin: str) -> str:
+    """Host and port of an `Origin`; empty for `null` and whatever else is none."""
+    try:
+        return urlsplit(origin.strip()).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _basic(user: str, password: str) -> bytes:
+    return b"Basic " + base64.b64encode(f"{user}:{password}".encode())

@@ -1,0 +1,97 @@
+"""What a person or a script asks of the service over HTTP, beside Label Studio's protocol."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse
+
+from ml_backend import manual_promotion
+from ml_backend.errors import NotFoundError
+from ml_backend.exports.once import Exports
+from ml_backend.services import Services
+from ml_backend.status import job_status, project_status, round_status, unreadable_images, version_status
+from ml_backend.store.model_versions import Version, version_number
+from ml_backend.store.projects import Project
+from ml_backend.web.protocol import LARGEST_ID
+
+
+def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of routes
+    """Routes below /projects. A project is named by its number here, as `GET /projects` lists it."""
+    router = APIRouter(prefix="/projects")
+    exports = Exports(services.settings)
+
+    def project(number: int) -> Project:
+        for known in services.ledger.projects():
+            if known.id == number:
+                return known
+        raise NotFoundError(f"There is no project {number} here; GET /projects lists the projects.")
+
+    @router.get("")
+    def projects() -> list[dict[str, Any]]:
+        return [project_status(services, known) for known in services.ledger.projects()]
+
+    @router.get("/{number}")
+    def status(number: int) -> dict[str, Any]:
+        return project_status(services, project(number))
+
+    @router.get("/{number}/rounds")
+    def rounds(number: int) -> list[dict[str, Any]]:
+        return [round_status(round_) for round_ in services.ledger.rounds(project(number))]
+
+    @router.get("/{number}/versions")
+    def versions(number: int) -> list[dict[str, Any]]:
+        return [version_status(version) for version in services.versions.list(project(number))]
+
+    @router.get("/{number}/unreadable-images")
+    def unreadable(
+        number: int,
+        after: Annotated[int, Query(ge=0, le=LARGEST_ID)] = 0,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
+    ) -> dict[str, Any]:
+        """By task id; `after` is the last one of the page before."""
+        known = project(number)
+        total = services.ledger.counts(known).failed_images
+        return {"total": total} | unreadable_images(services, known, after=after, limit=limit)
+
+    @router.get("/{number}/jobs")
+    def jobs(number: int) -> list[dict[str, Any] | None]:
+        return [job_status(job) for job in services.jobs.history(project(number))]
+
+    def served(number: int) -> Version:
+        version = services.versions.current(project(number))
+        if version is None:
+            raise NotFoundError("There is no model yet: label two images of different classes.")
+        return version
+
+    @router.get("/{number}/model.{kind}", response_class=FileResponse)
+    async def model(number: int, kind: Literal["pt2", "onnx"]) -> FileResponse:
+        """Answers when the file is made, which takes up to a minute the first time."""
+        version = await run_in_threadpool(served, number)
+        path = await exports.get(number, version.number, kind)
+        return FileResponse(path, filename=path.name, media_type="application/octet-stream")
+
+    @router.post("/{number}/train")
+    def train(number: int) -> dict[str, Any] | None:
+        return job_status(services.jobs.mark_due(project(number), immediately=True, reason="asked for"))
+
+    @router.post("/{number}/cancel")
+    def cancel(number: int) -> dict[str, bool]:
+        return {"cancelled": services.jobs.cancel(project(number))}
+
+    @router.post("/{number}/roll-back")
+    def roll_back(number: int) -> dict[str, Any]:
+        return version_status(manual_promotion.roll_back(services, project(number)))
+
+    @router.post("/{number}/pin/{version}")
+    def pin(number: int, version: str) -> dict[str, Any]:
+        return version_status(manual_promotion.pin(services, project(number), version_number(version)))
+
+    @router.post("/{number}/unpin")
+    def unpin(number: int) -> dict[str, Any]:
+        manual_promotion.unpin(services, project(number))
+        return project_status(services, project(number))
+
+    return router

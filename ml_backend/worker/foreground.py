@@ -1,0 +1,109 @@
+"""Work asked for from the command line: beside a running service, or without one. One job a project at a time, always.
+
+Both go through the job table. A turn is marked due; a worker that is awake takes it within a tenth of a second, and its
+progress is followed. Where none does, it is claimed and run in this process, by the same code.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ml_backend.errors import AnotherStoreError, BackendError, ConflictError
+from ml_backend.services import Services
+from ml_backend.store.projects import Project
+from ml_backend.store.scheduling import Job
+from ml_backend.wording import job_reason
+from ml_backend.worker.heartbeat import Heartbeat
+from ml_backend.worker.loop import Worker
+from ml_backend.worker.requeue import bury_dead, worker_name
+
+Tell = Callable[[float, str], None]
+"""Told how far the work is, 0 to 1, and what it is at."""
+
+WORKER_SECONDS = 1.5
+"""A worker of the service asks for jobs ten times a second; one that has not taken it by now is busy or not there."""
+LOOK_SECONDS = 0.1
+
+
+def silent(_share: float, _message: str) -> None:
+    """Tell nobody."""
+
+
+def run_turn(services: Services, project: Project, reason: str, tell: Tell = silent) -> dict[str, Any]:
+    """Run one turn of the cycle to its end; returns its summary. Raises BackendError with the reason where it failed."""
+    bury_dead(services, project)
+    job = services.jobs.mark_due(project, immediately=True, reason=reason)
+    asked, before = time.monotonic(), _ended(services, project)
+    while True:
+        status = services.jobs.status(project)
+        if status.running is not None:
+            tell(status.running.progress, status.running.message)
+            bury_dead(services, project)
+        elif status.due is None:
+            return _outcome(services, project, job, before)
+        elif status.due.error and status.due.failures + status.due.delays > job.failures + job.delays:
+            raise BackendError(f"{status.due.error} The service will try again by itself while it is running.")
+        elif time.monotonic() - asked > WORKER_SECONDS:
+            _run_here(services, project, tell)
+            continue
+        time.sleep(LOOK_SECONDS)
+
+
+@contextmanager
+def alone(
+    services: Services, project: Project, reason: str, tell: Tell = silent, wait: float = 900.0
+) -> Iterator[None]:
+    """Do something while no turn of this project runs, here or in the service; waits for the one that does.
+
+    Raises ConflictError where another one runs for longer than `wait` seconds.
+    """
+    deadline = time.monotonic() + wait
+    while (job := services.jobs.begin(project, worker_name(), reason)) is None:
+        running = services.jobs.status(project).running
+        if time.monotonic() > deadline:
+            raise ConflictError(f"A turn of {project.key} has been running for {wait:.0f} s: try again later.")
+        if running is not None:
+            tell(0.0, f"waiting: {job_reason(running.reason)}, {running.progress:.0%} {running.message}")
+        bury_dead(services, project)
+        time.sleep(LOOK_SECONDS)
+    try:
+        with Heartbeat(services, job):
+            yield
+    except BaseException:
+        with suppress(BackendError):  # what went wrong in the block is what the person is to read
+            services.jobs.stop(job)
+        raise
+    with suppress(ConflictError):  # taken for dead meanwhile, by a clock that jumped: what was done is done
+        services.jobs.finish(job)
+
+
+def _run_here(services: Services, project: Project, tell: Tell) -> None:
+    """Claim the due job, if nobody has meanwhile, and do it in this process."""
+    worker = Worker(services, worker_name())
+    worker.told = tell
+    job = services.jobs.claim(worker.name, project=project)
+    if job is not None:
+        worker.attempt(job, project)
+
+
+def _ended(services: Services, project: Project) -> int:
+    last = services.jobs.status(project).last
+    return last.id if last else 0
+
+
+def _outcome(services: Services, project: Project, job: Job, before: int) -> dict[str, Any]:
+    """How the job ended; should a failed one have taken it in, how that one did."""
+    history = services.jobs.history(project)
+    mine = next((known for known in history if known.id == job.id), None)
+    mine = mine or next((known for known in history if known.id > before), None) or services.jobs.status(project).last
+    if mine is None or mine.state == "cancelled":
+        raise ConflictError("The turn was cancelled: run the command again.")
+    if mine.state == "failed":
+        raise BackendError(mine.error or "The turn failed: see the service's log.")
+    summary = mine.summary or {}
+    if refused := summary.get("refused"):
+        raise AnotherStoreError(refused)
+    return summary
