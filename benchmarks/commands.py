@@ -141,7 +141,7 @@ def listing(run: Run, project: int, most_seconds: float, what: str, fields: str 
 
     services = Services.open(Settings.from_environ(run.environment_of_ours()))
     config = run.client.get_project(project)["label_config"]
-    known = services.register(run.studio.url, project, config, created=None)
+    known = services.registry.register(run.studio.url, project, config, created=None)
     total = run.client.get_project(project)["task_number"]
     ours = total / timed(lambda: sync(known, services, full=True))
     services.database.close()

@@ -127,7 +127,7 @@ class Run:
 
     def __init__(self, services: Services, data: Data, seed: int) -> None:
         self.services, self.data = services, data
-        self.project = services.register("http://localhost:8080", 1, label_config(data.classes), created=None)
+        self.project = services.registry.register("http://localhost:8080", 1, label_config(data.classes), created=None)
         ids = range(1, len(data.labels) + 1)
         hashes = [hashlib.sha256(f"{seed} {i}".encode()).hexdigest() for i in ids]
         services.ledger.reconcile(self.project, [(_task(i), []) for i in ids], full=True)

@@ -30,13 +30,14 @@ from benchmarks.commands import CLASSES, unpack
 from benchmarks.encode import bare_forward, bare_lanes, jpegs
 from benchmarks.live import label_studio, machine
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
+from ml_backend.hosts import host_slug
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
 from ml_backend.labelstudio.connection import connect
 from ml_backend.learning.images import decode
 from ml_backend.learning.networks import build_network
 from ml_backend.learning.vision import torchvision
-from ml_backend.services import Services, host_slug
+from ml_backend.services import Services
 from ml_backend.settings import Settings
 from tests.e2e import stack as stacks
 from tests.e2e.stack import Stack, service, wait_until

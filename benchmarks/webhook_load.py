@@ -20,7 +20,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from benchmarks.live import Spread, Training, live_service, machine
-from ml_backend.services import host_slug
+from ml_backend.hosts import host_slug
 from ml_backend.store.schema import events
 from tests.e2e.stack import Stack
 

@@ -76,9 +76,9 @@ def examine(services: Services, host: str, wanted: Callable[[], list[Project]]) 
     except BackendError as error:
         yield Result("project", "FIX", str(error))
         return
-    client = services.client(host)
+    client = services.hosts.client(host)
     if not projects:
-        yield from _addresses(client, services.backend_url(host))
+        yield from _addresses(client, services.hosts.backend_url(host))
         yield Result("project", "note", "No project is connected yet: run `ml-backend setup-project`.")
     for project in projects:
         yield from _project(services, client, project, several=len(projects) > 1)
@@ -87,7 +87,7 @@ def examine(services: Services, host: str, wanted: Callable[[], list[Project]]) 
 def _label_studio(services: Services, host: str) -> Iterator[Result]:
     """Reachable, a version that was tested, a token that is accepted."""
     try:
-        client = services.client(host)
+        client = services.hosts.client(host)
     except BackendError as error:
         yield Result("token", "FIX", str(error))
         return
@@ -143,7 +143,7 @@ def _project(services: Services, client: LabelStudio, project: Project, *, sever
     access = Access(settings.user, settings.password) if settings.user else None
     number = project.key.project_id
     try:
-        url = services.backend_url(project.key.host)
+        url = services.hosts.backend_url(project.key.host)
         findings = check(client, number, url, access=access, default=settings.selection)
         made = partial(services.ledger.made, project.key)
         findings.append(ownership.finding(client.get_project(number), services.database.store_id, made))
@@ -240,7 +240,7 @@ def kind_of(image: str | None) -> str:
 
 def _unreadable(services: Services, project: Project, task: Task) -> str | None:
     try:
-        decode(services.images(project.key.host).read(task))
+        decode(services.hosts.images(project.key.host).read(task))
     except (ImageError, LabelStudioError) as error:
         return str(error)
     return None

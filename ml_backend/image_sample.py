@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from ml_backend.encoding import READERS, Encoded, note, read_image
+from ml_backend.encoding import READERS, Encoded, Encoding, Kept
 from ml_backend.errors import ImageAwayError, ImageError, TurnPausedError
 from ml_backend.learning.images import decode
 from ml_backend.learning.pipeline import TICK_S
@@ -18,67 +16,22 @@ from ml_backend.records import Task
 from ml_backend.store.projects import Project
 from ml_backend.wording import amount
 
-if TYPE_CHECKING:
-    from ml_backend.services import Services
-
 SPARE = 16
 """Images drawn beyond those needed, in place of unreadable ones."""
 PATIENCE = 5
 """Turns that wait for the better part of a sample; after them an encoder is learned from what can be read."""
 SHORTER_SIDE = 256
 """Pixels of an image of a sample, or up to twice as many: thousands of them are in memory at a time."""
-KEPT_BYTES = 256 * 2**20
-"""Of the samples' files kept in memory until they are encoded; those beyond are fetched once more."""
 
 
-@dataclass
-class Kept:
-    """Files read to fit an encoder on, and why some could not be, so that encoding need not fetch them once more."""
-
-    all: Mapping[int, Kept] = field(default_factory=dict)  # of every project: they share the room there is
-    outcomes: dict[int, tuple[str | None, bytes | ImageError]] = field(default_factory=dict)
-    size: int = 0
-    attempts: int = 0  # to fit an encoder; in vain, as hosts of images were away
-
-    @property
-    def full(self) -> bool:
-        return sum(kept.size for kept in list(self.all.values())) >= KEPT_BYTES
-
-    def keep(self, task: Task, outcome: bytes | ImageError) -> None:
-        if isinstance(outcome, ImageAwayError) and not outcome.tried:
-            return
-        if not self.full:
-            self.outcomes[task.id] = task.image, outcome
-            self.size += len(outcome) if isinstance(outcome, bytes) else 0
-
-    def drop(self, task_ids: Iterable[int]) -> None:
-        for task_id in task_ids:
-            _, outcome = self.outcomes.pop(task_id, (None, None))
-            self.size -= len(outcome) if isinstance(outcome, bytes) else 0
-
-    def read(self, project: Project, services: Services, task: Task) -> bytes:
-        """The file, from where it is. Raises ImageError."""
-        outcome = self.of(task)
-        if isinstance(outcome, ImageError):
-            raise outcome
-        if outcome is None and not self.full:
-            raise ImageAwayError("Its host is left alone for a while.", tried=False)
-        return outcome or read_image(project, services, task)
-
-    def of(self, task: Task) -> bytes | ImageError | None:
-        """What reading the task's image came to; None where it has not been read."""
-        reference, outcome = self.outcomes.get(task.id, (None, None))
-        return outcome if reference == task.image else None
-
-
-def sample_images(project: Project, services: Services, size: int, rng: np.random.Generator) -> list[Image.Image]:
+def sample_images(project: Project, encoding: Encoding, size: int, rng: np.random.Generator) -> list[Image.Image]:
     """Up to `size` images of the project, drawn at random. Unreadable ones are left out."""
-    tasks = draw_sample(project, services, size, rng)
-    return open_images(tasks, lambda task: read_image(project, services, task))[:size]
+    tasks = draw_sample(project, encoding, size, rng)
+    return open_images(tasks, lambda task: encoding.read(project, task))[:size]
 
 
 def images_to_fit_on(
-    project: Project, services: Services, size: int, rng: np.random.Generator, tick: Callable[[], None]
+    project: Project, encoding: Encoding, size: int, rng: np.random.Generator, tick: Callable[[], None]
 ) -> list[Image.Image]:
     """A sample to learn an encoder from, once and for good. Its files are kept until they are encoded.
 
@@ -86,33 +39,43 @@ def images_to_fit_on(
     Raises ImageError while none can be read, or most are away for the time being; but waits no longer than PATIENCE
     calls for those.
     """
-    kept = services.kept.setdefault(project.id, Kept(services.kept))
-    tasks = draw_sample(project, services, size, rng)
-    read_sample(project, services, tasks, kept, tick)
+    kept = encoding.kept.setdefault(project.id, Kept(encoding.kept))
+    tasks = draw_sample(project, encoding, size, rng)
+    read_sample(project, encoding, tasks, kept, tick)
     away = [task for task in tasks if _is_away(kept.of(task), full=kept.full)]
-    images = open_images(tasks, lambda task: kept.read(project, services, task))[:size]
+    images = open_images(tasks, lambda task: _kept_or_read(project, encoding, kept, task))[:size]
     if images and (2 * len(away) <= len(tasks) or kept.attempts >= PATIENCE):
         return images
     kept.attempts += 1
-    found = note_faults(project, services, tasks, kept)
+    found = note_faults(project, encoding, tasks, kept)
     reason = next(iter(found.errors.values()), "their host is left alone for a while.")
     when = "at present, and are tried again by themselves" if away else "at all"
     raise ImageError(f"{len(tasks) - len(images)} of {amount(len(tasks), 'image')} cannot be read {when}: {reason}")
+
+
+def _kept_or_read(project: Project, encoding: Encoding, kept: Kept, task: Task) -> bytes:
+    """The file, from where it is. Raises ImageError."""
+    outcome = kept.of(task)
+    if isinstance(outcome, ImageError):
+        raise outcome
+    if outcome is None and not kept.full:
+        raise ImageAwayError("Its host is left alone for a while.", tried=False)
+    return outcome or encoding.read(project, task)
 
 
 def _is_away(outcome: bytes | ImageError | None, *, full: bool) -> bool:
     return isinstance(outcome, ImageAwayError) or (outcome is None and not full)
 
 
-def draw_sample(project: Project, services: Services, size: int, rng: np.random.Generator) -> list[Task]:
+def draw_sample(project: Project, encoding: Encoding, size: int, rng: np.random.Generator) -> list[Task]:
     """Tasks drawn at random, a few more than `size`, of those whose image can be read for all we know."""
-    rows = services.ledger.pool(project)
+    rows = encoding.ledger.pool(project)
     chosen = rng.permutation(rows.ids[~rows.resting])[: size + SPARE]
-    return list(services.ledger.tasks(project, chosen.tolist()))
+    return list(encoding.ledger.tasks(project, chosen.tolist()))
 
 
 def read_sample(
-    project: Project, services: Services, tasks: Sequence[Task], kept: Kept, tick: Callable[[], None]
+    project: Project, encoding: Encoding, tasks: Sequence[Task], kept: Kept, tick: Callable[[], None]
 ) -> None:
     """Read the images of these tasks into `kept`, as far as they are not in it. tick: called all the while; may raise."""
     left = [task for task in tasks if kept.of(task) is None]
@@ -121,7 +84,7 @@ def read_sample(
         if kept.full:
             return
         try:
-            kept.keep(task, read_image(project, services, task))
+            kept.keep(task, encoding.read(project, task))
         except ImageError as error:
             kept.keep(task, error)
 
@@ -154,13 +117,13 @@ def open_images(tasks: Iterable[Task], read: Callable[[Task], bytes]) -> list[Im
         return [image for image in readers.map(attempt, tasks) if image is not None]
 
 
-def note_faults(project: Project, services: Services, tasks: Sequence[Task], kept: Kept) -> Encoded:
+def note_faults(project: Project, encoding: Encoding, tasks: Sequence[Task], kept: Kept) -> Encoded:
     """Keep why images of a sample could not be read, where no encoding follows that would; they may be tried again."""
     found = Encoded()
     for task in tasks:
         outcome = kept.of(task)
         if isinstance(outcome, ImageError):
             found.add(task, outcome)
-    note(project, services, tasks, found)
+    encoding.note(project, tasks, found)
     kept.drop(found.errors)
     return found

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_backend.encoding import look_at
 from ml_backend.errors import InvalidInputError, NothingToAskError
 from ml_backend.predictor import predicted
 from ml_backend.records import Query
@@ -96,7 +95,7 @@ def by_hand(project: Project, services: Services, wanted: Mapping[int, float]) -
     rows = services.ledger.pool(project)
     unread = rows.ids[(rows.hashes == b"") & ~rows.failed & ~rows.answered & np.isin(rows.ids, list(wanted))]
     if len(unread):
-        look_at(project, services, list(services.ledger.tasks(project, unread.tolist())))
+        services.encoding.look_at(project, list(services.ledger.tasks(project, unread.tolist())))
         rows = services.ledger.pool(project)
     skipped = _left_out(rows, wanted, services.ledger.image_errors(project))
     ordered = sorted(wanted.items(), key=lambda item: -item[1])

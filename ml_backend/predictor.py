@@ -16,19 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend import split
+from ml_backend.encoding import no_image
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.labelstudio.config import prediction_result, task_from_json
 from ml_backend.labelstudio.queue import LIVE
 from ml_backend.records import LabelSchema, Prediction, Task
-from ml_backend.store.model_versions import Version
+from ml_backend.settings import Settings
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.model_versions import Version, Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
+from ml_backend.store.vectors import FeatureStore
+from ml_backend.unlisted_images import UnlistedImages
 from ml_backend.wording import encodable
 
 if TYPE_CHECKING:
     from ml_backend.learning.encoders import Encoder
     from ml_backend.learning.head import Head
-    from ml_backend.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +139,14 @@ def _head(folder: Path) -> Head:
 class Predictor:
     """Answers `/predict`. Safe to call from several threads."""
 
-    def __init__(self, services: Services) -> None:
-        self.services = services
+    def __init__(
+        self, ledger: Ledger, versions: Versions, features: FeatureStore, unlisted: UnlistedImages, settings: Settings
+    ) -> None:
+        self.ledger = ledger
+        self.versions = versions
+        self.features = features
+        self.unlisted = unlisted
+        self.settings = settings
         self._models: dict[int, _Kept] = {}
         self._mute: set[tuple[int, int, str]] = set()
         self._queues: dict[int, _Served] = {}
@@ -147,7 +157,7 @@ class Predictor:
 
         None as well where it cannot answer: its files are gone or damaged, or it was trained for other labels altogether.
         """
-        version = self.services.versions.current(project)
+        version = self.versions.current(project)
         if version is None:
             return None
         kept = self._models.get(project.id)
@@ -163,7 +173,7 @@ class Predictor:
 
     def load(self, project: Project, number: int) -> LoadedModel:
         """A version as it answers now. Raises NotFoundError where its files are gone, and what `stored`, `named` raise."""
-        version, model = self.services.versions.version(project, number), self.stored(project, number)
+        version, model = self.versions.version(project, number), self.stored(project, number)
         return replace(
             model,
             head=named(model.head, project.schema, version.name),
@@ -173,21 +183,21 @@ class Predictor:
 
     def head(self, project: Project, number: int) -> Head:
         """The head alone, answering in the project's present labels; raises what `load` does."""
-        version = self.services.versions.version(project, number)
-        return named(_head(self.services.versions.folder(version)), project.schema, version.name)
+        version = self.versions.version(project, number)
+        return named(_head(self.versions.folder(version)), project.schema, version.name)
 
     def stored(self, project: Project, number: int) -> LoadedModel:
         """A version as it was trained. Raises NotFoundError or InvalidInputError where its files are not whole."""
-        versions = self.services.versions
-        version = versions.version(project, number)
-        return LoadedModel(number, self.encoder(project, number), _head(versions.folder(version)))
+        version = self.versions.version(project, number)
+        return LoadedModel(number, self.encoder(project, number), _head(self.versions.folder(version)))
 
     def encoder(self, project: Project, number: int) -> Encoder:
         """The encoder of a version; raises what `stored` does."""
         from ml_backend.learning.encoders import load_encoder  # noqa: PLC0415 - torch
 
-        versions = self.services.versions
-        return load_encoder(versions.folder(versions.version(project, number)), self.services.settings.trusted_encoders)
+        return load_encoder(
+            self.versions.folder(self.versions.version(project, number)), self.settings.trusted_encoders
+        )
 
     def _told(self, project: Project, version: Version, why: str) -> None:
         """Log once that a version cannot answer."""
@@ -197,12 +207,12 @@ class Predictor:
 
     def served_name(self, project: Project) -> str:
         """Return the version name Label Studio has now: `v<model>-r<round>`, v0-r0 before the first queue."""
-        round_ = self.services.ledger.current_round(project)
+        round_ = self.ledger.current_round(project)
         return round_.served_name if round_ else "v0-r0"
 
     def served_names(self, project: Project) -> list[str]:
         """All names under which a queue was served, newest first."""
-        return [r.served_name for r in self.services.ledger.rounds(project) if r.pushed_at] or ["v0-r0"]
+        return [r.served_name for r in self.ledger.rounds(project) if r.pushed_at] or ["v0-r0"]
 
     def predict(self, project: Project, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """One Label Studio prediction a task, in order. An unreadable image gets an empty one that says why.
@@ -220,10 +230,10 @@ class Predictor:
 
     def _held_out(self, project: Project, task_ids: Sequence[int], contents: Mapping[int, str]) -> set[int]:
         """Which of the tasks, by their place here, the split holds out: by the image shown, and by what the ledger knows."""
-        settings, share = self.services.settings, project.settings.get(split.SHARE)
+        share = project.settings.get(split.SHARE)
         if share is None:  # no turn yet: a share that a first turn of whatever size stays within
-            share = split.reserved_share(settings.holdout_share, settings.holdout_first, 0)
-        known, seed = self.services.ledger.held_out(project, task_ids), project.split_seed
+            share = split.reserved_share(self.settings.holdout_share, self.settings.holdout_first, 0)
+        known, seed = self.ledger.held_out(project, task_ids), project.split_seed
         by_ledger = {place for place, task_id in enumerate(task_ids) if task_id in known}
         return by_ledger | {place for place, content in contents.items() if split.place(content, seed) < share}
 
@@ -245,13 +255,11 @@ class Predictor:
         model = self.current(project)
         if belief is None or belief.error or model is None:
             return False
-        least = ticked_from(project, self.services.settings.prelabels, model.confident_from)
+        least = ticked_from(project, self.settings.prelabels, model.confident_from)
         return least is not None and belief.confidence >= least
 
     def _beliefs(self, project: Project, tasks: Sequence[Task]) -> tuple[list[Prediction | None], Mapping[int, str]]:
         """What the current version says of each task, None where there is no version yet; content hashes by place."""
-        from ml_backend.encoding import no_image  # noqa: PLC0415 - torch
-
         model = self.current(project)
         if model is None:
             return [None if t.image else Prediction((), 0.0, error=no_image(project, t)) for t in tasks], {}
@@ -272,33 +280,30 @@ class Predictor:
         What is stored counts for tasks whose image is the one that the ledger has; any other is looked at anew, for it
         is the caller's word alone.
         """
-        features = self.services.features
         last = {task.id: task.image for task in tasks}
-        known = self.services.ledger.content_hashes(project, tasks)
+        known = self.ledger.content_hashes(project, tasks)
         places = [place for place, t in enumerate(tasks) if t.id in known and t.image == last[t.id]]
-        rows = features.rows(encoder.id, [known[tasks[place].id] for place in places])
+        rows = self.features.rows(encoder.id, [known[tasks[place].id] for place in places])
         stored = {place: int(row) for place, row in zip(places, rows, strict=True) if row >= 0}
-        matrix = features.matrix(encoder.id)[list(stored.values())] if stored else ()
+        matrix = self.features.matrix(encoder.id)[list(stored.values())] if stored else ()
         vectors = dict(zip(stored, matrix, strict=True))
         contents = {place: known[tasks[place].id] for place in stored}
         rest = [place for place in range(len(tasks)) if place not in stored]
         if not rest:
             return vectors, contents, {}
-        from ml_backend.unlisted_images import glance  # noqa: PLC0415 - torch
-
-        new = glance(project, self.services, encoder, [tasks[place] for place in rest])
+        new = self.unlisted.encode(project, encoder, [tasks[place] for place in rest])
         vectors |= {rest[place]: vector for place, vector in new.vectors.items()}
         contents |= {rest[place]: content for place, content in new.hashes.items()}
         return vectors, contents, {rest[place]: encodable(error) for place, error in new.errors.items()}
 
     def _queue(self, project: Project) -> _Served | None:
         """The round Label Studio has, with its scores; read once a round."""
-        round_ = self.services.ledger.current_round(project)
+        round_ = self.ledger.current_round(project)
         if round_ is None:
             return None
         known = self._queues.get(project.id)
         if known is None or known.round.number != round_.number:
-            queries = self.services.ledger.queries(round_)
+            queries = self.ledger.queries(round_)
             scores = {q.task_id: serving_score(q.rank, len(queries)) for q in queries}
             known = _Served(round_, scores)
             self._queues[project.id] = known

@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from ml_backend.encoding import read_image
 from ml_backend.errors import ImageError, NotFoundError
 from ml_backend.host_lists import split
+from ml_backend.hosts import Hosts
 from ml_backend.labelstudio.client import PAGE
 from ml_backend.labelstudio.config import task_from_json
-from ml_backend.learning.encoders import Encoder
-from ml_backend.learning.pipeline import encode_all
 from ml_backend.records import Task
+from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
+from ml_backend.store.vectors import FeatureStore
 
 if TYPE_CHECKING:
-    from ml_backend.services import Services
+    from ml_backend.learning.encoders import Encoder
 
 
 @dataclass
@@ -38,65 +39,73 @@ class Glance:
     errors: dict[int, str] = field(default_factory=dict)
 
 
-def glance(project: Project, services: Services, encoder: Encoder, tasks: Sequence[Task]) -> Glance:
-    """Encode images without noting anything. Raises LabelStudioUnavailableError where Label Studio is away."""
-    unknown = _not_shown(project, services, tasks)
-    new: dict[str, NDArray[np.float32]] = {}
+@dataclass(frozen=True)
+class UnlistedImages:
+    """Encodes what the store does not know."""
 
-    def read(place: int) -> bytes:
-        if place in unknown:
-            raise ImageError(
-                f"Task {tasks[place].id} of this project does not show this image in Label Studio, so it is not read: send "
-                "the task as Label Studio has it."
-            )
-        return read_image(project, services, tasks[place])
+    ledger: Ledger
+    features: FeatureStore
+    hosts: Hosts
 
-    result = encode_all(
-        range(len(tasks)),
-        read,
-        encoder,
-        lambda hashes, vectors: new.update(zip(hashes, vectors, strict=True)),
-        known=lambda digest: bool(services.features.rows(encoder.id, [digest])[0] >= 0),
-    )
-    away = next((error for error in result.failed.values() if not isinstance(error, ImageError)), None)
-    if away is not None:
-        raise away
-    stored = sorted(set(result.hashes.values()) - new.keys())
-    if stored:
-        at = services.features.rows(encoder.id, stored)
-        new |= zip(stored, services.features.matrix(encoder.id)[at], strict=True)
-    return Glance(
-        {place: new[digest] for place, digest in result.hashes.items()},
-        dict(result.hashes),
-        {place: str(error) for place, error in result.failed.items()},
-    )
+    def encode(self, project: Project, encoder: Encoder, tasks: Sequence[Task]) -> Glance:
+        """Encode images without noting anything. Raises LabelStudioUnavailableError where Label Studio is away."""
+        from ml_backend.learning.pipeline import encode_all  # noqa: PLC0415 - torch
 
+        unknown = self._not_shown(project, tasks)
+        new: dict[str, NDArray[np.float32]] = {}
 
-def _lies_in_label_studio(services: Services, project: Project, image: str) -> bool:
-    """Whether it is read from Label Studio, or through it; a reference that is none is refused when it is read."""
-    if image.startswith("data:"):
-        return False
-    return split(image).scheme not in {"http", "https"} or services.images(project.key.host).is_ours(image)
+        def read(place: int) -> bytes:
+            if place in unknown:
+                raise ImageError(
+                    f"Task {tasks[place].id} of this project does not show this image in Label Studio, so it is not read: send "
+                    "the task as Label Studio has it."
+                )
+            return read_image(self.hosts, project, tasks[place])
 
+        result = encode_all(
+            range(len(tasks)),
+            read,
+            encoder,
+            lambda hashes, vectors: new.update(zip(hashes, vectors, strict=True)),
+            known=lambda digest: bool(self.features.rows(encoder.id, [digest])[0] >= 0),
+        )
+        away = next((error for error in result.failed.values() if not isinstance(error, ImageError)), None)
+        if away is not None:
+            raise away
+        stored = sorted(set(result.hashes.values()) - new.keys())
+        if stored:
+            at = self.features.rows(encoder.id, stored)
+            new |= zip(stored, self.features.matrix(encoder.id)[at], strict=True)
+        return Glance(
+            {place: new[digest] for place, digest in result.hashes.items()},
+            dict(result.hashes),
+            {place: str(error) for place, error in result.failed.items()},
+        )
 
-def _not_shown(project: Project, services: Services, tasks: Sequence[Task]) -> set[int]:
-    """Places of the tasks whose image lies in Label Studio, and is not theirs by the ledger or by Label Studio.
+    def _not_shown(self, project: Project, tasks: Sequence[Task]) -> set[int]:
+        """Places of the tasks whose image lies in Label Studio, and is not theirs by the ledger or by Label Studio.
 
-    Label Studio waits for this answer. So it is asked by its list of tasks: reading a single task, it would ask for a
-    prediction of it first, that is call here again.
-    """
-    known = {task.id: task.image for task in services.ledger.tasks(project, sorted({task.id for task in tasks}))}
-    doubtful = {
-        place: task
-        for place, task in enumerate(tasks)
-        if task.image and known.get(task.id) != task.image and _lies_in_label_studio(services, project, task.image)
-    }
-    client, number = services.client(project.key.host), project.key.project_id
-    ids, shown = sorted({task.id for task in doubtful.values()}), set()
-    for start in range(0, len(ids), PAGE):
-        wanted = {"selectedItems": {"all": False, "included": ids[start : start + PAGE]}}
-        with suppress(NotFoundError):  # none of them is there
-            for raw in client.listing(number, "id,data", wanted)["tasks"]:
-                task = task_from_json(project.schema, raw)
-                shown.add((task.id, task.image))
-    return {place for place, task in doubtful.items() if (task.id, task.image) not in shown}
+        Label Studio waits for this answer. So it is asked by its list of tasks: reading a single task, it would ask for a
+        prediction of it first, that is call here again.
+        """
+        known = {task.id: task.image for task in self.ledger.tasks(project, sorted({task.id for task in tasks}))}
+        doubtful = {
+            place: task
+            for place, task in enumerate(tasks)
+            if task.image and known.get(task.id) != task.image and self._lies_in_label_studio(project, task.image)
+        }
+        client, number = self.hosts.client(project.key.host), project.key.project_id
+        ids, shown = sorted({task.id for task in doubtful.values()}), set()
+        for start in range(0, len(ids), PAGE):
+            wanted = {"selectedItems": {"all": False, "included": ids[start : start + PAGE]}}
+            with suppress(NotFoundError):  # none of them is there
+                for raw in client.listing(number, "id,data", wanted)["tasks"]:
+                    task = task_from_json(project.schema, raw)
+                    shown.add((task.id, task.image))
+        return {place for place, task in doubtful.items() if (task.id, task.image) not in shown}
+
+    def _lies_in_label_studio(self, project: Project, image: str) -> bool:
+        """Whether it is read from Label Studio, or through it; a reference that is none is refused when it is read."""
+        if image.startswith("data:"):
+            return False
+        return split(image).scheme not in {"http", "https"} or self.hosts.images(project.key.host).is_ours(image)

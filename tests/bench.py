@@ -26,6 +26,7 @@ from ml_backend.steps import first_order, push_queue, sync_labels
 from ml_backend.store.model_versions import Version
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
+from tests.other_settings import use
 from tests.slices import held_out
 
 HOST = "http://127.0.0.1:9"
@@ -99,10 +100,10 @@ class Bench:
 
     def configure(self, kinds: Sequence[str], *, multiple: bool = False) -> None:
         """Change the label config, as Label Studio's settings would."""
-        self.services.register(HOST, 1, label_config(kinds, multiple=multiple), created=None)
+        self.services.registry.register(HOST, 1, label_config(kinds, multiple=multiple), created=None)
 
     def set(self, **settings: Any) -> None:
-        self.settings = self.services.settings = replace(self.services.settings, **settings)
+        self.settings = use(self.services, **settings)
 
     def label(self, *tasks: int, as_: str | None = None) -> None:
         """Answer tasks by their truth, or all of them with this name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,6 +19,7 @@ from ml_backend.steps.encode_images import places
 from ml_backend.steps.hold_out import reach, reserve
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
+from tests.other_settings import use
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
@@ -40,7 +41,7 @@ class Labelling:
     answers: dict[int, list[Annotation]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.project: Project = self.services.register("http://localhost:8080", 1, CONFIG, created=None)
+        self.project: Project = self.services.registry.register("http://localhost:8080", 1, CONFIG, created=None)
         many, self.tasks = self.tasks, 0
         self.grow(many)
 
@@ -85,7 +86,7 @@ class Labelling:
 
     def set(self, **settings: Any) -> None:
         """Start the service again with other settings."""
-        self.services.settings = replace(self.services.settings, **settings)
+        use(self.services, **settings)
 
     def in_order(self) -> list[int]:
         """The held-out tasks in the order of the split."""

@@ -6,21 +6,49 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ml_backend"
-ROOMS = {
-    "errors": set[str](),
-    "records": set[str](),
-    "wording": set[str](),
-    "split": set[str](),
-    "hosts": set[str](),
-    "settings": {"errors", "hosts", "records", "wording"},
-    "labelstudio": {"errors", "hosts", "records", "wording"},
-    "store": {"errors", "records", "split", "wording"},
-    "learning": {"errors", "records", "wording"},
-    "strategies": {"errors", "records", "wording"},
-}
-"""What each room may import, besides itself. Modules not listed stand above the rooms."""
-NEVER = {"cycle": {"server", "worker", "commands", "cli", "protocol", "operations"}}
-"""The loop does not know who runs it."""
+ROOMS = (
+    "cli",
+    "commands",
+    "web",
+    "demo",
+    "worker",
+    "manual_queue",
+    "manual_promotion",
+    "imports",
+    "exports",
+    "diagnostics",
+    "dry_run",
+    "status",
+    "cycle",
+    "steps",
+    "services",
+    "project_encoders",
+    "predictor",
+    "unlisted_images",
+    "image_sample",
+    "encoding",
+    "hosts",
+    "simulation",
+    "store_identity",
+    "labelstudio",
+    "store",
+    "strategies",
+    "learning",
+    "task_names",
+    "tabular",
+    "settings",
+    "host_lists",
+    "split",
+    "wording",
+    "records",
+    "errors",
+)
+"""Every room. Imports point down this list."""
+APART = {"strategies": {"learning"}, "labelstudio": {"store"}}
+"""And these stand beside each other: the first knows nothing of the others."""
+EDGES = {"cli", "commands", "web", "demo", "worker", "cycle", "services", "dry_run"}
+"""Where everything is put together, or taken apart; below, a function takes what it uses."""
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def room_of(path: Path) -> str:
@@ -38,25 +66,51 @@ def imported_rooms(source: str) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("ml_backend.")} - {"__version__"}
 
 
-def forbidden(room: str, imported: set[str]) -> set[str]:
-    if room in ROOMS:
-        return imported - ROOMS[room] - {room}
-    return imported & NEVER.get(room, set())
+def upward(room: str, imported: set[str]) -> set[str]:
+    """Those of the imported rooms that do not stand below this one."""
+    below = set(ROOMS[ROOMS.index(room) + 1 :]) - APART.get(room, set())
+    return imported - below - {room}
 
 
-MODULES = sorted(PACKAGE.rglob("*.py"))
+def takes_services(source: str) -> list[str]:
+    """Functions with the whole container as a parameter."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            found += [node.name for arg in given if arg.annotation and "Services" in ast.unparse(arg.annotation)]
+    return found
+
+
+def test_every_module_stands_in_a_room_and_every_room_is_there() -> None:
+    assert {room_of(path) for path in MODULES} - {"__init__"} == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_imports_only_what_it_may(path: Path) -> None:
-    wrong = forbidden(room_of(path), imported_rooms(path.read_text()))
+def test_imports_point_down(path: Path) -> None:
+    room = room_of(path)
+    wrong = set() if room == "__init__" else upward(room, imported_rooms(path.read_text()))
     assert not wrong, f"{path.relative_to(PACKAGE)} reaches into {', '.join(sorted(wrong))}"
 
 
-def test_the_check_notices_a_forbidden_import() -> None:
-    assert forbidden("strategies", imported_rooms("def f():\n    from ml_backend.store import ledger")) == {"store"}
-    assert forbidden("cycle", imported_rooms("import ml_backend.web.app")) == {"server"}
-    assert not forbidden("worker", imported_rooms("from ml_backend import cycle"))
+def test_below_the_edges_a_function_takes_what_it_uses() -> None:
+    inside = [path for path in MODULES if room_of(path) not in EDGES]
+    whole = [f"{path.relative_to(PACKAGE)}: {name}" for path in inside for name in takes_services(path.read_text())]
+    assert whole == []
+
+
+def test_no_two_modules_have_the_same_name() -> None:
+    names = sorted(path.name for path in MODULES if path.name != "__init__.py")
+    assert [name for name, after in zip(names, names[1:], strict=False) if name == after] == []
+
+
+def test_the_checks_notice_what_is_forbidden() -> None:
+    assert upward("strategies", imported_rooms("def f():\n    from ml_backend.store import ledger")) == {"store"}
+    assert upward("cycle", imported_rooms("import ml_backend.web.app")) == {"web"}
+    assert upward("strategies", {"learning"}) == {"learning"}
+    assert not upward("worker", imported_rooms("from ml_backend import cycle"))
+    assert takes_services("def f(project, *, services: 'Services | None'): ...") == ["f"]
+    assert takes_services("def f(ledger: Ledger): ...") == []
 
 
 def test_importing_the_package_does_nothing_but_define() -> None:

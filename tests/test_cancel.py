@@ -94,7 +94,7 @@ def test_cancelled_while_fine_tuning_nothing_is_published_and_the_queued_job_sta
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     object.__setattr__(services.settings, "mode", "finetune")
-    monkeypatch.setattr("ml_backend.steps.encode_images.project_encoder", lambda *_: network(224))
+    monkeypatch.setattr("ml_backend.project_encoders.ProjectEncoders.of", lambda *_: network(224))
     project = connected(services, Host(80, labelled=70))
     tuning, calls = At(), 0
     really = heartbeat.Heartbeat.progress
@@ -113,8 +113,8 @@ def test_cancelled_while_fine_tuning_nothing_is_published_and_the_queued_job_sta
 
 def test_cancelled_while_images_are_encoded_the_job_ends(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     project = connected(services, Host(6_000))
-    monkeypatch.setattr("ml_backend.steps.encode_images.project_encoder", lambda *_: large.encoder())
-    services._readers[large.HOST] = Slow(at := At())  # type: ignore[assignment]
+    monkeypatch.setattr("ml_backend.project_encoders.ProjectEncoders.of", lambda *_: large.encoder())
+    services.hosts._readers[large.HOST] = Slow(at := At())  # type: ignore[assignment]
     assert seconds_to_cancel(services, project, at) < WITHIN
     ended_well(services, project)
 

@@ -38,7 +38,7 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
 @pytest.fixture
 def project(services: Services) -> Project:
     """Three versions, the last one served; nothing due; held-out tasks whose vector says what they are."""
-    project = services.register(HOST, 1, CONFIG, created=None)
+    project = services.registry.register(HOST, 1, CONFIG, created=None)
     for number in (1, 2, 3):
         services.versions.publish(project, number, lambda folder: (folder / "weights").touch(), {"labels": 10 * number})
         services.versions.promote(project, number)

@@ -71,7 +71,7 @@ def known(services: Services, project: Project, labels: dict[int, str], *, broke
 
 @pytest.fixture
 def project(services: Services) -> Project:
-    project = services.register(HOST, 1, config(), created=1)
+    project = services.registry.register(HOST, 1, config(), created=1)
     known(services, project, {1: "cat", 2: "cat", 3: "dog/wolf"})
     queries = [Query(4, 0, "strategy", 0.5, "why not", 0.7, ("cat",)), Query(5, 1, "holdout", 0.0, "held out")]
     services.ledger.open_round(project, version=0, strategy="margin", seed=3, queries=queries)
@@ -180,7 +180,7 @@ def test_strict_says_nothing_on_standard_output_either(capsys: pytest.CaptureFix
 def test_strict_is_content_with_a_queue_that_waits_for_labels(
     services: Services, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    project = services.register(HOST, 1, config(), created=1)
+    project = services.registry.register(HOST, 1, config(), created=1)
     known(services, project, {1: "cat", 3: "dog/wolf"})
     queries = [Query(4, 0, "strategy", 0.5, ""), Query(5, 1, "strategy", 0.4, "")]
     services.ledger.open_round(project, version=0, strategy="margin", seed=3, queries=queries)
@@ -367,7 +367,7 @@ def test_a_folder_with_other_files_is_not_touched(services: Services, project: P
 
 
 def test_images_with_several_labels_need_a_manifest(services: Services, tmp_path: Path) -> None:
-    project = services.register(HOST, 2, config("multiple"), created=1)
+    project = services.registry.register(HOST, 2, config("multiple"), created=1)
     known(services, project, {1: "cat"})
     with pytest.raises(InvalidInputError, match="--layout manifest"):
         write_dataset(services, project, tmp_path / "set")
@@ -377,7 +377,7 @@ def test_images_with_several_labels_need_a_manifest(services: Services, tmp_path
 def test_an_image_with_none_of_the_labels_is_part_of_a_data_set_with_an_empty_label(
     services: Services, tmp_path: Path
 ) -> None:
-    project = services.register(HOST, 2, config("multiple"), created=1)
+    project = services.registry.register(HOST, 2, config("multiple"), created=1)
     known(services, project, {1: "cat"})
     task = next(iter(services.ledger.tasks(project, [3])))
     none = Annotation(3, 3, (), False, False, 1, NOW, NOW)

@@ -35,7 +35,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 def project_of(services: Services, labels: Sequence[str]) -> Project:
     choices = "".join(f"<Choice value={quoteattr(label)}/>" for label in labels)
     config = f'<View><Image name="image" value="$image"/><Choices name="kind" toName="image">{choices}</Choices></View>'
-    return services.register(HOST, 1, config, created=None)
+    return services.registry.register(HOST, 1, config, created=None)
 
 
 def labelled(services: Services, project: Project, names: Sequence[str], labels: Sequence[str]) -> None:

@@ -114,9 +114,9 @@ def test_a_service_that_is_not_there(
 @pytest.fixture
 def project(tmp_path: Path) -> tuple[Services, LabelStudio, Project]:
     services = opened(tmp_path, "http://localhost:8080")
-    project = services.register("http://localhost:8080", 1, CONFIG, created=1)
+    project = services.registry.register("http://localhost:8080", 1, CONFIG, created=1)
     services.ledger.reconcile(project, [(Task(1, "/a.png", {}), [])], full=True)
-    return services, services.client("http://localhost:8080"), project
+    return services, services.hosts.client("http://localhost:8080"), project
 
 
 def test_an_order_that_is_not_served(

@@ -37,7 +37,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 @pytest.fixture
 def project(services: Services) -> Project:
     """With a model that serves, and pictures that any process can read."""
-    project = services.register(HOST, 1, CONFIG, created=None)
+    project = services.registry.register(HOST, 1, CONFIG, created=None)
     listing: list[tuple[Task, list[Annotation]]] = []
     for number in range(1, 9):
         image = "data:image/png;base64," + base64.b64encode(picture(number)).decode()

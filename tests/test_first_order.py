@@ -71,8 +71,8 @@ def services(tmp_path: Path) -> Iterator[Services]:
 
 
 def project_of(services: Services, tasks: int) -> Project:
-    services._clients[HOST] = Host(tasks)  # type: ignore[assignment]
-    return services.register(HOST, 1, CONFIG, created=None)
+    services.hosts._clients[HOST] = Host(tasks)  # type: ignore[assignment]
+    return services.registry.register(HOST, 1, CONFIG, created=None)
 
 
 def test_a_new_project_is_served_a_random_order_once(services: Services, pushes: Pushes) -> None:
@@ -100,7 +100,7 @@ def test_killed_before_it_was_served_the_same_order_is_pushed_again(services: Se
     pushes.error = LabelStudioUnavailableError("away")
     with pytest.raises(LabelStudioUnavailableError):
         first_order.serve(project, services)
-    services._clients[HOST] = Host(9_000)  # type: ignore[assignment]
+    services.hosts._clients[HOST] = Host(9_000)  # type: ignore[assignment]
     pushes.error = None
     first_order.serve(project, services)
     first, again = pushes.pushed

@@ -12,7 +12,6 @@ from ml_backend import cycle
 from ml_backend.errors import LabelStudioUnavailableError
 from ml_backend.records import Annotation, LabelSchema, Task
 from ml_backend.services import Services
-from ml_backend.steps import encode_images
 from tests import test_large_projects as large
 from tests.test_large_projects import Host, connected, services_in
 
@@ -46,12 +45,12 @@ class Distinct:
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     opened = services_in(tmp_path)
     for name, instead in (
-        ("queue.serve", large.served),
-        ("queue.tidy", lambda *_, **__: None),
-        ("webhook.watch", lambda *_: None),
-        ("features.project_encoder", lambda *_: large.encoder()),
+        ("steps.push_queue.serve", large.served),
+        ("steps.push_queue.tidy", lambda *_, **__: None),
+        ("steps.repair_webhooks.watch", lambda *_: None),
+        ("project_encoders.ProjectEncoders.of", lambda *_: large.encoder()),
     ):
-        monkeypatch.setattr(f"ml_backend.steps.{name}", instead)
+        monkeypatch.setattr(f"ml_backend.{name}", instead)
     yield opened
     opened.database.close()
 
@@ -60,7 +59,7 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
 def test_a_first_sync_cut_short_leaves_no_project_without_a_held_out_slice(services: Services, cut: str) -> None:
     host, pictures = CutShort(200, labelled=30), Distinct()
     project = connected(services, host)
-    services._readers[large.HOST] = pictures  # type: ignore[assignment]
+    services.hosts._readers[large.HOST] = pictures  # type: ignore[assignment]
     host.after, pictures.after = (15, None) if "tasks" in cut else (None, 15)
     with pytest.raises(LabelStudioUnavailableError):
         cycle.run(project, services, lambda *_: None)
@@ -72,7 +71,7 @@ def test_a_first_sync_cut_short_leaves_no_project_without_a_held_out_slice(servi
     assert services.ledger.counts(services.ledger.project(project.key)).holdout_labelled > 0
 
     again = services_in(services.settings.data_dir / "uncut")
-    again._readers[large.HOST] = Distinct()  # type: ignore[assignment]
+    again.hosts._readers[large.HOST] = Distinct()  # type: ignore[assignment]
     cycle.run(connected(again, Host(200, labelled=60)), again, lambda *_: None)
     assert held_out(again) == whole, "the same tasks as where nothing was cut short"
     again.database.close()
@@ -90,16 +89,16 @@ def test_a_damaged_encoder_is_set_aside_and_built_again(
 ) -> None:
     """A power cut leaves files of no length; the same pictures and seed give the same encoder, so its vectors still hold."""
     services = services_in(tmp_path)
-    services._readers[large.HOST] = Distinct()  # type: ignore[assignment]
+    services.hosts._readers[large.HOST] = Distinct()  # type: ignore[assignment]
     project = connected(services, Host(30))
     listing: list[tuple[Task, list[Annotation]]] = [(task, []) for task in Host(30).tasks(1, schema=project.schema)]
     services.ledger.reconcile(project, listing, full=True)
-    before = encode_images.project_encoder(project, services)
-    (folder,) = services.encoders
+    before = services.encoders.of(project)
+    (folder,) = services.encoders.built
     (folder / name).write_bytes(b"")
-    services.encoders.clear()
-    assert encode_images.project_encoder(project, services).id == before.id
+    services.encoders.built.clear()
+    assert services.encoders.of(project).id == before.id
     assert [record.message for record in caplog.records if str(folder) in record.message]
-    services.encoders.clear()
-    assert encode_images.project_encoder(project, services).id == before.id
+    services.encoders.built.clear()
+    assert services.encoders.of(project).id == before.id
     services.database.close()

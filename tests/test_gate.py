@@ -7,7 +7,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ml_backend.settings import Settings
 from ml_backend.web import access, http_limits
 from ml_backend.web.access import BODIES, Gate, require_closed
 from ml_backend.web.app import create_app
+from tests.other_settings import use
 from tests.test_server import CONFIG, SETUP
 
 Client = Callable[..., TestClient]
@@ -298,7 +298,7 @@ def test_connecting_invented_projects_without_end_is_refused(
 
 def test_events_make_one_job_due_however_many_come(http: TestClient, services: Services) -> None:
     http.post("/setup", json=SETUP)
-    project = services.find_project(None, 3, None)
+    project = services.registry.find_project(None, 3, None)
     for _ in range(30):
         assert http.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 3}}).status_code == 200
         http.post(f"/projects/{project.id}/train")
@@ -364,7 +364,7 @@ def test_no_page_here_runs_scripts_of_another_site(http: TestClient) -> None:
 
 
 def test_the_service_is_behind_the_gate(services: Services) -> None:
-    services.settings = replace(services.settings, user="u", password="p", body_mb=1)
+    use(services, user="u", password="p", body_mb=1)
     http = TestClient(create_app(services), "http://localhost", raise_server_exceptions=False)
     assert http.get("/projects").status_code == 401
     assert http.get("/projects", auth=("u", "p"), headers={"host": "evil.example"}).status_code == 421

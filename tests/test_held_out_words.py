@@ -37,7 +37,7 @@ def test_it_is_told_which_imported_labels_measure(tmp_path: Path) -> None:
     assert "all used for training" in held_out.imported(replace(settings, holdout_share=0.0), HOST, 1, 88)
     assert not settings.data_dir.exists(), "telling makes no store"
     services = Services.open(settings)
-    project = services.register(HOST, 1, CONFIG, created=None)
+    project = services.registry.register(HOST, 1, CONFIG, created=None)
     task = Task(1, "/1.png", {"image": "/1.png"}, datetime.now(UTC))
     services.ledger.reconcile(project, [(task, [])], full=True)
     project = slices.held_out(services.ledger, project, 1)

@@ -80,7 +80,7 @@ def test_a_seed_that_is_changed_later_moves_nothing(services: Services) -> None:
     assert before == sorted(before, key=lambda task: place(content(task), 3))
     services.ledger.seed = 9
     work.set(seed=9)
-    work.project = services.register("http://localhost:8080", 1, work.project.label_config, created=None)
+    work.project = services.registry.register("http://localhost:8080", 1, work.project.label_config, created=None)
     work.grow(60)
     work.turn()
     assert set(before) >= {task for task in work.in_order() if task <= 60}

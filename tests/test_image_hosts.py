@@ -13,6 +13,7 @@ import pytest
 
 from ml_backend import encoding
 from ml_backend.errors import TurnPausedError
+from ml_backend.hosts import Hosts
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.learning.encoders import Encoder, Sample
 from ml_backend.learning.pipeline import TICK_S
@@ -95,7 +96,7 @@ def services(tmp_path: Path, storage: Storage) -> Iterator[Services]:
 
 @pytest.fixture
 def project(services: Services) -> Project:
-    known = services.register(services.settings.label_studio_url, 1, CONFIG, created=None)
+    known = services.registry.register(services.settings.label_studio_url, 1, CONFIG, created=None)
     listing = [(Task(i, path(i), {"image": path(i)}), None) for i in range(1, IMAGES + 1)]
     services.ledger.reconcile(known, listing, full=True)
     return services.ledger.project(known.key)
@@ -122,7 +123,7 @@ def test_each_image_is_fetched_once_where_an_encoder_is_learned_from_it_too(
     assert corpus is not None
     assert corpus.encoded.all()
     assert storage.fetched == {path(i): 1 for i in range(1, IMAGES + 1)}
-    assert services.kept == {}
+    assert services.encoding.kept == {}
 
 
 def test_storage_that_is_down_at_the_first_turn_is_told_and_heals_by_itself(
@@ -138,7 +139,7 @@ def test_storage_that_is_down_at_the_first_turn_is_told_and_heals_by_itself(
     assert "import some" not in told
     assert sum(storage.fetched.values()) < 2 * IMAGES, "a host that is down is spared"
     storage.down = False
-    services._readers.clear()  # another process, or some seconds later: the host is tried again
+    services.hosts._readers.clear()  # another process, or some seconds later: the host is tried again
     later(services)
     corpus = encode_missing(project, services, quiet)
     assert corpus is not None
@@ -158,12 +159,12 @@ def test_of_a_host_that_is_down_no_image_is_even_tried_and_those_of_other_hosts_
     looked: list[int] = []
     read = encoding.read_image
 
-    def counted(project: Project, services: Services, task: Task) -> bytes:
+    def counted(hosts: Hosts, project: Project, task: Task) -> bytes:
         looked.append(task.id)
-        return read(project, services, task)
+        return read(hosts, project, task)
 
     monkeypatch.setattr(encoding, "read_image", counted)
-    found = encoding.encode_tasks(project, services, learned, tasks)
+    found = services.encoding.encode(project, learned, tasks)
     assert list(found.hashes) == [201]
     assert len(found.errors) == 200
     assert len(found.passing) + len(found.untried) == 200
@@ -184,7 +185,7 @@ def test_storage_that_goes_down_later_loses_no_image_for_good(
     assert corpus is not None
     assert int(corpus.encoded.sum()) == IMAGES
     storage.down = False
-    services._readers.clear()
+    services.hosts._readers.clear()
     later(services)
     corpus = encode_missing(services.ledger.project(project.key), services, quiet)
     assert corpus is not None

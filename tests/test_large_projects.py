@@ -84,7 +84,7 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
     monkeypatch.setattr("ml_backend.steps.push_queue.serve", served)
     monkeypatch.setattr("ml_backend.steps.push_queue.tidy", lambda *_, **__: None)
     monkeypatch.setattr("ml_backend.steps.repair_webhooks.watch", lambda *_: None)
-    monkeypatch.setattr("ml_backend.steps.encode_images.project_encoder", lambda *_: encoder())
+    monkeypatch.setattr("ml_backend.project_encoders.ProjectEncoders.of", lambda *_: encoder())
     yield opened
     opened.database.close()
 
@@ -92,13 +92,13 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
 def services_in(folder: Path, database_url: str = "") -> Services:
     settings = Settings(data_dir=folder, database_url=database_url, label_studio_api_key="k", batch_size=20)
     services = Services.open(settings)
-    services._readers[HOST] = Pictures()  # type: ignore[assignment]
+    services.hosts._readers[HOST] = Pictures()  # type: ignore[assignment]
     return services
 
 
 def connected(services: Services, host: Host) -> Project:
-    services._clients[HOST] = host  # type: ignore[assignment]
-    return services.register(HOST, 1, CONFIG, created=None)
+    services.hosts._clients[HOST] = host  # type: ignore[assignment]
+    return services.registry.register(HOST, 1, CONFIG, created=None)
 
 
 def test_no_statement_of_a_turn_or_a_command_grows_with_the_project(services: Services) -> None:

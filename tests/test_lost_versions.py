@@ -61,7 +61,7 @@ def test_an_imported_model_that_was_deleted_fails_no_turn(
         bench.label(*range(1, 61))
         bench.turn()
     shutil.rmtree(bench.services.versions.version(bench.project, 1).folder)
-    bench.services.encoders.clear()
+    bench.services.encoders.built.clear()
     bench.label(*range(1, 101))
     outcome = bench.turn()
     newest = bench.versions[0]

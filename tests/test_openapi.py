@@ -44,7 +44,7 @@ def app(tmp_path: Path) -> Iterator[Any]:
             data_dir=tmp_path, label_studio_url=studio.url, label_studio_api_key="k", names=("testserver",)
         )
         services = Services.open(named)
-        services.register(studio.url, 3, SETUP["schema"], created=None)
+        services.registry.register(studio.url, 3, SETUP["schema"], created=None)
         yield create_app(services)
         services.database.close()
 

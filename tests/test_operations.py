@@ -33,7 +33,7 @@ def http(services: Services) -> TestClient:
 @pytest.fixture
 def project(services: Services) -> Project:
     """A project of three versions, the last one served, with nothing due."""
-    project = services.register("http://localhost:8080", 3, CONFIG, created=None)
+    project = services.registry.register("http://localhost:8080", 3, CONFIG, created=None)
     for number in (1, 2, 3):
         services.versions.publish(project, number, lambda folder: (folder / "weights").touch())
         services.versions.promote(project, number)

@@ -50,7 +50,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def claimed(services: Services) -> tuple[Project, Job]:
-    project = services.register(HOST, 1, CONFIG, created=None)
+    project = services.registry.register(HOST, 1, CONFIG, created=None)
     job = services.jobs.claim("worker")
     assert job is not None
     return project, job
@@ -109,7 +109,7 @@ def test_a_worker_that_cannot_renew_its_claim_stops_before_another_one_starts_th
 def test_a_job_taken_over_by_another_worker_does_not_kill_the_one_that_had_it(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = services.register(HOST, 1, CONFIG, created=None)
+    project = services.registry.register(HOST, 1, CONFIG, created=None)
     mine = Worker(services, "mine")
 
     def lose(*_: Any, **__: Any) -> cycle.Outcome:
@@ -127,7 +127,7 @@ def test_a_job_taken_over_by_another_worker_does_not_kill_the_one_that_had_it(
 def test_the_end_of_a_job_is_written_as_soon_as_the_store_is_back(
     services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    project = services.register(HOST, 1, CONFIG, created=None)
+    project = services.registry.register(HOST, 1, CONFIG, created=None)
     monkeypatch.setattr(cycle, "run", lambda *_, **__: cycle.Outcome())
     tries = away(services, monkeypatch, "finish", 3)
     with caplog.at_level(logging.INFO):
@@ -145,7 +145,7 @@ def test_the_worker_outlives_its_databases_restart_and_runs_no_job_twice_at_once
     with restartable() as server:
         settings = Settings(data_dir=tmp_path, database_url=server.url, label_studio_api_key="k")
         one, two = Services.open(settings), Services.open(settings)
-        project = one.register(HOST, 1, CONFIG, created=None)
+        project = one.registry.register(HOST, 1, CONFIG, created=None)
         lock, inside, most, turns = threading.Lock(), [0], [0], [0]
 
         def turn(_project: Project, services: Services, progress: cycle.Progress, **_: Any) -> cycle.Outcome:
@@ -186,7 +186,7 @@ def test_a_full_disk_is_told_once_backed_off_from_and_healed_by_itself(
     monkeypatch.setattr(cycle, "run", keeps_vectors)
     with small_disk(tmp_path / "small") as disk:
         services = Services.open(Settings(data_dir=disk, label_studio_api_key="k"))
-        project = services.register(HOST, 1, CONFIG, created=None)
+        project = services.registry.register(HOST, 1, CONFIG, created=None)
         fill(disk)
         with caplog.at_level(logging.INFO), working(services, "one"):
             until(lambda: any("No space is left" in message for message in caplog.messages))
@@ -206,7 +206,7 @@ def test_a_full_disk_is_told_once_backed_off_from_and_healed_by_itself(
 def test_a_read_only_data_folder_ends_the_service_with_one_sentence(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small") as disk:
         services = Services.open(Settings(data_dir=disk, label_studio_api_key="k"))
-        services.register(HOST, 1, CONFIG, created=None)
+        services.registry.register(HOST, 1, CONFIG, created=None)
         services.database.close()
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         process = subprocess.run(
@@ -221,7 +221,7 @@ def test_a_read_only_data_folder_ends_the_service_with_one_sentence(tmp_path: Pa
 
 
 def test_a_full_disk_is_no_failure_of_the_job(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    project = services.register(HOST, 1, CONFIG, created=None)
+    project = services.registry.register(HOST, 1, CONFIG, created=None)
 
     def full(*_: Any, **__: Any) -> cycle.Outcome:
         raise OSError(28, "No space left on device")
@@ -250,7 +250,7 @@ sys.exit(loop.main())
 
 @pytest.mark.slow
 def test_a_worker_in_a_long_step_ends_soon_and_hands_its_job_back(services: Services, tmp_path: Path) -> None:
-    project = services.register(HOST, 1, CONFIG, created=None)
+    project = services.registry.register(HOST, 1, CONFIG, created=None)
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK],
         env={**os.environ, "ML_BACKEND_DATA_DIR": str(tmp_path), "LABEL_STUDIO_API_KEY": "k"},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ml_backend.encoding import LOGGED, look_at
+from ml_backend.encoding import LOGGED
 from ml_backend.errors import InvalidInputError, NothingToAskError
 from ml_backend.learning.training import train_head
 from ml_backend.manual_queue import MANUAL, Batch, by_hand, priorities_from_csv, push, resolve
@@ -47,7 +47,7 @@ class Files:
 
 
 def serve(services: Services, *cut: int) -> None:
-    services._readers["http://localhost:8080"] = cast("Any", Files(*cut))
+    services.hosts._readers["http://localhost:8080"] = cast("Any", Files(*cut))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def known(services: Services, project: Project, labelled: int) -> None:
 
 @pytest.fixture
 def project(services: Services) -> Project:
-    project = services.register("http://localhost:8080", 1, CONFIG, created=1)
+    project = services.registry.register("http://localhost:8080", 1, CONFIG, created=1)
     known(services, project, labelled=2)
     return project
 
@@ -109,7 +109,7 @@ def test_an_image_that_cannot_be_read_is_left_out_with_its_reason_and_the_rest_i
 ) -> None:
     """Whether the service has read it before, or nobody has."""
     serve(services, 5, 6)
-    look_at(project, services, list(services.ledger.tasks(project, [6])))
+    services.encoding.look_at(project, list(services.ledger.tasks(project, [6])))
     batch = by_hand(project, services, {4: 4.0, 5: 3.0, 6: 2.0, 7: 1.0})
     assert order(batch) == [4, 7]
     assert set(batch.skipped) == {5, 6}
@@ -151,14 +151,14 @@ def test_each_newly_unreadable_image_is_logged_once_and_the_log_is_bounded(
     services.ledger.reconcile(project, broken, full=False)
     serve(services, *range(20, 20 + 2 * LOGGED))
     for _ in range(2):
-        look_at(project, services, list(services.ledger.tasks(project)))
+        services.encoding.look_at(project, list(services.ledger.tasks(project)))
     assert len(caplog.messages) == LOGGED + 1
     assert "two\\nlines.png (task 20) cannot be read: The image is truncated" in caplog.messages[0]
     assert f"{LOGGED} more images cannot be read" in caplog.messages[-1]
 
 
 def test_a_held_out_task_stays_held_out_and_gets_no_prelabel(services: Services, project: Project) -> None:
-    look_at(project, services, list(services.ledger.tasks(project)))
+    services.encoding.look_at(project, list(services.ledger.tasks(project)))
     project = held_out(services.ledger, project, 8)
     batch = by_hand(project, services, {8: 2.0, 9: 1.0})
     assert [query.arm for query in batch.queries] == ["holdout", "strategy"]

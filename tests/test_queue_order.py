@@ -47,7 +47,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 @pytest.fixture
 def project(services: Services) -> Project:
     """With nothing due, and the queue v0-r1 served and verified."""
-    known = services.register("http://localhost:8080", 3, CONFIG, created=None)
+    known = services.registry.register("http://localhost:8080", 3, CONFIG, created=None)
     query = Query(1, 0, "strategy", 0.0, "")
     round_ = services.ledger.open_round(known, version=0, strategy="auto", seed=0, queries=[query])
     services.ledger.mark_verified(services.ledger.mark_pushed(round_))

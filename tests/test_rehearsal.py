@@ -24,7 +24,7 @@ CONFIG = """<View><Image name="image" value="$image"/>
 def filled(settings: Settings) -> Services:
     """A store with something in every table that a turn reads, and a job that runs."""
     services = Services.open(settings)
-    project = services.register(HOST, 1, CONFIG, created=1)
+    project = services.registry.register(HOST, 1, CONFIG, created=1)
     now = datetime.now(UTC)
     tasks = [Task(i, f"/{i}.png", {"image": f"/{i}.png"}, now) for i in range(1, 6)]
     answers = [Annotation(1, 1, ("cat",), False, False, 1, now, now)]

@@ -32,7 +32,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 
 @pytest.fixture
 def project(services: Services) -> Project:
-    return services.register("http://localhost:8080", 1, CONFIG, created=1)
+    return services.registry.register("http://localhost:8080", 1, CONFIG, created=1)
 
 
 @pytest.fixture

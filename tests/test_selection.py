@@ -39,22 +39,22 @@ class OneProject(LabelStudio):
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
     opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
-    opened._clients[HOST] = OneProject()
+    opened.hosts._clients[HOST] = OneProject()
     yield opened
     opened.database.close()
 
 
 def test_what_was_selected_holds_when_the_config_is_read_again(services: Services) -> None:
-    project = services.register(HOST, 3, BOTH, created=1, selection=Selection("mood"))
+    project = services.registry.register(HOST, 3, BOTH, created=1, selection=Selection("mood"))
     assert refresh(project, services).schema.labels == ("calm", "cross")
-    assert services.register(HOST, 3, BOTH, created=1).schema.labels == ("calm", "cross")
+    assert services.registry.register(HOST, 3, BOTH, created=1).schema.labels == ("calm", "cross")
 
 
 def test_a_selection_whose_choices_go_away_is_told_loses_nothing_and_goes_on_when_they_are_back(
     services: Services,
 ) -> None:
-    host = cast("OneProject", services.client(HOST))
-    project = services.register(HOST, 3, BOTH, created=1, selection=Selection("mood"))
+    host = cast("OneProject", services.hosts.client(HOST))
+    project = services.registry.register(HOST, 3, BOTH, created=1, selection=Selection("mood"))
     job = services.jobs.claim("w")
     assert job is not None
     services.jobs.finish(job)
@@ -62,15 +62,15 @@ def test_a_selection_whose_choices_go_away_is_told_loses_nothing_and_goes_on_whe
     with pytest.raises(InvalidInputError, match=r'no <Choices name="mood">.*it has kind'):
         refresh(project, services)
     assert services.ledger.project(ProjectKey(HOST, 3)).schema.from_name == "mood"
-    assert services.register(HOST, 3, BOTH, created=1).schema.from_name == "mood"
+    assert services.registry.register(HOST, 3, BOTH, created=1).schema.from_name == "mood"
     assert services.jobs.status(project).due is not None, "the config that is back is a change"
 
 
 def test_the_setting_names_the_choices_of_projects_that_do_not_say(tmp_path: Path) -> None:
     opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k", choices="mood"))
-    assert opened.register(HOST, 1, BOTH, created=1).schema.from_name == "mood"
-    assert opened.register(HOST, 2, MOOD_GONE, created=1).schema.from_name == "kind"
-    assert opened.register(HOST, 3, BOTH, created=1, selection=Selection("kind")).schema.from_name == "kind"
+    assert opened.registry.register(HOST, 1, BOTH, created=1).schema.from_name == "mood"
+    assert opened.registry.register(HOST, 2, MOOD_GONE, created=1).schema.from_name == "kind"
+    assert opened.registry.register(HOST, 3, BOTH, created=1, selection=Selection("kind")).schema.from_name == "kind"
     opened.database.close()
 
 

@@ -51,7 +51,7 @@ def test_health_answers_before_anything_is_set_up(client: TestClient) -> None:
 
 def test_setup_introduces_the_project_and_makes_its_first_queue_due(client: TestClient, services: Services) -> None:
     assert client.post("/setup", json=SETUP).json() == {"model_version": "v0-r0"}
-    project = services.find_project(None, 3, None)
+    project = services.registry.find_project(None, 3, None)
     assert project.schema.labels == ("cat", "dog")
     assert services.jobs.claim("w") is not None
 
@@ -60,7 +60,7 @@ def test_setup_again_changes_nothing(client: TestClient, services: Services) -> 
     client.post("/setup", json=SETUP)
     assert services.jobs.claim("w") is not None
     client.post("/setup", json=SETUP)
-    assert services.jobs.status(services.find_project(None, 3, None)).due is None
+    assert services.jobs.status(services.registry.find_project(None, 3, None)).due is None
 
 
 def test_predict_before_any_model_gives_one_empty_prediction_a_task(client: TestClient) -> None:
@@ -93,7 +93,7 @@ def test_a_webhook_marks_the_project_due_and_a_doubled_one_changes_nothing(
     }
     assert client.post("/webhook", json=event).json() == {"status": "ok"}
     assert client.post("/webhook", json=event).json() == {"status": "doubled"}
-    due = services.jobs.status(services.find_project(None, 3, None)).due
+    due = services.jobs.status(services.registry.find_project(None, 3, None)).due
     assert due is not None
     assert due.labels == 1
 
@@ -107,7 +107,7 @@ def test_an_event_without_payload_counts_for_the_project_that_its_address_names(
     services.jobs.finish(first)
     for action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED"):
         assert client.post("/webhook?project=3", json={"action": action}).json() == {"status": "ok"}
-    due = services.jobs.status(services.find_project(None, 3, None)).due
+    due = services.jobs.status(services.registry.find_project(None, 3, None)).due
     assert due is not None
     assert due.labels == 4
     assert "payload" in sentence(client.post("/webhook?project=3", json={"action": "TASKS_DELETED"}), 422)
@@ -182,11 +182,11 @@ def test_label_studio_is_told_why_a_config_is_refused_where_it_shows_it(client: 
 def test_what_was_selected_at_setup_is_kept_with_the_project(client: TestClient, services: Services) -> None:
     chosen = {**SETUP, "schema": TWO_CHOICES, "extra_params": {"choices": "mood"}}
     assert client.post("/setup", json=chosen).status_code == 200
-    assert services.find_project(None, 3, None).schema.labels == ("calm", "cross")
+    assert services.registry.find_project(None, 3, None).schema.labels == ("calm", "cross")
     client.post("/setup", json={**chosen, "extra_params": None, "schema": TWO_CHOICES.replace("cross", "wild")})
-    assert services.find_project(None, 3, None).schema.labels == ("calm", "wild")
+    assert services.registry.find_project(None, 3, None).schema.labels == ("calm", "wild")
     client.post("/setup", json={**chosen, "extra_params": '{"choices": "kind"}'})
-    project = services.find_project(None, 3, None)
+    project = services.registry.find_project(None, 3, None)
     assert (project.schema.labels, project.full_at) == (("cat", "dog"), None)
 
 
@@ -197,7 +197,7 @@ def test_a_selection_that_does_not_fit_changes_nothing(client: TestClient, servi
         client.post("/setup", json={**chosen, "extra_params": {"choices": "colour"}}).url
     )
     assert "Choose_again" in str(client.post("/setup", json={**chosen, "schema": CONFIG}).url)
-    assert services.find_project(None, 3, None).schema.from_name == "mood"
+    assert services.registry.find_project(None, 3, None).schema.from_name == "mood"
 
 
 def test_an_unknown_path_is_a_404(client: TestClient) -> None:
@@ -225,7 +225,7 @@ def test_two_hosts_with_the_same_project_id_do_not_mix(tmp_path: Path) -> None:
         "http://two:8080/projects/3",
     ]
     assert "Several Label Studio hosts" in sentence(client.post("/predict", json={"tasks": [], "project": "3"}), 409)
-    assert services.find_project(None, 3, 1800000000).key.host == "http://two:8080"
+    assert services.registry.find_project(None, 3, 1800000000).key.host == "http://two:8080"
     assert "LABEL_STUDIO_API_KEYS" in sentence(client.post("/hosts/three/setup", json=SETUP), 404)
     anywhere = client.post("/setup", json={**SETUP, "hostname": "http://elsewhere"})
     assert "/hosts/<name>" in sentence(anywhere, 409)

@@ -13,7 +13,6 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from ml_backend.encoding import encode_tasks
 from ml_backend.labelstudio.queue import LIVE
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.head import Head
@@ -27,6 +26,7 @@ from ml_backend.settings import Settings
 from ml_backend.split import SHARE, place
 from ml_backend.store.projects import Project
 from ml_backend.web.app import create_app
+from tests.other_settings import use
 from tests.test_labelstudio_transport import Host, running
 
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -84,7 +84,7 @@ def project(services: Services, trained: tuple[Encoder, Head]) -> Project:
 
 
 def with_version(services: Services, host: str, trained: tuple[Encoder, Head]) -> Project:
-    known = services.register(host, 3, CONFIG, created=None)
+    known = services.registry.register(host, 3, CONFIG, created=None)
 
     def write(folder: Path) -> None:
         for part in trained:
@@ -111,7 +111,7 @@ def studio(services: Services) -> Iterator[Host]:
         return 200, png(picture("upright", 3))
 
     with running(Host(reply=reply)) as host:
-        services.settings = replace(services.settings, label_studio_url=host.url)
+        use(services, label_studio_url=host.url)
         yield host
 
 
@@ -209,7 +209,7 @@ def test_whether_an_image_shows_an_opinion_is_for_the_split_to_say_and_not_for_t
 def test_a_guess_is_ticked_by_policy_and_never_where_a_task_has_several_annotators(
     services: Services, project: Project, policy: str, confident_from: float | None, overlap: int, ticked: bool
 ) -> None:
-    services.settings = replace(services.settings, prelabels=policy)
+    use(services, prelabels=policy)
     project = services.ledger.configure(project, overlap=overlap)
     loaded = services.predictor.current(project)
     assert loaded is not None
@@ -251,7 +251,7 @@ def test_predict_notes_nothing_on_the_callers_word(client: TestClient, services:
     services.ledger.reconcile(project, [(Task(i, image), []) for i, image in images.items()], full=True)
     model = services.predictor.current(project)
     assert model is not None
-    encode_tasks(project, services, model.encoder, list(services.ledger.tasks(project)))
+    services.encoding.encode(project, model.encoder, list(services.ledger.tasks(project)))
     before = kept(services, project, model)
     other, broken = predict(client, address(png(picture("level", 9))), address(b"no picture at all"))
     assert choice(other) == "level", "what was sent is answered"

@@ -58,7 +58,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
 
 
 def test_two_projects_train_in_turn_however_many_labels_one_of_them_gets(services: Services, turns: Turns) -> None:
-    busy, other = (services.register(HOST, number, CONFIG, created=None) for number in (1, 2))
+    busy, other = (services.registry.register(HOST, number, CONFIG, created=None) for number in (1, 2))
     for project in (busy, other):
         turns.meanwhile[project.key.project_id] = lambda: services.jobs.mark_due(busy, labels=100, reason="labels")
     worker = Worker(services)
@@ -75,7 +75,7 @@ def test_a_turn_that_encodes_for_long_lets_others_in_between_and_goes_on_afterwa
     """Also where nobody told of them: what a poll would find is looked for meanwhile."""
     monkeypatch.setattr(time_slice, "SLICE_S", 0.0)
     monkeypatch.setattr(time_slice, "LOOK_S", 0.0)
-    large, other = (services.register(HOST, number, CONFIG, created=None) for number in (1, 2))
+    large, other = (services.registry.register(HOST, number, CONFIG, created=None) for number in (1, 2))
     assert services.jobs.cancel(other)  # nothing is due, and nothing has been looked at either
     worker, told = Worker(services), []
 
@@ -94,7 +94,7 @@ def test_a_turn_that_encodes_for_long_lets_others_in_between_and_goes_on_afterwa
 
 
 def test_a_project_that_waits_for_the_turn_of_another_says_for_which(services: Services, turns: Turns) -> None:
-    large, other = (services.register(HOST, number, CONFIG, created=None) for number in (1, 2))
+    large, other = (services.registry.register(HOST, number, CONFIG, created=None) for number in (1, 2))
     told: list[Any] = []
     turns.meanwhile[1] = lambda: told.extend(project_status(services, p)["job"]["waiting_for"] for p in (other, large))
     assert Worker(services).work()
@@ -108,7 +108,7 @@ def test_a_turn_that_nobody_waits_for_is_not_interrupted(
 ) -> None:
     monkeypatch.setattr(time_slice, "SLICE_S", 0.0)
     monkeypatch.setattr(time_slice, "LOOK_S", 0.0)
-    services.register(HOST, 1, CONFIG, created=None)
+    services.registry.register(HOST, 1, CONFIG, created=None)
     turns.meanwhile[1] = lambda: [turns.go_on() for _ in range(5)]
     assert Worker(services).work()
     assert turns.taken == [1]
@@ -117,7 +117,7 @@ def test_a_turn_that_nobody_waits_for_is_not_interrupted(
 def test_the_job_of_a_killed_worker_is_taken_up_as_soon_as_the_next_one_starts(
     services: Services, turns: Turns
 ) -> None:
-    services.register(HOST, 1, CONFIG, created=None)
+    services.registry.register(HOST, 1, CONFIG, created=None)
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert services.jobs.claim(f"{socket.gethostname()}:{process.pid}") is not None
     worker = Worker(services)
@@ -133,7 +133,7 @@ def test_the_job_of_a_killed_worker_is_taken_up_as_soon_as_the_next_one_starts(
 def test_a_job_left_under_the_same_name_is_taken_up_too_as_after_the_restart_of_a_container(
     services: Services, turns: Turns
 ) -> None:
-    services.register(HOST, 1, CONFIG, created=None)
+    services.registry.register(HOST, 1, CONFIG, created=None)
     worker = Worker(services)
     assert services.jobs.claim(worker.name) is not None
     turns.meanwhile[1] = worker.stopping.set
@@ -142,7 +142,7 @@ def test_a_job_left_under_the_same_name_is_taken_up_too_as_after_the_restart_of_
 
 
 def test_a_turn_is_logged_as_a_sentence(services: Services, turns: Turns, caplog: pytest.LogCaptureFixture) -> None:
-    services.register(HOST, 1, CONFIG, created=None)
+    services.registry.register(HOST, 1, CONFIG, created=None)
     with caplog.at_level("INFO"):
         Worker(services).work()
     assert caplog.messages[-1].endswith("0 labels, no model yet, no queue; 0.0 s.")
@@ -156,8 +156,8 @@ class EmptyHost:
 
 
 def test_a_deleted_project_is_told_and_what_is_known_of_it_stays(services: Services) -> None:
-    project = services.register(HOST, 1, CONFIG, created=None)
-    services._clients[HOST] = EmptyHost()  # type: ignore[assignment]
+    project = services.registry.register(HOST, 1, CONFIG, created=None)
+    services.hosts._clients[HOST] = EmptyHost()  # type: ignore[assignment]
     services.inbox.record(project.key, "PROJECT_DELETED", {"project": {"id": 1}})
     worker = Worker(services)
     assert worker.work()

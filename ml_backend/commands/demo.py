@@ -25,10 +25,11 @@ from ml_backend.demo.digits import CLASSES, write_digits
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, find_binary, free_port, is_free
 from ml_backend.errors import BackendError, ConfigError, LabelStudioUnavailableError
 from ml_backend.exports.label_rows import COLUMNS, export_rows, write_csv
+from ml_backend.hosts import host_slug
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config, parse_label_config
 from ml_backend.labelstudio.connection import connect
-from ml_backend.services import Services, host_slug
+from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
 from ml_backend.store.scheduling import Job

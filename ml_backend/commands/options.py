@@ -122,19 +122,21 @@ def find_project(services: Services, args: argparse.Namespace, *, register: bool
     if len(matching) > 1:
         names = ", ".join(f"{p.key.project_id} ({p.title})" for p in matching)
         raise ConflictError(f"Choose a project with --project: {names}.")
-    remote = remote_project(services.client(host), args.project)
+    remote = remote_project(services.hosts.client(host), args.project)
     require_own(remote, services.database.store_id, lambda _queue: False)
     if not register:
         raise NotFoundError(
             f"Project {remote['id']} ({remote['title']}) is not connected to this service yet: run `ml-backend "
             f"setup-project --project {remote['id']}`."
         )
-    from ml_backend.services import created_at  # noqa: PLC0415 - as above
+    from ml_backend.hosts import created_at  # noqa: PLC0415 - as above
 
     created = created_at(remote)
-    client = services.client(host)
+    client = services.hosts.client(host)
     selection = client.selection(int(remote["id"]))
-    project = services.register(host, int(remote["id"]), remote["label_config"], created=created, selection=selection)
+    project = services.registry.register(
+        host, int(remote["id"]), remote["label_config"], created=created, selection=selection
+    )
     return services.ledger.upsert_project(
         project.key, title=remote["title"], label_config=project.label_config, schema=project.schema
     )

@@ -243,7 +243,7 @@ def labels_from(text: str) -> list[str]:
 
 
 def _backend_url(settings: Settings, host: str) -> str:
-    from ml_backend.services import host_slug  # noqa: PLC0415 - torch takes seconds
+    from ml_backend.hosts import host_slug  # noqa: PLC0415 - torch takes seconds
 
     return f"{settings.url}/hosts/{host_slug(host)}"
 

@@ -143,7 +143,6 @@ def examples_of(args: argparse.Namespace) -> tuple[str, list[Example]]:
 
 def from_project(args: argparse.Namespace) -> tuple[str, list[Example]]:
     """Title and labelled images of a project, by the same consensus as everything else."""
-    from ml_backend.encoding import read_image  # noqa: PLC0415 - only this source needs Label Studio
     from ml_backend.steps.sync_labels import sync  # noqa: PLC0415
 
     services = open_services(dry_run=args.dry_run)
@@ -157,7 +156,9 @@ def from_project(args: argparse.Namespace) -> tuple[str, list[Example]]:
         )
     tasks = services.ledger.tasks(project, sorted(labels))
     return project.title, [
-        Example(str(task.data.get("filename", task.id)), labels[task.id], partial(read_image, project, services, task))
+        Example(
+            str(task.data.get("filename", task.id)), labels[task.id], partial(services.encoding.read, project, task)
+        )
         for task in tasks
     ]
 

@@ -170,7 +170,7 @@ def _copy(services: Services, project: Project, path: Path, row: LedgerRow) -> t
     there = path.read_bytes() if known and path.is_file() else None
     copied = there is None or content_hash(there) != known
     try:
-        data = services.images(project.key.host).read(row.task) if there is None or copied else there
+        data = services.hosts.images(project.key.host).read(row.task) if there is None or copied else there
         if content_hash(data) != row.content_hash:  # of content that has one, the service has decoded the image
             decode(data, 1)
     except ImageError as error:

@@ -31,7 +31,7 @@ def save_model(project: Project, services: Services, version: Version, kind: For
     Raises InvalidInputError where no image of the project can be read, BackendError where the copy does not agree.
     """
     model = services.predictor.stored(project, version.number)
-    images = sample_images(project, services, SAMPLE, np.random.default_rng(services.settings.seed))
+    images = sample_images(project, services.encoding, SAMPLE, np.random.default_rng(services.settings.seed))
     origin = _origin(project, services)
     record = Record.load(services.versions.folder(version))
     return export_model(
@@ -137,7 +137,7 @@ def _read(
         raise InvalidInputError(f"Say which network {path.name} belongs to, for example with --model-type resnet18.")
     if not len(services.ledger.pool(project).ids):
         project, _ = labels_step.sync(project, services, full=True)
-    images = sample_images(project, services, SAMPLE, np.random.default_rng(services.settings.seed))
+    images = sample_images(project, services.encoding, SAMPLE, np.random.default_rng(services.settings.seed))
     imported = import_classifier(
         path,
         model_type=model_type,

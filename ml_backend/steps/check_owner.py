@@ -32,7 +32,7 @@ def check(project: Project, services: Services, remote: Mapping[str, Any]) -> bo
 
 def hold(project: Project, services: Services) -> None:
     """Before a push: make sure that the project is ours, now, and bears our mark. Raises AnotherStoreError."""
-    client = services.client(project.key.host)
+    client = services.hosts.client(project.key.host)
     remote = client.get_project(project.key.project_id)
     if not check(project, services, remote):
         claim(client, remote, Owner.here(services.database.store_id))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Collection
@@ -11,13 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.encoding import Encoded, encode_tasks
-from ml_backend.errors import DamagedError, ImageError, InvalidInputError, NotFoundError
-from ml_backend.image_sample import images_to_fit_on
-from ml_backend.learning.encoders import Encoder, build_encoder, load_encoder
+from ml_backend.encoding import Encoded
+from ml_backend.errors import DamagedError, ImageError
+from ml_backend.learning.encoders import Encoder, load_encoder
 from ml_backend.services import Services
 from ml_backend.steps.corpus import Corpus
-from ml_backend.store.folders import sync_tree
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.wording import amount
@@ -41,7 +38,7 @@ def encode_missing(
     if not len(rows.ids) or (rows.failed & rows.resting).all():
         return None
     try:
-        encoder = encoder or project_encoder(project, services, lambda: progress(0, len(rows.ids)))
+        encoder = encoder or services.encoders.of(project, lambda: progress(0, len(rows.ids)))
     except ImageError as error:
         _tell(project, services, str(error))
         return None
@@ -50,11 +47,11 @@ def encode_missing(
     if missing.any():
         ids = rows.ids[missing]
         tasks = services.ledger.tasks(project, ids.tolist())
-        found = encode_tasks(project, services, encoder, tasks, lambda done: progress(done, len(ids)))
+        found = services.encoding.encode(project, encoder, tasks, lambda done: progress(done, len(ids)))
         waiting = _waiting(found)
         rows = services.ledger.pool(project)
     _tell(project, services, waiting)
-    services.kept.pop(project.id, None)
+    services.encoding.kept.pop(project.id, None)
     at = places(services.features, encoder, rows.hashes)
     if not (at >= 0).any():
         return None
@@ -86,24 +83,6 @@ def places(features: FeatureStore, encoder: Encoder, hashes: NDArray[np.bytes_])
     return at
 
 
-def project_encoder(project: Project, services: Services, tick: Callable[[], None] = lambda: None) -> Encoder:
-    """Return the project's encoder: an imported model's, or one built once for the settings and then kept.
-
-    tick: called while images are read to learn it from. Raises ImageError while too few of them can be read.
-    """
-    settings = services.settings
-    if (imported := _imported(project, services)) is not None:
-        return imported
-    choice = f"{settings.encoder} {settings.encoder_weights} {settings.seed}"
-    slug = hashlib.sha256(choice.encode()).hexdigest()[:12]
-    folder = settings.data_dir / "encoders" / str(project.id) / slug
-    cached = services.encoders.get(folder)
-    if cached is None:
-        cached = _stored(folder, settings.trusted_encoders) or _build(project, services, folder, tick)
-        services.encoders[folder] = cached
-    return cached
-
-
 def _stored(folder: Path, trusted: Collection[str]) -> Encoder | None:
     """The encoder that was built before; None where there is none. A damaged one is set aside, to be built again."""
     if not folder.exists():
@@ -118,52 +97,3 @@ def _stored(folder: Path, trusted: Collection[str]) -> Encoder | None:
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
         return None
-
-
-def _imported(project: Project, services: Services) -> Encoder | None:
-    """The encoder of the imported model: from its own files, else from those of a version trained on its vectors.
-
-    None where nothing was imported, or where nobody has the encoder any more: then the images are encoded anew.
-    """
-    number = project.settings.get("imported")
-    if not number:
-        return None
-    versions = services.versions.list(project)
-    ids = {version.number: version.meta.get("encoder", {}).get("id") for version in versions}
-    problem = "there is no such version"
-    for version in sorted(versions, key=lambda version: version.number != number):
-        if ids[version.number] != ids.get(number):
-            continue
-        if version.folder in services.encoders:
-            return services.encoders[version.folder]
-        try:
-            services.encoders[version.folder] = services.predictor.encoder(project, version.number)
-        except (NotFoundError, InvalidInputError) as error:
-            problem = str(error)
-        else:
-            return services.encoders[version.folder]
-    logger.warning(
-        "%s: the encoder of v%d, which was imported, is lost (%s). Training goes on with ML_BACKEND_ENCODER.",
-        project.key,
-        number,
-        problem,
-    )
-    return None
-
-
-def _build(project: Project, services: Services, folder: Path, tick: Callable[[], None]) -> Encoder:
-    settings = services.settings
-    weights = Path(settings.encoder_weights) if settings.encoder_weights else None
-    rng = np.random.default_rng([settings.seed, project.id])
-    encoder = build_encoder(
-        settings.encoder,
-        weights=weights,
-        sample=lambda size: images_to_fit_on(project, services, size, rng, tick),
-        seed=settings.seed,
-    )
-    temporary = folder.with_name(f".writing-{folder.name}")
-    temporary.mkdir(parents=True, exist_ok=True)
-    encoder.save(temporary)
-    sync_tree(temporary)  # a power cut must not leave an encoder that cannot be read
-    temporary.rename(folder)
-    return encoder

@@ -42,7 +42,7 @@ def serve(project: Project, services: Services) -> None:
 
 def _drawn(project: Project, services: Services) -> Round | None:
     """Draw tasks by the seed alone, so that the same project gets the same order; None where nothing is unlabelled."""
-    client, number, settings = services.client(project.key.host), project.key.project_id, services.settings
+    client, number, settings = services.hosts.client(project.key.host), project.key.project_id, services.settings
     total = client.unlabelled(number)
     rng = np.random.default_rng([settings.seed, project.id, 0, 1])  # not the draw of the first queue
     asked = min(settings.batch_size, SIZE)

@@ -48,7 +48,7 @@ def serve(project: Project, services: Services, round_: Round, spare: Sequence[i
     before anything is changed where another store has the project.
     """
     check_owner.hold(project, services)  # again: encoding may have taken minutes
-    client, ledger, number = services.client(project.key.host), services.ledger, project.key.project_id
+    client, ledger, number = services.hosts.client(project.key.host), services.ledger, project.key.project_id
     held_back = ledger.hold_back(project, round_)
     queries = ledger.queries(round_)
     spare = () if client.has_members() else spare
@@ -101,7 +101,7 @@ def notice(project: Project, services: Services, settings: Mapping[str, Any]) ->
 def _show_everything_once(project: Project, services: Services) -> None:
     """Beside the queue's tab one that shows all tasks; a person who removes or renames it is not given it again."""
     if not project.settings.get(SHOWN):
-        show_everything(services.client(project.key.host), project.key.project_id)
+        show_everything(services.hosts.client(project.key.host), project.key.project_id)
         services.ledger.configure(project, **{SHOWN: True})
 
 
@@ -118,7 +118,7 @@ def tidy(project: Project, services: Services, *, idle: bool) -> None:
     limit = datetime.now(UTC) - (grace if idle else 2 * grace)
     expired = {name for name, since in noted.items() if datetime.fromisoformat(since) <= limit}
     if expired:
-        gone = sweep(services.client(project.key.host), project.key.project_id, expired)
+        gone = sweep(services.hosts.client(project.key.host), project.key.project_id, expired)
         left = {name: since for name, since in noted.items() if name not in gone}
         services.ledger.configure(project, superseded={"by": served, "since": left})
 
@@ -129,7 +129,7 @@ def _superseded(project: Project, services: Services, served: str) -> dict[str, 
     since: dict[str, str] = noted.get("since", {})
     if noted.get("by") != served:
         now = datetime.now(UTC).isoformat()
-        names = superseded(services.client(project.key.host), project.key.project_id, served)
+        names = superseded(services.hosts.client(project.key.host), project.key.project_id, served)
         since = {name: since.get(name, now) for name in sorted(names)}
         services.ledger.configure(project, superseded={"by": served, "since": since})
     return since

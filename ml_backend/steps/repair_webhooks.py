@@ -41,8 +41,8 @@ def watch(project: Project, services: Services) -> None:
 
 
 def _repair(project: Project, services: Services) -> list[str]:
-    client, number, settings = services.client(project.key.host), project.key.project_id, services.settings
-    backends = our_backends(client, number, services.backend_url(project.key.host), TITLE)
+    client, number, settings = services.hosts.client(project.key.host), project.key.project_id, services.settings
+    backends = our_backends(client, number, services.hosts.backend_url(project.key.host), TITLE)
     if not backends:
         return []
     access = Access(settings.user, settings.password) if settings.user else None

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ml_backend.errors import InvalidInputError, NotFoundError, ProjectGoneError, ProjectReplacedError
+from ml_backend.hosts import created_at, is_another, selected
 from ml_backend.labelstudio.client import PAGE, LabelStudio
 from ml_backend.records import Annotation, Task
-from ml_backend.services import Services, created_at, is_another, selected
+from ml_backend.services import Services
 from ml_backend.steps import check_owner, repair_webhooks
 from ml_backend.steps.hold_out import reserve
 from ml_backend.store.ledger import Ledger
@@ -29,7 +30,7 @@ def sync(project: Project, services: Services, *, full: bool, lazily: bool = Fal
 
     lazily: put off a full comparison that is due by the clock alone; somebody waits for the answer.
     """
-    client, ledger = services.client(project.key.host), services.ledger
+    client, ledger = services.hosts.client(project.key.host), services.ledger
     project = refresh(project, services)
     touched = services.inbox.touched(project)
     began = client.clock()
@@ -56,7 +57,7 @@ def refresh(project: Project, services: Services) -> Project:
     Raises AnotherStoreError for a project that another store has, ProjectReplacedError for one that is another by now:
     that one is made known and due.
     """
-    client = services.client(project.key.host)
+    client = services.hosts.client(project.key.host)
     try:
         remote = client.get_project(project.key.project_id)
     except NotFoundError as error:
@@ -73,11 +74,11 @@ def refresh(project: Project, services: Services) -> Project:
     known = {
         "title": remote["title"],
         "label_config": remote["label_config"],
-        "rule": services.rule,
+        "rule": services.registry.rule,
         "settings": settings,
     }
     try:
-        schema = services.schema(remote["label_config"], selected(project))
+        schema = services.registry.schema(remote["label_config"], selected(project))
     except InvalidInputError:
         # The config is kept, so that the next one counts as changed, even where it is the former one brought back.
         services.ledger.upsert_project(project.key, schema=project.schema, **known)
@@ -94,7 +95,7 @@ def _refuse_replaced(project: Project, services: Services, remote: Mapping[str, 
         project,
         title=remote["title"],
         label_config=config,
-        schema=services.schema(config, selected(project)),
+        schema=services.registry.schema(config, selected(project)),
         created=created,
     )
     services.jobs.mark_due(new, immediately=True, reason="set up")

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.encoding import read_image
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.evaluation import confidences, confident_from
@@ -161,7 +160,7 @@ def _pictures(
     images = []
     for task in services.ledger.tasks(project, ids):
         going()
-        images.append(encoder.prepare(decode(read_image(project, services, task), encoder.input_size)))
+        images.append(encoder.prepare(decode(services.encoding.read(project, task), encoder.input_size)))
     return np.stack(images) if images else np.empty((0,), np.uint8), corpus.targets(tasks)
 
 

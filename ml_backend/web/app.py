@@ -87,9 +87,11 @@ def protocol_routes(services: Services) -> APIRouter:
     @router.post("/setup", responses={303: {"model": Refusal, "description": "Refused; the address tells why."}})
     def setup(message: SetupRequest, request: Request) -> dict[str, str]:
         project_id, created = parse_project(message.project)
-        host = services.host(host_of(request), message.hostname)
+        host = services.hosts.named(host_of(request), message.hostname)
         selection = selection_from(message.extra_params)
-        project = services.register(host, project_id, message.label_config, created=created, selection=selection)
+        project = services.registry.register(
+            host, project_id, message.label_config, created=created, selection=selection
+        )
         return {"model_version": services.predictor.served_name(project)}
 
     @router.get("/setup/{why}")
@@ -106,7 +108,7 @@ def protocol_routes(services: Services) -> APIRouter:
         name = (message.project if message else None) or request.query_params.get("project")
         if name is None:
             return {"versions": []}
-        project = services.find_project(host_of(request), *parse_project(name))
+        project = services.registry.find_project(host_of(request), *parse_project(name))
         return {"versions": services.predictor.served_names(project)}
 
     @router.post("/webhook")
@@ -128,14 +130,14 @@ def protocol_routes(services: Services) -> APIRouter:
 
 def _predicted(services: Services, message: PredictRequest, host: str | None) -> dict[str, Any]:
     project_id, created = parse_project(message.project)
-    project = services.find_project(host, project_id, created)
+    project = services.registry.find_project(host, project_id, created)
     return {
         "results": services.predictor.predict(project, [{"id": task.id, "data": task.data} for task in message.tasks])
     }
 
 
 def _noted(services: Services, message: WebhookRequest, host: str | None, project: str | None) -> dict[str, str]:
-    key = services.find_key(host, message.project_id(project))
+    key = services.registry.find_key(host, message.project_id(project))
     receipt = services.inbox.record(key, message.action, message.as_sent())
     if message.action == "PROJECT_UPDATED" and isinstance(message.project, dict):
         push_queue.notice(services.ledger.project(key), services, message.project)

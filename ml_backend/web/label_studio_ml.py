@@ -52,8 +52,8 @@ class ActiveLearningModel(Host):
             raise InvalidInputError("The tasks do not name a `project`: send them the way Label Studio calls /predict.")
         opened = services()
         if self.label_config:
-            opened.register(opened.host(None, self.hostname), number, self.label_config, created=None)
-        return opened.predictor.predict(opened.find_project(None, number, None), tasks)
+            opened.registry.register(opened.hosts.named(None, self.hostname), number, self.label_config, created=None)
+        return opened.predictor.predict(opened.registry.find_project(None, number, None), tasks)
 
     def fit(self, *tasks: Any, event: str = "", data: Mapping[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
         """Note the event and make a training due; takes milliseconds. 2.x calls `fit(event, data)`."""
@@ -66,5 +66,7 @@ class ActiveLearningModel(Host):
             )
         opened = services()
         config = str(project.get("label_config") or self.label_config or "")
-        known = opened.register(opened.host(None, self.hostname), int(project["id"]), config, created=None)
+        known = opened.registry.register(
+            opened.hosts.named(None, self.hostname), int(project["id"]), config, created=None
+        )
         opened.inbox.record(known.key, event, data or {})

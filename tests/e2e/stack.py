@@ -17,11 +17,12 @@ import requests
 from ml_backend import cycle
 from ml_backend.demo.digits import CLASSES, write_digits
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
+from ml_backend.hosts import host_slug
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
 from ml_backend.labelstudio.connection import connect
 from ml_backend.records import LabelSchema
-from ml_backend.services import Services, host_slug
+from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
@@ -58,7 +59,7 @@ class Stack:
 
     @property
     def project(self) -> Project:
-        return self.services.find_project(host_slug(self.client.url), self.project_id, None)
+        return self.services.registry.find_project(host_slug(self.client.url), self.project_id, None)
 
     def ranking(self, round_: Round) -> list[int]:
         return [query.task_id for query in self.services.ledger.queries(round_)]
@@ -118,7 +119,7 @@ def inline(
     )
     services = Services.open(chosen)
     project_id = import_digits(server, client, truth, config)
-    services.register(server.url, project_id, client.get_project(project_id)["label_config"], created=None)
+    services.registry.register(server.url, project_id, client.get_project(project_id)["label_config"], created=None)
     yield Stack(client, services, chosen, project_id, client.schema(project_id), truth)
     services.database.close()
 

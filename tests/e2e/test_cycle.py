@@ -25,6 +25,7 @@ from ml_backend.settings import Settings
 from ml_backend.status import project_status
 from ml_backend.worker.loop import Worker
 from tests.e2e.stack import Stack, digits, import_digits, inline
+from tests.other_settings import use
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_no_held_out_task_has_a_guess_in_label_studio_after_a_queue_by_hand_a_ro
         stack.label_next()
     assert stack.turn().version == 2
     # From here on half of all tasks are held out, among them some that the former queue shows a guess of.
-    services.settings = replace(services.settings, holdout_share=0.5)
+    use(services, holdout_share=0.5)
     services.versions.pin(stack.project, 1)
     assert stack.turn().version == 1
     queue = ledger.last_round(stack.project)
@@ -191,7 +192,7 @@ def test_predictions_of_former_queues_go_when_the_grace_period_is_over_and_not_b
     )
     stack.turn()
     assert len(stack.client.model_versions(stack.project_id)) == 6
-    stack.services.settings = replace(stack.services.settings, prediction_grace_seconds=0)
+    use(stack.services, prediction_grace_seconds=0)
     for _ in range(2):  # 200 predictions a turn
         stack.turn()
     counts = stack.client.model_versions(stack.project_id)
@@ -251,7 +252,7 @@ def test_two_hosts_with_the_same_project_id_do_not_mix(
     )
     services = Services.open(settings)
     for server, client in zip(servers, clients, strict=True):
-        services.register(server.url, ids[0], client.get_project(ids[0])["label_config"], created=None)
+        services.registry.register(server.url, ids[0], client.get_project(ids[0])["label_config"], created=None)
     worker = Worker(services)
     while worker.work():
         pass

@@ -109,7 +109,7 @@ def test_what_was_read_just_now_is_not_listed_again_but_what_came_in_late_is_fou
 ) -> None:
     monkeypatch.setattr(sync_labels, "PAGE", 10)
     services, listed = stack.services, [0]
-    client = services.client(stack.project.key.host)
+    client = services.hosts.client(stack.project.key.host)
     really = client.listing
 
     def listing(*given: Any, **more: Any) -> dict[str, Any]:

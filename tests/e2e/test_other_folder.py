@@ -165,7 +165,7 @@ def test_a_project_of_another_store_is_left_alone_without_a_service_too(
 
 def test_a_worker_of_another_store_changes_nothing_and_says_so_in_its_status(stack: Stack, another: Services) -> None:
     config = stack.client.get_project(stack.project_id)["label_config"]
-    another.register(stack.client.url, stack.project_id, config, created=None)
+    another.registry.register(stack.client.url, stack.project_id, config, created=None)
     before = all_of(stack)
     assert Worker(another).work()
     (project,) = another.ledger.projects()

@@ -57,7 +57,7 @@ def test_what_is_selected_among_several_goes_from_the_command_to_the_service_and
         assert (code, "--choices NAME --image NAME" in told) == (1, True), told
         code, told = said("setup-project", "--project", project, "--choices", "mood", "--image", "img")
         assert code == 0, told
-        known = stack.services.find_project(None, project, None)
+        known = stack.services.registry.find_project(None, project, None)
         assert (known.schema.from_name, known.schema.image_key) == ("mood", "image")
         code, told = said("setup-project", "--project", project)
         assert (code, "everything was right already" in told) == (0, True), told
@@ -65,7 +65,7 @@ def test_what_is_selected_among_several_goes_from_the_command_to_the_service_and
         assert client.schema(project) == known.schema
         code, told = said("setup-project", "--project", project, "--choices", "kind", "--image", "img")
         assert code == 0, told
-        assert stack.services.find_project(None, project, None).schema.labels == ("cat", "dog")
+        assert stack.services.registry.find_project(None, project, None).schema.labels == ("cat", "dog")
 
 
 def test_label_studio_shows_why_a_config_is_refused_to_whoever_connects_the_model(
@@ -79,4 +79,4 @@ def test_label_studio_shows_why_a_config_is_refused_to_whoever_connects_the_mode
         assert "setup-project_--choices_NAME_--image_NAME" in told
         answer = client.transport.send("POST", "/api/ml/", json={**backend, "extra_params": "choices=kind, image=back"})
         assert answer.status_code == requests.codes.created, answer.text
-        assert stack.services.find_project(None, project, None).schema.image_key == "back"
+        assert stack.services.registry.find_project(None, project, None).schema.image_key == "back"
