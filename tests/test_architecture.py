@@ -1,6 +1,7 @@
 """The rooms and who may know whom. A module that reaches where it may not fails here, with its name."""
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_below_the_edges_a_function_takes_what_it_uses() -> None:
 
 def test_no_two_modules_have_the_same_name() -> None:
     names = sorted(path.name for path in MODULES if path.name != "__init__.py")
-    assert [name for name, after in zip(names, names[1:], strict=False) if name == after] == []
+    assert [name for name, after in pairwise(names) if name == after] == []
 
 
 def test_the_checks_notice_what_is_forbidden() -> None:

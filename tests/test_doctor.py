@@ -159,7 +159,7 @@ def test_one_image_of_each_kind_of_storage_is_looked_at(
         def read(self, task: Task) -> bytes:
             raise ImageError(f"task {task.id} cannot be read: give the storage its credentials.")
 
-    monkeypatch.setattr(services, "images", lambda _host: Broken())
+    monkeypatch.setattr(services.hosts, "images", lambda _host: Broken())
     (found,) = diagnostics._images(services, client, known, [Task(7, image), Task(8, image)])
     assert (found.name, found.state) == (f"images ({kind})", "FIX")
     assert "task 7" in found.message
@@ -179,7 +179,7 @@ def test_every_image_that_cannot_be_read_is_named_also_those_that_nobody_has_rea
 
     tasks = [Task(i, f"/{i}.png", {}) for i in range(1, 5)]
     services.ledger.reconcile(known, [(task, []) for task in tasks], full=True)
-    monkeypatch.setattr(services, "images", lambda _host: OneIsBroken())
+    monkeypatch.setattr(services.hosts, "images", lambda _host: OneIsBroken())
     services.ledger.set_image_errors(known, {2: "The image is truncated."})
     found = diagnostics._every_image(services, known, tasks)
     assert (found.state, found.message.startswith("2 images cannot be read")) == ("FIX", True)

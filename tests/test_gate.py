@@ -288,7 +288,7 @@ def test_events_of_projects_that_nobody_connected_cost_nothing(http: TestClient,
 def test_connecting_invented_projects_without_end_is_refused(
     http: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_backend.services.MOST_UNREAD", 5)
+    monkeypatch.setattr("ml_backend.hosts.MOST_UNREAD", 5)
     for number in range(5):
         assert http.post("/setup", json={**SETUP, "project": str(number)}).status_code == 200
     assert http.post("/setup", json={**SETUP, "project": "5000"}).status_code == 429

@@ -21,7 +21,6 @@ from ml_backend.records import Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.status import project_status
-from ml_backend.steps import encode_images
 from ml_backend.steps.encode_images import encode_missing
 from ml_backend.store.pictures import LONGEST_PAUSE
 from ml_backend.store.projects import Project
@@ -75,7 +74,7 @@ def _learned_at_once(monkeypatch: pytest.MonkeyPatch, learned: Encoder) -> None:
         assert sample(2_000)
         return learned
 
-    monkeypatch.setattr(encode_images, "build_encoder", build)
+    monkeypatch.setattr("ml_backend.learning.encoders.build_encoder", build)
     monkeypatch.setattr("ml_backend.services.ImageReader", partial(ImageReader, retries=0))
 
 
