@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,7 +26,6 @@ from ml_backend.learning.images import decode
 from ml_backend.records import Task
 from ml_backend.store_identity import Store
 from ml_backend.task_names import SHOWN, Unreadable, and_more
-from ml_backend.web.access import NOT_KNOWN_BY_THAT_NAME
 from ml_backend.wording import amount
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _service(url: str) -> Result:
         answer = requests.get(f"{url}/health", timeout=10)
         if answer.ok and answer.json().get("status") == "UP":
             return Result(name, "ok", f"{url} answers.")
-        if answer.status_code == NOT_KNOWN_BY_THAT_NAME:
+        if answer.status_code == HTTPStatus.MISDIRECTED_REQUEST:
             return Result(name, "FIX", f"{url} answers: {answer.json()['error']}")
         why = f"something else answers there, with status {answer.status_code}"
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from ml_backend.store.views import PoolRows
 from ml_backend.strategies import STRATEGIES
 from ml_backend.tabular import read_csv, unguarded
 from ml_backend.task_names import SHOWN, and_more, called, names_of_tasks, printable
-from ml_backend.worker.foreground import Tell, silent
 
 MANUAL = "manual"
 
@@ -48,7 +47,9 @@ class Batch:
     skipped: Mapping[int, str]
 
 
-def query(project: Project, services: Services, wish: Wish, tell: Tell = silent) -> Batch:
+def query(
+    project: Project, services: Services, wish: Wish, on_progress: Callable[[float, str], None] = lambda *_: None
+) -> Batch:
     """Compute what a strategy would ask for now; records and pushes nothing.
 
     Call it in `runner.alone`. Raises NothingToAskError where every task is answered, skipped, held out or unreadable,
@@ -59,13 +60,13 @@ def query(project: Project, services: Services, wish: Wish, tell: Tell = silent)
     if strategy not in STRATEGIES:
         raise InvalidInputError(f"There is no strategy {strategy!r}. Choose one of: {', '.join(STRATEGIES)}.")
     seed = settings.seed if wish.seed is None else wish.seed
-    tell(0.0, "labels")
+    on_progress(0.0, "labels")
     project, _ = sync_labels.sync(project, services, full=False, lazily=True)
     corpus = encode_missing(
-        project, services, lambda done, total: tell(done / max(total, 1), f"{done} of {total} images")
+        project, services, lambda done, total: on_progress(done / max(total, 1), f"{done} of {total} images")
     )
     model = services.predictor.current(project)
-    tell(0.9, "choose")
+    on_progress(0.9, "choose")
     pool = build_pool(corpus, model) if corpus else None
     wanted = replace(
         settings,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_backend.imports.models import save_model
+from ml_backend.exports.model_files import save_model
 from ml_backend.learning.head import Head
 from ml_backend.manual_promotion import compare
 from ml_backend.status import project_status
@@ -200,7 +200,7 @@ def test_a_former_version_is_exported_as_it_was_trained(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ml_backend.learning.export_formats._compare", lambda *_: 0.0)
-    monkeypatch.setattr("ml_backend.imports.models.sample_images", lambda *_: ["an image"])
+    monkeypatch.setattr("ml_backend.exports.model_files.sample_images", lambda *_: ["an image"])
     bench.configure(("oak", "elm"))
     version = bench.services.versions.version(bench.project, 1)
     save_model(bench.project, bench.services, version, "bundle", tmp_path / "v1")

@@ -14,8 +14,7 @@ import pytest
 from ml_backend import cli
 from ml_backend.commands import import_model
 from ml_backend.errors import InvalidInputError
-from ml_backend.exports import once
-from ml_backend.exports.once import Kind
+from ml_backend.exports.shared_exports import Kind
 from ml_backend.learning.head import Head
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
@@ -81,7 +80,7 @@ def test_three_who_ask_at_once_get_the_one_file_that_is_made(
         path.parent.mkdir(parents=True)
         path.write_bytes(MADE)
 
-    monkeypatch.setattr(once, "_make", make)
+    monkeypatch.setattr(shared_exports, "_make", make)
     assert [answer.content for answer in three_at_once(services, project)] == [MADE] * 3
     assert made == 1
 
@@ -92,7 +91,7 @@ def test_where_it_cannot_be_made_each_of_them_is_told_why(
     def refuse(*_: object) -> None:
         raise InvalidInputError("there are no images.")
 
-    monkeypatch.setattr(once, "_make", refuse)
+    monkeypatch.setattr(shared_exports, "_make", refuse)
     answers = three_at_once(services, project)
     assert [(answer.status_code, answer.json()["error"]) for answer in answers] == [(422, "there are no images.")] * 3
 
@@ -126,7 +125,7 @@ def test_a_model_is_imported_while_no_turn_runs(
 
     monkeypatch.setattr(import_model, "open_services", lambda **_: services)
     monkeypatch.setattr(import_model, "find_project", lambda *_: project)
-    monkeypatch.setattr("ml_backend.imports.models.start_from", start)
+    monkeypatch.setattr("ml_backend.imports.trained_model.start_from", start)
     assert cli.main(["import-model", "model.safetensors"]) == 1
     assert meanwhile == [("import-model", None)]
     assert services.jobs.claim("worker") is not None

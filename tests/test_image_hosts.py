@@ -75,7 +75,7 @@ def _learned_at_once(monkeypatch: pytest.MonkeyPatch, learned: Encoder) -> None:
         return learned
 
     monkeypatch.setattr("ml_backend.learning.encoders.build_encoder", build)
-    monkeypatch.setattr("ml_backend.services.ImageReader", partial(ImageReader, retries=0))
+    monkeypatch.setattr("ml_backend.hosts.ImageReader", partial(ImageReader, retries=0))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_backend.imports.models import start_from
+from ml_backend.imports.trained_model import start_from
 from ml_backend.learning.encoders import build_encoder
 from ml_backend.learning.head import Head
 from ml_backend.status import project_status

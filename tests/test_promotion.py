@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from ml_backend.imports.models import save_model, start_from
+from ml_backend.exports.model_files import save_model
+from ml_backend.imports.trained_model import start_from
 from ml_backend.learning.record import UNKNOWN, Record, digests
 from ml_backend.steps import encode_images, promotion
 from ml_backend.steps.promotion import Judged, first_better
@@ -158,7 +159,7 @@ def test_a_record_that_is_damaged_is_none(tmp_path: Path) -> None:
 @pytest.fixture
 def exported(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ml_backend.learning.export_formats._compare", lambda *_: 0.0)
-    monkeypatch.setattr("ml_backend.imports.models.sample_images", lambda *_: ["an image"])
+    monkeypatch.setattr("ml_backend.exports.model_files.sample_images", lambda *_: ["an image"])
     save_model(bench.project, bench.services, bench.versions[0], "bundle", tmp_path / "v1")
     return tmp_path / "v1"
 

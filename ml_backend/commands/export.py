@@ -168,7 +168,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_model(args: argparse.Namespace) -> int:
-    from ml_backend.imports.models import save_model  # noqa: PLC0415
+    from ml_backend.exports.model_files import save_model  # noqa: PLC0415
 
     services = open_services(dry_run=args.dry_run)
     project = find_project(services, args)

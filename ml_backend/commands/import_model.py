@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ml_backend.imports.models import fit_of, start_from  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+    from ml_backend.imports.trained_model import fit_of, start_from  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
     from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
     services = open_services(dry_run=args.dry_run)

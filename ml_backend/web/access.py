@@ -12,6 +12,7 @@ import ipaddress
 import secrets
 import socket
 from dataclasses import dataclass
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
@@ -24,7 +25,6 @@ from ml_backend.settings import Settings
 from ml_backend.wording import amount
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
-NOT_KNOWN_BY_THAT_NAME = 421
 BODY_SECONDS = 60.0
 """The longest that a body may take to come in."""
 BODIES = 4
@@ -93,7 +93,7 @@ class Gate:
         hosts = [value for name, value in headers if name == b"host"]
         if not all(map(self._is_ours, hosts)):
             return _Refusal(
-                NOT_KNOWN_BY_THAT_NAME,
+                HTTPStatus.MISDIRECTED_REQUEST,
                 "This service is not known by the name that it was called by: set ML_BACKEND_URL to its address, or add the "
                 "name to ML_BACKEND_NAMES.",
             )

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 
 from ml_backend import manual_promotion
 from ml_backend.errors import NotFoundError
-from ml_backend.exports.once import Exports
+from ml_backend.exports.shared_exports import Exports
 from ml_backend.services import Services
 from ml_backend.status import job_status, project_status, round_status, unreadable_images, version_status
 from ml_backend.store.model_versions import Version, version_number

@@ -14,7 +14,8 @@ from ml_backend.demo.digits import CLASSES
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import InvalidInputError
 from ml_backend.exports.label_rows import export_rows
-from ml_backend.imports.models import save_model, start_from
+from ml_backend.exports.model_files import save_model
+from ml_backend.imports.trained_model import start_from
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
 from ml_backend.learning.export_formats import load_bundle

@@ -67,7 +67,7 @@ def _export(
     path: Path,
 ) -> None:
     """In the process: make the file, and tell what went wrong, or None."""
-    from ml_backend.imports.models import save_model  # noqa: PLC0415 - torch, which the web process has no use for here
+    from ml_backend.exports.model_files import save_model  # noqa: PLC0415 - torch, which the web process has no use for here
 
     os.nice(NICENESS)
     services = Services.open(settings)

@@ -1,4 +1,4 @@
-"""Models in and out: start a project from one trained elsewhere, and take a version away as files."""
+"""Start a project from a model trained elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ml_backend.errors import InvalidInputError
 from ml_backend.image_sample import sample_images
 from ml_backend.learning.encoders import Encoder
-from ml_backend.learning.export_formats import Export, Format, export_model, load_bundle
+from ml_backend.learning.export_formats import load_bundle
 from ml_backend.learning.head import Head
 from ml_backend.learning.networks import Preprocessing
 from ml_backend.learning.pretrained import LabelMatch, import_classifier, match_labels
@@ -23,24 +23,6 @@ from ml_backend.store.model_versions import Verdict, Version
 from ml_backend.store.projects import Project
 
 SAMPLE = 64
-
-
-def save_model(project: Project, services: Services, version: Version, kind: Format, path: Path) -> Export:
-    """Write a version to `path`, read it back and compare it on images of the project; then it gets its name.
-
-    Raises InvalidInputError where no image of the project can be read, BackendError where the copy does not agree.
-    """
-    model = services.predictor.stored(project, version.number)
-    images = sample_images(project, services.encoding, SAMPLE, np.random.default_rng(services.settings.seed))
-    origin = _origin(project, services)
-    record = Record.load(services.versions.folder(version))
-    return export_model(
-        model.encoder, model.head, path, kind, version=version.name, images=images, origin=origin, record=record
-    )
-
-
-def _origin(project: Project, services: Services) -> dict[str, str]:
-    return {"store": services.database.store_id, "project": str(project.key)}
 
 
 def start_from(
