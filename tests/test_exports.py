@@ -14,6 +14,7 @@ import pytest
 from ml_backend import cli
 from ml_backend.commands import import_model
 from ml_backend.errors import InvalidInputError
+from ml_backend.exports import shared_exports
 from ml_backend.exports.shared_exports import Kind
 from ml_backend.learning.head import Head
 from ml_backend.records import Annotation, Task
