@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             stop.set()
             process.join()
-        kept = inbox.touched(project).events
+        kept = inbox.pending(project).events
         result = {
             name: round(float(np.percentile(waits, q)) * 1e3, 2)
             for name, q in (("p50", 50), ("p99", 99), ("worst", 100))

@@ -19,7 +19,7 @@ from ml_backend.store.events import Inbox
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
-from ml_backend.store.scheduling import Debounce, Patience
+from ml_backend.store.scheduling import Debounce, RetryPolicy
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.unlisted_images import UnlistedImages
 
@@ -58,7 +58,9 @@ class Services:
         limit_pixels(settings.image_megapixels * 1_000_000)
         database = Database(settings.database)
         quiet = timedelta(seconds=settings.train_after_seconds)
-        jobs = Jobs(database, debounce=Debounce(settings.train_after_labels, quiet), patience=Patience(glance=GLANCE))
+        jobs = Jobs(
+            database, debounce=Debounce(settings.train_after_labels, quiet), retry_policy=RetryPolicy(glance=GLANCE)
+        )
         return cls(
             settings=settings,
             database=database,

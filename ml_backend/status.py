@@ -137,7 +137,7 @@ def _hindrances(services: Services, jobs: JobStatus) -> list[str]:
         found.append(f"The last turn was put off and will be tried again by itself: {jobs.due.error}")
     running = jobs.running
     silence = datetime.now(UTC) - running.heartbeat_at if running and running.heartbeat_at else timedelta(0)
-    if running and silence > 2 * services.jobs.patience.lease:
+    if running and silence > 2 * services.jobs.retry_policy.lease:
         found.append(
             f"The worker {running.worker} has given no sign of life for {silence.total_seconds():.0f} s: see that "
             "`ml-backend serve` runs, and the service's log."

@@ -211,7 +211,7 @@ def test_a_project_that_is_gone_and_a_training_that_stopped(
     monkeypatch.setattr(diagnostics, "check", lambda *_, **__: [])
     monkeypatch.setattr(client, "get_project", lambda number: {"id": number, "title": "Pets", "model_version": ""})
     monkeypatch.setattr(client, "tasks", lambda *_, **__: iter([]))
-    for _ in range(services.jobs.patience.failures):
+    for _ in range(services.jobs.retry_policy.failures):
         services.jobs.mark_due(known, immediately=True, reason="test")
         job = services.jobs.claim("w", project=known)
         assert job is not None

@@ -36,8 +36,8 @@ def annotation(number: int, *, task: int = 7, at: str = "2026-01-01T00:00:00Z", 
 
 def test_a_created_annotation_counts_one_label_and_names_its_task(inbox: Inbox, jobs: Jobs, project: Project) -> None:
     receipt = inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)})
-    assert (receipt.known, receipt.doubled, receipt.labels) == (True, False, 1)
-    assert inbox.touched(project).task_ids == {7}
+    assert (receipt.known, receipt.duplicate, receipt.labels) == (True, False, 1)
+    assert inbox.pending(project).task_ids == {7}
     assert due(jobs, project).labels == 1
 
 
@@ -50,14 +50,14 @@ def test_an_event_writes_no_label(inbox: Inbox, ledger: Ledger, project: Project
 def test_a_bulk_event_counts_every_label_in_it_but_no_skip(inbox: Inbox, jobs: Jobs, project: Project) -> None:
     bulk = [annotation(n, task=n, skip=n % 5 == 0) for n in range(5000)]
     assert inbox.record(KEY, "ANNOTATIONS_CREATED", {"annotation": bulk}).labels == 4000
-    assert len(inbox.touched(project).task_ids) == 5000
+    assert len(inbox.pending(project).task_ids) == 5000
     assert jobs.claim("worker") is not None
 
 
 def test_the_same_delivery_twice_counts_once(inbox: Inbox, jobs: Jobs, project: Project) -> None:
     for action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED"):
-        assert not inbox.record(KEY, action, {"annotation": annotation(5)}).doubled
-        assert inbox.record(KEY, action, {"annotation": annotation(5)}).doubled
+        assert not inbox.record(KEY, action, {"annotation": annotation(5)}).duplicate
+        assert inbox.record(KEY, action, {"annotation": annotation(5)}).duplicate
     assert due(jobs, project).labels == 2
 
 
@@ -69,8 +69,8 @@ def test_a_second_update_of_the_same_annotation_counts_again(inbox: Inbox, jobs:
 
 def test_updates_that_do_not_say_when_are_never_taken_for_doubled(inbox: Inbox, project: Project) -> None:
     unstamped = {"annotation": {"id": 5, "task": 7}}
-    assert not inbox.record(KEY, "ANNOTATION_UPDATED", unstamped).doubled
-    assert not inbox.record(KEY, "ANNOTATION_UPDATED", unstamped).doubled
+    assert not inbox.record(KEY, "ANNOTATION_UPDATED", unstamped).duplicate
+    assert not inbox.record(KEY, "ANNOTATION_UPDATED", unstamped).duplicate
 
 
 def test_a_skip_is_no_label_but_turning_a_label_into_a_skip_is_a_change(inbox: Inbox, project: Project) -> None:
@@ -87,7 +87,7 @@ def test_deleted_annotations_name_the_tasks_the_ledger_knows_them_by(
     ledger.reconcile(project, studio.listing(1), full=True)
     receipt = inbox.record(KEY, "ANNOTATIONS_DELETED", {"annotations": [{"id": made.id}, {"id": 999}]})
     assert receipt.labels == 2
-    assert inbox.touched(project).task_ids == {task.id}
+    assert inbox.pending(project).task_ids == {task.id}
 
 
 def test_created_and_deleted_tasks_are_named_and_make_a_job_due_without_labels(
@@ -95,7 +95,7 @@ def test_created_and_deleted_tasks_are_named_and_make_a_job_due_without_labels(
 ) -> None:
     inbox.record(KEY, "TASKS_CREATED", {"tasks": [{"id": 1, "data": {}}, {"id": 2, "data": {}}]})
     inbox.record(KEY, "TASKS_DELETED", {"tasks": [{"id": 3}]})
-    assert inbox.touched(project).task_ids == {1, 2, 3}
+    assert inbox.pending(project).task_ids == {1, 2, 3}
     assert jobs.claim("worker") is None
     clock.advance(30)
     assert jobs.claim("worker") is not None
@@ -103,7 +103,7 @@ def test_created_and_deleted_tasks_are_named_and_make_a_job_due_without_labels(
 
 def test_start_training_is_due_at_once_every_time(inbox: Inbox, jobs: Jobs, project: Project) -> None:
     for _ in range(2):
-        assert not inbox.record(KEY, "START_TRAINING", {"project": {"id": 1}}).doubled
+        assert not inbox.record(KEY, "START_TRAINING", {"project": {"id": 1}}).duplicate
         job = jobs.claim("worker")
         assert job is not None
         jobs.finish(job)
@@ -132,7 +132,7 @@ def test_unknown_actions_are_accepted_ignored_and_counted(inbox: Inbox, jobs: Jo
         assert not receipt.known
     assert inbox.ignored(project) == {"LABEL_LINK_CREATED": 3}
     assert jobs.status(project).due is None
-    assert inbox.touched(project).events == 0
+    assert inbox.pending(project).events == 0
 
 
 def test_invented_actions_cost_one_row_however_many_there_are(inbox: Inbox, project: Project) -> None:
@@ -154,14 +154,14 @@ def test_hints_beyond_a_number_make_the_project_due_and_are_not_kept(
     monkeypatch.setattr("ml_backend.store.events.MOST_WAITING", 3)
     for _ in range(5):
         assert inbox.record(project.key, "ANNOTATION_CREATED", {"action": "ANNOTATION_CREATED"}).known
-    touched = inbox.touched(project)
+    touched = inbox.pending(project)
     due = jobs.status(project).due
     assert touched.events == 3
     assert due is not None
     assert due.labels == 5
-    inbox.settle(project, touched)
+    inbox.acknowledge(project, touched)
     inbox.record(project.key, "ANNOTATION_CREATED", {"action": "ANNOTATION_CREATED"})
-    assert inbox.touched(project).events == 1
+    assert inbox.pending(project).events == 1
 
 
 def test_an_unknown_project_says_how_to_set_it_up(inbox: Inbox, project: Project) -> None:
@@ -189,7 +189,7 @@ def test_a_payload_that_is_not_label_studios_is_refused_and_leaves_nothing(
 ) -> None:
     with pytest.raises(InvalidInputError):
         inbox.record(KEY, action, payload)
-    assert inbox.touched(project).events == 0
+    assert inbox.pending(project).events == 0
     assert jobs.status(project).due is None
 
 
@@ -215,23 +215,23 @@ def test_any_json_is_kept_or_refused_and_nothing_else_is_raised(
 
 def test_settling_forgets_what_was_read_but_not_what_came_after(inbox: Inbox, project: Project) -> None:
     inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5, task=1)})
-    touched = inbox.touched(project)
+    touched = inbox.pending(project)
     inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(6, task=2)})
-    inbox.settle(project, touched)
-    assert inbox.touched(project).task_ids == {2}
+    inbox.acknowledge(project, touched)
+    assert inbox.pending(project).task_ids == {2}
 
 
 def test_a_settled_event_is_still_known_when_it_is_delivered_again(inbox: Inbox, project: Project) -> None:
     inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)})
-    inbox.settle(project, inbox.touched(project))
-    assert inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)}).doubled
+    inbox.acknowledge(project, inbox.pending(project))
+    assert inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)}).duplicate
 
 
 def test_settled_events_do_not_pile_up(inbox: Inbox, project: Project, clock: FakeClock, database: Database) -> None:
     inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)})
-    inbox.settle(project, inbox.touched(project))
+    inbox.acknowledge(project, inbox.pending(project))
     clock.advance(timedelta(days=2).total_seconds())
-    inbox.settle(project, inbox.touched(project))
+    inbox.acknowledge(project, inbox.pending(project))
     with database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM events").scalar() == 0
 
@@ -252,8 +252,8 @@ def test_an_event_and_the_job_it_asks_for_are_kept_together_or_not_at_all(
     with pytest.raises(RuntimeError):
         inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)})
     monkeypatch.undo()
-    assert inbox.touched(project).events == 0
-    assert not inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)}).doubled
+    assert inbox.pending(project).events == 0
+    assert not inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)}).duplicate
     assert jobs.status(project).due is not None
 
 

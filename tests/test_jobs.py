@@ -12,7 +12,7 @@ from ml_backend.records import ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger, Project
-from ml_backend.store.scheduling import Debounce, Job, Patience
+from ml_backend.store.scheduling import Debounce, Job, RetryPolicy
 from tests.conftest import KEY, SCHEMA
 from tests.fakes import FakeClock
 
@@ -264,7 +264,7 @@ def test_a_worker_known_to_be_dead_gives_its_job_back_at_once(jobs: Jobs, projec
 
 
 def test_a_job_that_kills_every_worker_stops_in_the_end(database: Database, clock: FakeClock, project: Project) -> None:
-    jobs = Jobs(database, clock=clock, patience=Patience(crashes=4))
+    jobs = Jobs(database, clock=clock, retry_policy=RetryPolicy(crashes=4))
     running(jobs, project)
     for _ in range(3):
         jobs.abandon("worker")
@@ -308,7 +308,7 @@ def test_a_worker_that_lives_keeps_its_job_whatever_another_ones_clock_says(
     mine = Jobs(database, clock=clock)
     job = running(mine, project)
     skewed = FakeClock(clock.now + timedelta(minutes=minutes))
-    other = Jobs(database, clock=skewed, patience=Patience(glance=timedelta(seconds=0.2)))
+    other = Jobs(database, clock=skewed, retry_policy=RetryPolicy(glance=timedelta(seconds=0.2)))
     for _ in range(3):
         assert other.claim("other") is None
         clock.advance(10)
@@ -320,7 +320,7 @@ def test_a_dead_workers_job_is_taken_up_whatever_its_clock_said(
 ) -> None:
     ahead = Jobs(database, clock=FakeClock(clock.now + timedelta(minutes=10)))
     job = running(ahead, project)
-    other = Jobs(database, clock=clock, patience=Patience(lease=timedelta(seconds=0.2)))
+    other = Jobs(database, clock=clock, retry_policy=RetryPolicy(lease=timedelta(seconds=0.2)))
     assert other.claim("other") is None
     time.sleep(0.25)
     taken = other.claim("other")

@@ -68,7 +68,7 @@ class World:
     def reconcile(self, number: int, *, full: bool) -> None:
         """Do what a cycle does: note what the events name, list what changed, look at what was named, settle."""
         project = self.project(number)
-        touched = self.inbox.touched(project)
+        touched = self.inbox.pending(project)
         began = self.studio.clock.now
         if full or project.full_at is None:
             self.ledger.reconcile(project, self.studio.listing(number), full=True, now=began)
@@ -78,7 +78,7 @@ class World:
             found = [told for told in looked_at.values() if told is not None]
             gone = [i for i, told in looked_at.items() if told is None]
             self.ledger.reconcile(project, found, full=False, gone=gone, now=began)
-        self.inbox.settle(project, touched)
+        self.inbox.acknowledge(project, touched)
 
     def snapshot(self, number: int) -> dict[str, Any]:
         project = self.project(number)

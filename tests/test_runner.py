@@ -118,7 +118,7 @@ def test_what_a_killed_command_left_running_is_taken_over_at_once(
         pass
     assert services.jobs.begin(project, f"{socket.gethostname()}:{DEAD}", "prioritize") is not None
     assert foreground.run_turn(services, project, "asked for")["labelled"] == 7
-    assert time.monotonic() - began < services.jobs.patience.lease.total_seconds()
+    assert time.monotonic() - began < services.jobs.retry_policy.lease.total_seconds()
 
 
 def test_work_of_another_machine_is_left_alone(services: Services, project: Project) -> None:

@@ -209,7 +209,7 @@ def test_a_job_killed_anywhere_is_never_stuck_and_never_doubled(folder: Path) ->
         jobs, project = Jobs(database, clock=clock), known(database)
         assert count(database, "running") <= 1
         assert count(database, "due") <= 1
-        asked = Inbox(database, jobs, clock=clock).touched(project).events
+        asked = Inbox(database, jobs, clock=clock).pending(project).events
         assert asked == 0 or jobs.history(project)  # no event without its job
         for _ in range(5):  # whatever was left is taken up by the next worker, and comes to its end
             clock.advance(3600)

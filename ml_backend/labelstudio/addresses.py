@@ -69,7 +69,7 @@ class _CheckedAdapter(PromptAdapter):
     """
 
     def __init__(self, hosts: HostList, *, led: bool, **options: Any) -> None:
-        self._hosts, self._led = hosts, led
+        self._hosts, self._redirected = hosts, led
         super().__init__(**options)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -82,7 +82,7 @@ class _CheckedAdapter(PromptAdapter):
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         scheme, host, port = origin(request.url or "")
         literal = address_of(host) is not None
-        if not (self._led or self._hosts.lists(scheme, host, port)):
+        if not (self._redirected or self._hosts.lists(scheme, host, port)):
             raise not_listed(scheme, host, port)
         if literal and not self._hosts.permits(host):
             raise private(host)

@@ -264,9 +264,9 @@ def _labels(tag: ET.Element) -> tuple[str, ...]:
     values = [choice.get("alias") or choice.get("value") or "" for choice in tag.iter("Choice")]
     if len(values) < 2 or not all(value.strip() for value in values):
         raise InvalidInputError(f'{name} needs at least two <Choice value="..."/> inside, each with a value: add them.')
-    if doubled := [value for value, count in Counter(values).items() if count > 1]:
+    if duplicates := [value for value, count in Counter(values).items() if count > 1]:
         raise InvalidInputError(
-            f'{name} has the choice "{doubled[0]}" twice, and their answers cannot be told apart: rename or remove one.'
+            f'{name} has the choice "{duplicates[0]}" twice, and their answers cannot be told apart: rename or remove one.'
         )
     return tuple(values)
 

@@ -65,12 +65,12 @@ class ImageReader:
         self._document_root, self._media_root = _resolved(document_root), _resolved(media_root)
         hosts = hosts or HostList()
         self._listed = outside_session(retries, hosts, led=False)
-        self._led = outside_session(retries, hosts, led=True)
+        self._redirect_session = outside_session(retries, hosts, led=True)
         self._known, self._public = pooled_session(retries), pooled_session(retries)
         self._known.auth, self._public.auth = transport.auth, NOBODY  # Label Studio, with the token and without
 
     def close(self) -> None:
-        for session in (self._listed, self._led, self._known, self._public):
+        for session in (self._listed, self._redirect_session, self._known, self._public):
             session.close()
 
     def read(self, task: Task) -> bytes:
@@ -215,7 +215,7 @@ class ImageReader:
             raise ImageError(f"{_short(reference)} is redirected to what is not an http address: {_hint(reference)}")
         if session in (self._known, self._public) and self.is_ours(url):
             return self._session(url), url
-        return (self._led if session in (self._known, self._led) else self._listed), url
+        return (self._redirect_session if session in (self._known, self._redirect_session) else self._listed), url
 
     def _unanswered(self, error: requests.RequestException, session: requests.Session, reference: str) -> Exception:
         if session in (self._known, self._public):

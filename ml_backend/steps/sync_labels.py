@@ -32,7 +32,7 @@ def sync(project: Project, services: Services, *, full: bool, lazily: bool = Fal
     """
     client, ledger = services.hosts.client(project.key.host), services.ledger
     project = refresh(project, services)
-    touched = services.inbox.touched(project)
+    touched = services.inbox.pending(project)
     began = client.clock()
     since = project.reconciled_at
     if since is None or project.full_at is None or full or (not lazily and _full_is_due(project, services, began)):
@@ -44,7 +44,7 @@ def sync(project: Project, services: Services, *, full: bool, lazily: bool = Fal
         if there - {task.id for task in ledger.tasks(project, sorted(there))}:
             # A long import ends after tasks that carry later times: what an event names and no listing showed.
             report = ledger.reconcile(project, everything(client, project), full=True, now=began)
-    services.inbox.settle(project, touched)
+    services.inbox.acknowledge(project, touched)
     repair_webhooks.watch(project, services)
     return reserve(project, services), report
 

@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from ml_backend.errors import ConfigError, DiskFullError, ReadOnlyError
 from ml_backend.store import schema
-from ml_backend.store.faults import of_sqlite, told
+from ml_backend.store.faults import of_sqlite, translated
 from ml_backend.store.migrations import MIGRATIONS, Migration
 
 Clock = Callable[[], datetime]
@@ -62,13 +62,17 @@ class Database:
         options: dict[str, Any] = (
             {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         )
-        with told(self.place), self.engine.connect().execution_options(**options) as connection, connection.begin():
+        with (
+            translated(self.place),
+            self.engine.connect().execution_options(**options) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     @contextmanager
     def write(self, *, bulk: bool = False) -> Iterator[Connection]:
         """One transaction. `bulk`: one of many in a row; afterwards all who wait may go first."""
-        with told(self.place), self._turn:
+        with translated(self.place), self._turn:
             begin = time.monotonic()
             with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
                 yield connection
@@ -215,7 +219,7 @@ def _sqlite_engine(url: sa.URL) -> Engine:
             "Several processes share the store, so it cannot be in memory: name a file, as in "
             "sqlite:///path/to/store.db"
         )
-    with told(url.database):
+    with translated(url.database):
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
 

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from ml_backend.errors import InvalidInputError, NotFoundError, TooLargeError
 from ml_backend.records import ProjectKey
 from ml_backend.store.database import Clock, Database, utc_now
-from ml_backend.store.group_commit import Together
+from ml_backend.store.group_commit import GroupCommit
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.projects import Project
 from ml_backend.store.schema import answers, events, ignored_events, projects, rounds
@@ -61,15 +61,15 @@ class Event:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of an event: ignored (an action unknown here), doubled (delivered before), or counted."""
+    """What became of an event: ignored (an action unknown here), duplicate (delivered before), or counted."""
 
     known: bool
-    doubled: bool
+    duplicate: bool
     labels: int
 
 
 @dataclass(frozen=True)
-class Touched:
+class PendingEvents:
     """What to look at first: everything the events up to number `up_to` name, not settled yet.
 
     task_ids: tasks whose answers changed, those of deleted annotations included where they are known.
@@ -88,7 +88,7 @@ class Inbox:
         self.database = database
         self.jobs = jobs
         self.clock = clock
-        self._together = Together(database)
+        self._group_commit = GroupCommit(database)
         # This statement and _PROJECT are built once: each event would pay as long for building as for running them.
         self._keep_event = (
             database.insert(events)
@@ -103,7 +103,7 @@ class Inbox:
         """
         reader = READERS.get(action)
         event = None if reader is None else reader(action, payload)
-        return self._together.write(lambda connection: self._record(connection, key, action, event, payload))
+        return self._group_commit.write(lambda connection: self._record(connection, key, action, event, payload))
 
     def _record(
         self, connection: Connection, key: ProjectKey, action: str, event: Event | None, payload: Mapping[str, Any]
@@ -115,11 +115,11 @@ class Inbox:
             raise NotFoundError(f"The project {key} is not connected to this service: run `ml-backend setup-project`.")
         if event is None:
             self._ignore(connection, project.id, action if action in OTHERS else "other")
-            return Receipt(known=False, doubled=False, labels=0)
+            return Receipt(known=False, duplicate=False, labels=0)
         if action == "PROJECT_UPDATED" and not _config_changed(project.label_config, payload):
-            return Receipt(known=True, doubled=False, labels=0)
+            return Receipt(known=True, duplicate=False, labels=0)
         if not (self._is_full(connection, project.id) or self._keep(connection, project.id, event, now)):
-            return Receipt(known=True, doubled=True, labels=0)
+            return Receipt(known=True, duplicate=True, labels=0)
         self.jobs.mark_due_in(
             connection,
             project.id,
@@ -129,9 +129,9 @@ class Inbox:
             reason=action,
             now=now,
         )
-        return Receipt(known=True, doubled=False, labels=event.labels)
+        return Receipt(known=True, duplicate=False, labels=event.labels)
 
-    def touched(self, project: Project) -> Touched:
+    def pending(self, project: Project) -> PendingEvents:
         """What the events since the last `settle` name. Take it before listing, and settle it after reconciling."""
         unsettled = (events.c.project_id == project.id, events.c.settled_at.is_(None))
         statement = sa.select(events.c.id, events.c.task_ids, events.c.annotation_ids).where(*unsettled)
@@ -144,9 +144,11 @@ class Inbox:
                     answers.c.project_id == project.id, answers.c.annotation_id.in_(deleted[start : start + 1000])
                 )
                 named.update(connection.scalars(of))
-        return Touched(up_to=max((row.id for row in rows), default=0), events=len(rows), task_ids=frozenset(named))
+        return PendingEvents(
+            up_to=max((row.id for row in rows), default=0), events=len(rows), task_ids=frozenset(named)
+        )
 
-    def settle(self, project: Project, touched: Touched) -> None:
+    def acknowledge(self, project: Project, touched: PendingEvents) -> None:
         """The tasks named up to there have been read from the API. Settled events are forgotten after a day."""
         now = self.clock()
         mine = events.c.project_id == project.id

@@ -21,7 +21,7 @@ SCARCE = 2**20
 
 
 @contextmanager
-def told(place: str) -> Iterator[None]:
+def translated(place: str) -> Iterator[None]:
     """Raise DiskFullError, StoreAwayError or ReadOnlyError for what the disk or the database refuses in the block.
 
     place: the folder or the database, for the sentence. What is a bug, and no fault of theirs, is raised as it is.

@@ -14,7 +14,7 @@ from ml_backend.store.database import Database
 Result = TypeVar("Result")
 
 
-class Together:
+class GroupCommit:
     """Runs pieces of work, each with a savepoint of its own, in as few transactions as their arrival allows.
 
     Whoever comes first waits for the write lock and takes along what has queued up behind it by then. So a burst of
@@ -26,7 +26,7 @@ class Together:
         self.database = database
         self._waiting: deque[_Piece[Any]] = deque()
         self._changed = threading.Condition()
-        self._led = False
+        self._has_leader = False
 
     def write(self, work: Callable[[Connection], Result]) -> Result:
         """Return what `work` returns, once it is committed; raise what it raises, with nothing of it kept."""
@@ -36,15 +36,15 @@ class Together:
         mine = _Piece(work)
         with self._changed:
             self._waiting.append(mine)
-            self._changed.wait_for(lambda: mine.done or not self._led)
+            self._changed.wait_for(lambda: mine.done or not self._has_leader)
             if mine.done:
                 return mine.outcome()
-            self._led = True
+            self._has_leader = True
         try:
             self._commit(mine)
         finally:
             with self._changed:
-                self._led = False
+                self._has_leader = False
                 self._changed.notify_all()
         return mine.outcome()
 

@@ -17,7 +17,7 @@ from ml_backend.errors import ConflictError
 from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.liveness import Watch
 from ml_backend.store.projects import Project, lock
-from ml_backend.store.scheduling import Debounce, Job, JobStatus, Patience
+from ml_backend.store.scheduling import Debounce, Job, JobStatus, RetryPolicy
 from ml_backend.store.schema import jobs
 
 # Built once: a webhook pays as long for building such a statement as for running it.
@@ -37,12 +37,12 @@ class Jobs:
         database: Database,
         *,
         debounce: Debounce | None = None,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         clock: Clock = utc_now,
     ) -> None:
         self.database = database
         self.debounce = debounce or Debounce()
-        self.patience = patience or Patience()
+        self.retry_policy = retry_policy or RetryPolicy()
         self.clock = clock
         self._watch = Watch()
 
@@ -179,7 +179,7 @@ class Jobs:
             )
 
     def fail(self, job: Job, error: str) -> Job:
-        """The job went wrong: due again after a pause, or failed for good after `Patience.failures` errors in a row.
+        """The job went wrong: due again after a pause, or failed for good after `RetryPolicy.failures` errors in a row.
 
         A failed project starts again when the next label arrives, or at once if labels arrived while the job ran.
         """
@@ -187,9 +187,9 @@ class Jobs:
         with self.database.write() as connection:
             current = self._own(connection, job)
             failures = current.failures + 1
-            if failures >= self.patience.failures:
+            if failures >= self.retry_policy.failures:
                 return _update(connection, job.id, state="failed", finished_at=now, failures=failures, error=error)
-            due_at = now + self.patience.pause(failures)
+            due_at = now + self.retry_policy.pause(failures)
             return self._again(connection, current, due_at=due_at, failures=failures, error=error)
 
     def postpone(self, job: Job, reason: str) -> Job:
@@ -198,7 +198,7 @@ class Jobs:
         with self.database.write() as connection:
             current = self._own(connection, job)
             delays = current.delays + 1
-            due_at = now + min(self.patience.pause(delays), self.patience.away)
+            due_at = now + min(self.retry_policy.pause(delays), self.retry_policy.away)
             return self._again(connection, current, due_at=due_at, delays=delays, error=reason)
 
     def hand_back(self, job: Job) -> Job:
@@ -293,7 +293,7 @@ class Jobs:
             return connection.execute(jobs.delete().where(*mine, jobs.c.id.not_in(kept))).rowcount
 
     def _latest(self) -> timedelta:
-        return max(self.debounce.quiet, self.debounce.fresh, self.patience.longest, self.patience.away)
+        return max(self.debounce.quiet, self.debounce.fresh, self.retry_policy.longest, self.retry_policy.away)
 
     def _own(self, connection: Connection, job: Job) -> Job:
         """Return the job as it is now, if this claim of it still holds."""
@@ -305,7 +305,7 @@ class Jobs:
 
     def _silent(self, connection: Connection, now: datetime) -> list[Job]:
         rows = connection.execute(sa.select(jobs).where(jobs.c.state == "running"))
-        return self._watch.silent([_job(row) for row in rows], now, self.patience)
+        return self._watch.silent([_job(row) for row in rows], now, self.retry_policy)
 
     def _crashed(self, connection: Connection, job: Job, now: datetime) -> bool:
         lock(connection, job.project_id)
@@ -316,7 +316,7 @@ class Jobs:
         error = f"the worker {current.worker} died at {current.progress:.0%} ({current.message or 'just started'})"
         if current.cancel_requested:
             _cancelled(connection, current, now)
-        elif crashes >= self.patience.crashes:
+        elif crashes >= self.retry_policy.crashes:
             error += f", {crashes} times by now; usually it runs out of memory"
             _update(connection, job.id, state="failed", finished_at=now, crashes=crashes, error=error)
         else:

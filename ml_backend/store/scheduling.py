@@ -23,7 +23,7 @@ class Debounce:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a silent worker is believed in, and how often a job is tried.
 
     lease: a worker without a heartbeat for this long is taken for dead, and its job is taken up by another.

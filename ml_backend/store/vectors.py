@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.errors import ConflictError, InvalidInputError
-from ml_backend.store.faults import told
+from ml_backend.store.faults import translated
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class FeatureStore:
         if len(keys) == 0:
             return 0
         table = self._table(encoder_id)
-        with self._lock, told(str(self.root)):
+        with self._lock, translated(str(self.root)):
             return table.append(keys, rows)
 
     def rows(self, encoder_id: str, hashes: Sequence[str]) -> NDArray[np.int64]:

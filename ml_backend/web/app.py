@@ -96,7 +96,7 @@ def protocol_routes(services: Services) -> APIRouter:
 
     @router.get("/setup/{why}")
     def setup_refused(why: str) -> JSONResponse:
-        return told(422, why.replace("_", " "))
+        return error_response(422, why.replace("_", " "))
 
     @router.post("/predict")
     async def predict(message: PredictRequest, request: Request) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _noted(services: Services, message: WebhookRequest, host: str | None, projec
     receipt = services.inbox.record(key, message.action, message.as_sent())
     if message.action == "PROJECT_UPDATED" and isinstance(message.project, dict):
         push_queue.notice(services.ledger.project(key), services, message.project)
-    return {"status": "doubled" if receipt.doubled else "ok" if receipt.known else "ignored"}
+    return {"status": "doubled" if receipt.duplicate else "ok" if receipt.known else "ignored"}
 
 
 def refused(error: BackendError) -> JSONResponse:
@@ -151,10 +151,10 @@ def refused(error: BackendError) -> JSONResponse:
     """
     logger.warning("Project refused: %s", error)
     why = re.sub(r"[^A-Za-z0-9.,;:()'=-]+", "_", str(error).replace('"', "'")).strip("_.")
-    return told(303, str(error), {"Location": f"setup/{why[:LONGEST_ADDRESS]}"})
+    return error_response(303, str(error), {"Location": f"setup/{why[:LONGEST_ADDRESS]}"})
 
 
-def told(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def error_response(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Answer with a sentence, whatever a request made of it: half a character would not go into any answer."""
     return JSONResponse({"error": shortened(encodable(sentence), LONGEST_ERROR)}, status_code=status, headers=headers)
 
@@ -166,16 +166,16 @@ def _add_errors(application: FastAPI) -> None:
     async def backend_error(request: Request, error: BackendError) -> JSONResponse:
         if isinstance(error, InvalidInputError) and request.url.path.endswith("/setup"):
             return refused(error)
-        return told(error.status, str(error))
+        return error_response(error.status, str(error))
 
     @application.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         status, sentence = explain(error)
-        return told(status, sentence)
+        return error_response(status, sentence)
 
     @application.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        return told(error.status_code, str(error.detail), error.headers)
+        return error_response(error.status_code, str(error.detail), error.headers)
 
     @application.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

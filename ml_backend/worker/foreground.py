@@ -18,9 +18,9 @@ from ml_backend.store.scheduling import Job
 from ml_backend.wording import job_reason
 from ml_backend.worker.heartbeat import Heartbeat
 from ml_backend.worker.loop import Worker
-from ml_backend.worker.requeue import bury_dead, worker_name
+from ml_backend.worker.requeue import requeue_job_of_dead_process, worker_name
 
-Tell = Callable[[float, str], None]
+OnProgress = Callable[[float, str], None]
 """Told how far the work is, 0 to 1, and what it is at."""
 
 WORKER_SECONDS = 1.5
@@ -29,32 +29,32 @@ LOOK_SECONDS = 0.1
 
 
 def silent(_share: float, _message: str) -> None:
-    """Tell nobody."""
+    """OnProgress nobody."""
 
 
-def run_turn(services: Services, project: Project, reason: str, tell: Tell = silent) -> dict[str, Any]:
+def run_turn(services: Services, project: Project, reason: str, on_progress: OnProgress = silent) -> dict[str, Any]:
     """Run one turn of the cycle to its end; returns its summary. Raises BackendError with the reason where it failed."""
-    bury_dead(services, project)
+    requeue_job_of_dead_process(services, project)
     job = services.jobs.mark_due(project, immediately=True, reason=reason)
     asked, before = time.monotonic(), _ended(services, project)
     while True:
         status = services.jobs.status(project)
         if status.running is not None:
-            tell(status.running.progress, status.running.message)
-            bury_dead(services, project)
+            on_progress(status.running.progress, status.running.message)
+            requeue_job_of_dead_process(services, project)
         elif status.due is None:
             return _outcome(services, project, job, before)
         elif status.due.error and status.due.failures + status.due.delays > job.failures + job.delays:
             raise BackendError(f"{status.due.error} The service will try again by itself while it is running.")
         elif time.monotonic() - asked > WORKER_SECONDS:
-            _run_here(services, project, tell)
+            _run_here(services, project, on_progress)
             continue
         time.sleep(LOOK_SECONDS)
 
 
 @contextmanager
 def alone(
-    services: Services, project: Project, reason: str, tell: Tell = silent, wait: float = 900.0
+    services: Services, project: Project, reason: str, on_progress: OnProgress = silent, wait: float = 900.0
 ) -> Iterator[None]:
     """Do something while no turn of this project runs, here or in the service; waits for the one that does.
 
@@ -66,8 +66,8 @@ def alone(
         if time.monotonic() > deadline:
             raise ConflictError(f"A turn of {project.key} has been running for {wait:.0f} s: try again later.")
         if running is not None:
-            tell(0.0, f"waiting: {job_reason(running.reason)}, {running.progress:.0%} {running.message}")
-        bury_dead(services, project)
+            on_progress(0.0, f"waiting: {job_reason(running.reason)}, {running.progress:.0%} {running.message}")
+        requeue_job_of_dead_process(services, project)
         time.sleep(LOOK_SECONDS)
     try:
         with Heartbeat(services, job):
@@ -80,10 +80,10 @@ def alone(
         services.jobs.finish(job)
 
 
-def _run_here(services: Services, project: Project, tell: Tell) -> None:
+def _run_here(services: Services, project: Project, on_progress: OnProgress) -> None:
     """Claim the due job, if nobody has meanwhile, and do it in this process."""
     worker = Worker(services, worker_name())
-    worker.told = tell
+    worker.on_progress = on_progress
     job = services.jobs.claim(worker.name, project=project)
     if job is not None:
         worker.attempt(job, project)

@@ -44,11 +44,11 @@ class Heartbeat:
     """
 
     def __init__(
-        self, services: Services, job: Job, told: Progress | None = None, stopping: threading.Event | None = None
+        self, services: Services, job: Job, on_progress: Progress | None = None, stopping: threading.Event | None = None
     ) -> None:
         self.services = services
         self.job = job
-        self.told = told
+        self.on_progress = on_progress
         self.stopping = stopping or threading.Event()
         self.state = (0.0, "started")
         self.done = threading.Event()
@@ -67,8 +67,8 @@ class Heartbeat:
     def progress(self, share: float, message: str) -> None:
         """Note how far the job is. Raises JobCancelledError, JobLostError or WorkerStoppingError where it is to end."""
         self._raise_if_ended()
-        if self.told is not None:
-            self.told(share, message)
+        if self.on_progress is not None:
+            self.on_progress(share, message)
         begins = message != self.state[1]
         self.state = (share, message)
         if begins or time.monotonic() - self._looked > LOOK_SECONDS:
@@ -94,7 +94,7 @@ class Heartbeat:
                 if not away:
                     logger.warning("job %d: no sign of life can be given: %s", self.job.id, error)
                 pause, away = min(pause * 2, LONGEST_PAUSE), True
-                if time.monotonic() - self._renewed > HOLD * self.services.jobs.patience.lease.total_seconds():
+                if time.monotonic() - self._renewed > HOLD * self.services.jobs.retry_policy.lease.total_seconds():
                     self._ended = JobLostError
             else:
                 pause, away = LOOK_SECONDS, False

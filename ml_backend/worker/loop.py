@@ -33,11 +33,11 @@ from ml_backend.errors import (
 from ml_backend.services import Services, open_patiently
 from ml_backend.settings import Settings
 from ml_backend.status import turn_sentence
-from ml_backend.store.faults import told
+from ml_backend.store.faults import translated
 from ml_backend.store.projects import Project
 from ml_backend.store.scheduling import Job
 from ml_backend.worker.heartbeat import Heartbeat, JobCancelledError, JobLostError, WorkerStoppingError
-from ml_backend.worker.requeue import bury_dead, worker_name
+from ml_backend.worker.requeue import requeue_job_of_dead_process, worker_name
 from ml_backend.worker.supervisor import CANNOT_HEAL
 from ml_backend.worker.time_slice import Share
 
@@ -65,7 +65,7 @@ class Worker:
         self.services = services
         self.name = name or worker_name()
         self.stopping = threading.Event()
-        self.told: cycle.Progress = lambda _share, _message: None  # whoever watches, beside the job's own record
+        self.on_progress: cycle.Progress = lambda _share, _message: None  # whoever watches, beside the job's own record
         self.job: Job | None = None  # under way
         self._polled, self._unsure = 0.0, False
 
@@ -99,7 +99,7 @@ class Worker:
         self.services.versions.sweep()
         self.services.jobs.abandon(self.name)
         for project in self.services.ledger.projects():
-            bury_dead(self.services, project)
+            requeue_job_of_dead_process(self.services, project)
         return True
 
     def work(self) -> bool:
@@ -128,10 +128,10 @@ class Worker:
         go_on: asked while images are encoded; raises TurnPausedError where other projects are to have their turn.
         """
         jobs = self.services.jobs
-        beat = Heartbeat(self.services, job, self.told, self.stopping)
+        beat = Heartbeat(self.services, job, self.on_progress, self.stopping)
         end: Callable[[], object]
         try:
-            with beat, told(str(self.services.settings.data_dir)):
+            with beat, translated(str(self.services.settings.data_dir)):
                 summary = cycle.run(project, self.services, beat.progress, go_on=go_on).summary()
             end = partial(jobs.finish, job, summary)
             logger.info("%s: %s", project.key, turn_sentence(summary))

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.engine import Connection
 
 from ml_backend.store.database import Database
-from ml_backend.store.group_commit import Together
+from ml_backend.store.group_commit import GroupCommit
 from tests.fakes import POSTGRESQL, quick_database
 
 
@@ -39,7 +39,7 @@ def kept(database: Database) -> set[int]:
         return {row[0] for row in connection.exec_driver_sql("SELECT n FROM numbers")}
 
 
-def behind_a_busy_writer(database: Database, together: Together, numbers: range) -> list[int | str]:
+def behind_a_busy_writer(database: Database, together: GroupCommit, numbers: range) -> list[int | str]:
     """Let all of `numbers` queue up while somebody else writes; returns what each was told."""
 
     def tell(number: int) -> int | str:
@@ -59,7 +59,7 @@ def behind_a_busy_writer(database: Database, together: Together, numbers: range)
 def test_what_queues_up_is_committed_once_and_each_is_told_its_own_result(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together, commits = Together(database), []
+    together, commits = GroupCommit(database), []
     write = database.write
 
     @contextmanager
@@ -78,7 +78,7 @@ def test_what_queues_up_is_committed_once_and_each_is_told_its_own_result(
 def test_nobody_is_told_that_it_was_kept_if_the_commit_fails(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together, write, calls = Together(database), database.write, []
+    together, write, calls = GroupCommit(database), database.write, []
 
     @contextmanager
     def fails_after_the_first(*, bulk: bool = False) -> Iterator[Connection]:
@@ -95,7 +95,7 @@ def test_nobody_is_told_that_it_was_kept_if_the_commit_fails(
 
 
 def test_a_single_piece_of_work_waits_for_nobody(database: Database) -> None:
-    together = Together(database)
+    together = GroupCommit(database)
     assert together.write(keep(1)) == 1
     with pytest.raises(ValueError, match="5 is refused"):
         together.write(keep(5))
