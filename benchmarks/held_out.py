@@ -156,15 +156,15 @@ class Run:
                         self.data.name, strategy, seed, due.pop(0), labels, len(right), *_shown(right), fresh
                     )
             if due:
-                round_ = choose(self.project, self.services, corpus, model)
+                round_ = choose(self.project, corpus, model, self.services.ledger, self.services.settings)
                 self._answer([query.task_id for query in self.services.ledger.queries(round_)])
 
     def _corpus(self) -> Corpus:
-        self.project = reserve(self.project, self.services)
+        self.project = reserve(self.project, self.services.ledger, self.services.settings)
         rows, features = self.services.ledger.pool(self.project), self.services.features
         at = places(features, self.encoder, rows.hashes)
         corpus = Corpus(rows, at, features.matrix(ENCODER), self.encoder, self.data.classes, multiple=False)
-        reached = reach(self.project, self.services, corpus)
+        reached = reach(self.project, corpus, self.services.ledger, self.services.settings)
         assert reached is not None
         return reached
 

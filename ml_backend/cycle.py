@@ -61,19 +61,20 @@ def run(
     TurnPausedError, and the next turn goes on from there. Raises LabelStudioUnavailableError when Label Studio
     is away: what was computed is kept, and the next turn pushes it.
     """
+    ledger, settings = services.ledger, services.settings
     turn = _Turn(progress, go_on)
     turn.step("first order", 0.0, lambda: first_order.serve(project, services))
     project, corpus = _read(turn, project, services, full=full)
     turn.step("tidy", 0.6, lambda: push_queue.tidy(project, services, idle=not turn.outcome.labels_changed))
-    corpus = turn.step("hold out", 0.6, lambda: hold_out.reach(project, services, corpus))
+    corpus = turn.step("hold out", 0.6, lambda: hold_out.reach(project, corpus, ledger, settings))
     model = turn.step("train", 0.6, lambda: train.train(project, services, corpus, turn.at(0.6)))
     corpus = turn.step("rescore", 0.7, lambda: _seen_by(model, project, services, corpus, turn.within(0.7, 0.8)))
-    round_ = turn.step("choose", 0.8, lambda: choose.choose(project, services, corpus, model))
-    spare = choose.spare(project, services, corpus, round_)
+    round_ = turn.step("choose", 0.8, lambda: choose.choose(project, corpus, model, ledger, settings))
+    spare = choose.spare(project, corpus, round_, ledger, settings)
     served = turn.step("push", 0.9, lambda: push_queue.serve(project, services, round_, spare))
     turn.step("advise", 0.95, lambda: advise.advise(project, services, corpus, model))
     turn.outcome.round, turn.outcome.version = served, served.version
-    turn.outcome.labelled = services.ledger.counts(project).labelled
+    turn.outcome.labelled = ledger.counts(project).labelled
     return turn.outcome
 
 

@@ -102,7 +102,7 @@ def plan_turn(project: Project, services: Services) -> Plan:
     stays = (
         last is not None
         and last.state in {"pushed", "verified"}
-        and still_good(project, services, last, ledger.pool(project), served)
+        and still_good(project, last, ledger.pool(project), served, ledger, services.settings)
     )
     return Plan(
         tasks=report.added + report.changed + report.deleted,

@@ -152,7 +152,7 @@ def push(project: Project, services: Services, batch: Batch) -> Round:
         queries=batch.queries,
         params=params,
     )
-    return push_queue.serve(project, services, round_, spare(project, services, None, round_))
+    return push_queue.serve(project, services, round_, spare(project, None, round_, services.ledger, services.settings))
 
 
 def priorities_from_csv(project: Project, services: Services, path: Path) -> dict[int, float]:

@@ -47,7 +47,7 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
     for name, instead in (
         ("steps.push_queue.serve", large.served),
         ("steps.push_queue.tidy", lambda *_, **__: None),
-        ("steps.repair_webhooks.watch", lambda *_: None),
+        ("steps.repair_webhooks.watch", lambda *_, **__: None),
         ("project_encoders.ProjectEncoders.of", lambda *_: large.encoder()),
     ):
         monkeypatch.setattr(f"ml_backend.{name}", instead)

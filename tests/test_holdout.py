@@ -48,7 +48,7 @@ def test_every_task_is_asked_for_and_no_held_out_one_by_a_strategy(services: Ser
         reserved = set(work.in_order())
         assert not reserved & set(work.asked(round_, "strategy", "random"))
         assert set(work.asked(round_, "holdout")) <= reserved
-        assert not reserved & set(spare(work.project, services, work.corpus(), round_))
+        assert not reserved & set(spare(work.project, work.corpus(), round_, services.ledger, services.settings))
         picked = work.asked(round_)
         asked.update(picked)
         work.answer(picked)

@@ -83,7 +83,7 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
     opened = services_in(tmp_path)
     monkeypatch.setattr("ml_backend.steps.push_queue.serve", served)
     monkeypatch.setattr("ml_backend.steps.push_queue.tidy", lambda *_, **__: None)
-    monkeypatch.setattr("ml_backend.steps.repair_webhooks.watch", lambda *_: None)
+    monkeypatch.setattr("ml_backend.steps.repair_webhooks.watch", lambda *_, **__: None)
     monkeypatch.setattr("ml_backend.project_encoders.ProjectEncoders.of", lambda *_: encoder())
     yield opened
     opened.database.close()

@@ -180,10 +180,10 @@ def test_a_queue_made_by_hand_stays_until_half_of_it_is_answered(services: Servi
         project, version=0, strategy=MANUAL, seed=0, queries=queries, params={BY_HAND: True}
     )
     known(services, project, labelled=3)
-    assert choose(project, services, None, None).number == mine.number
+    assert choose(project, None, None, services.ledger, services.settings).number == mine.number
     known(services, project, labelled=4)
     with pytest.raises(NothingToAskError):  # no vectors in this test: there is nothing to make a new queue from
-        choose(project, services, None, None)
+        choose(project, None, None, services.ledger, services.settings)
 
 
 def test_there_are_tasks_in_reserve_for_who_asks_while_a_colleague_has_the_only_one_of_a_queue_open(
@@ -203,7 +203,7 @@ def test_there_are_tasks_in_reserve_for_who_asks_while_a_colleague_has_the_only_
 
 def test_raising_the_overlap_replaces_a_queue_whose_guesses_are_ticked(services: Services, project: Project) -> None:
     corpus = encode_missing(project, services, lambda _done, _total: None)
-    first = choose(project, services, corpus, None)
-    assert choose(project, services, corpus, None) == first
+    first = choose(project, corpus, None, services.ledger, services.settings)
+    assert choose(project, corpus, None, services.ledger, services.settings) == first
     project = services.ledger.configure(project, overlap=2)
-    assert choose(project, services, corpus, None).number == first.number + 1
+    assert choose(project, corpus, None, services.ledger, services.settings).number == first.number + 1

@@ -41,7 +41,7 @@ class Dated(Host):
 @pytest.fixture
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     opened = services_in(tmp_path)
-    monkeypatch.setattr("ml_backend.steps.repair_webhooks.watch", lambda *_: None)
+    monkeypatch.setattr("ml_backend.steps.repair_webhooks.watch", lambda *_, **__: None)
     yield opened
     opened.database.close()
 

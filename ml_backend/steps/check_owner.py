@@ -7,32 +7,32 @@ from functools import partial
 from typing import Any
 
 from ml_backend.errors import AnotherStoreError
+from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.ownership import Owner, claim, require_own
-from ml_backend.services import Services
+from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 
 
-def check(project: Project, services: Services, remote: Mapping[str, Any]) -> bool:
+def check(project: Project, remote: Mapping[str, Any], ledger: Ledger, store_id: str) -> bool:
     """Whether `remote`, the project as Label Studio has it now, bears our mark; it may bear none.
 
     Raises AnotherStoreError where it is another store's; that is kept with the project, for the status.
     """
     said = project.settings.get("another_store")
-    made = partial(services.ledger.made, project.key)
+    made = partial(ledger.made, project.key)
     try:
-        marked = require_own(dict(remote), services.database.store_id, made) is not None
+        marked = require_own(dict(remote), store_id, made) is not None
     except AnotherStoreError as error:
         if said != str(error):
-            services.ledger.configure(project, another_store=str(error))
+            ledger.configure(project, another_store=str(error))
         raise
     if said:
-        services.ledger.configure(project, another_store=None)
+        ledger.configure(project, another_store=None)
     return marked
 
 
-def hold(project: Project, services: Services) -> None:
+def hold(project: Project, *, client: LabelStudio, ledger: Ledger, store_id: str) -> None:
     """Before a push: make sure that the project is ours, now, and bears our mark. Raises AnotherStoreError."""
-    client = services.hosts.client(project.key.host)
     remote = client.get_project(project.key.project_id)
-    if not check(project, services, remote):
-        claim(client, remote, Owner.here(services.database.store_id))
+    if not check(project, remote, ledger, store_id):
+        claim(client, remote, Owner.here(store_id))

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ml_backend.errors import NothingToAskError
 from ml_backend.predictor import LoadedModel, predicted
 from ml_backend.records import Arm, Pool, Query, Ranking
-from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus
 from ml_backend.steps.hold_out import due
@@ -27,18 +26,19 @@ BY_HAND = "by_hand"
 """Set in the params of a round that a person asked for: it stays until half of it is answered, whatever is trained."""
 
 
-def choose(project: Project, services: Services, corpus: Corpus | None, model: LoadedModel | None) -> Round:
+def choose(
+    project: Project, corpus: Corpus | None, model: LoadedModel | None, ledger: Ledger, settings: Settings
+) -> Round:
     """Return the round to serve: the last one while it is good, else a new one, recorded.
 
     Raises NothingToAskError where there is no task left to ask for.
     """
-    settings, ledger = services.settings, services.ledger
     rows = corpus.rows if corpus else ledger.pool(project)
     version = model.number if model else 0
     last = ledger.last_round(project)
-    if last is not None and still_good(project, services, last, rows, version):
+    if last is not None and still_good(project, last, rows, version, ledger, settings):
         return last
-    if last is not None and version < last.version and (former := _former(project, ledger, rows, version)):
+    if last is not None and version < last.version and (former := _former(project, rows, version, ledger)):
         return former
     rng = np.random.default_rng([settings.seed, project.id, last.number if last else 0])
     pool = build_pool(corpus, model) if corpus else None
@@ -56,23 +56,23 @@ def choose(project: Project, services: Services, corpus: Corpus | None, model: L
     )
 
 
-def spare(project: Project, services: Services, corpus: Corpus | None, round_: Round) -> list[int]:
+def spare(project: Project, corpus: Corpus | None, round_: Round, ledger: Ledger, settings: Settings) -> list[int]:
     """Tasks at random that are served once the batch is used up, or all that is left of it is open elsewhere.
 
     Without them Label Studio tells an annotator that there is no task left while a colleague has the last one open.
     """
-    rows = corpus.rows if corpus else services.ledger.pool(project)
-    asked = [query.task_id for query in services.ledger.queries(round_)]
+    rows = corpus.rows if corpus else ledger.pool(project)
+    asked = [query.task_id for query in ledger.queries(round_)]
     waiting = rows.waiting & ~rows.holdout & ~np.isin(rows.ids, asked)
     # One order a round, of all tasks: what is in reserve already comes first when some of it has been used up.
-    order = np.random.default_rng([services.settings.seed, project.id, round_.number]).permutation(len(rows.ids))
-    return [int(task) for task in rows.ids[order[waiting[order]]][: services.settings.batch_size]]
+    order = np.random.default_rng([settings.seed, project.id, round_.number]).permutation(len(rows.ids))
+    return [int(task) for task in rows.ids[order[waiting[order]]][: settings.batch_size]]
 
 
-def _former(project: Project, ledger: Ledger, rows: PoolRows, version: int) -> Round | None:
+def _former(project: Project, rows: PoolRows, version: int, ledger: Ledger) -> Round | None:
     """After a roll-back: what is yet unanswered of the queue that this version had, as a round of its own."""
     before = next((round_ for round_ in ledger.rounds(project) if round_.version == version), None)
-    if before is None or not _same_labels(before, project):
+    if before is None or not _same_labels(project, before):
         return None
     waiting = set(_waiting(rows).tolist())
     left = [query for query in ledger.queries(before) if query.task_id in waiting]
@@ -89,9 +89,11 @@ def _waiting(rows: PoolRows) -> NDArray[np.int64]:
     return rows.ids[rows.waiting]
 
 
-def still_good(project: Project, services: Services, round_: Round, rows: PoolRows, version: int) -> bool:
+def still_good(
+    project: Project, round_: Round, rows: PoolRows, version: int, ledger: Ledger, settings: Settings
+) -> bool:
     """Whether the round was computed by the same model and settings, and more than half of it is yet unanswered."""
-    settings, queries = services.settings, services.ledger.queries(round_)
+    queries = ledger.queries(round_)
     if not round_.params.get(BY_HAND) and (round_.version, round_.strategy, round_.seed, round_.params) != (
         version, settings.strategy, settings.seed, _params(project, settings),
     ):  # fmt: skip
@@ -100,7 +102,7 @@ def still_good(project: Project, services: Services, round_: Round, rows: PoolRo
     return bool(2 * waiting.sum() > len(queries))
 
 
-def _same_labels(round_: Round, project: Project) -> bool:
+def _same_labels(project: Project, round_: Round) -> bool:
     """Whether the guesses of a round are labels that the project has now."""
     return {"labels": round_.params.get("labels"), "multiple": round_.params.get("multiple")} == _labels(project)
 

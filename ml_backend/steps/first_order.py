@@ -33,7 +33,9 @@ def serve(project: Project, services: Services) -> None:
     project = sync_labels.refresh(project, services)
     try:
         if round_ := last or _drawn(project, services):
-            push_queue.serve(project, services, round_, choose.spare(project, services, None, round_))
+            push_queue.serve(
+                project, services, round_, choose.spare(project, None, round_, services.ledger, services.settings)
+            )
     except LabelStudioUnavailableError:
         raise
     except LabelStudioError as error:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend import split
-from ml_backend.services import Services
 from ml_backend.settings import Settings
+from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.views import PoolRows
 
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     from ml_backend.steps.corpus import Corpus  # torch takes seconds, which who only reads labels has no use for
 
 
-def reserve(project: Project, services: Services) -> Project:
+def reserve(project: Project, ledger: Ledger, settings: Settings) -> Project:
     """Bring the share of places that are held out up to date: it depends on the settings and on how many tasks there are."""
-    settings, ledger = services.settings, services.ledger
     share = split.reserved_share(settings.holdout_share, settings.holdout_first, ledger.size(project))
     return project if share == project.settings.get(split.SHARE) else ledger.configure(project, **{split.SHARE: share})
 
 
-def reach(project: Project, services: Services, corpus: Corpus | None) -> Corpus | None:
+def reach(project: Project, corpus: Corpus | None, ledger: Ledger, settings: Settings) -> Corpus | None:
     """Note the held-out tasks that are to be asked for from the next round on; returns the corpus as it is then.
 
     Those answered already somebody has chosen, but for the first order, which was drawn at random as well.
@@ -37,16 +36,16 @@ def reach(project: Project, services: Services, corpus: Corpus | None) -> Corpus
         return None
     rows = corpus.rows
     asked = np.zeros(len(rows.ids), dtype=np.bool_)
-    asked[in_turn(rows, services.settings)] = True
-    last = services.ledger.last_round(project)
+    asked[in_turn(rows, settings)] = True
+    last = ledger.last_round(project)
     number = last.number + 1 if last else 1
     new = np.flatnonzero(asked & (rows.reached == 0))
     former = np.flatnonzero(~asked & (rows.reached > 0) & (_usable(rows) | ~rows.holdout))
     if not len(new) and not len(former):
         return corpus
-    chosen = rows.answered & ~np.isin(rows.ids, services.ledger.asked_at_random(project))
+    chosen = rows.answered & ~np.isin(rows.ids, ledger.asked_at_random(project))
     found = dict(zip(rows.ids[new].tolist(), chosen[new].tolist(), strict=True))
-    services.ledger.reach(project, found, rows.ids[former].tolist(), round_=number)
+    ledger.reach(project, found, rows.ids[former].tolist(), round_=number)
     reached, was_found = rows.reached.copy(), rows.found.copy()
     reached[new], was_found[new] = number, chosen[new]
     reached[former], was_found[former] = 0, False

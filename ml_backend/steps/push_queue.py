@@ -47,8 +47,9 @@ def serve(project: Project, services: Services, round_: Round, spare: Sequence[i
     puts other tasks before the queue is kept with the round and told, and no reason to push again. Raises AnotherStoreError
     before anything is changed where another store has the project.
     """
-    check_owner.hold(project, services)  # again: encoding may have taken minutes
     client, ledger, number = services.hosts.client(project.key.host), services.ledger, project.key.project_id
+    # Again: encoding may have taken minutes.
+    check_owner.hold(project, client=client, ledger=ledger, store_id=services.database.store_id)
     held_back = ledger.hold_back(project, round_)
     queries = ledger.queries(round_)
     spare = () if client.has_members() else spare

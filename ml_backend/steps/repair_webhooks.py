@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ml_backend.errors import BackendError
+from ml_backend.hosts import Hosts
 from ml_backend.labelstudio.checks import TITLE, our_backends
 from ml_backend.labelstudio.connection import Access, repair_webhooks
-from ml_backend.services import Services
+from ml_backend.settings import Settings
+from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 
 logger = logging.getLogger(__name__)
@@ -18,31 +20,29 @@ EVERY = timedelta(minutes=5)
 """Two small requests each time. Meanwhile a lost webhook costs promptness only: polling finds the labels."""
 
 
-def watch(project: Project, services: Services) -> None:
+def watch(project: Project, *, hosts: Hosts, ledger: Ledger, settings: Settings) -> None:
     """Repair a webhook that is missing, points elsewhere or is switched off; what was found is kept with the project.
 
     Only where our ML backend is connected: whoever removes that wants no events either. The webhook has to lead where
     the backend does, whatever address this process believes to have.
     """
-    if services.rehearsal:
-        return
     now, before = datetime.now(UTC), project.settings.get("webhook", {})
     if before and now - datetime.fromisoformat(before["checked_at"]) < EVERY:
         return
     found: dict[str, Any] = {**before, "checked_at": now.isoformat(), "problem": None}
     try:
-        if done := _repair(project, services):
+        if done := _repair(project, hosts, settings):
             logger.warning("%s: %s", project.key, "; ".join(done))
             found |= {"repaired": done, "repaired_at": now.isoformat()}
     except BackendError as error:
         logger.warning("%s: the webhook cannot be repaired: %s", project.key, error)
         found["problem"] = str(error)
-    services.ledger.configure(project, webhook=found)
+    ledger.configure(project, webhook=found)
 
 
-def _repair(project: Project, services: Services) -> list[str]:
-    client, number, settings = services.hosts.client(project.key.host), project.key.project_id, services.settings
-    backends = our_backends(client, number, services.hosts.backend_url(project.key.host), TITLE)
+def _repair(project: Project, hosts: Hosts, settings: Settings) -> list[str]:
+    client, number = hosts.client(project.key.host), project.key.project_id
+    backends = our_backends(client, number, hosts.backend_url(project.key.host), TITLE)
     if not backends:
         return []
     access = Access(settings.user, settings.password) if settings.user else None

@@ -45,8 +45,9 @@ def sync(project: Project, services: Services, *, full: bool, lazily: bool = Fal
             # A long import ends after tasks that carry later times: what an event names and no listing showed.
             report = ledger.reconcile(project, everything(client, project), full=True, now=began)
     services.inbox.acknowledge(project, touched)
-    repair_webhooks.watch(project, services)
-    return reserve(project, services), report
+    if not services.rehearsal:
+        repair_webhooks.watch(project, hosts=services.hosts, ledger=ledger, settings=services.settings)
+    return reserve(project, ledger, services.settings), report
 
 
 def refresh(project: Project, services: Services) -> Project:
@@ -69,7 +70,7 @@ def refresh(project: Project, services: Services) -> Project:
         ) from error
     created = created_at(remote)
     _refuse_replaced(project, services, remote, created)
-    check_owner.check(project, services, remote)
+    check_owner.check(project, remote, services.ledger, services.database.store_id)
     settings = {"gone": None, "overlap": remote["maximum_annotations"], "created": created}
     known = {
         "title": remote["title"],

@@ -26,7 +26,8 @@ def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path
 def watch_again(stack: Stack) -> dict[str, Any]:
     """Look as if five minutes had passed; returns what was found."""
     stack.services.ledger.configure(stack.project, webhook=None)
-    repair_webhooks.watch(stack.project, stack.services)
+    services = stack.services
+    repair_webhooks.watch(stack.project, hosts=services.hosts, ledger=services.ledger, settings=services.settings)
     return dict(stack.project.settings["webhook"])
 
 
