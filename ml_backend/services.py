@@ -14,6 +14,7 @@ from ml_backend.learning.images import limit_pixels
 from ml_backend.predictor import Predictor
 from ml_backend.project_encoders import ProjectEncoders
 from ml_backend.settings import Settings
+from ml_backend.status import ProjectStatus
 from ml_backend.store.database import Database
 from ml_backend.store.events import Inbox
 from ml_backend.store.jobs import Jobs
@@ -49,6 +50,7 @@ class Services:
         self.encoding = Encoding(self.ledger, self.features, self.hosts)
         unlisted = UnlistedImages(self.ledger, self.features, self.hosts)
         self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, settings)
+        self.status = ProjectStatus(self.ledger, self.jobs, self.versions, settings)
         self.encoders = ProjectEncoders(self.versions, self.predictor, self.encoding, settings)
 
     @classmethod

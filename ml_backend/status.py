@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ml_backend.services import Services
+from ml_backend.settings import Settings
 from ml_backend.store.faults import disk_full, scarce
-from ml_backend.store.model_versions import Version
+from ml_backend.store.jobs import Jobs
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.model_versions import Version, Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.scheduling import Job, JobStatus
@@ -20,53 +23,123 @@ LISTED = 100
 """Unreadable images in a status; GET /projects/{number}/unreadable-images has them all."""
 
 
-def project_status(services: Services, project: Project) -> dict[str, Any]:
-    """Counts, the version and queue in service, the job under way, and what is wrong, if anything."""
-    counts = services.ledger.counts(project)
-    jobs = services.jobs.status(project)
-    version = services.versions.current(project)
-    last = services.ledger.last_round(project)
-    return {
-        "id": project.id,
-        "project": str(project.key),
-        "title": project.title,
-        "counts": dict(vars(counts)),
-        "version": version_status(version) if version else None,
-        "pinned": services.versions.pinned(project),
-        "queue": queue_status(services, last) if last else None,
-        "job": {
-            "due": job_status(jobs.due),
-            "waiting_for": _waiting_for(services, jobs),
-            "running": job_status(jobs.running),
-            "last": job_status(jobs.last),
-            "stopped": jobs.stopped,
-        },
-        "advice": project.settings.get("advice"),
-        "former": [former_status(services, known) for known in services.ledger.former(project)],
-        "problems": [
-            *_hindrances(services, jobs),
-            *_problems(counts, project, last, jobs.stopped),
-            *_unserved(services, project, version),
-            *_faulty_images(services, project, counts),
-        ],
-        "unreadable": unreadable_images(services, project, limit=LISTED) | {"total": counts.failed_images},
-    }
+@dataclass(frozen=True)
+class ProjectStatus:
+    """Puts together what is known of a project."""
 
+    ledger: Ledger
+    jobs: Jobs
+    versions: Versions
+    settings: Settings
 
-def former_status(services: Services, former: Project) -> dict[str, Any]:
-    """A project that had the same number in Label Studio before, whose labels are kept."""
-    return {
-        "id": former.id,
-        "title": former.title,
-        "labelled": services.ledger.counts(former).labelled,
-        "replaced_at": former.settings["replaced"]["at"],
-    }
+    def of(self, project: Project) -> dict[str, Any]:
+        """Counts, the version and queue in service, the job under way, and what is wrong, if anything."""
+        counts = self.ledger.counts(project)
+        jobs = self.jobs.status(project)
+        version = self.versions.current(project)
+        last = self.ledger.last_round(project)
+        return {
+            "id": project.id,
+            "project": str(project.key),
+            "title": project.title,
+            "counts": dict(vars(counts)),
+            "version": version_status(version) if version else None,
+            "pinned": self.versions.pinned(project),
+            "queue": self._queue(last) if last else None,
+            "job": {
+                "due": job_status(jobs.due),
+                "waiting_for": self._waiting_for(jobs),
+                "running": job_status(jobs.running),
+                "last": job_status(jobs.last),
+                "stopped": jobs.stopped,
+            },
+            "advice": project.settings.get("advice"),
+            "former": [self._former(known) for known in self.ledger.former(project)],
+            "problems": [
+                *self._obstacles(jobs),
+                *_problems(counts, project, last, jobs.stopped),
+                *self._unserved(project, version),
+                *self._faulty_images(project, counts),
+            ],
+            "unreadable": self.unreadable(project, limit=LISTED) | {"total": counts.failed_images},
+        }
 
+    def unreadable(self, project: Project, *, after: int = 0, limit: int) -> dict[str, Any]:
+        """Up to `limit` images that cannot be read, by task id from above `after`, each with its name and the reason."""
+        listed = self.ledger.unreadable(project, after=after, limit=limit)
+        return {"images": [Unreadable(task, reason).as_json() for task, reason in listed]}
 
-def unreadable_images(services: Services, project: Project, *, after: int = 0, limit: int) -> dict[str, Any]:
-    """Up to `limit` images that cannot be read, by task id from above `after`, each with its name and the reason."""
-    listed = services.ledger.unreadable(project, after=after, limit=limit)
-    return {"images": [Unreadable(task, reason).as_json() for task, reason in listed]}
+    def _former(self, former: Project) -> dict[str, Any]:
+        """A project that had the same number in Label Studio before, whose labels are kept."""
+        return {
+            "id": former.id,
+            "title": former.title,
+            "labelled": self.ledger.counts(former).labelled,
+            "replaced_at": former.settings["replaced"]["at"],
+        }
+
+    def _queue(self, last: Round) -> dict[str, Any]:
+        """The last round, and how much of it waits for an answer; "used_up" where nothing does."""
+        left = self.ledger.left(last)
+        status = round_status(last) | {"tasks": left.tasks, "waiting": left.waiting, "waiting_held_out": left.held_out}
+        return status | ({"state": "used_up"} if last.state == "verified" and not left.waiting else {})
+
+    def _obstacles(self, jobs: JobStatus) -> list[str]:
+        """What keeps the work from being done just now, whatever the project; sentences, each with its fix."""
+        found = []
+        if scarce(self.settings.data_dir):
+            found.append(str(disk_full(str(self.settings.data_dir))))
+        elif jobs.due is not None and jobs.due.delays and jobs.due.error:
+            found.append(f"The last turn was put off and will be tried again by itself: {jobs.due.error}")
+        running = jobs.running
+        silence = datetime.now(UTC) - running.heartbeat_at if running and running.heartbeat_at else timedelta(0)
+        if running and silence > 2 * self.jobs.retry_policy.lease:
+            found.append(
+                f"The worker {running.worker} has given no sign of life for {silence.total_seconds():.0f} s: see that "
+                "`ml-backend serve` runs, and the service's log."
+            )
+        return found
+
+    def _waiting_for(self, jobs: JobStatus) -> dict[str, Any] | None:
+        """The project whose turn keeps a job that is due from starting; nothing is wrong with that."""
+        if jobs.due is None or jobs.running or jobs.elsewhere is None or jobs.due.due_at > self.jobs.clock():
+            return None
+        other = next((p for p in self.ledger.projects() if p.id == jobs.elsewhere.project_id), None)
+        if other is None:
+            return None
+        return {"project": str(other.key), "title": other.title, "message": jobs.elsewhere.message}
+
+    def _faulty_images(self, project: Project, counts: Counts) -> Iterator[str]:
+        away = self.ledger.away(project)
+        if lasting := counts.failed_images - away.images:
+            them = (
+                "is left out of the queue. Once it is" if lasting == 1 else "are left out of the queue. Once they are"
+            )
+            yield f"{amount(lasting, 'image')} cannot be read and {them} mended, run `ml-backend sync retry-images`."
+        if away.images and away.next_at:
+            them = "is left out of the queue until it" if away.images == 1 else "are left out of the queue until they"
+            yield (
+                f"{amount(away.images, 'image')} cannot be fetched at present and {them} can be; tried again by itself, "
+                f"next at {away.next_at:%H:%M:%S} UTC: {away.reason}"
+            )
+        if waiting := project.settings.get("images_waiting"):
+            yield str(waiting)
+
+    def _unserved(self, project: Project, version: Version | None) -> Iterator[str]:
+        """Why the version that is chosen makes no guesses, or fewer than it could."""
+        if version is None:
+            return
+        pinned = self.versions.pinned(project)
+        fix = (
+            "Run `ml-backend versions unpin`." if pinned else "The next turn with labels of two classes trains another."
+        )
+        if not self.versions.folders.there(project.id, version.number):
+            yield f"The files of {version.name}, which is served, were deleted or moved: it makes no guesses. {fix}"
+        elif pinned and not version.fits(project.schema):
+            yield (
+                f"{version.name} is pinned, but was trained for other labels than the project has now: its guesses are not "
+                f"ticked, and labels it does not know are never guessed. {fix}"
+            )
 
 
 def version_status(version: Version) -> dict[str, Any]:
@@ -80,13 +153,6 @@ def version_status(version: Version) -> dict[str, Any]:
         "in_words": small_slice(holdout),
         "labels": version.meta.get("labels"),
     }
-
-
-def queue_status(services: Services, last: Round) -> dict[str, Any]:
-    """The last round, and how much of it waits for an answer; "used_up" where nothing does."""
-    left = services.ledger.left(last)
-    status = round_status(last) | {"tasks": left.tasks, "waiting": left.waiting, "waiting_held_out": left.held_out}
-    return status | ({"state": "used_up"} if last.state == "verified" and not left.waiting else {})
 
 
 def turn_sentence(summary: Mapping[str, Any]) -> str:
@@ -126,63 +192,6 @@ def job_status(job: Job | None) -> dict[str, Any] | None:
         "summary": job.summary,
         "error": job.error,
     }
-
-
-def _hindrances(services: Services, jobs: JobStatus) -> list[str]:
-    """What keeps the work from being done just now, whatever the project; sentences, each with its fix."""
-    found = []
-    if scarce(services.settings.data_dir):
-        found.append(str(disk_full(str(services.settings.data_dir))))
-    elif jobs.due is not None and jobs.due.delays and jobs.due.error:
-        found.append(f"The last turn was put off and will be tried again by itself: {jobs.due.error}")
-    running = jobs.running
-    silence = datetime.now(UTC) - running.heartbeat_at if running and running.heartbeat_at else timedelta(0)
-    if running and silence > 2 * services.jobs.retry_policy.lease:
-        found.append(
-            f"The worker {running.worker} has given no sign of life for {silence.total_seconds():.0f} s: see that "
-            "`ml-backend serve` runs, and the service's log."
-        )
-    return found
-
-
-def _waiting_for(services: Services, jobs: JobStatus) -> dict[str, Any] | None:
-    """The project whose turn keeps a job that is due from starting; nothing is wrong with that."""
-    if jobs.due is None or jobs.running or jobs.elsewhere is None or jobs.due.due_at > services.jobs.clock():
-        return None
-    other = next((p for p in services.ledger.projects() if p.id == jobs.elsewhere.project_id), None)
-    if other is None:
-        return None
-    return {"project": str(other.key), "title": other.title, "message": jobs.elsewhere.message}
-
-
-def _faulty_images(services: Services, project: Project, counts: Counts) -> Iterator[str]:
-    away = services.ledger.away(project)
-    if lasting := counts.failed_images - away.images:
-        them = "is left out of the queue. Once it is" if lasting == 1 else "are left out of the queue. Once they are"
-        yield f"{amount(lasting, 'image')} cannot be read and {them} mended, run `ml-backend sync retry-images`."
-    if away.images and away.next_at:
-        them = "is left out of the queue until it" if away.images == 1 else "are left out of the queue until they"
-        yield (
-            f"{amount(away.images, 'image')} cannot be fetched at present and {them} can be; tried again by itself, "
-            f"next at {away.next_at:%H:%M:%S} UTC: {away.reason}"
-        )
-    if waiting := project.settings.get("images_waiting"):
-        yield str(waiting)
-
-
-def _unserved(services: Services, project: Project, version: Version | None) -> Iterator[str]:
-    """Why the version that is chosen makes no guesses, or fewer than it could."""
-    if version is None:
-        return
-    pinned = services.versions.pinned(project)
-    fix = "Run `ml-backend versions unpin`." if pinned else "The next turn with labels of two classes trains another."
-    if not services.versions.folders.there(project.id, version.number):
-        yield f"The files of {version.name}, which is served, were deleted or moved: it makes no guesses. {fix}"
-    elif pinned and not version.fits(project.schema):
-        yield (
-            f"{version.name} is pinned, but was trained for other labels than the project has now: its guesses are not "
-            f"ticked, and labels it does not know are never guessed. {fix}"
-        )
 
 
 def _problems(counts: Counts, project: Project, last: Round | None, stopped: str | None) -> list[str]:

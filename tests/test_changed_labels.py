@@ -11,7 +11,6 @@ import pytest
 from ml_backend.exports.model_files import save_model
 from ml_backend.learning.head import Head
 from ml_backend.manual_promotion import compare
-from ml_backend.status import project_status
 from tests.bench import KINDS, Bench
 
 
@@ -113,7 +112,7 @@ def test_one_label_an_image_becomes_several_and_back(tmp_path: Path, multiple: b
     bench.configure(KINDS, multiple=not multiple)
     assert bench.guesses() == {}, "v1 cannot answer this question"
     bench.turn()
-    assert any("pinned" in problem for problem in project_status(bench.services, bench.project)["problems"])
+    assert any("pinned" in problem for problem in bench.services.status.of(bench.project)["problems"])
     bench.services.versions.unpin(bench.project)
     assert bench.turn().version == 2
     assert right(bench) > 0.9

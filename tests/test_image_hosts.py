@@ -20,7 +20,6 @@ from ml_backend.learning.pipeline import TICK_S
 from ml_backend.records import Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.status import project_status
 from ml_backend.steps.encode_images import encode_missing
 from ml_backend.store.pictures import LONGEST_PAUSE
 from ml_backend.store.projects import Project
@@ -132,7 +131,7 @@ def test_storage_that_is_down_at_the_first_turn_is_told_and_heals_by_itself(
     for _ in range(3):
         assert encode_missing(project, services, quiet) is None
         project = services.ledger.project(project.key)
-    told = " ".join(project_status(services, project)["problems"])
+    told = " ".join(services.status.of(project)["problems"])
     assert "status 503" in told
     assert "by themselves" in told
     assert "import some" not in told
@@ -143,7 +142,7 @@ def test_storage_that_is_down_at_the_first_turn_is_told_and_heals_by_itself(
     corpus = encode_missing(project, services, quiet)
     assert corpus is not None
     assert corpus.encoded.all()
-    assert project_status(services, services.ledger.project(project.key))["problems"] == []
+    assert services.status.of(services.ledger.project(project.key))["problems"] == []
 
 
 def test_of_a_host_that_is_down_no_image_is_even_tried_and_those_of_other_hosts_are_read(
@@ -204,7 +203,7 @@ def test_a_sample_of_missing_files_is_told_as_such(services: Services, project: 
     storage.lasting = {path(i) for i in range(1, IMAGES + 1)}
     assert encode_missing(project, services, quiet) is None
     assert encode_missing(services.ledger.project(project.key), services, quiet) is None
-    told = " ".join(project_status(services, services.ledger.project(project.key))["problems"])
+    told = " ".join(services.status.of(services.ledger.project(project.key))["problems"])
     assert f"{IMAGES} images cannot be read and are left out" in told
     assert "sync retry-images" in told
 

@@ -13,7 +13,6 @@ import pytest
 from ml_backend.imports.trained_model import start_from
 from ml_backend.learning.encoders import build_encoder
 from ml_backend.learning.head import Head
-from ml_backend.status import project_status
 from tests.bench import KINDS, Bench
 
 
@@ -76,10 +75,10 @@ def test_a_served_version_that_was_deleted_is_told_and_replaced_at_the_next_turn
     shutil.rmtree(bench.versions[0].folder)
     bench.services.predictor._models.clear()
     assert bench.guesses() == {}
-    (problem,) = project_status(bench.services, bench.project)["problems"]
+    (problem,) = bench.services.status.of(bench.project)["problems"]
     assert "v1" in problem
     assert bench.turn().version == 2, "though no label has changed"
-    assert project_status(bench.services, bench.project)["problems"] == []
+    assert bench.services.status.of(bench.project)["problems"] == []
     assert len(bench.guesses()) == 240
 
 

@@ -20,7 +20,6 @@ from ml_backend import cycle
 from ml_backend.errors import StoreAwayError
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.status import project_status
 from ml_backend.store.projects import Project
 from ml_backend.store.scheduling import Job
 from ml_backend.worker import heartbeat, loop
@@ -191,14 +190,14 @@ def test_a_full_disk_is_told_once_backed_off_from_and_healed_by_itself(
         with caplog.at_level(logging.INFO), working(services, "one"):
             until(lambda: any("No space is left" in message for message in caplog.messages))
             time.sleep(1.0)  # several tries
-            problems = project_status(services, project)["problems"]
+            problems = services.status.of(project)["problems"]
             assert any("No space is left" in problem for problem in problems), problems
             shown = status_command(disk)
             assert "No space is left" in shown, shown
             assert len(caplog.messages) <= 3, caplog.messages
             (disk / "ballast").unlink()
             until(lambda: _state(services, project) == "done")
-        assert not [problem for problem in project_status(services, project)["problems"] if "space" in problem]
+        assert not [problem for problem in services.status.of(project)["problems"] if "space" in problem]
         services.database.close()
 
 
@@ -231,7 +230,7 @@ def test_a_full_disk_is_no_failure_of_the_job(services: Services, monkeypatch: p
     due = services.jobs.status(project).due
     assert due is not None
     assert (due.failures, due.delays) == (0, 1)
-    assert "No space is left" in project_status(services, project)["problems"][0]
+    assert "No space is left" in services.status.of(project)["problems"][0]
 
 
 # -- the end of the process -------------------------------------------------------------------------------------------

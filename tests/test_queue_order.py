@@ -14,7 +14,6 @@ from ml_backend.labelstudio.queue import UNCERTAINTY, bent_by, replaced_by
 from ml_backend.records import Query
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.status import project_status
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.web.app import create_app
@@ -93,7 +92,7 @@ def test_a_queue_that_a_person_replaced_is_not_verified_from_the_event_on_and_a_
 ) -> None:
     told(services, **changes)
     assert last(services, project).state == "pushed"
-    status = project_status(services, project)
+    status = services.status.of(project)
     assert status["queue"]["state"] == "pushed"
     assert any(part in problem for problem in status["problems"])
     assert services.jobs.claim("worker") is not None
@@ -112,7 +111,7 @@ def test_settings_that_no_label_studio_would_send_are_no_error(
     names = ("model_version", "sampling", "maximum_annotations", "show_overlap_first", "overlap_cohort_percentage")
     for name in names:
         told(services, **{name: value})
-    assert len(" ".join(project_status(services, project)["problems"])) < 2_000
+    assert len(" ".join(services.status.of(project)["problems"])) < 2_000
     assert replaced_by({}, "v0-r1") is None
 
 

@@ -16,7 +16,6 @@ from ml_backend import cycle
 from ml_backend.errors import NotFoundError, ProjectReplacedError
 from ml_backend.records import ProjectKey, Query
 from ml_backend.services import Services
-from ml_backend.status import project_status
 from ml_backend.steps import sync_labels
 from ml_backend.store.projects import Project
 from ml_backend.web.app import create_app
@@ -76,7 +75,7 @@ def test_another_project_under_the_number_begins_anew_and_the_former_ones_labels
     assert (new.id != former.id, new.key) == (True, former.key)
     assert services.jobs.claim("worker").project_id == new.id  # type: ignore[union-attr]
     sync_labels.sync(new, services, full=False)
-    status = project_status(services, services.ledger.project(new.key))
+    status = services.status.of(services.ledger.project(new.key))
     assert status["counts"]["labelled"] == 0
     assert (status["version"], status["queue"]) == (None, None)
     assert [kept["labelled"] for kept in status["former"]] == [7]

@@ -15,7 +15,6 @@ from ml_backend import cycle
 from ml_backend.errors import NotFoundError
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.status import project_status
 from ml_backend.store.projects import Project
 from ml_backend.worker import time_slice
 from ml_backend.worker.loop import Worker
@@ -82,7 +81,7 @@ def test_a_turn_that_encodes_for_long_lets_others_in_between_and_goes_on_afterwa
     def long_encoding() -> None:
         turns.meanwhile.clear()
         while True:
-            told.append(project_status(services, other)["job"]["waiting_for"])
+            told.append(services.status.of(other)["job"]["waiting_for"])
             turns.go_on()
 
     turns.meanwhile[1] = long_encoding
@@ -96,11 +95,11 @@ def test_a_turn_that_encodes_for_long_lets_others_in_between_and_goes_on_afterwa
 def test_a_project_that_waits_for_the_turn_of_another_says_for_which(services: Services, turns: Turns) -> None:
     large, other = (services.registry.register(HOST, number, CONFIG, created=None) for number in (1, 2))
     told: list[Any] = []
-    turns.meanwhile[1] = lambda: told.extend(project_status(services, p)["job"]["waiting_for"] for p in (other, large))
+    turns.meanwhile[1] = lambda: told.extend(services.status.of(p)["job"]["waiting_for"] for p in (other, large))
     assert Worker(services).work()
     assert [told[0]["project"], told[0]["title"]] == [str(large.key), large.title]
     assert told[1] is None
-    assert project_status(services, other)["job"]["waiting_for"] is None
+    assert services.status.of(other)["job"]["waiting_for"] is None
 
 
 def test_a_turn_that_nobody_waits_for_is_not_interrupted(
@@ -161,7 +160,7 @@ def test_a_deleted_project_is_told_and_what_is_known_of_it_stays(services: Servi
     services.inbox.record(project.key, "PROJECT_DELETED", {"project": {"id": 1}})
     worker = Worker(services)
     assert worker.work()
-    status = project_status(services, services.ledger.project(project.key))
+    status = services.status.of(services.ledger.project(project.key))
     assert "no longer has this project" in status["problems"][0]
     assert status["job"]["stopped"] is None
     assert not worker.work(), "it is not tried again and again"

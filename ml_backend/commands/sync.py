@@ -176,9 +176,7 @@ def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, pr
 
 
 def _status(_args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
-    from ml_backend.status import project_status  # noqa: PLC0415
-
-    status = project_status(services, project)
+    status = services.status.of(project)
     answer.result(status, lambda: _status_text(status, Store.of(services.settings)))
     return 0
 

@@ -12,7 +12,7 @@ from ml_backend import manual_promotion
 from ml_backend.errors import NotFoundError
 from ml_backend.exports.shared_exports import Exports
 from ml_backend.services import Services
-from ml_backend.status import job_status, project_status, round_status, unreadable_images, version_status
+from ml_backend.status import job_status, round_status, version_status
 from ml_backend.store.model_versions import Version, version_number
 from ml_backend.store.projects import Project
 from ml_backend.web.protocol import LARGEST_ID
@@ -31,11 +31,11 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
 
     @router.get("")
     def projects() -> list[dict[str, Any]]:
-        return [project_status(services, known) for known in services.ledger.projects()]
+        return [services.status.of(known) for known in services.ledger.projects()]
 
     @router.get("/{number}")
     def status(number: int) -> dict[str, Any]:
-        return project_status(services, project(number))
+        return services.status.of(project(number))
 
     @router.get("/{number}/rounds")
     def rounds(number: int) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
         """By task id; `after` is the last one of the page before."""
         known = project(number)
         total = services.ledger.counts(known).failed_images
-        return {"total": total} | unreadable_images(services, known, after=after, limit=limit)
+        return {"total": total} | services.status.unreadable(known, after=after, limit=limit)
 
     @router.get("/{number}/jobs")
     def jobs(number: int) -> list[dict[str, Any] | None]:
@@ -92,6 +92,6 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
     @router.post("/{number}/unpin")
     def unpin(number: int) -> dict[str, Any]:
         manual_promotion.unpin(services, project(number))
-        return project_status(services, project(number))
+        return services.status.of(project(number))
 
     return router

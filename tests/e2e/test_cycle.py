@@ -22,7 +22,6 @@ from ml_backend.learning.head import Head
 from ml_backend.manual_queue import Wish, by_hand, push, query
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.status import project_status
 from ml_backend.worker.loop import Worker
 from tests.e2e.stack import Stack, digits, import_digits, inline
 from tests.other_settings import use
@@ -264,7 +263,7 @@ def test_two_hosts_with_the_same_project_id_do_not_mix(
     services.jobs.mark_due(second, immediately=True, reason="test")
     while worker.work():
         pass
-    assert [project_status(services, p)["problems"] for p in (first, second)] == [[], []]
+    assert [services.status.of(p)["problems"] for p in (first, second)] == [[], []]
     assert services.ledger.counts(first).labelled == 8
     assert services.ledger.counts(second).labelled == 0
     assert services.versions.current(second) is None

@@ -16,7 +16,6 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.ownership import Owner, owner_of
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.status import project_status
 from ml_backend.worker.loop import Worker
 from tests.e2e.helpers import write_pngs
 from tests.e2e.stack import Stack, running, wait_until
@@ -169,7 +168,7 @@ def test_a_worker_of_another_store_changes_nothing_and_says_so_in_its_status(sta
     before = all_of(stack)
     assert Worker(another).work()
     (project,) = another.ledger.projects()
-    assert "--take-over" in project_status(another, project)["problems"][0]
+    assert "--take-over" in another.status.of(project)["problems"][0]
     assert all_of(stack) == before
 
 

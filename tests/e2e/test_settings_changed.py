@@ -14,7 +14,6 @@ from ml_backend.diagnostics import examine
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
 from ml_backend.labelstudio.queue import UNCERTAINTY
-from ml_backend.status import project_status
 from ml_backend.steps.encode_images import encode_missing
 from tests.e2e.stack import Stack, inline, running, wait_until
 
@@ -28,12 +27,12 @@ def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path
 
 
 def state(stack: Stack) -> str:
-    queue = project_status(stack.services, stack.project)["queue"]
+    queue = stack.services.status.of(stack.project)["queue"]
     return str(queue["state"]) if queue else ""
 
 
 def problems(stack: Stack) -> str:
-    return " ".join(project_status(stack.services, stack.project)["problems"])
+    return " ".join(stack.services.status.of(stack.project)["problems"])
 
 
 def order_of_the_doctor(stack: Stack) -> tuple[str, str]:

@@ -11,7 +11,6 @@ import pytest
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.connection import check, connect
-from ml_backend.status import project_status
 from ml_backend.steps import repair_webhooks
 from tests.e2e.helpers import FakeBackend
 from tests.e2e.stack import Stack, inline
@@ -52,7 +51,7 @@ def test_a_broken_webhook_is_repaired_by_the_next_cycle_and_told(
     found = stack.project.settings["webhook"]
     assert told in found["repaired"][0]
     assert {f.name: f.ok for f in check(stack.client, stack.project_id, backend.url)}["webhook"]
-    assert project_status(stack.services, stack.project)["problems"] == []
+    assert stack.services.status.of(stack.project)["problems"] == []
 
 
 def test_a_webhook_that_is_right_is_left_alone_and_looked_at_only_now_and_then(
