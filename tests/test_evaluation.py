@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from ml_backend.learning.evaluation import confident_from, evaluate, significantly_worse, wilson_interval
-from ml_backend.learning.quality import suspects
+from ml_backend.learning.evaluation import confident_from, significantly_worse, wilson_interval
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.8, 0.95]))
@@ -56,53 +55,6 @@ def test_equally_good_models_are_rarely_called_worse() -> None:
     generator = np.random.default_rng(0)
     draws = [significantly_worse(*(generator.random((2, 80)) < 0.9)) for _ in range(500)]
     assert np.mean(draws) < 0.05
-
-
-def test_single_label_report() -> None:
-    probabilities = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.4, 0.5, 0.1]])
-    report = evaluate(probabilities, np.array([0, 1, 1, 1]), ["a", "b", "c"])
-    assert report.accuracy == 0.75
-    assert report.correct.tolist() == [True, True, False, True]
-    assert (report.low, report.high) == wilson_interval(3, 4)
-    assert report.log_loss == pytest.approx(-np.log([0.8, 0.7, 0.3, 0.5]).mean())
-    a, b, c = report.classes
-    assert (a.support, a.precision, a.recall) == (1, 0.5, 1.0)
-    assert (b.support, b.precision) == (3, 1.0)
-    assert b.recall == pytest.approx(2 / 3)
-    assert (c.support, c.precision, c.recall) == (0, None, None)
-
-
-def test_multi_label_report_counts_whole_sets() -> None:
-    probabilities = np.array([[0.9, 0.2], [0.9, 0.6], [0.1, 0.1]])
-    report = evaluate(probabilities, np.array([[True, False], [True, False], [False, False]]), ["a", "b"])
-    assert report.correct.tolist() == [True, False, True]
-    assert report.classes[1].precision == 0.0
-
-
-def test_calibration_error_of_an_overconfident_model_is_its_gap() -> None:
-    probabilities = np.tile([0.95, 0.05], (100, 1))
-    labels = np.array([0] * 60 + [1] * 40)
-    assert evaluate(probabilities, labels, ["a", "b"]).calibration_error == pytest.approx(0.35)
-
-
-def test_nothing_to_evaluate_is_told_as_such() -> None:
-    report = evaluate(np.zeros((0, 2)), np.zeros(0, np.int64), ["a", "b"])
-    assert (report.accuracy, report.low, report.high) == (None, 0.0, 1.0)
-
-
-def test_wrong_labels_are_the_most_doubtful_ones() -> None:
-    generator = np.random.default_rng(0)
-    truth = generator.integers(3, size=300)
-    probabilities = np.full((300, 3), 0.05, np.float32)
-    probabilities[np.arange(300), truth] = generator.uniform(0.6, 0.9, 300)
-    probabilities /= probabilities.sum(1, keepdims=True)
-    labels = truth.copy()
-    labels[:10] = (truth[:10] + 1) % 3
-    found = suspects(probabilities, labels)
-    assert {suspect.row for suspect in found} <= set(range(10))
-    assert len(found) >= 3
-    assert all(suspect.suggested == truth[suspect.row] for suspect in found)
-    assert found == sorted(found, key=lambda suspect: -suspect.score)
 
 
 def test_guesses_are_ticked_only_where_right_answers_prove_it() -> None:

@@ -1,7 +1,5 @@
 """Fine-tuning: better than the head where features are poor, repeatable, and resumable."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,37 +110,3 @@ def test_augmentation_of_no_strength_is_the_picture_itself() -> None:
     batch = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8))
     views = augment(batch, 0.0, flip=False, generator=torch.Generator().manual_seed(0))
     assert (views - batch).abs().max() < 0.1
-
-
-TWO_PROCESSES = """
-import numpy as np, torch
-from torch import distributed
-from ml_backend.learning.finetuning import Recipe, distributed_training, finetune
-from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-body, dim = headless(new_network("squeezenet1_1"))
-encoder = NetworkEncoder("squeezenet1_1", body, dim, Preprocessing(resize=32, crop=32))
-pixels = np.random.default_rng(0).integers(0, 255, (48, 32, 32, 3), np.uint8)
-with distributed_training():
-    assert distributed.get_world_size() == 2
-    tuned = finetune(encoder, pixels, np.arange(48) % 2, ("a", "b"), seed=0, recipe=Recipe(epochs=1, batch_size=8))
-    ids = [None, None]
-    distributed.all_gather_object(ids, tuned.encoder.id)
-    assert ids[0] == ids[1] != encoder.id, ids
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_by_torchrun_end_with_the_same_weights(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
-    root = str(Path(__file__).parent.parent)
-    import os
-
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, timeout=250, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -30,15 +32,15 @@ def test_kappa_of_different_rows_is_refused() -> None:
         cohen_kappa(np.zeros(3, dtype=np.int64), np.zeros(4, dtype=np.int64))
 
 
-def changing(changes: list[int]) -> list[NDArray[np.int64]]:
-    """Predictions of 1,000 rows in which, from model to model, that many change."""
+def changing(changes: list[int]) -> list[float]:
+    """Kappas of models with the one before: of 1,000 predictions that many change each time."""
     current = rng().integers(5, size=1000)
     models = [current]
     for count in changes:
         current = current.copy()
         current[:count] = (current[:count] + 1) % 5
         models.append(current)
-    return models
+    return [cohen_kappa(before, after) for before, after in pairwise(models)]
 
 
 def test_stopping_is_advised_after_three_stable_rounds_in_a_row() -> None:

@@ -2,40 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
-
-
-@dataclass(frozen=True)
-class ClassReport:
-    """precision and recall are None where nothing was predicted as, or is, of the class."""
-
-    name: str
-    support: int
-    precision: float | None
-    recall: float | None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """accuracy: share of examples answered right (multi-label: with exactly the right set), and its interval.
-
-    correct: (n,) bool per example, for `significantly_worse`. calibration_error: expected calibration error, 10 bins.
-    """
-
-    n: int
-    accuracy: float | None
-    low: float
-    high: float
-    log_loss: float | None
-    calibration_error: float | None
-    classes: tuple[ClassReport, ...]
-    correct: NDArray[np.bool_]
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -101,33 +72,6 @@ def confident_from(confidence: NDArray[np.floating[Any]], correct: NDArray[np.bo
     return float(ordered[enough[-1]]) if len(enough) else None
 
 
-def evaluate(
-    probabilities: NDArray[np.floating[Any]],
-    labels: NDArray[np.int64] | NDArray[np.bool_],
-    classes: Sequence[str],
-    confidence: float = 0.95,
-) -> Evaluation:
-    """Judge probabilities (n, C) by labels: (n,) class indices, or (n, C) bool for multi-label."""
-    truth = labels.astype(bool) if labels.ndim == 2 else np.eye(len(classes), dtype=bool)[labels]
-    if probabilities.shape != truth.shape:
-        raise ValueError(f"probabilities {probabilities.shape} and labels {labels.shape} do not belong together")
-    predicted = decide(probabilities, multilabel=labels.ndim == 2)
-    correct = np.asarray((predicted == truth).all(axis=1))
-    n = len(truth)
-    low, high = wilson_interval(int(correct.sum()), n, confidence)
-    reports = tuple(_class_report(name, predicted[:, c], truth[:, c]) for c, name in enumerate(classes))
-    if n == 0:
-        return Evaluation(0, None, low, high, None, None, reports, correct)
-    p = np.clip(probabilities.astype(np.float64), 1e-12, 1.0)
-    if labels.ndim == 2:
-        loss = -np.where(truth, np.log(p), np.log(np.clip(1.0 - p, 1e-12, 1.0))).mean()
-        error = _calibration_error(np.where(predicted, p, 1.0 - p).ravel(), (predicted == truth).ravel())
-    else:
-        loss = -np.log(p[truth]).mean()
-        error = _calibration_error(p.max(axis=1), correct)
-    return Evaluation(n, float(correct.mean()), low, high, float(loss), error, reports, correct)
-
-
 def decide(probabilities: NDArray[np.floating[Any]], *, multilabel: bool) -> NDArray[np.bool_]:
     """(n, C) bool: the most probable class, the first of equals; or every class of at least one half."""
     if multilabel:
@@ -135,15 +79,3 @@ def decide(probabilities: NDArray[np.floating[Any]], *, multilabel: bool) -> NDA
     chosen = np.zeros(probabilities.shape, bool)
     chosen[np.arange(len(probabilities)), probabilities.argmax(axis=1)] = True
     return chosen
-
-
-def _class_report(name: str, predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> ClassReport:
-    hits, said, support = int((predicted & truth).sum()), int(predicted.sum()), int(truth.sum())
-    return ClassReport(name, support, hits / said if said else None, hits / support if support else None)
-
-
-def _calibration_error(confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_], bins: int = 10) -> float:
-    """Mean gap between confidence and accuracy over equal bins, weighted by their size (Guo et al., ICML 2017)."""
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    gap = np.bincount(index, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gap).sum() / len(confidence))

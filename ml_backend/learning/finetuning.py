@@ -3,15 +3,12 @@
 The network starts from the encoder's weights, never from an earlier round's fine-tuned ones: warm starts generalise
 worse (J. Ash and R. Adams, "On Warm-Starting Neural Network Training", NeurIPS 2020). The result is an encoder of its
 own, and a head refitted on it, so it is scored, saved and served like any other.
-
-Several GPUs: run the caller by `torchrun` inside `distributed_training()`; every process gets the same pixels and labels.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ml_backend.errors import ConfigError
@@ -110,21 +106,6 @@ def finetune(
     return FineTuned(tuned, trained, tuple(run.history), run.best)
 
 
-@contextmanager
-def distributed_training() -> Iterator[None]:
-    """Join the other processes that `torchrun` started; a no-op for a process of its own."""
-    if not distributed.is_torchelastic_launched():
-        yield
-        return
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        if torch.cuda.is_available():
-            torch.cuda.set_device(distributed.get_rank() % torch.cuda.device_count())
-        yield
-    finally:
-        distributed.destroy_process_group()
-
-
 class _Run:
     """The state of one fine-tuning: what a checkpoint holds."""
 
@@ -149,12 +130,6 @@ class _Run:
         for parameter in network["head"].parameters():
             nn.init.zeros_(parameter)
         self.network = network.requires_grad_(True).to(self.device)
-        forward: nn.Module = _Forward(self.network)
-        self.rank, self.world = 0, 1
-        if distributed.is_available() and distributed.is_initialized():
-            forward = DistributedDataParallel(forward)
-            self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
-        self.forward = forward
         self.optimizer = torch.optim.SGD(
             [
                 {"params": self.network["features"].parameters(), "lr": recipe.learning_rate},
@@ -162,7 +137,7 @@ class _Run:
             ],
             momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True,
         )  # fmt: skip
-        self.steps = max(1, len(train) // (recipe.batch_size * self.world)) * recipe.epochs
+        self.steps = max(1, len(train) // recipe.batch_size) * recipe.epochs
         warm = max(1, round(recipe.warmup * self.steps))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
@@ -200,9 +175,9 @@ class _Run:
 
     def epoch(self) -> Epoch:
         """One pass over the training part, then the held-out accuracy."""
-        self.forward.train()
+        self.network.train()
         order = self.train[torch.randperm(len(self.train), generator=self.generator).numpy()]
-        size = min(self.recipe.batch_size * self.world, len(order))
+        size = min(self.recipe.batch_size, len(order))
         losses = [self._step(order[start : start + size]) for start in range(0, len(order) - size + 1, size)]
         epoch = Epoch(len(self.history) + 1, float(np.mean(losses)), self._accuracy())
         self.history.append(epoch)
@@ -219,13 +194,12 @@ class _Run:
         return body
 
     def _step(self, rows: NDArray[np.int64]) -> float:
-        mine = slice(self.rank, None, self.world)
-        batch = torch.from_numpy(self.pixels[rows][mine]).to(self.device)
-        targets = self.targets[rows][mine].to(self.device)
+        batch = torch.from_numpy(self.pixels[rows]).to(self.device)
+        targets = self.targets[rows].to(self.device)
         if self.recipe.augmentation > 0:
             batch = augment(batch, self.recipe.augmentation, flip=self.recipe.flip, generator=self.generator)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16_pays(self.device)):
-            logits = self.forward(batch)
+            logits = _forward(self.network, batch)
         loss = _loss(logits.float(), targets, self.recipe.label_smoothing, multilabel=self.multilabel)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -235,7 +209,7 @@ class _Run:
 
     @torch.no_grad()
     def _accuracy(self) -> float:
-        self.forward.eval()
+        self.network.eval()
         right = 0.0
         for start in range(0, len(self.validate), 256):
             rows = self.validate[start : start + 256]
@@ -249,7 +223,7 @@ class _Run:
 
     def write(self, path: Path | None) -> None:
         """Write a checkpoint, atomically."""
-        if path is None or self.rank > 0:
+        if path is None:
             return
         state = {
             "network": self.network.state_dict(),
@@ -276,15 +250,6 @@ class _Run:
         self.history = [Epoch(*entry) for entry in state["history"]]
         self._best_state = state["best"]
         self.best = self.history[state["best_epoch"] - 1]
-
-
-class _Forward(nn.Module):
-    def __init__(self, network: nn.ModuleDict) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return _forward(self.network, pixels)
 
 
 def _forward(network: nn.ModuleDict, pixels: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from ml_backend.predictor import LoadedModel
 from ml_backend.services import Services
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.projects import Project
-from ml_backend.strategies.advice import Saved, cohen_kappa, interval_text, labels_saved, stopping_from_kappa
+from ml_backend.strategies.advice import Saved, cohen_kappa, interval_text, labels_saved, stopping_advice
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def _advise(project: Project, services: Services, corpus: Corpus, model: LoadedM
     known = project.settings.get("advice", {})
     agreement = _agreement(project, services, corpus, known.get("version"), model.head)
     kappas = [] if agreement is None else [*known.get("kappa", []), agreement]
-    stopping = stopping_from_kappa(kappas)
+    stopping = stopping_advice(kappas)
     saved = _saved(project, services, corpus, model)
     advice: dict[str, Any] = {
         "version": model.number,
