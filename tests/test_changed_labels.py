@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -189,10 +190,14 @@ def test_versions_of_the_same_labels_are_compared_whatever_their_order_and_other
     bench.configure(KINDS[::-1])
     bench.turn()
     first, third = (bench.services.versions.version(bench.project, number) for number in (1, 3))
-    comparison = compare(bench.services, bench.project, first, third)
+    services = bench.services
+    compared = partial(
+        compare, predictor=services.predictor, ledger=services.ledger, features=services.features, alpha=0.05
+    )
+    comparison = compared(bench.project, first, third)
     assert [m["n"] for m in comparison.measured] == [20, 20], comparison.verdict
     bench.configure(KINDS[:2])
-    assert "other labels" in compare(bench.services, bench.project, first, third).verdict
+    assert "other labels" in compared(bench.project, first, third).verdict
 
 
 def test_a_former_version_is_exported_as_it_was_trained(
@@ -202,5 +207,15 @@ def test_a_former_version_is_exported_as_it_was_trained(
     monkeypatch.setattr("ml_backend.exports.model_files.sample_images", lambda *_: ["an image"])
     bench.configure(("oak", "elm"))
     version = bench.services.versions.version(bench.project, 1)
-    save_model(bench.project, bench.services, version, "bundle", tmp_path / "v1")
+    services = bench.services
+    save_model(
+        bench.project,
+        version,
+        "bundle",
+        tmp_path / "v1",
+        predictor=services.predictor,
+        encoding=services.encoding,
+        store_id=services.database.store_id,
+        seed=services.settings.seed,
+    )
     assert Head.load(tmp_path / "v1").classes == KINDS

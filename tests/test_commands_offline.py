@@ -278,9 +278,9 @@ def test_a_data_set_has_a_folder_a_label_and_a_manifest(capsys: pytest.CaptureFi
 def test_a_data_set_follows_the_labels_and_forgets_what_is_no_longer_so(
     services: Services, project: Project, tmp_path: Path
 ) -> None:
-    write_dataset(services, project, tmp_path / "set")
+    write_dataset(project, tmp_path / "set", services.ledger, services.hosts)
     known(services, project, {2: "cat", 3: "cat", 4: "dog/wolf"})
-    report = write_dataset(services, project, tmp_path / "set")
+    report = write_dataset(project, tmp_path / "set", services.ledger, services.hosts)
     assert report.removed == 2  # same-2.png became same.png again, and 3.png changed its folder
     assert files(tmp_path / "set") == [".dataset.json", "cat/3.png", "cat/same.png", "dog_wolf/4.png", "labels.csv"]
 
@@ -289,7 +289,7 @@ def test_an_image_that_cannot_be_read_is_told_and_the_others_are_there(
     services: Services, project: Project, tmp_path: Path
 ) -> None:
     known(services, project, {3: "cat", 4: "cat"}, broken=3)
-    report = write_dataset(services, project, tmp_path / "set")
+    report = write_dataset(project, tmp_path / "set", services.ledger, services.hosts)
     assert (report.images, len(report.problems)) == (1, 1)
     assert [row["filename"] for row in read(tmp_path / "set" / "labels.csv")] == ["4.png"]
 
@@ -305,10 +305,10 @@ def test_a_truncated_image_is_no_part_of_a_data_set_and_is_named(
     data = {"image": image, "filename": "half.jpg", "sha256": content_hash(half)}
     answer = Annotation(9, 9, ("cat",), False, False, 1, NOW, NOW)
     services.ledger.reconcile(project, [(Task(9, image, data, NOW), [answer])], full=True)
-    first = write_dataset(services, project, tmp_path / "set")
+    first = write_dataset(project, tmp_path / "set", services.ledger, services.hosts)
     (tmp_path / "set" / "cat").mkdir()
     (tmp_path / "set" / "cat" / "half.jpg").write_bytes(half)
-    for report in (first, write_dataset(services, project, tmp_path / "set")):
+    for report in (first, write_dataset(project, tmp_path / "set", services.ledger, services.hosts)):
         assert (report.images, len(report.problems)) == (0, 1)
         assert report.problems[0].startswith("half.jpg (task 9): The image is truncated")
     assert files(tmp_path / "set") == [".dataset.json", "labels.csv"]
@@ -362,7 +362,7 @@ def test_a_folder_with_other_files_is_not_touched(services: Services, project: P
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.pdf").write_text("years of work")
     with pytest.raises(InvalidInputError, match="choose an empty folder"):
-        write_dataset(services, project, tmp_path / "mine")
+        write_dataset(project, tmp_path / "mine", services.ledger, services.hosts)
     assert files(tmp_path / "mine") == ["thesis.pdf"]
 
 
@@ -370,8 +370,8 @@ def test_images_with_several_labels_need_a_manifest(services: Services, tmp_path
     project = services.registry.register(HOST, 2, config("multiple"), created=1)
     known(services, project, {1: "cat"})
     with pytest.raises(InvalidInputError, match="--layout manifest"):
-        write_dataset(services, project, tmp_path / "set")
-    assert write_dataset(services, project, tmp_path / "set", manifest=True).images == 1
+        write_dataset(project, tmp_path / "set", services.ledger, services.hosts)
+    assert write_dataset(project, tmp_path / "set", services.ledger, services.hosts, manifest=True).images == 1
 
 
 def test_an_image_with_none_of_the_labels_is_part_of_a_data_set_with_an_empty_label(
@@ -382,7 +382,7 @@ def test_an_image_with_none_of_the_labels_is_part_of_a_data_set_with_an_empty_la
     task = next(iter(services.ledger.tasks(project, [3])))
     none = Annotation(3, 3, (), False, False, 1, NOW, NOW)
     services.ledger.reconcile(project, [(task, [none])], full=False)
-    assert write_dataset(services, project, tmp_path / "set", manifest=True).images == 2
+    assert write_dataset(project, tmp_path / "set", services.ledger, services.hosts, manifest=True).images == 2
     lines = read_csv(tmp_path / "set" / "labels.csv")
     assert sorted((line["filename"], line["label"]) for line in lines) == [("3.png", ""), ("same.png", "cat")]
 

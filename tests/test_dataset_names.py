@@ -59,7 +59,7 @@ def test_whatever_a_label_is_called_its_images_are_exported_and_stay_below_the_f
     labelled(services, project, [f"{n}.png" for n in range(len(labels))], labels)
     folder = tmp_path / "set"
     for _ in range(2):
-        report = write_dataset(services, project, folder)
+        report = write_dataset(project, folder, services.ledger, services.hosts)
         assert (report.images, report.problems) == (len(labels), [])
     assert report.copied == 0
     rows = list(read_csv(folder / "labels.csv"))
@@ -69,7 +69,7 @@ def test_whatever_a_label_is_called_its_images_are_exported_and_stay_below_the_f
     for place in places:
         assert place.is_file()
         assert place.resolve().is_relative_to(folder)
-    assert plan_dataset(services, project, folder).copied == 0
+    assert plan_dataset(project, folder, services.ledger).copied == 0
 
 
 def test_files_of_any_name_are_exported_each_to_its_own(services: Services, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_files_of_any_name_are_exported_each_to_its_own(services: Services, tmp_
     labelled(services, project, names, ["cat"] * len(names))
     for manifest in (False, True):
         folder = tmp_path / f"set-{manifest}"
-        report = write_dataset(services, project, folder, manifest=manifest)
+        report = write_dataset(project, folder, services.ledger, services.hosts, manifest=manifest)
         assert (report.images, report.problems) == (len(names), [])
         paths = [str(row["path"]) for row in read_csv(folder / "labels.csv")]
         assert len(set(paths)) == len(names)

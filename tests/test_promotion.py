@@ -160,7 +160,17 @@ def test_a_record_that_is_damaged_is_none(tmp_path: Path) -> None:
 def exported(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ml_backend.learning.export_formats._compare", lambda *_: 0.0)
     monkeypatch.setattr("ml_backend.exports.model_files.sample_images", lambda *_: ["an image"])
-    save_model(bench.project, bench.services, bench.versions[0], "bundle", tmp_path / "v1")
+    services = bench.services
+    save_model(
+        bench.project,
+        bench.versions[0],
+        "bundle",
+        tmp_path / "v1",
+        predictor=services.predictor,
+        encoding=services.encoding,
+        store_id=services.database.store_id,
+        seed=services.settings.seed,
+    )
     return tmp_path / "v1"
 
 

@@ -133,7 +133,11 @@ def _run_rounds(args: argparse.Namespace) -> int:
     answer = Answer(as_json=args.json)
     services, project = _up_to_date(args, answer)
     columns = QUERY_COLUMNS if args.queries else ROUND_COLUMNS
-    rows = query_rows(services, project) if args.queries else round_rows(services, project)
+    rows = (
+        query_rows(project, services.ledger)
+        if args.queries
+        else round_rows(project, services.ledger, services.versions)
+    )
     written = 0
     with _written(args, columns) as write:
         for row in rows:
@@ -181,7 +185,16 @@ def _run_model(args: argparse.Namespace) -> int:
         document = {"path": str(out), "format": args.format, "version": version.name, "dry_run": True}
         Answer(as_json=args.json).result(document, f"{version.name} would be written to {out} (--dry-run).")
         return 0
-    saved = save_model(project, services, version, args.format, out)
+    saved = save_model(
+        project,
+        version,
+        args.format,
+        out,
+        predictor=services.predictor,
+        encoding=services.encoding,
+        store_id=services.database.store_id,
+        seed=services.settings.seed,
+    )
     document = {
         "path": str(out),
         "format": saved.format,
@@ -243,12 +256,20 @@ def _run_dataset(args: argparse.Namespace) -> int:
     services, project = _up_to_date(args, answer)
     manifest = args.layout == "manifest"
     if args.dry_run:
-        report = plan_dataset(services, project, args.out, manifest=manifest, splits=args.splits)
+        report = plan_dataset(project, args.out, services.ledger, manifest=manifest, splits=args.splits)
         text = f"{amount(report.images, 'image')} would be in {args.out}: {report.copied} to copy, {report.removed} to remove"
         answer.result({"folder": str(args.out), "dry_run": True, **vars(report)}, f"{text} (--dry-run).")
         return 0
     with bar("images", services.ledger.counts(project).labelled) as advance:
-        report = write_dataset(services, project, args.out, manifest=manifest, splits=args.splits, done=advance)
+        report = write_dataset(
+            project,
+            args.out,
+            services.ledger,
+            services.hosts,
+            manifest=manifest,
+            splits=args.splits,
+            on_progress=advance,
+        )
     if report.problems:
         one = len(report.problems) == 1
         images = "1 labelled image is" if one else f"{len(report.problems)} labelled images are"

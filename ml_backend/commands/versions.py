@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 def _list(_args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
     from ml_backend.manual_promotion import listed  # noqa: PLC0415
 
-    rows = listed(services, project)
+    rows = listed(project, services.versions)
     answer.result({"project": project.key.project_id, "versions": rows}, lambda: _listed(project, rows))
     return 0
 
@@ -112,8 +112,15 @@ def _compare(args: argparse.Namespace, answer: Answer, services: Services, proje
     from ml_backend.manual_promotion import compare, listed  # noqa: PLC0415
 
     pair = [_version(services, project, name) for name in (args.first, args.second)]
-    comparison = compare(services, project, *pair)
-    known = {row["name"]: row for row in listed(services, project)}
+    comparison = compare(
+        project,
+        *pair,
+        predictor=services.predictor,
+        ledger=services.ledger,
+        features=services.features,
+        alpha=services.settings.promotion_alpha,
+    )
+    known = {row["name"]: row for row in listed(project, services.versions)}
     rows = [known[version.name] for version in pair]
     document = {
         "comparable": bool(comparison.measured),
@@ -175,7 +182,7 @@ def _choose(args: argparse.Namespace, answer: Answer, services: Services, projec
     from ml_backend.worker.foreground import alone  # noqa: PLC0415 - torch takes seconds
 
     with alone(services, project, f"versions {args.what}"):
-        do(services, project, version.number)
+        do(project, version.number, services.versions, services.jobs)
     answer.result(document, f"{version.name} is now served{instead} {until}. {FOLLOWS}")
     return 0
 
@@ -199,7 +206,7 @@ def _unpin(args: argparse.Namespace, answer: Answer, services: Services, project
             document, f"{before.name} would be unpinned: {instead} would be served. Nothing was changed (--dry-run)."
         )
         return 0
-    unpin(services, project)
+    unpin(project, services.versions, services.jobs)
     answer.result(document, f"{before.name} is unpinned: {instead} is served until a better version is trained.")
     return 0
 

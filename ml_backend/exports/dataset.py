@@ -13,8 +13,9 @@ from pathlib import Path
 
 from ml_backend.errors import ImageError, InvalidInputError
 from ml_backend.exports.label_rows import SPLITS, filename
+from ml_backend.hosts import Hosts
 from ml_backend.learning.images import content_hash, decode
-from ml_backend.services import Services
+from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.views import LedgerRow
 from ml_backend.tabular import atomic_file, open_table
@@ -39,13 +40,14 @@ class DatasetReport:
 
 
 def write_dataset(
-    services: Services,
     project: Project,
     folder: Path,
+    ledger: Ledger,
+    hosts: Hosts,
     *,
     manifest: bool = False,
     splits: bool = False,
-    done: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> DatasetReport:
     """Make `folder` hold exactly the labelled images. Safe to repeat, also after a kill: what is there is not read again.
 
@@ -59,14 +61,14 @@ def write_dataset(
     report = DatasetReport()
     expected: set[Path] = set()
     with open_table(folder / MANIFEST, COLUMNS) as write, ThreadPoolExecutor(READERS) as readers:
-        rows = (row for row in services.ledger.rows(project) if row.label is not None)
+        rows = (row for row in ledger.rows(project) if row.label is not None)
         for chunk in _chunks(rows):
             places = [_place(row, folders, expected, splits=splits) for row in chunk]
             results = readers.map(
-                lambda pair: _copy(services, project, folder / pair[1], pair[0]), zip(chunk, places, strict=True)
+                lambda pair: _copy(project, pair[0], folder / pair[1], hosts), zip(chunk, places, strict=True)
             )
             for row, place, (problem, copied) in zip(chunk, places, results, strict=True):
-                done(1)
+                on_progress(1)
                 if problem is not None:
                     report.problems.append(problem)
                     expected.discard(place)
@@ -79,14 +81,14 @@ def write_dataset(
 
 
 def plan_dataset(
-    services: Services, project: Project, folder: Path, *, manifest: bool = False, splits: bool = False
+    project: Project, folder: Path, ledger: Ledger, *, manifest: bool = False, splits: bool = False
 ) -> DatasetReport:
     """What `write_dataset` would report, writing nothing and reading no image: problems are those known already."""
     folders = _folders(project, manifest=manifest)
     _is_ours(folder, project)
     report = DatasetReport()
     expected: set[Path] = set()
-    for row in services.ledger.rows(project):
+    for row in ledger.rows(project):
         if row.label is None:
             continue
         if row.image_error is not None:
@@ -161,7 +163,7 @@ def _place(row: LedgerRow, folders: dict[str, str], taken: set[Path], *, splits:
     return place
 
 
-def _copy(services: Services, project: Project, path: Path, row: LedgerRow) -> tuple[str | None, bool]:
+def _copy(project: Project, row: LedgerRow, path: Path, hosts: Hosts) -> tuple[str | None, bool]:
     """Put one image in place: what went wrong, if anything, and whether it was copied now.
 
     One that cannot be decoded is not copied: it would end the training of whoever reads the data set.
@@ -170,7 +172,7 @@ def _copy(services: Services, project: Project, path: Path, row: LedgerRow) -> t
     there = path.read_bytes() if known and path.is_file() else None
     copied = there is None or content_hash(there) != known
     try:
-        data = services.hosts.images(project.key.host).read(row.task) if there is None or copied else there
+        data = hosts.images(project.key.host).read(row.task) if there is None or copied else there
         if content_hash(data) != row.content_hash:  # of content that has one, the service has decoded the image
             decode(data, 1)
     except ImageError as error:

@@ -6,29 +6,36 @@ from pathlib import Path
 
 import numpy as np
 
+from ml_backend.encoding import Encoding
 from ml_backend.image_sample import sample_images
 from ml_backend.learning.export_formats import Export, Format, export_model
 from ml_backend.learning.record import Record
-from ml_backend.services import Services
+from ml_backend.predictor import Predictor
 from ml_backend.store.model_versions import Version
 from ml_backend.store.projects import Project
 
 SAMPLE = 64
 
 
-def save_model(project: Project, services: Services, version: Version, kind: Format, path: Path) -> Export:
+def save_model(
+    project: Project,
+    version: Version,
+    kind: Format,
+    path: Path,
+    *,
+    predictor: Predictor,
+    encoding: Encoding,
+    store_id: str,
+    seed: int,
+) -> Export:
     """Write a version to `path`, read it back and compare it on images of the project; then it gets its name.
 
     Raises InvalidInputError where no image of the project can be read, BackendError where the copy does not agree.
     """
-    model = services.predictor.stored(project, version.number)
-    images = sample_images(project, services.encoding, SAMPLE, np.random.default_rng(services.settings.seed))
-    origin = _origin(project, services)
-    record = Record.load(services.versions.folder(version))
+    model = predictor.stored(project, version.number)
+    record = Record.load(version.folder)
+    images = sample_images(project, encoding, SAMPLE, np.random.default_rng(seed))
+    origin = {"store": store_id, "project": str(project.key)}
     return export_model(
         model.encoder, model.head, path, kind, version=version.name, images=images, origin=origin, record=record
     )
-
-
-def _origin(project: Project, services: Services) -> dict[str, str]:
-    return {"store": services.database.store_id, "project": str(project.key)}

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_backend.exports.label_rows import filename
-from ml_backend.services import Services
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
 
 ROUND_COLUMNS: Mapping[str, type] = {
@@ -21,11 +22,11 @@ QUERY_COLUMNS: Mapping[str, type] = {
 }  # fmt: skip
 
 
-def round_rows(services: Services, project: Project) -> Iterator[dict[str, Any]]:
+def round_rows(project: Project, ledger: Ledger, versions: Versions) -> Iterator[dict[str, Any]]:
     """Oldest first. Accuracy is that of the round's model on the held-out slice, when it was trained."""
-    meta = {version.number: version.meta for version in services.versions.list(project)}
-    for round_ in reversed(services.ledger.rounds(project)):
-        queries = services.ledger.queries(round_)
+    meta = {version.number: version.meta for version in versions.list(project)}
+    for round_ in reversed(ledger.rounds(project)):
+        queries = ledger.queries(round_)
         model = meta.get(round_.version, {})
         measured = model.get("metrics", {}).get("holdout", {})
         yield {
@@ -50,11 +51,11 @@ def round_rows(services: Services, project: Project) -> Iterator[dict[str, Any]]
         }
 
 
-def query_rows(services: Services, project: Project) -> Iterator[dict[str, Any]]:
+def query_rows(project: Project, ledger: Ledger) -> Iterator[dict[str, Any]]:
     """By round, then rank."""
-    names = {row.task.id: filename(row) for row in services.ledger.rows(project) if row.round is not None}
-    for round_ in reversed(services.ledger.rounds(project)):
-        for query in services.ledger.queries(round_):
+    names = {row.task.id: filename(row) for row in ledger.rows(project) if row.round is not None}
+    for round_ in reversed(ledger.rounds(project)):
+        for query in ledger.queries(round_):
             yield {
                 "round": round_.number,
                 "rank": query.rank,

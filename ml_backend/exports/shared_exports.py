@@ -59,26 +59,35 @@ def _make(settings: Settings, project_id: int, version: int, kind: Kind, path: P
 
 
 def _export(
-    told: Connection[BackendError | None, None],
+    outcome: Connection[BackendError | None, None],
     settings: Settings,
     project_id: int,
     version: int,
     kind: Kind,
     path: Path,
 ) -> None:
-    """In the process: make the file, and tell what went wrong, or None."""
+    """In the process: make the file, and send what went wrong, or None."""
     from ml_backend.exports.model_files import save_model  # noqa: PLC0415 - torch, which the web process has no use for here
 
     os.nice(NICENESS)
     services = Services.open(settings)
     try:
         project = next(known for known in services.ledger.projects() if known.id == project_id)
-        save_model(project, services, services.versions.version(project, version), kind, path)
+        save_model(
+            project,
+            services.versions.version(project, version),
+            kind,
+            path,
+            predictor=services.predictor,
+            encoding=services.encoding,
+            store_id=services.database.store_id,
+            seed=services.settings.seed,
+        )
     except ConfigError as error:
-        told.send(ConflictError(str(error)))  # of the model, not of the service
+        outcome.send(ConflictError(str(error)))  # of the model, not of the service
     except BackendError as error:
-        told.send(error)
-    except Exception as error:  # noqa: BLE001 - told to whoever asked
-        told.send(BackendError(f"v{version} cannot be exported ({type(error).__name__}: {error})."))
+        outcome.send(error)
+    except Exception as error:  # noqa: BLE001 - raised where the export was asked for
+        outcome.send(BackendError(f"v{version} cannot be exported ({type(error).__name__}: {error})."))
     else:
-        told.send(None)
+        outcome.send(None)

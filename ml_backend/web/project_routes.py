@@ -83,15 +83,17 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
 
     @router.post("/{number}/roll-back")
     def roll_back(number: int) -> dict[str, Any]:
-        return version_status(manual_promotion.roll_back(services, project(number)))
+        return version_status(manual_promotion.roll_back(project(number), services.versions, services.jobs))
 
     @router.post("/{number}/pin/{version}")
     def pin(number: int, version: str) -> dict[str, Any]:
-        return version_status(manual_promotion.pin(services, project(number), version_number(version)))
+        return version_status(
+            manual_promotion.pin(project(number), version_number(version), services.versions, services.jobs)
+        )
 
     @router.post("/{number}/unpin")
     def unpin(number: int) -> dict[str, Any]:
-        manual_promotion.unpin(services, project(number))
+        manual_promotion.unpin(project(number), services.versions, services.jobs)
         return services.status.of(project(number))
 
     return router

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +88,18 @@ def test_a_version_is_taken_away_and_starts_another_project(stack: Stack, client
     stack.turn()
     version = stack.services.versions.current(stack.project)
     assert version is not None
+    services = stack.services
+    export = partial(
+        save_model,
+        predictor=services.predictor,
+        encoding=services.encoding,
+        store_id=services.database.store_id,
+        seed=services.settings.seed,
+    )
     for kind in ("pt2", "onnx"):
-        saved = save_model(stack.project, stack.services, version, kind, tmp_path / f"model.{kind}")
+        saved = export(stack.project, version, kind, tmp_path / f"model.{kind}")
         assert saved.difference < 1e-3
-    saved = save_model(stack.project, stack.services, version, "bundle", tmp_path / "bundle")
+    saved = export(stack.project, version, "bundle", tmp_path / "bundle")
     assert load_bundle(saved.path)[1].classes == CLASSES
     again, _ = start_from(stack.project, stack.services, saved.path)
     assert accuracy(stack, again.number) == accuracy(stack, version.number)
