@@ -11,26 +11,28 @@ from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import requests
 
 from ml_backend.errors import BackendError, ImageError, LabelStudioError
 from ml_backend.host_lists import split
+from ml_backend.hosts import Hosts
 from ml_backend.labelstudio import ownership
 from ml_backend.labelstudio.checks import CONNECTING, Access, check, check_addresses
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.queue import OrderBentError, verify
 from ml_backend.learning.images import decode
 from ml_backend.records import Task
+from ml_backend.settings import Settings
+from ml_backend.store.database import Database
+from ml_backend.store.jobs import Jobs
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.projects import Project
 from ml_backend.store_identity import Store
 from ml_backend.task_names import SHOWN, Unreadable, and_more
 from ml_backend.wording import amount
-
-if TYPE_CHECKING:
-    from ml_backend.services import Services
-    from ml_backend.store.projects import Project
 
 State = Literal["ok", "note", "FIX"]
 
@@ -58,36 +60,79 @@ class Result:
         return self.state != "FIX"
 
 
-def examine(services: Services, host: str, wanted: Callable[[], list[Project]]) -> Iterator[Result]:
-    """Look at Label Studio, the way to it and back, and the projects that `wanted` names; then at this machine.
+@dataclass(frozen=True)
+class Diagnosis:
+    """Puts together what has to be right."""
 
-    What cannot be looked at before something else is repaired is left out: run again afterwards.
-    """
-    settings = services.settings
-    found = list(_label_studio(services, host))
-    yield from found
-    yield _service(settings.url)
-    yield Result("store", "ok", f"{Store.of(settings)}.")
-    yield from _machine(settings.data_dir)
-    if not all(result.ok for result in found):
-        return
-    try:
-        projects = wanted()
-    except BackendError as error:
-        yield Result("project", "FIX", str(error))
-        return
-    client = services.hosts.client(host)
-    if not projects:
-        yield from _addresses(client, services.hosts.backend_url(host))
-        yield Result("project", "note", "No project is connected yet: run `ml-backend setup-project`.")
-    for project in projects:
-        yield from _project(services, client, project, several=len(projects) > 1)
+    hosts: Hosts
+    ledger: Ledger
+    jobs: Jobs
+    database: Database
+    settings: Settings
+
+    def examine(self, host: str, wanted: Callable[[], list[Project]]) -> Iterator[Result]:
+        """Look at Label Studio, the way to it and back, and the projects that `wanted` names; then at this machine.
+
+        What cannot be looked at before something else is repaired is left out: run again afterwards.
+        """
+        settings = self.settings
+        found = list(_label_studio(host, self.hosts))
+        yield from found
+        yield _service(settings.url)
+        yield Result("store", "ok", f"{Store.of(settings)}.")
+        yield from _machine(settings.data_dir)
+        if not all(result.ok for result in found):
+            return
+        try:
+            projects = wanted()
+        except BackendError as error:
+            yield Result("project", "FIX", str(error))
+            return
+        client = self.hosts.client(host)
+        if not projects:
+            yield from _addresses(client, self.hosts.backend_url(host))
+            yield Result("project", "note", "No project is connected yet: run `ml-backend setup-project`.")
+        for project in projects:
+            yield from self._project(project, client, several=len(projects) > 1)
+
+    def _project(self, project: Project, client: LabelStudio, *, several: bool) -> Iterator[Result]:
+        """The connection, the order really served, the images, and what the worker last said."""
+        prefix = f"{project.title}: " if several else ""
+        settings = self.settings
+        access = Access(settings.user, settings.password) if settings.user else None
+        number = project.key.project_id
+        try:
+            url = self.hosts.backend_url(project.key.host)
+            findings = check(client, number, url, access=access, default=settings.selection)
+            made = partial(self.ledger.made, project.key)
+            findings.append(ownership.finding(client.get_project(number), self.database.store_id, made))
+        except BackendError as error:
+            yield Result(f"{prefix}project", "FIX", str(error))
+            return
+        for finding in findings:
+            how = f" Run `ml-backend setup-project --project {number}`." if finding.name in CONNECTING else ""
+            yield Result(
+                prefix + finding.name, *(("ok", finding.message) if finding.ok else ("FIX", finding.message + how))
+            )
+        order = _order(project, client, self.ledger)
+        yield Result(prefix + order.name, order.state, order.message)
+        tasks = list(islice(client.tasks(project.key.project_id, schema=project.schema), SAMPLE))
+        for image in [
+            *_images(project, tasks, client, self.hosts),
+            _every_image(project, tasks, self.ledger, self.hosts),
+        ]:
+            yield Result(prefix + image.name, image.state, image.message)
+        stopped = self.jobs.status(project).stopped
+        state: State = "FIX" if stopped else "ok"
+        yield Result(
+            f"{prefix}training", state, f"Training stopped: {stopped}" if stopped else "No training has failed."
+        )
 
 
-def _label_studio(services: Services, host: str) -> Iterator[Result]:
+def _label_studio(host: str, hosts: Hosts) -> Iterator[Result]:
     """Reachable, a version that was tested, a token that is accepted."""
     try:
-        client = services.hosts.client(host)
+        client = hosts.client(host)
     except BackendError as error:
         yield Result("token", "FIX", str(error))
         return
@@ -136,56 +181,27 @@ def _addresses(client: LabelStudio, backend_url: str) -> Iterator[Result]:
         yield Result(finding.name, "ok" if finding.ok else "FIX", finding.message)
 
 
-def _project(services: Services, client: LabelStudio, project: Project, *, several: bool) -> Iterator[Result]:
-    """The connection, the order really served, the images, and what the worker last said."""
-    prefix = f"{project.title}: " if several else ""
-    settings = services.settings
-    access = Access(settings.user, settings.password) if settings.user else None
-    number = project.key.project_id
-    try:
-        url = services.hosts.backend_url(project.key.host)
-        findings = check(client, number, url, access=access, default=settings.selection)
-        made = partial(services.ledger.made, project.key)
-        findings.append(ownership.finding(client.get_project(number), services.database.store_id, made))
-    except BackendError as error:
-        yield Result(f"{prefix}project", "FIX", str(error))
-        return
-    for finding in findings:
-        how = f" Run `ml-backend setup-project --project {number}`." if finding.name in CONNECTING else ""
-        yield Result(
-            prefix + finding.name, *(("ok", finding.message) if finding.ok else ("FIX", finding.message + how))
-        )
-    order = _order(services, client, project)
-    yield Result(prefix + order.name, order.state, order.message)
-    tasks = list(islice(client.tasks(project.key.project_id, schema=project.schema), SAMPLE))
-    for image in [*_images(services, client, project, tasks), _every_image(services, project, tasks)]:
-        yield Result(prefix + image.name, image.state, image.message)
-    stopped = services.jobs.status(project).stopped
-    state: State = "FIX" if stopped else "ok"
-    yield Result(f"{prefix}training", state, f"Training stopped: {stopped}" if stopped else "No training has failed.")
-
-
-def _order(services: Services, client: LabelStudio, project: Project) -> Result:
+def _order(project: Project, client: LabelStudio, ledger: Ledger) -> Result:
     """Ask Label Studio what it serves, and compare with the round it was given."""
     name = "order"
-    round_ = services.ledger.current_round(project)
+    round_ = ledger.current_round(project)
     if round_ is None:
         return Result(name, "note", "No queue has been pushed yet: start the service, or run `ml-backend sync run`.")
-    tasks = [query.task_id for query in services.ledger.queries(round_)]
+    tasks = [query.task_id for query in ledger.queries(round_)]
     try:
         verify(client, project.key.project_id, round_.served_name, tasks)
     except OrderBentError as error:
         return Result(name, "FIX", str(error))
     except LabelStudioError as error:
         return Result(name, "FIX", f"{error} To push the queue again, run `ml-backend sync run`.")
-    if not services.ledger.left(round_).waiting:
+    if not ledger.left(round_).waiting:
         return Result(
             name, "note", f"The queue {round_.served_name} is used up: all its tasks are answered or skipped."
         )
     return Result(name, "ok", f"Label Studio serves {round_.served_name} in its order.")
 
 
-def _images(services: Services, client: LabelStudio, project: Project, tasks: Sequence[Task]) -> Iterator[Result]:
+def _images(project: Project, tasks: Sequence[Task], client: LabelStudio, hosts: Hosts) -> Iterator[Result]:
     """One image of each kind of address: as this service reads it, and as an annotator's browser gets it."""
     kinds: dict[str, Task] = {}
     for task in tasks:
@@ -193,23 +209,23 @@ def _images(services: Services, client: LabelStudio, project: Project, tasks: Se
     if not kinds:
         yield Result("images", "note", "The project has no tasks yet: run `ml-backend import-images`.")
     for kind, task in sorted(kinds.items()):
-        problem = _unreadable(services, project, task) or _unseen(client, task)
+        problem = _unreadable(project, task, hosts) or _unseen(client, task)
         state: State = "FIX" if problem else "ok"
         yield Result(
             f"images ({kind})", state, problem or (f"Images can be read ({kind}), for example that of task {task.id}.")
         )
 
 
-def _every_image(services: Services, project: Project, tasks: Sequence[Task]) -> Result:
+def _every_image(project: Project, tasks: Sequence[Task], ledger: Ledger, hosts: Hosts) -> Result:
     """All images: those that the service could not read, by name, and a sample of those that it has not read yet."""
-    name, ledger = "every image", services.ledger
+    name = "every image"
     counts, faulty = ledger.counts(project), ledger.image_errors(project)
     read = ledger.content_hashes(project, tasks)
     unread = [task for task in tasks if task.id not in read and task.id not in faulty]
     unread = unread or list(islice(ledger.tasks_without_hash(project), SAMPLE))
     tried = unread[:: max(len(unread) // TRIED, 1)][:TRIED]
     with ThreadPoolExecutor(READERS) as readers:
-        faults = list(readers.map(lambda task: _unreadable(services, project, task), tried))
+        faults = list(readers.map(lambda task: _unreadable(project, task, hosts), tried))
     found = [Unreadable(*known) for known in ledger.unreadable(project, limit=SHOWN)]
     found += [Unreadable(task, fault) for task, fault in zip(tried, faults, strict=True) if fault]
     failed = counts.failed_images + sum(map(bool, faults))
@@ -238,9 +254,9 @@ def kind_of(image: str | None) -> str:
     return parts.scheme or "unknown"
 
 
-def _unreadable(services: Services, project: Project, task: Task) -> str | None:
+def _unreadable(project: Project, task: Task, hosts: Hosts) -> str | None:
     try:
-        decode(services.hosts.images(project.key.host).read(task))
+        decode(hosts.images(project.key.host).read(task))
     except (ImageError, LabelStudioError) as error:
         return str(error)
     return None

@@ -61,8 +61,18 @@ def opened(tmp_path: Path, host: str, key: str = "k" * 40, **settings: Any) -> S
     return Services.open(Settings(data_dir=tmp_path, label_studio_url=host, label_studio_api_key=key, **settings))
 
 
+def diagnosis(services: Services) -> diagnostics.Diagnosis:
+    return diagnostics.Diagnosis(
+        hosts=services.hosts,
+        ledger=services.ledger,
+        jobs=services.jobs,
+        database=services.database,
+        settings=services.settings,
+    )
+
+
 def results(services: Services, host: str, projects: list[Project] | None = None) -> dict[str, diagnostics.Result]:
-    return {result.name: result for result in diagnostics.examine(services, host, lambda: projects or [])}
+    return {result.name: result for result in diagnosis(services).examine(host, lambda: projects or [])}
 
 
 def test_all_is_well_without_a_project(tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +133,7 @@ def test_an_order_that_is_not_served(
     project: tuple[Services, LabelStudio, Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services, client, known = project
-    assert diagnostics._order(services, client, known).state == "note"
+    assert diagnostics._order(known, client, services.ledger).state == "note"
     queries = [Query(1, 0, "strategy", 1.0, "")]
     services.ledger.mark_pushed(services.ledger.open_round(known, version=0, strategy="auto", seed=0, queries=queries))
 
@@ -131,7 +141,7 @@ def test_an_order_that_is_not_served(
         raise LabelStudioError("At place 1 Label Studio serves task 2, where 1 is due.")
 
     monkeypatch.setattr(diagnostics, "verify", wrong)
-    found = diagnostics._order(services, client, known)
+    found = diagnostics._order(known, client, services.ledger)
     assert found.state == "FIX"
     assert "sync run" in found.message
 
@@ -160,7 +170,7 @@ def test_one_image_of_each_kind_of_storage_is_looked_at(
             raise ImageError(f"task {task.id} cannot be read: give the storage its credentials.")
 
     monkeypatch.setattr(services.hosts, "images", lambda _host: Broken())
-    (found,) = diagnostics._images(services, client, known, [Task(7, image), Task(8, image)])
+    (found,) = diagnostics._images(known, [Task(7, image), Task(8, image)], client, services.hosts)
     assert (found.name, found.state) == (f"images ({kind})", "FIX")
     assert "task 7" in found.message
 
@@ -181,12 +191,12 @@ def test_every_image_that_cannot_be_read_is_named_also_those_that_nobody_has_rea
     services.ledger.reconcile(known, [(task, []) for task in tasks], full=True)
     monkeypatch.setattr(services.hosts, "images", lambda _host: OneIsBroken())
     services.ledger.set_image_errors(known, {2: "The image is truncated."})
-    found = diagnostics._every_image(services, known, tasks)
+    found = diagnostics._every_image(known, tasks, services.ledger, services.hosts)
     assert (found.state, found.message.startswith("2 images cannot be read")) == ("FIX", True)
     assert "2.png (task 2): The image is truncated" in found.message
     assert "3.png (task 3): The image file is empty" in found.message
     services.ledger.set_content_hash(known, dict.fromkeys((1, 2, 3, 4), "a" * 64))
-    assert diagnostics._every_image(services, known, tasks).state == "ok"
+    assert diagnostics._every_image(known, tasks, services.ledger, services.hosts).state == "ok"
 
 
 def test_local_files_that_only_this_service_can_read(tmp_path: Path, serve: Any) -> None:
@@ -207,7 +217,7 @@ def test_a_project_that_is_gone_and_a_training_that_stopped(
         raise LabelStudioUnavailableError("Label Studio has no such project.")
 
     monkeypatch.setattr(diagnostics, "check", gone)
-    assert [r.state for r in diagnostics._project(services, client, known, several=False)] == ["FIX"]
+    assert [r.state for r in diagnosis(services)._project(known, client, several=False)] == ["FIX"]
     monkeypatch.setattr(diagnostics, "check", lambda *_, **__: [])
     monkeypatch.setattr(client, "get_project", lambda number: {"id": number, "title": "Pets", "model_version": ""})
     monkeypatch.setattr(client, "tasks", lambda *_, **__: iter([]))
@@ -216,7 +226,7 @@ def test_a_project_that_is_gone_and_a_training_that_stopped(
         job = services.jobs.claim("w", project=known)
         assert job is not None
         services.jobs.fail(job, "the head exploded")
-    found = {r.name: r for r in diagnostics._project(services, client, known, several=False)}
+    found = {r.name: r for r in diagnosis(services)._project(known, client, several=False)}
     assert found["training"].state == "FIX"
     assert "the head exploded" in found["training"].message
 
