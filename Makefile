@@ -6,15 +6,14 @@ BIN := .venv/bin
 # PyTorch 2.13.0's CPU build for Linux x86-64, Python 3.11: same version number, another file.
 TORCH_CPU_HASH := $(shell sed -n 's/^torch-cpu //p' requirements/hashes)
 
-# demo: the whole loop on this machine.  install: for your own images.  test: everything.  test-fast: without Label Studio.
-# test-long: hours of people labelling in browsers; one of them: make test-long ARGS="-k three-10s".
+.PHONY: demo install test test-fast test-long lint docs format setup setup-service lock clean
 
 demo: setup-service .venv-label-studio/installed
 	$(BIN)/python scripts/demo.py $(ARGS)
 
 install: setup-service .venv-label-studio/installed
 
-test: setup lint
+test: setup lint docs
 	$(BIN)/python -m pytest $(ARGS)
 
 test-fast: setup-service
@@ -27,6 +26,10 @@ lint: setup-service
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages of docs/ as a site, in site/. A broken link fails.
+docs: .venv-docs/installed
+	.venv-docs/bin/zensical build --strict
 
 format: setup-service
 	$(BIN)/ruff check --fix .
@@ -54,6 +57,11 @@ setup-service: .venv/installed
 	.venv-label-studio/bin/pip install --quiet --no-deps --require-hashes -r requirements/label-studio.txt
 	@touch $@
 
+.venv-docs/installed: requirements/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --no-deps --require-hashes -r requirements/docs.txt
+	@touch $@
+
 # The upstream server's own packages over ours: its pins cannot be installed beside them in one environment.
 .venv-upstream/installed: requirements/upstream.txt .venv/installed
 	$(PYTHON) -m venv .venv-upstream
@@ -69,6 +77,7 @@ lock:
 	$(BIN)/python requirements/split_cuda.py .venv/compiled.txt requirements/service.txt requirements/cuda.txt --torch-hash $(TORCH_CPU_HASH)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate requirements/label-studio.in -o requirements/label-studio.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --override requirements/upstream-overrides.in requirements/upstream.in -o requirements/upstream.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate requirements/docs.in -o requirements/docs.txt
 
 clean:
-	rm -rf .venv .venv-label-studio .venv-upstream demo-data
+	rm -rf .venv .venv-label-studio .venv-upstream .venv-docs site demo-data

@@ -6,27 +6,29 @@ from pathlib import Path
 import pytest
 
 from tests.documented import named_commands, parsers
+from tests.test_architecture import ROOMS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_module_and_room_is_in_the_tree() -> None:
-    modules = [path.name for path in (ROOT / "ml_backend").glob("*.py") if path.name != "__init__.py"]
-    rooms = [f"{path.parent.name}/" for path in (ROOT / "ml_backend").glob("*/__init__.py")]
+def test_the_tree_has_one_line_a_room_in_the_order_of_their_imports() -> None:
     tree = README.split("## How it works")[1].split("```")[1]
-    assert [name for name in [*modules, *rooms] if name not in tree] == []
+    named = re.findall(r"^  (\w+)(?:\.py|/) {2,}\S", tree, re.MULTILINE)
+    assert named == list(ROOMS)
 
 
-def test_the_tree_names_nothing_that_is_not_there() -> None:
+def test_the_tree_names_no_module_that_is_not_there() -> None:
     tree = README.split("## How it works")[1].split("```")[1]
     named = re.findall(r"\b(\w+\.py)\b", tree)
     assert [name for name in named if not (ROOT / "ml_backend" / name).exists()] == []
 
 
-def test_one_label_is_followed_in_at_most_ten_steps() -> None:
-    tour = README.split("One label, from webhook to queue:")[1]
-    assert 1 <= len(re.findall(r"^\d+\. ", tour, re.MULTILINE)) <= 10
+def test_one_label_is_followed_through_at_most_eight_files_each_opened_once() -> None:
+    tour = README.split("One label, from webhook to queue:")[1].split("A strategy is")[0]
+    opened = re.findall(r"`([\w/]+\.py)`", tour)
+    assert 1 <= len(opened) == len(set(opened)) <= 8
+    assert [name for name in opened if not (ROOT / "ml_backend" / name).exists()] == []
 
 
 @pytest.mark.parametrize(
