@@ -9,8 +9,11 @@ from typing import Any, TypeVar
 
 from ml_backend.predictor import LoadedModel
 from ml_backend.services import Services
-from ml_backend.steps import advise, choose, encode_images, first_order, hold_out, push_queue, sync_labels, train
+from ml_backend.steps import choose, encode_images, first_order, hold_out, push_queue, sync_labels
+from ml_backend.steps.advise import Advisor
 from ml_backend.steps.corpus import Corpus
+from ml_backend.steps.promotion import Promotion
+from ml_backend.steps.train import Trainer
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 
@@ -47,6 +50,22 @@ class Outcome:
         }
 
 
+@dataclass(frozen=True)
+class Steps:
+    """The steps that work with several collaborators, put together for a turn."""
+
+    trainer: Trainer
+    advisor: Advisor
+
+    @classmethod
+    def of(cls, s: Services) -> Steps:
+        promotion = Promotion(s.versions, s.predictor, s.features, s.settings)
+        return cls(
+            trainer=Trainer(s.versions, s.predictor, s.ledger, s.encoding, promotion, s.settings),
+            advisor=Advisor(s.ledger, s.versions, s.predictor, s.features, s.settings),
+        )
+
+
 def run(
     project: Project,
     services: Services,
@@ -61,40 +80,42 @@ def run(
     TurnPausedError, and the next turn goes on from there. Raises LabelStudioUnavailableError when Label Studio
     is away: what was computed is kept, and the next turn pushes it.
     """
-    ledger, settings = services.ledger, services.settings
-    turn = _Turn(progress, go_on)
-    turn.step("first order", 0.0, lambda: first_order.serve(project, services))
-    project, corpus = _read(turn, project, services, full=full)
-    turn.step("tidy", 0.6, lambda: push_queue.tidy(project, services, idle=not turn.outcome.labels_changed))
-    corpus = turn.step("hold out", 0.6, lambda: hold_out.reach(project, corpus, ledger, settings))
-    model = turn.step("train", 0.6, lambda: train.train(project, services, corpus, turn.at(0.6)))
-    corpus = turn.step("rescore", 0.7, lambda: _seen_by(model, project, services, corpus, turn.within(0.7, 0.8)))
-    round_ = turn.step("choose", 0.8, lambda: choose.choose(project, corpus, model, ledger, settings))
+    steps, ledger, settings = Steps.of(services), services.ledger, services.settings
+    timer = _Timer(progress, go_on)
+    timer.step("first order", 0.0, lambda: first_order.serve(project, services))
+    project, corpus = _read(timer, project, services, full=full)
+    timer.step("tidy", 0.6, lambda: push_queue.tidy(project, services, idle=not timer.outcome.labels_changed))
+    corpus = timer.step("hold out", 0.6, lambda: hold_out.reach(project, corpus, ledger, settings))
+    model = timer.step("train", 0.6, lambda: steps.trainer.train(project, corpus, timer.at(0.6)))
+    corpus = timer.step("rescore", 0.7, lambda: _seen_by(model, project, services, corpus, timer.within(0.7, 0.8)))
+    round_ = timer.step("choose", 0.8, lambda: choose.choose(project, corpus, model, ledger, settings))
     spare = choose.spare(project, corpus, round_, ledger, settings)
-    served = turn.step("push", 0.9, lambda: push_queue.serve(project, services, round_, spare))
-    turn.step("advise", 0.95, lambda: advise.advise(project, services, corpus, model))
-    turn.outcome.round, turn.outcome.version = served, served.version
-    turn.outcome.labelled = ledger.counts(project).labelled
-    return turn.outcome
+    served = timer.step("push", 0.9, lambda: push_queue.serve(project, services, round_, spare))
+    timer.step("advise", 0.95, lambda: steps.advisor.advise(project, corpus, model))
+    timer.outcome.round, timer.outcome.version = served, served.version
+    timer.outcome.labelled = ledger.counts(project).labelled
+    return timer.outcome
 
 
-def _read(turn: _Turn, project: Project, services: Services, *, full: bool) -> tuple[Project, Corpus | None]:
+def _read(timer: _Timer, project: Project, services: Services, *, full: bool) -> tuple[Project, Corpus | None]:
     """Labels and vectors as they are now.
 
     Where the images took long, people have labelled meanwhile: that is trained on, too, and not asked for again, and the
     next turn, for which they wait, has little left to catch up with.
     """
-    project, report = turn.step("labels", 0.0, lambda: sync_labels.sync(project, services, full=full))
-    corpus = turn.step("features", 0.1, lambda: encode_images.encode_missing(project, services, turn.within(0.1, 0.55)))
-    turn.outcome.labels_changed = report.labels_touched
-    if turn.outcome.seconds["features"] > LONG:
-        project, report = turn.step(
+    project, report = timer.step("labels", 0.0, lambda: sync_labels.sync(project, services, full=full))
+    corpus = timer.step(
+        "features", 0.1, lambda: encode_images.encode_missing(project, services, timer.within(0.1, 0.55))
+    )
+    timer.outcome.labels_changed = report.labels_touched
+    if timer.outcome.seconds["features"] > LONG:
+        project, report = timer.step(
             "labels since", 0.55, lambda: sync_labels.sync(project, services, full=False, lazily=True)
         )
-        corpus = turn.step(
-            "features since", 0.56, lambda: encode_images.encode_missing(project, services, turn.within(0.56, 0.6))
+        corpus = timer.step(
+            "features since", 0.56, lambda: encode_images.encode_missing(project, services, timer.within(0.56, 0.6))
         )
-        turn.outcome.labels_changed += report.labels_touched
+        timer.outcome.labels_changed += report.labels_touched
     return project, corpus
 
 
@@ -107,7 +128,7 @@ def _seen_by(
     return encode_images.encode_missing(project, services, count, model.encoder)
 
 
-class _Turn:
+class _Timer:
     """Times the steps and reports progress."""
 
     def __init__(self, progress: Progress, go_on: Callable[[], None]) -> None:
@@ -127,7 +148,7 @@ class _Turn:
         return lambda doing: self.progress(share, doing)
 
     def within(self, start: float, end: float) -> Counter:
-        """Progress of a step that counts things, mapped onto its part of the turn."""
+        """Progress of a step that counts things, mapped onto its part of the timer."""
 
         def count(done: int, total: int) -> None:
             self.progress(start + (end - start) * done / max(total, 1), f"{done} of {total} images")

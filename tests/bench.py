@@ -22,7 +22,9 @@ from ml_backend.learning.encoders import build_encoder
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.steps import first_order, push_queue, sync_labels
+from ml_backend.steps import encode_images, first_order, push_queue, sync_labels
+from ml_backend.steps.corpus import Corpus
+from ml_backend.steps.promotion import Promotion
 from ml_backend.store.model_versions import Version
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
@@ -115,6 +117,15 @@ class Bench:
         """One turn of the loop."""
         with _no_label_studio(self):
             return cycle.run(self.project, self.services, lambda _share, _what: None)
+
+    def corpus(self) -> Corpus:
+        corpus = encode_images.encode_missing(self.project, self.services, lambda *_: None)
+        assert corpus is not None
+        return corpus
+
+    @property
+    def promotion(self) -> Promotion:
+        return cycle.Steps.of(self.services).trainer.promotion
 
     def guesses(self) -> dict[int, str]:
         """What `/predict` says of every task that is not held out, whether it would be ticked or not."""

@@ -75,7 +75,7 @@ def calls_of(encoder: NetworkEncoder, pixels: Any, ended_at: int | None) -> int:
     class EndedError(Exception):
         pass
 
-    def alive() -> None:
+    def check_cancelled() -> None:
         nonlocal calls
         calls += 1
         if calls == ended_at:
@@ -83,7 +83,15 @@ def calls_of(encoder: NetworkEncoder, pixels: Any, ended_at: int | None) -> int:
 
     labels = np.arange(len(pixels)) % 2
     try:
-        finetune(encoder, pixels, labels, ("a", "b"), seed=0, recipe=Recipe(epochs=1, batch_size=64), alive=alive)
+        finetune(
+            encoder,
+            pixels,
+            labels,
+            ("a", "b"),
+            seed=0,
+            recipe=Recipe(epochs=1, batch_size=64),
+            check_cancelled=check_cancelled,
+        )
     except EndedError:
         assert ended_at is not None
     return calls

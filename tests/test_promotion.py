@@ -16,8 +16,7 @@ from scipy.stats import norm
 from ml_backend.exports.model_files import save_model
 from ml_backend.imports.trained_model import start_from
 from ml_backend.learning.record import UNKNOWN, Record, digests
-from ml_backend.steps import encode_images, promotion
-from ml_backend.steps.promotion import Judged, first_better
+from ml_backend.steps.promotion import Answers, first_better
 from ml_backend.store import schema
 from ml_backend.store.views import PoolRows
 from tests.bench import KINDS, Bench
@@ -32,14 +31,14 @@ def record(right: NDArray[np.bool_], labels: Sequence[int] | None = None) -> Rec
     return Record.of(np.arange(1000, 1000 + count, dtype=np.uint64), np.array(labels or [7] * count, np.uint32), right)
 
 
-def answers(rng: np.random.Generator, accuracies: Sequence[float]) -> list[Judged]:
+def answers(rng: np.random.Generator, accuracies: Sequence[float]) -> list[Answers]:
     """Versions of these true accuracies, oldest first, asked about the same tasks."""
     hard = rng.normal(size=MEASURED + LEARNED)
     versions = []
     for accuracy in accuracies:
         own = rng.normal(size=len(hard))
         right = np.sqrt(ALIKE) * hard + np.sqrt(1 - ALIKE) * own < norm.ppf(accuracy)
-        versions.append(Judged(np.arange(MEASURED), right[:MEASURED], record(right[MEASURED:])))
+        versions.append(Answers(np.arange(MEASURED), right[:MEASURED], record(right[MEASURED:])))
     return versions
 
 
@@ -124,16 +123,15 @@ def test_a_version_that_learned_from_wrong_labels_is_not_served_though_hardly_an
 
 
 def test_a_version_is_not_measured_on_what_it_learned_from(bench: Bench) -> None:
-    corpus = encode_images.encode_missing(bench.project, bench.services, lambda *_: None)
-    assert corpus is not None
-    before = promotion.judged_version(bench.project, bench.services, corpus, bench.versions[0])
+    corpus = bench.corpus()
+    before = bench.promotion.answers(bench.project, corpus, bench.versions[0])
     assert before.tasks.tolist() == [1, 2, 3, 4]
     _hold_out(corpus.rows, 30)
     assert len(corpus.examples(held_out=True).tasks) == 30, "a larger share is held out from now on"
-    now = promotion.judged_version(bench.project, bench.services, corpus, bench.versions[0])
+    now = bench.promotion.answers(bench.project, corpus, bench.versions[0])
     assert now.tasks.tolist() == [1, 2, 3, 4]
     corpus.rows.ids[:] += 1000  # the same images, imported again
-    again = promotion.judged_version(bench.project, bench.services, corpus, bench.versions[0])
+    again = bench.promotion.answers(bench.project, corpus, bench.versions[0])
     assert again.tasks.tolist() == [1001, 1002, 1003, 1004]
 
 
@@ -185,9 +183,8 @@ def test_a_model_exported_from_this_very_project_is_not_measured_on_its_own_labe
         (exported / "record.safetensors").unlink()
     version, _ = start_from(bench.project, bench.services, exported)
     assert version.meta["knows_labels"] is True
-    corpus = encode_images.encode_missing(bench.project, bench.services, lambda *_: None)
-    assert corpus is not None
-    answers = promotion.judged_version(bench.project, bench.services, corpus, version)
+    corpus = bench.corpus()
+    answers = bench.promotion.answers(bench.project, corpus, version)
     assert answers.tasks.tolist() == [1, 2, 3, 4]
     own = Record.load(bench.services.versions.version(bench.project, 1).folder)
     assert own is not None
@@ -206,9 +203,8 @@ def test_a_model_from_elsewhere_is_measured_on_all_labels(bench: Bench, exported
     (exported / "meta.json").write_text(json.dumps({**meta, "origin": elsewhere}))
     (exported / "record.safetensors").unlink()
     version, _ = start_from(bench.project, bench.services, exported)
-    corpus = encode_images.encode_missing(bench.project, bench.services, lambda *_: None)
-    assert corpus is not None
-    answers = promotion.judged_version(bench.project, bench.services, corpus, version)
+    corpus = bench.corpus()
+    answers = bench.promotion.answers(bench.project, corpus, version)
     assert answers.record is not None
     assert len(answers.record.images) == 66
     assert (answers.record.right >= 0).all()
@@ -223,10 +219,9 @@ def test_a_model_of_another_project_with_the_same_images_is_not_measured_on_thos
     bench.label(*range(71, 81))
     bench.turn()
     version, _ = start_from(bench.project, bench.services, exported)
-    corpus = encode_images.encode_missing(bench.project, bench.services, lambda *_: None)
-    assert corpus is not None
+    corpus = bench.corpus()
     _hold_out(corpus.rows, 40)
-    answers = promotion.judged_version(bench.project, bench.services, corpus, version)
+    answers = bench.promotion.answers(bench.project, corpus, version)
     assert answers.tasks.tolist() == [1, 2, 3, 4]
     assert answers.record is not None
     assert len(answers.record.images) == 10, "the labels that came since"

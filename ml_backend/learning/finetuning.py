@@ -77,12 +77,12 @@ def finetune(
     recipe: Recipe | None = None,
     checkpoint: Path | None = None,
     progress: Callable[[Epoch], None] = lambda _: None,
-    alive: Callable[[], None] = lambda: None,
+    check_cancelled: Callable[[], None] = lambda: None,
 ) -> FineTuned:
     """Train all of `encoder` on prepared pictures (n, h, w, 3), labels (n,) or, for multi-label, (n, C) bool.
 
     A part of the labels, `recipe.validation`, is held out to stop early and to keep the best epoch. checkpoint: a
-    file written after each epoch, from which an interrupted run goes on. alive: called several times a second, between
+    file written after each epoch, from which an interrupted run goes on. check_cancelled: called several times a second, between
     layers on a CPU; what it raises ends the run. Same labels, seed and threads: the same weights on a CPU. Raises ConfigError where the encoder is not a network, ValueError for fewer than two labels.
     """
     if not isinstance(encoder, NetworkEncoder):
@@ -95,14 +95,14 @@ def finetune(
     run = _Run(
         encoder, pixels, targets, labels.ndim == 2, np.flatnonzero(folds), np.flatnonzero(folds == 0), recipe, seed
     )
-    run.call_between_steps(alive)
+    run.call_between_steps(check_cancelled)
     run.resume(checkpoint)
     while run.goes_on():
         progress(run.epoch())
         run.write(checkpoint)
     run.call_between_steps(None)
     tuned = encoder.with_body(run.best_body())
-    trained = train_head(encode(tuned, pixels, alive), labels, classes, seed=seed)
+    trained = train_head(encode(tuned, pixels, check_cancelled), labels, classes, seed=seed)
     return FineTuned(tuned, trained, tuple(run.history), run.best)
 
 
@@ -148,7 +148,7 @@ class _Run:
         self._best_state: dict[str, torch.Tensor] = {}
         self._watched: list[RemovableHandle] = []
 
-    def call_between_steps(self, alive: Callable[[], None] | None) -> None:
+    def call_between_steps(self, check_cancelled: Callable[[], None] | None) -> None:
         """Call it as each layer is passed, forwards and backwards; None ends that.
 
         A batch takes a CPU ten seconds. On a GPU the layers are queued, not computed, when they are passed: a batch there
@@ -157,13 +157,13 @@ class _Run:
         for handle in self._watched:
             handle.remove()
         self._watched = []
-        if alive is None:
+        if check_cancelled is None:
             return
 
         def passed(_module: nn.Module, _given: Any, output: Any) -> None:
-            alive()
+            check_cancelled()
             if isinstance(output, torch.Tensor) and output.requires_grad:
-                output.register_hook(lambda _gradient: alive())  # type: ignore[no-untyped-call]
+                output.register_hook(lambda _gradient: check_cancelled())  # type: ignore[no-untyped-call]
 
         layers = [module for module in self.network.modules() if not list(module.children())]
         watched = layers if self.device.type == "cpu" else layers[:1]
@@ -269,10 +269,10 @@ def _loss(logits: torch.Tensor, targets: torch.Tensor, smoothing: float, *, mult
     return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 
-def encode(encoder: Encoder, pixels: NDArray[np.uint8], alive: Callable[[], None]) -> NDArray[np.float32]:
-    """Vectors (n, dim) of prepared pictures; `alive` is called about once a second."""
+def encode(encoder: Encoder, pixels: NDArray[np.uint8], check_cancelled: Callable[[], None]) -> NDArray[np.float32]:
+    """Vectors (n, dim) of prepared pictures; `check_cancelled` is called about once a second."""
     parts: list[NDArray[np.float32]] = [np.empty((0, encoder.dim), np.float32)]
     for start in range(0, len(pixels), ENCODED):
-        alive()
+        check_cancelled()
         parts.append(encoder.forward(pixels[start : start + ENCODED]))
     return np.concatenate(parts)

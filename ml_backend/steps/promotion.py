@@ -17,16 +17,18 @@ from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.evaluation import significantly_worse
 from ml_backend.learning.head import Head
 from ml_backend.learning.record import Record, digests, image_keys
-from ml_backend.services import Services
+from ml_backend.predictor import Predictor
+from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus, Examples
-from ml_backend.store.model_versions import LAST, PASSED, Version
+from ml_backend.store.model_versions import LAST, PASSED, Version, Versions
 from ml_backend.store.projects import Project
+from ml_backend.store.vectors import FeatureStore
 
 Pair = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
-class Judged:
+class Answers:
     """A version's answers to what it had not seen. tasks, right: (m,) measured tasks. record: of what it learned from."""
 
     tasks: NDArray[np.int64]
@@ -34,27 +36,14 @@ class Judged:
     record: Record | None
 
 
-def judged(corpus: Corpus, held_out: Examples, head: Head, record: Record | None) -> Judged:
+def answers_of(corpus: Corpus, held_out: Examples, head: Head, record: Record | None) -> Answers:
     """A model's answers; held_out: in vectors of its own encoder."""
-    return Judged(corpus.rows.ids[held_out.tasks], held_out.correct(head), record)
+    return Answers(corpus.rows.ids[held_out.tasks], held_out.correct(head), record)
 
 
 def record_of(corpus: Corpus, learned: Examples, right: NDArray[np.bool_]) -> Record:
     """right: (n,) on each row by folds, or empty."""
     return Record.of(image_keys(corpus.rows.hashes[learned.tasks]), digests(learned.targets, corpus.classes), right)
-
-
-def judged_version(project: Project, services: Services, corpus: Corpus, version: Version) -> Judged:
-    """A stored version's answers. Raises NotFoundError, InvalidInputError or OtherLabelsError where it cannot be asked."""
-    if not version.fits(project.schema):
-        raise OtherLabelsError(f"{version.name} was trained for other labels than the project has now.")
-    head = services.predictor.head(project, version.number)
-    record = known = Record.load(services.versions.folder(version))
-    if stranger(version):
-        learned = unseen(known, corpus, _seen_by(version, services, corpus, corpus.examples(held_out=False)))
-        record = record_of(corpus, learned, learned.correct(head))
-    held_out = unseen(known, corpus, _seen_by(version, services, corpus, corpus.examples(held_out=True)))
-    return judged(corpus, held_out, head, record)
 
 
 def unseen(record: Record | None, corpus: Corpus, examples: Examples) -> Examples:
@@ -64,38 +53,79 @@ def unseen(record: Record | None, corpus: Corpus, examples: Examples) -> Example
     return examples.at(np.flatnonzero(~record.has(image_keys(corpus.rows.hashes[examples.tasks]))))
 
 
-def stranger(version: Version) -> bool:
+def is_foreign_import(version: Version) -> bool:
     """Whether it came from elsewhere, so that it has seen none of the project's labels."""
     return version.meta.get("mode") == "import" and not version.meta.get("knows_labels")
 
 
-def refusal(
-    project: Project, services: Services, corpus: Corpus, candidate: Judged, *, but: int | None = None
-) -> str | None:
-    """Say why the candidate must not be served, None if it may. but: its number, if it is a version already.
+@dataclass(frozen=True)
+class Promotion:
+    """Decides whether a version may be served."""
 
-    All comparisons together refuse an equally good candidate in `promotion_alpha` of cases at most: half of it is for the
-    version in service, the rest is shared out among the others. An imported model is replaced only by one that is right
-    at least as often: it has seen no label, so all of them measure it.
-    """
-    current = services.versions.current(project)
-    former: list[tuple[Version, Judged]] = []
-    for version in _former(project, services, current, but):
-        try:
-            former.append((version, judged_version(project, services, corpus, version)))
-        except (NotFoundError, InvalidInputError, OtherLabelsError):
-            continue  # what cannot be asked is no comparison
-    if not former:
-        return None
-    first, answers = former[0]
-    if stranger(first) and current is not None and first.number == current.number:
-        now, then = _compared(candidate, answers)
-        return _sentence(first, candidate, answers) if now.sum() < then.sum() else None
-    better = first_better(candidate, [known for _, known in former], services.settings.promotion_alpha)
-    return None if better is None else _sentence(former[better][0], candidate, former[better][1])
+    versions: Versions
+    predictor: Predictor
+    features: FeatureStore
+    settings: Settings
+
+    def refusal(self, project: Project, corpus: Corpus, candidate: Answers, *, number: int | None = None) -> str | None:
+        """Say why the candidate must not be served, None if it may. number: its own, if it is a version already.
+
+        All comparisons together refuse an equally good candidate in `promotion_alpha` of cases at most: half of it is for the
+        version in service, the rest is shared out among the others. An imported model is replaced only by one that is right
+        at least as often: it has seen no label, so all of them measure it.
+        """
+        current = self.versions.current(project)
+        former: list[tuple[Version, Answers]] = []
+        for version in self._former(project, current, number):
+            try:
+                former.append((version, self.answers(project, corpus, version)))
+            except (NotFoundError, InvalidInputError, OtherLabelsError):
+                continue  # what cannot be asked is no comparison
+        if not former:
+            return None
+        first, answers = former[0]
+        if is_foreign_import(first) and current is not None and first.number == current.number:
+            now, then = _compared(candidate, answers)
+            return _sentence(first, candidate, answers) if now.sum() < then.sum() else None
+        better = first_better(candidate, [known for _, known in former], self.settings.promotion_alpha)
+        return None if better is None else _sentence(former[better][0], candidate, former[better][1])
+
+    def answers(self, project: Project, corpus: Corpus, version: Version) -> Answers:
+        """A stored version's answers. Raises NotFoundError, InvalidInputError or OtherLabelsError where it cannot be asked."""
+        if not version.fits(project.schema):
+            raise OtherLabelsError(f"{version.name} was trained for other labels than the project has now.")
+        head = self.predictor.head(project, version.number)
+        record = known = Record.load(self.versions.folder(version))
+        if is_foreign_import(version):
+            learned = unseen(known, corpus, self._in_own_vectors(version, corpus, corpus.examples(held_out=False)))
+            record = record_of(corpus, learned, learned.correct(head))
+        held_out = unseen(known, corpus, self._in_own_vectors(version, corpus, corpus.examples(held_out=True)))
+        return answers_of(corpus, held_out, head, record)
+
+    def _former(self, project: Project, current: Version | None, number: int | None) -> Sequence[Version]:
+        """The version in service, then the newest others that were good enough; ten in all, since ten small losses add up.
+
+        number: of the candidate, which is no comparison.
+        """
+        passed = (v for v in self.versions.list(project) if v.state in PASSED)
+        others = [v for v in passed if v.number != number and (current is None or v.number != current.number)]
+        first = [] if current is None or current.number == number else [current]
+        return [*first, *others[: LAST - len(first)]]
+
+    def _in_own_vectors(self, version: Version, corpus: Corpus, examples: Examples) -> Examples:
+        """The examples in vectors of the version's own encoder; those without one are left out."""
+        encoder_id = version.meta["encoder"]["id"]
+        if encoder_id == corpus.encoder.id or not len(examples.tasks):
+            return examples
+        at = self.features.rows(encoder_id, [h.decode() for h in corpus.rows.hashes[examples.tasks].tolist()])
+        there = np.flatnonzero(at >= 0)
+        if not len(there):
+            return Examples(examples.features[:0], examples.targets[:0], examples.tasks[:0])
+        vectors = self.features.matrix(encoder_id)[at[there]]
+        return Examples(vectors, examples.targets[there], examples.tasks[there])
 
 
-def first_better(candidate: Judged, former: Sequence[Judged], alpha: float) -> int | None:
+def first_better(candidate: Answers, former: Sequence[Answers], alpha: float) -> int | None:
     """Place of the first former version, the one in service leading, that is significantly better; None where none is."""
     others = len(former) - 1
     for place, known in enumerate(former):
@@ -105,47 +135,26 @@ def first_better(candidate: Judged, former: Sequence[Judged], alpha: float) -> i
     return None
 
 
-def _former(project: Project, services: Services, current: Version | None, but: int | None) -> Sequence[Version]:
-    """The version in service, then the newest others that were good enough; ten in all, since ten small losses add up."""
-    passed = (v for v in services.versions.list(project) if v.state in PASSED)
-    others = [v for v in passed if v.number != but and (current is None or v.number != current.number)]
-    first = [] if current is None or current.number == but else [current]
-    return [*first, *others[: LAST - len(first)]]
-
-
-def _compared(first: Judged, second: Judged) -> Pair:
+def _compared(first: Answers, second: Answers) -> Pair:
     """Whether each was right, on all that both answered without having seen it."""
     both = zip(_measured(first, second), _learned(first, second), strict=True)
     mine, theirs = (np.concatenate(parts) for parts in both)
     return mine, theirs
 
 
-def _measured(first: Judged, second: Judged) -> Pair:
+def _measured(first: Answers, second: Answers) -> Pair:
     _, mine, theirs = np.intersect1d(first.tasks, second.tasks, assume_unique=True, return_indices=True)
     return first.right[mine], second.right[theirs]
 
 
-def _learned(first: Judged, second: Judged) -> Pair:
+def _learned(first: Answers, second: Answers) -> Pair:
     if first.record is None or second.record is None:
         return np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.bool_)
     return first.record.shared(second.record)
 
 
-def _seen_by(version: Version, services: Services, corpus: Corpus, examples: Examples) -> Examples:
-    """The examples in vectors of the version's own encoder; those without one are left out."""
-    encoder_id = version.meta["encoder"]["id"]
-    if encoder_id == corpus.encoder.id or not len(examples.tasks):
-        return examples
-    at = services.features.rows(encoder_id, [h.decode() for h in corpus.rows.hashes[examples.tasks].tolist()])
-    there = np.flatnonzero(at >= 0)
-    if not len(there):
-        return Examples(examples.features[:0], examples.targets[:0], examples.tasks[:0])
-    vectors = services.features.matrix(encoder_id)[at[there]]
-    return Examples(vectors, examples.targets[there], examples.tasks[there])
-
-
-def _sentence(version: Version, candidate: Judged, former: Judged) -> str:
-    def told() -> Iterator[str]:
+def _sentence(version: Version, candidate: Answers, former: Answers) -> str:
+    def parts() -> Iterator[str]:
         for (now, then), what in (
             (_measured(candidate, former), "held-out tasks right"),
             (_learned(candidate, former), "training labels right when asked by folds"),
@@ -153,4 +162,4 @@ def _sentence(version: Version, candidate: Judged, former: Judged) -> str:
             if len(now):
                 yield f"{now.sum()} of {len(now)} {what}, {version.name} has {then.sum()}"
 
-    return "; ".join(told())
+    return "; ".join(parts())

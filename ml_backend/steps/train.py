@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend.encoding import Encoding
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.evaluation import confidences, confident_from
@@ -21,16 +22,17 @@ from ml_backend.learning.images import decode
 from ml_backend.learning.metrics import NOTHING, measured
 from ml_backend.learning.record import Record
 from ml_backend.learning.training import TrainedHead, TrainingReport, train_head
-from ml_backend.predictor import LoadedModel
-from ml_backend.services import Services
-from ml_backend.steps import promotion
+from ml_backend.predictor import LoadedModel, Predictor
+from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus, Examples
-from ml_backend.store.model_versions import Verdict, Version
+from ml_backend.steps.promotion import Promotion, answers_of, is_foreign_import, record_of
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.model_versions import Verdict, Version, Versions
 from ml_backend.store.projects import Project
 
 logger = logging.getLogger(__name__)
 
-Alive = Callable[[str], None]
+OnProgress = Callable[[str], None]
 """Told what is being done; what it raises ends that."""
 
 RIGHT = 0.9
@@ -55,113 +57,158 @@ class Candidate:
     confidence: NDArray[np.floating[Any]]
 
 
-def _unwatched(_doing: str) -> None:
-    """Let it go on."""
+@dataclass(frozen=True)
+class Trainer:
+    """Trains, measures and publishes the versions of projects."""
+
+    versions: Versions
+    predictor: Predictor
+    ledger: Ledger
+    encoding: Encoding
+    promotion: Promotion
+    settings: Settings
+
+    def train(self, project: Project, corpus: Corpus | None, on_progress: OnProgress) -> LoadedModel | None:
+        """Return the model to serve: the candidate, or the current one where nothing is new or the candidate is worse.
+
+        on_progress: told what is being done, often; what it raises ends the step, and nothing is published then.
+        """
+        current = self.predictor.current(project)
+        if corpus is None:
+            return current
+        digest = trained_on(project, corpus.encoder.id, self.ledger, self.settings)
+        newest = next(iter(self.versions.list(project)), None)
+        if newest and self._still_valid(project, corpus, newest, digest) and (current or self.versions.pinned(project)):
+            return self.predictor.current(project)
+        examples = corpus.examples(held_out=False)
+        if len(np.unique(examples.targets, axis=0)) < 2:
+            return current
+        if self.settings.mode == "finetune":
+            candidate = self._finetuned(project, corpus, examples, on_progress)
+        else:
+            candidate = self._refitted(project, corpus, examples)
+        record = record_of(corpus, examples, candidate.out_of_sample)
+        answers = answers_of(corpus, candidate.held_out, candidate.head, record)
+        reason = self.promotion.refusal(project, corpus, answers)
+        meta = self._meta(project, candidate, digest, _confident_from(candidate, current))
+        self._publish(project, candidate, record, meta, Verdict(reason), on_progress)
+        return self.predictor.current(project)
+
+    def _still_valid(self, project: Project, corpus: Corpus, version: Version, digest: dict[str, Any]) -> bool:
+        """Whether training would give this version again, which is there. One that nobody judged yet is judged now."""
+        if version.meta.get("trained_on") != digest or not self.versions.folders.there(project.id, version.number):
+            return False
+        if version.state != "candidate":
+            return True
+        if version.meta["encoder"]["id"] != corpus.encoder.id:
+            return False  # a network of its own, whose answers nobody has: it is tuned again
+        try:
+            answers = self.promotion.answers(project, corpus, version)
+        except InvalidInputError:
+            return False
+        reason = self.promotion.refusal(project, corpus, answers, number=version.number)
+        self.versions.judge(project, version.number, Verdict(reason))
+        return True
+
+    def _refitted(self, project: Project, corpus: Corpus, examples: Examples) -> Candidate:
+        """A head, trained cold on the stored vectors; where the project started from a model, from that one's head."""
+        prior = self._prior(project, corpus)
+        trained = train_head(examples.features, examples.targets, corpus.classes, seed=self.settings.seed, prior=prior)
+        held_out = corpus.examples(held_out=True)
+        return Candidate(corpus.encoder, trained.head, trained.report, held_out, *_by_folds(trained, examples))
+
+    def _prior(self, project: Project, corpus: Corpus) -> Head | None:
+        """The imported model's head, as long as it answers in the project's labels."""
+        number = project.settings.get("imported")
+        version = next((v for v in self.versions.list(project) if v.number == number), None)
+        if version is None or not version.fits(project.schema) or version.meta["encoder"]["id"] != corpus.encoder.id:
+            return None
+        if not is_foreign_import(version):
+            return None  # it has seen these labels, so folds could not tell what is learned from them
+        try:
+            return self.predictor.head(project, version.number)
+        except (NotFoundError, InvalidInputError, OtherLabelsError):
+            return None
+
+    def _finetuned(self, project: Project, corpus: Corpus, examples: Examples, on_progress: OnProgress) -> Candidate:
+        """The whole network, from the weights the project started with, and a head on top."""
+        check_cancelled = partial(on_progress, "fine-tuning")
+        pixels, targets = self._pictures(project, corpus, examples.tasks, check_cancelled)
+        tuned = finetune(
+            corpus.encoder, pixels, targets, corpus.classes, seed=self.settings.seed, check_cancelled=check_cancelled
+        )
+        waiting = corpus.examples(held_out=True)
+        shown, answers = self._pictures(project, corpus, waiting.tasks, check_cancelled)
+        vectors = encode(tuned.encoder, shown, check_cancelled)
+        held_out = Examples(vectors.astype(np.float16), answers, waiting.tasks)
+        # Its folds are of no use: the network they stand on has seen every label.
+        unknown = np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.float32)
+        return Candidate(tuned.encoder, tuned.trained.head, tuned.trained.report, held_out, *unknown)
+
+    def _pictures(
+        self, project: Project, corpus: Corpus, tasks: NDArray[np.int64], check_cancelled: Callable[[], None]
+    ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """Pictures (n, h, w, 3) as the encoder takes them, and their targets. Raises ImageError for one that went away."""
+        ids = corpus.rows.ids[tasks].tolist()
+        encoder = corpus.encoder
+        images = []
+        for task in self.ledger.tasks(project, ids):
+            check_cancelled()
+            images.append(encoder.prepare(decode(self.encoding.read(project, task), encoder.input_size)))
+        return np.stack(images) if images else np.empty((0,), np.uint8), corpus.targets(tasks)
+
+    def _meta(
+        self, project: Project, candidate: Candidate, digest: dict[str, Any], ticked: float | None
+    ) -> dict[str, Any]:
+        """What `meta.json` says of the candidate. ticked: the confidence from which on its guesses are."""
+        encoder = candidate.encoder
+        return {
+            "classes": list(candidate.head.classes),
+            "multiple": candidate.head.multilabel,
+            "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
+            "metrics": {"holdout": _measured(candidate)},
+            "confident_from": ticked,
+            "labels": candidate.report.n,
+            "training": {k: v for k, v in vars(candidate.report).items() if k != "fold_probabilities"},
+            "mode": self.settings.mode,
+            "seed": self.settings.seed,
+            "trained_on": digest,
+            "reserved_share": project.reserved_share,  # learned from no image whose place is below this
+        }
+
+    def _publish(
+        self,
+        project: Project,
+        candidate: Candidate,
+        record: Record,
+        meta: dict[str, Any],
+        verdict: Verdict,
+        on_progress: OnProgress,
+    ) -> None:
+        """Keep the candidate as a new version; serve it if the verdict lets it and no other one is pinned."""
+
+        def write(folder: Path) -> None:
+            candidate.head.save(folder)
+            candidate.encoder.save(folder)
+            record.save(folder)
+
+        number = self.versions.next_number(project)
+        self.versions.publish(project, number, write, meta, verdict=verdict, check=partial(on_progress, "publish"))
+        if verdict.reason is not None:
+            logger.warning("%s: v%d is kept but not served: %s", project.key, number, verdict.reason)
+        self.versions.prune(project, keep=self.settings.keep_versions)
 
 
-def train(project: Project, services: Services, corpus: Corpus | None, alive: Alive = _unwatched) -> LoadedModel | None:
-    """Return the model to serve: the candidate, or the current one where nothing is new or the candidate is worse.
-
-    alive: told what is being done, often; what it raises ends the step, and nothing is published then.
-    """
-    current = services.predictor.current(project)
-    if corpus is None:
-        return current
-    settings = services.settings
-    digest = trained_on(project, services, corpus.encoder.id)
-    newest = next(iter(services.versions.list(project)), None)
-    if newest and _stands(project, services, corpus, newest, digest) and (current or services.versions.pinned(project)):
-        return services.predictor.current(project)
-    examples = corpus.examples(held_out=False)
-    if len(np.unique(examples.targets, axis=0)) < 2:
-        return current
-    fit = _finetuned if settings.mode == "finetune" else _refitted
-    candidate = fit(project, services, corpus, examples, alive)
-    record = promotion.record_of(corpus, examples, candidate.out_of_sample)
-    reason = promotion.refusal(
-        project, services, corpus, promotion.judged(corpus, candidate.held_out, candidate.head, record)
-    )
-    meta = _meta(project, services, candidate, digest, _confident_from(candidate, current))
-    _publish(project, services, candidate, record, meta, Verdict(reason), alive)
-    return services.predictor.current(project)
-
-
-def trained_on(project: Project, services: Services, encoder_id: str | None) -> dict[str, Any]:
+def trained_on(project: Project, encoder_id: str | None, ledger: Ledger, settings: Settings) -> dict[str, Any]:
     """All that decides what a training comes to: where it is the same as a version's, that version would come out again."""
     return {
-        "labels": services.ledger.label_digest(project),
+        "labels": ledger.label_digest(project),
         "classes": list(project.schema.labels),
         "multiple": project.schema.multiple,
         "encoder": encoder_id,
-        "mode": services.settings.mode,
-        "seed": services.settings.seed,
+        "mode": settings.mode,
+        "seed": settings.seed,
     }
-
-
-def _stands(project: Project, services: Services, corpus: Corpus, version: Version, digest: dict[str, Any]) -> bool:
-    """Whether training would give this version again, which is there. One that nobody judged yet is judged now."""
-    if version.meta.get("trained_on") != digest or not services.versions.folders.there(project.id, version.number):
-        return False
-    if version.state != "candidate":
-        return True
-    if version.meta["encoder"]["id"] != corpus.encoder.id:
-        return False  # a network of its own, whose answers nobody has: it is tuned again
-    try:
-        answers = promotion.judged_version(project, services, corpus, version)
-    except InvalidInputError:
-        return False
-    reason = promotion.refusal(project, services, corpus, answers, but=version.number)
-    services.versions.judge(project, version.number, Verdict(reason))
-    return True
-
-
-def _refitted(project: Project, services: Services, corpus: Corpus, examples: Examples, _alive: Alive) -> Candidate:
-    """A head, trained cold on the stored vectors; where the project started from a model, from that one's head."""
-    prior = _prior(project, services, corpus)
-    trained = train_head(examples.features, examples.targets, corpus.classes, seed=services.settings.seed, prior=prior)
-    held_out = corpus.examples(held_out=True)
-    return Candidate(corpus.encoder, trained.head, trained.report, held_out, *_by_folds(trained, examples))
-
-
-def _prior(project: Project, services: Services, corpus: Corpus) -> Head | None:
-    """The imported model's head, as long as it answers in the project's labels."""
-    number = project.settings.get("imported")
-    version = next((v for v in services.versions.list(project) if v.number == number), None)
-    if version is None or not version.fits(project.schema) or version.meta["encoder"]["id"] != corpus.encoder.id:
-        return None
-    if not promotion.stranger(version):  # it has seen these labels, so folds could not tell what is learned from them
-        return None
-    try:
-        return services.predictor.head(project, version.number)
-    except (NotFoundError, InvalidInputError, OtherLabelsError):
-        return None
-
-
-def _finetuned(project: Project, services: Services, corpus: Corpus, examples: Examples, alive: Alive) -> Candidate:
-    """The whole network, from the weights the project started with, and a head on top."""
-    going = partial(alive, "fine-tuning")
-    pixels, targets = _pictures(project, services, corpus, examples.tasks, going)
-    tuned = finetune(corpus.encoder, pixels, targets, corpus.classes, seed=services.settings.seed, alive=going)
-    waiting = corpus.examples(held_out=True)
-    shown, answers = _pictures(project, services, corpus, waiting.tasks, going)
-    vectors = encode(tuned.encoder, shown, going)
-    held_out = Examples(vectors.astype(np.float16), answers, waiting.tasks)
-    # Its folds are of no use: the network they stand on has seen every label.
-    unknown = np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.float32)
-    return Candidate(tuned.encoder, tuned.trained.head, tuned.trained.report, held_out, *unknown)
-
-
-def _pictures(
-    project: Project, services: Services, corpus: Corpus, tasks: NDArray[np.int64], going: Callable[[], None]
-) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    """Pictures (n, h, w, 3) as the encoder takes them, and their targets. Raises ImageError for one that went away."""
-    ids = corpus.rows.ids[tasks].tolist()
-    encoder = corpus.encoder
-    images = []
-    for task in services.ledger.tasks(project, ids):
-        going()
-        images.append(encoder.prepare(decode(services.encoding.read(project, task), encoder.input_size)))
-    return np.stack(images) if images else np.empty((0,), np.uint8), corpus.targets(tasks)
 
 
 def _by_folds(trained: TrainedHead, examples: Examples) -> tuple[NDArray[np.bool_], NDArray[np.floating[Any]]]:
@@ -186,52 +233,9 @@ def _confident_from(candidate: Candidate, current: LoadedModel | None) -> float 
     return confident_from(np.concatenate(confidence), np.concatenate(correct), RIGHT)
 
 
-def _meta(
-    project: Project, services: Services, candidate: Candidate, digest: dict[str, Any], ticked: float | None
-) -> dict[str, Any]:
-    """What `meta.json` says of the candidate. ticked: the confidence from which on its guesses are."""
-    encoder = candidate.encoder
-    return {
-        "classes": list(candidate.head.classes),
-        "multiple": candidate.head.multilabel,
-        "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
-        "metrics": {"holdout": _measured(candidate)},
-        "confident_from": ticked,
-        "labels": candidate.report.n,
-        "training": {k: v for k, v in vars(candidate.report).items() if k != "fold_probabilities"},
-        "mode": services.settings.mode,
-        "seed": services.settings.seed,
-        "trained_on": digest,
-        "reserved_share": project.reserved_share,  # learned from no image whose place is below this
-    }
-
-
 def _measured(candidate: Candidate) -> dict[str, Any]:
     """How good it is on the measured tasks."""
     held_out, head = candidate.held_out, candidate.head
     if not len(held_out.targets):
         return dict(NOTHING)
     return measured(head.predict_proba(held_out.features), held_out.targets, head.classes)
-
-
-def _publish(
-    project: Project,
-    services: Services,
-    candidate: Candidate,
-    record: Record,
-    meta: dict[str, Any],
-    verdict: Verdict,
-    alive: Alive,
-) -> None:
-    """Keep the candidate as a new version; serve it if the verdict lets it and no other one is pinned."""
-
-    def write(folder: Path) -> None:
-        candidate.head.save(folder)
-        candidate.encoder.save(folder)
-        record.save(folder)
-
-    number = services.versions.next_number(project)
-    services.versions.publish(project, number, write, meta, verdict=verdict, check=partial(alive, "publish"))
-    if verdict.reason is not None:
-        logger.warning("%s: v%d is kept but not served: %s", project.key, number, verdict.reason)
-    services.versions.prune(project, keep=services.settings.keep_versions)
