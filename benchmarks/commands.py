@@ -137,13 +137,12 @@ def listing(run: Run, project: int, most_seconds: float, what: str, fields: str 
     """The first sync, ledger and all, against the SDK's listing: its default, or with `fields` such as ours needs."""
     from ml_backend.services import Services
     from ml_backend.settings import Settings
-    from ml_backend.steps.sync_labels import sync
 
     services = Services.open(Settings.from_environ(run.environment_of_ours()))
     config = run.client.get_project(project)["label_config"]
     known = services.registry.register(run.studio.url, project, config, created=None)
     total = run.client.get_project(project)["task_number"]
-    ours = total / timed(lambda: sync(known, services, full=True))
+    ours = total / timed(lambda: services.label_sync.sync(known, full=True))
     services.database.close()
     run.note(f"first sync, {what}, tasks/s", ours)
     with sdk(run.client) as api:

@@ -9,10 +9,14 @@ from typing import Any, TypeVar
 
 from ml_backend.predictor import LoadedModel
 from ml_backend.services import Services
-from ml_backend.steps import choose, encode_images, first_order, hold_out, push_queue, sync_labels
+from ml_backend.steps import choose, hold_out
 from ml_backend.steps.advise import Advisor
 from ml_backend.steps.corpus import Corpus
+from ml_backend.steps.encode_images import CorpusBuilder
+from ml_backend.steps.first_order import FirstOrder
 from ml_backend.steps.promotion import Promotion
+from ml_backend.steps.push_queue import QueuePusher
+from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.steps.train import Trainer
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
@@ -54,14 +58,22 @@ class Outcome:
 class Steps:
     """The steps that work with several collaborators, put together for a turn."""
 
+    first_order: FirstOrder
+    label_sync: LabelSync
+    corpus_builder: CorpusBuilder
     trainer: Trainer
+    queue_pusher: QueuePusher
     advisor: Advisor
 
     @classmethod
     def of(cls, s: Services) -> Steps:
         promotion = Promotion(s.versions, s.predictor, s.features, s.settings)
         return cls(
+            first_order=FirstOrder(s.hosts, s.ledger, s.label_sync, s.queue_pusher, s.settings),
+            label_sync=s.label_sync,
+            corpus_builder=s.corpus_builder,
             trainer=Trainer(s.versions, s.predictor, s.ledger, s.encoding, promotion, s.settings),
+            queue_pusher=s.queue_pusher,
             advisor=Advisor(s.ledger, s.versions, s.predictor, s.features, s.settings),
         )
 
@@ -82,50 +94,48 @@ def run(
     """
     steps, ledger, settings = Steps.of(services), services.ledger, services.settings
     timer = _Timer(progress, go_on)
-    timer.step("first order", 0.0, lambda: first_order.serve(project, services))
-    project, corpus = _read(timer, project, services, full=full)
-    timer.step("tidy", 0.6, lambda: push_queue.tidy(project, services, idle=not timer.outcome.labels_changed))
+    timer.step("first order", 0.0, lambda: steps.first_order.serve(project))
+    project, corpus = _read(project, steps, timer, full=full)
+    timer.step("tidy", 0.6, lambda: steps.queue_pusher.tidy(project, idle=not timer.outcome.labels_changed))
     corpus = timer.step("hold out", 0.6, lambda: hold_out.reach(project, corpus, ledger, settings))
     model = timer.step("train", 0.6, lambda: steps.trainer.train(project, corpus, timer.at(0.6)))
-    corpus = timer.step("rescore", 0.7, lambda: _seen_by(model, project, services, corpus, timer.within(0.7, 0.8)))
+    corpus = timer.step("rescore", 0.7, lambda: _in_own_vectors(project, corpus, model, steps, timer.within(0.7, 0.8)))
     round_ = timer.step("choose", 0.8, lambda: choose.choose(project, corpus, model, ledger, settings))
     spare = choose.spare(project, corpus, round_, ledger, settings)
-    served = timer.step("push", 0.9, lambda: push_queue.serve(project, services, round_, spare))
+    served = timer.step("push", 0.9, lambda: steps.queue_pusher.serve(project, round_, spare))
     timer.step("advise", 0.95, lambda: steps.advisor.advise(project, corpus, model))
     timer.outcome.round, timer.outcome.version = served, served.version
     timer.outcome.labelled = ledger.counts(project).labelled
     return timer.outcome
 
 
-def _read(timer: _Timer, project: Project, services: Services, *, full: bool) -> tuple[Project, Corpus | None]:
+def _read(project: Project, steps: Steps, timer: _Timer, *, full: bool) -> tuple[Project, Corpus | None]:
     """Labels and vectors as they are now.
 
     Where the images took long, people have labelled meanwhile: that is trained on, too, and not asked for again, and the
     next turn, for which they wait, has little left to catch up with.
     """
-    project, report = timer.step("labels", 0.0, lambda: sync_labels.sync(project, services, full=full))
-    corpus = timer.step(
-        "features", 0.1, lambda: encode_images.encode_missing(project, services, timer.within(0.1, 0.55))
-    )
+    project, report = timer.step("labels", 0.0, lambda: steps.label_sync.sync(project, full=full))
+    corpus = timer.step("features", 0.1, lambda: steps.corpus_builder.encode_missing(project, timer.within(0.1, 0.55)))
     timer.outcome.labels_changed = report.labels_touched
     if timer.outcome.seconds["features"] > LONG:
         project, report = timer.step(
-            "labels since", 0.55, lambda: sync_labels.sync(project, services, full=False, lazily=True)
+            "labels since", 0.55, lambda: steps.label_sync.sync(project, full=False, lazily=True)
         )
         corpus = timer.step(
-            "features since", 0.56, lambda: encode_images.encode_missing(project, services, timer.within(0.56, 0.6))
+            "features since", 0.56, lambda: steps.corpus_builder.encode_missing(project, timer.within(0.56, 0.6))
         )
         timer.outcome.labels_changed += report.labels_touched
     return project, corpus
 
 
-def _seen_by(
-    model: LoadedModel | None, project: Project, services: Services, corpus: Corpus | None, count: Counter
+def _in_own_vectors(
+    project: Project, corpus: Corpus | None, model: LoadedModel | None, steps: Steps, on_progress: Counter
 ) -> Corpus | None:
     """The tasks with the vectors of the model's own encoder, which a fine-tuned version brings along."""
     if model is None or corpus is None or model.encoder.id == corpus.encoder.id:
         return corpus
-    return encode_images.encode_missing(project, services, count, model.encoder)
+    return steps.corpus_builder.encode_missing(project, on_progress, model.encoder)
 
 
 class _Timer:
@@ -148,7 +158,7 @@ class _Timer:
         return lambda doing: self.progress(share, doing)
 
     def within(self, start: float, end: float) -> Counter:
-        """Progress of a step that counts things, mapped onto its part of the timer."""
+        """Progress of a step that counts things, mapped onto its part of the turn."""
 
         def count(done: int, total: int) -> None:
             self.progress(start + (end - start) * done / max(total, 1), f"{done} of {total} images")

@@ -90,11 +90,10 @@ class Plan:
 
 def plan_turn(project: Project, services: Services) -> Plan:
     """What a turn would come to, as far as it can be known without training. `services` are a rehearsal's."""
-    from ml_backend.steps import sync_labels  # noqa: PLC0415 - torch takes seconds
-    from ml_backend.steps.choose import still_good  # noqa: PLC0415
+    from ml_backend.steps.choose import still_good  # noqa: PLC0415 - torch takes seconds
 
     ledger = services.ledger
-    project, report = sync_labels.sync(project, services, full=False)
+    project, report = services.label_sync.sync(project, full=False)
     counts = ledger.counts(project)
     version, why_not = _next_version(project, services)
     current, last = services.versions.current(project), ledger.last_round(project)

@@ -12,9 +12,8 @@ from ml_backend.errors import InvalidInputError, NothingToAskError
 from ml_backend.predictor import predicted
 from ml_backend.records import Query
 from ml_backend.services import Services
-from ml_backend.steps import push_queue, sync_labels
 from ml_backend.steps.choose import BY_HAND, build_pool, picks, spare
-from ml_backend.steps.encode_images import encode_missing, places
+from ml_backend.steps.encode_images import places
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.views import PoolRows
@@ -61,9 +60,9 @@ def query(
         raise InvalidInputError(f"There is no strategy {strategy!r}. Choose one of: {', '.join(STRATEGIES)}.")
     seed = settings.seed if wish.seed is None else wish.seed
     on_progress(0.0, "labels")
-    project, _ = sync_labels.sync(project, services, full=False, lazily=True)
-    corpus = encode_missing(
-        project, services, lambda done, total: on_progress(done / max(total, 1), f"{done} of {total} images")
+    project, _ = services.label_sync.sync(project, full=False, lazily=True)
+    corpus = services.corpus_builder.encode_missing(
+        project, lambda done, total: on_progress(done / max(total, 1), f"{done} of {total} images")
     )
     model = services.predictor.current(project)
     on_progress(0.9, "choose")
@@ -143,7 +142,7 @@ def push(project: Project, services: Services, batch: Batch) -> Round:
     if last is not None and (last.strategy, last.seed, last.version, last.params) == (
         batch.strategy, batch.seed, batch.version, params,
     ) and _order(services.ledger.queries(last)) == _order(batch.queries):  # fmt: skip
-        return push_queue.serve(project, services, last)
+        return services.queue_pusher.serve(project, last)
     round_ = services.ledger.open_round(
         project,
         version=batch.version,
@@ -152,7 +151,8 @@ def push(project: Project, services: Services, batch: Batch) -> Round:
         queries=batch.queries,
         params=params,
     )
-    return push_queue.serve(project, services, round_, spare(project, None, round_, services.ledger, services.settings))
+    reserve = spare(project, None, round_, services.ledger, services.settings)
+    return services.queue_pusher.serve(project, round_, reserve)
 
 
 def priorities_from_csv(project: Project, services: Services, path: Path) -> dict[int, float]:

@@ -15,6 +15,9 @@ from ml_backend.predictor import Predictor
 from ml_backend.project_encoders import ProjectEncoders
 from ml_backend.settings import Settings
 from ml_backend.status import ProjectStatus
+from ml_backend.steps.encode_images import CorpusBuilder
+from ml_backend.steps.push_queue import QueuePusher
+from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.store.database import Database
 from ml_backend.store.events import Inbox
 from ml_backend.store.jobs import Jobs
@@ -52,6 +55,22 @@ class Services:
         self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, settings)
         self.status = ProjectStatus(self.ledger, self.jobs, self.versions, settings)
         self.encoders = ProjectEncoders(self.versions, self.predictor, self.encoding, settings)
+
+    @property
+    def label_sync(self) -> LabelSync:
+        return LabelSync(
+            self.hosts, self.registry, self.ledger, self.inbox, self.jobs, self.settings,
+            store_id=self.database.store_id, repairs_webhooks=not self.rehearsal,
+        )  # fmt: skip
+
+    @property
+    def corpus_builder(self) -> CorpusBuilder:
+        return CorpusBuilder(self.ledger, self.features, self.encoding, self.encoders)
+
+    @property
+    def queue_pusher(self) -> QueuePusher:
+        store_id = self.database.store_id
+        return QueuePusher(self.hosts, self.ledger, self.versions, self.predictor, self.settings, store_id)
 
     @classmethod
     def open(cls, settings: Settings) -> Services:

@@ -22,9 +22,11 @@ from ml_backend.learning.encoders import build_encoder
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.steps import encode_images, first_order, push_queue, sync_labels
 from ml_backend.steps.corpus import Corpus
+from ml_backend.steps.first_order import FirstOrder
 from ml_backend.steps.promotion import Promotion
+from ml_backend.steps.push_queue import QueuePusher
+from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.store.model_versions import Version
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
@@ -119,7 +121,7 @@ class Bench:
             return cycle.run(self.project, self.services, lambda _share, _what: None)
 
     def corpus(self) -> Corpus:
-        corpus = encode_images.encode_missing(self.project, self.services, lambda *_: None)
+        corpus = self.services.corpus_builder.encode_missing(self.project, lambda *_: None)
         assert corpus is not None
         return corpus
 
@@ -163,8 +165,8 @@ def _no_label_studio(bench: Bench) -> Iterator[None]:
     """The steps that speak to Label Studio, without one: labels are the bench's, a queue is served as it is pushed."""
     ledger = bench.services.ledger
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(first_order, "serve", lambda *_: None)
-        patch.setattr(sync_labels, "sync", lambda *_, **__: bench._read())
-        patch.setattr(push_queue, "tidy", lambda *_, **__: None)
-        patch.setattr(push_queue, "serve", lambda _project, _services, round_, _spare: ledger.mark_pushed(round_))
+        patch.setattr(FirstOrder, "serve", lambda *_: None)
+        patch.setattr(LabelSync, "sync", lambda *_, **__: bench._read())
+        patch.setattr(QueuePusher, "tidy", lambda *_, **__: None)
+        patch.setattr(QueuePusher, "serve", lambda _self, _project, round_, _spare: ledger.mark_pushed(round_))
         yield

@@ -31,9 +31,10 @@ PATIENCE = 60.0
 @pytest.fixture
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     opened = services_in(tmp_path)
-    for name in ("push_queue.serve", "push_queue.tidy", "repair_webhooks.watch"):
+    for name in ("push_queue.QueuePusher.serve", "push_queue.QueuePusher.tidy", "repair_webhooks.watch"):
         monkeypatch.setattr(
-            f"ml_backend.steps.{name}", large.served if name == "push_queue.serve" else lambda *_, **__: None
+            f"ml_backend.steps.{name}",
+            large.served if name == "push_queue.QueuePusher.serve" else lambda *_, **__: None,
         )
     yield opened
     opened.database.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ml_backend import cycle
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio import connection
 from ml_backend.labelstudio.queue import FIRST_ORDER, UNCERTAINTY
@@ -16,6 +17,7 @@ from ml_backend.records import LabelSchema, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.steps import first_order
+from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 
@@ -43,23 +45,24 @@ class Host:
 class Pushes:
     """In place of pushing: notes the order, and fails as told."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
         self.pushed: list[list[int]] = []
         self.spare: list[int] = []
         self.error: Exception | None = None
 
-    def serve(self, _project: Project, services: Services, round_: Round, spare: Sequence[int]) -> Round:
+    def serve(self, _project: Project, round_: Round, spare: Sequence[int]) -> Round:
         self.spare = list(spare)
-        self.pushed.append([query.task_id for query in services.ledger.queries(round_)])
+        self.pushed.append([query.task_id for query in self.ledger.queries(round_)])
         if self.error is not None:
             raise self.error
-        return services.ledger.mark_verified(services.ledger.mark_pushed(round_))
+        return self.ledger.mark_verified(self.ledger.mark_pushed(round_))
 
 
 @pytest.fixture
-def pushes(monkeypatch: pytest.MonkeyPatch) -> Pushes:
-    pushes = Pushes()
-    monkeypatch.setattr("ml_backend.steps.push_queue.serve", pushes.serve)
+def pushes(services: Services, monkeypatch: pytest.MonkeyPatch) -> Pushes:
+    pushes = Pushes(services.ledger)
+    monkeypatch.setattr("ml_backend.steps.push_queue.QueuePusher.serve", pushes.serve)
     return pushes
 
 
@@ -70,6 +73,10 @@ def services(tmp_path: Path) -> Iterator[Services]:
     opened.database.close()
 
 
+def serve(project: Project, services: Services) -> None:
+    cycle.Steps.of(services).first_order.serve(project)
+
+
 def project_of(services: Services, tasks: int) -> Project:
     services.hosts._clients[HOST] = Host(tasks)  # type: ignore[assignment]
     return services.registry.register(HOST, 1, CONFIG, created=None)
@@ -78,7 +85,7 @@ def project_of(services: Services, tasks: int) -> Project:
 def test_a_new_project_is_served_a_random_order_once(services: Services, pushes: Pushes) -> None:
     project = project_of(services, 5_000)
     for _ in range(3):
-        first_order.serve(project, services)
+        serve(project, services)
     (order,) = pushes.pushed
     assert len(set(order)) == first_order.SIZE
     assert order != sorted(order)
@@ -99,30 +106,30 @@ def test_killed_before_it_was_served_the_same_order_is_pushed_again(services: Se
     project = project_of(services, 5_000)
     pushes.error = LabelStudioUnavailableError("away")
     with pytest.raises(LabelStudioUnavailableError):
-        first_order.serve(project, services)
+        serve(project, services)
     services.hosts._clients[HOST] = Host(9_000)  # type: ignore[assignment]
     pushes.error = None
-    first_order.serve(project, services)
+    serve(project, services)
     first, again = pushes.pushed
     assert again == first
 
 
 def test_a_refusal_does_not_stop_the_turn(services: Services, pushes: Pushes) -> None:
     pushes.error = LabelStudioError("no")
-    first_order.serve(project_of(services, 30), services)
+    serve(project_of(services, 30), services)
     assert len(pushes.pushed) == 1
 
 
 def test_a_project_that_had_a_queue_is_left_alone(services: Services, pushes: Pushes) -> None:
     project = project_of(services, 30)
     services.ledger.open_round(project, version=0, strategy="auto", seed=0, queries=[])
-    first_order.serve(project, services)
+    serve(project, services)
     assert pushes.pushed == []
 
 
 def test_where_nothing_is_unlabelled_there_is_no_order(services: Services, pushes: Pushes) -> None:
     project = project_of(services, 0)
-    first_order.serve(project, services)
+    serve(project, services)
     assert pushes.pushed == []
     assert services.ledger.last_round(project) is None
 
@@ -131,7 +138,7 @@ def test_the_next_listing_begins_where_the_last_one_did(services: Services, push
     project = project_of(services, 30)
     began = datetime(2026, 1, 1, tzinfo=UTC)
     services.ledger.reconcile(project, [], full=True, now=began)
-    first_order.serve(project, services)
+    serve(project, services)
     assert len(pushes.pushed) == 1
     assert services.ledger.project(project.key).reconciled_at == began
 

@@ -45,8 +45,8 @@ class Distinct:
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     opened = services_in(tmp_path)
     for name, instead in (
-        ("steps.push_queue.serve", large.served),
-        ("steps.push_queue.tidy", lambda *_, **__: None),
+        ("steps.push_queue.QueuePusher.serve", large.served),
+        ("steps.push_queue.QueuePusher.tidy", lambda *_, **__: None),
         ("steps.repair_webhooks.watch", lambda *_, **__: None),
         ("project_encoders.ProjectEncoders.of", lambda *_: large.encoder()),
     ):

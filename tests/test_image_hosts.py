@@ -20,7 +20,6 @@ from ml_backend.learning.pipeline import TICK_S
 from ml_backend.records import Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.steps.encode_images import encode_missing
 from ml_backend.store.pictures import LONGEST_PAUSE
 from ml_backend.store.projects import Project
 from tests.fakes import FakeClock
@@ -117,7 +116,7 @@ def quiet(_done: int, _total: int) -> None:
 def test_each_image_is_fetched_once_where_an_encoder_is_learned_from_it_too(
     services: Services, project: Project, storage: Storage
 ) -> None:
-    corpus = encode_missing(project, services, quiet)
+    corpus = services.corpus_builder.encode_missing(project, quiet)
     assert corpus is not None
     assert corpus.encoded.all()
     assert storage.fetched == {path(i): 1 for i in range(1, IMAGES + 1)}
@@ -129,7 +128,7 @@ def test_storage_that_is_down_at_the_first_turn_is_told_and_heals_by_itself(
 ) -> None:
     storage.down = True
     for _ in range(3):
-        assert encode_missing(project, services, quiet) is None
+        assert services.corpus_builder.encode_missing(project, quiet) is None
         project = services.ledger.project(project.key)
     told = " ".join(services.status.of(project)["problems"])
     assert "status 503" in told
@@ -139,7 +138,7 @@ def test_storage_that_is_down_at_the_first_turn_is_told_and_heals_by_itself(
     storage.down = False
     services.hosts._readers.clear()  # another process, or some seconds later: the host is tried again
     later(services)
-    corpus = encode_missing(project, services, quiet)
+    corpus = services.corpus_builder.encode_missing(project, quiet)
     assert corpus is not None
     assert corpus.encoded.all()
     assert services.status.of(services.ledger.project(project.key))["problems"] == []
@@ -174,35 +173,35 @@ def test_of_a_host_that_is_down_no_image_is_even_tried_and_those_of_other_hosts_
 def test_storage_that_goes_down_later_loses_no_image_for_good(
     services: Services, project: Project, storage: Storage
 ) -> None:
-    encode_missing(project, services, quiet)
+    services.corpus_builder.encode_missing(project, quiet)
     storage.down = True
     new = [Task(i, path(i), {"image": path(i)}) for i in range(100, 110)]
     services.ledger.reconcile(project, [(task, None) for task in new], full=False)
     storage.lasting = {path(109)}
-    corpus = encode_missing(project, services, quiet)
+    corpus = services.corpus_builder.encode_missing(project, quiet)
     assert corpus is not None
     assert int(corpus.encoded.sum()) == IMAGES
     storage.down = False
     services.hosts._readers.clear()
     later(services)
-    corpus = encode_missing(services.ledger.project(project.key), services, quiet)
+    corpus = services.corpus_builder.encode_missing(services.ledger.project(project.key), quiet)
     assert corpus is not None
     assert int(corpus.encoded.sum()) == IMAGES + 9
     later(services)
     before = storage.fetched[path(109)]
-    encode_missing(project, services, quiet)
+    services.corpus_builder.encode_missing(project, quiet)
     assert storage.fetched[path(109)] == before, "a missing file is not asked for again and again"
     assert services.ledger.retry_images(project) == 1
     storage.lasting = set()
-    corpus = encode_missing(project, services, quiet)
+    corpus = services.corpus_builder.encode_missing(project, quiet)
     assert corpus is not None
     assert int(corpus.encoded.sum()) == IMAGES + 10
 
 
 def test_a_sample_of_missing_files_is_told_as_such(services: Services, project: Project, storage: Storage) -> None:
     storage.lasting = {path(i) for i in range(1, IMAGES + 1)}
-    assert encode_missing(project, services, quiet) is None
-    assert encode_missing(services.ledger.project(project.key), services, quiet) is None
+    assert services.corpus_builder.encode_missing(project, quiet) is None
+    assert services.corpus_builder.encode_missing(services.ledger.project(project.key), quiet) is None
     told = " ".join(services.status.of(services.ledger.project(project.key))["problems"])
     assert f"{IMAGES} images cannot be read and are left out" in told
     assert "sync retry-images" in told
@@ -233,7 +232,7 @@ def test_what_is_read_when_a_turn_makes_room_is_neither_read_nor_encoded_again(
     corpus = None
     for _ in range(50):
         try:
-            corpus = encode_missing(project, services, interrupt)
+            corpus = services.corpus_builder.encode_missing(project, interrupt)
             break
         except TurnPausedError:
             continue
@@ -247,7 +246,7 @@ def test_images_that_are_slow_to_come_are_taken_in_when_the_turn_makes_room(
     services: Services, project: Project, storage: Storage
 ) -> None:
     """Otherwise a host that needs longer for each than a turn may take would never get on."""
-    encode_missing(project, services, quiet)
+    services.corpus_builder.encode_missing(project, quiet)
     slow = path(200)
     storage.held[slow] = threading.Event()
     new = [Task(i, path(i), {"image": path(i)}) for i in (200, 201)]
@@ -259,8 +258,8 @@ def test_images_that_are_slow_to_come_are_taken_in_when_the_turn_makes_room(
             raise TurnPausedError
 
     with pytest.raises(TurnPausedError):
-        encode_missing(project, services, interrupt)
-    corpus = encode_missing(project, services, quiet)
+        services.corpus_builder.encode_missing(project, interrupt)
+    corpus = services.corpus_builder.encode_missing(project, quiet)
     assert corpus is not None
     assert corpus.encoded.all()
     assert storage.fetched[slow] == 1

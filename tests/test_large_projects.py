@@ -22,7 +22,7 @@ from ml_backend.learning.patches import fit_patches
 from ml_backend.records import Annotation, LabelSchema, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.steps import sync_labels
+from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.store.database import Database
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
@@ -81,8 +81,8 @@ class Pictures:
 @pytest.fixture
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     opened = services_in(tmp_path)
-    monkeypatch.setattr("ml_backend.steps.push_queue.serve", served)
-    monkeypatch.setattr("ml_backend.steps.push_queue.tidy", lambda *_, **__: None)
+    monkeypatch.setattr("ml_backend.steps.push_queue.QueuePusher.serve", served)
+    monkeypatch.setattr("ml_backend.steps.push_queue.QueuePusher.tidy", lambda *_, **__: None)
     monkeypatch.setattr("ml_backend.steps.repair_webhooks.watch", lambda *_, **__: None)
     monkeypatch.setattr("ml_backend.project_encoders.ProjectEncoders.of", lambda *_: encoder())
     yield opened
@@ -113,7 +113,7 @@ def test_no_statement_of_a_turn_or_a_command_grows_with_the_project(services: Se
         tasks = list(services.ledger.tasks(project))
         host.gone = set()
         touch(services, project, range(1, host.size + 1))
-        sync_labels.sync(project, services, full=False)
+        services.label_sync.sync(project, full=False)
         services.predictor.predict(project, [{"id": task.id, "data": task.data} for task in tasks])
         services.ledger.content_hashes(project, [_task(i, project.schema) for i in range(1, host.size + 1)])
         manual_queue.by_hand(project, services, dict.fromkeys(range(1, host.size + 1), 1.0))
@@ -128,9 +128,9 @@ def first_sync(services: Services) -> None:
     project = connected(services, Host(size, labelled=70_000))
     everything = range(1, size + 1)
     with largest(services.database) as found:
-        sync_labels.sync(project, services, full=True)
+        services.label_sync.sync(project, full=True)
         touch(services, project, everything)
-        project, report = sync_labels.sync(services.ledger.project(project.key), services, full=False)
+        project, report = services.label_sync.sync(services.ledger.project(project.key), full=False)
         assert (services.ledger.counts(project).tasks, report.added) == (size, 0)
         assert sum(1 for _ in services.ledger.tasks(project, everything)) == size
         assert services.ledger.content_hashes(project, [Task(i, "/") for i in everything]) == {}
@@ -175,8 +175,8 @@ def largest(database: Database) -> Iterator[set[int]]:
         sa.event.remove(database.engine, "before_cursor_execute", note)
 
 
-def served(_project: Project, services: Services, round_: Round, _spare: Sequence[int] = ()) -> Round:
-    return services.ledger.mark_verified(services.ledger.mark_pushed(round_))
+def served(pusher: QueuePusher, _project: Project, round_: Round, _spare: Sequence[int] = ()) -> Round:
+    return pusher.ledger.mark_verified(pusher.ledger.mark_pushed(round_))
 
 
 def _task(number: int, schema: LabelSchema) -> Task:

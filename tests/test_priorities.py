@@ -19,7 +19,7 @@ from ml_backend.records import Annotation, Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.steps.choose import BY_HAND, choose
-from ml_backend.steps.encode_images import encode_missing
+from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from tests.slices import held_out
@@ -122,7 +122,7 @@ def test_tasks_that_are_held_out_or_not_encoded_yet_are_queued_beside_a_model(
     services: Services, project: Project
 ) -> None:
     """Their content is not in the feature store, and for some it is not even known."""
-    corpus = encode_missing(project, services, lambda *_: None)
+    corpus = services.corpus_builder.encode_missing(project, lambda *_: None)
     assert corpus is not None
     head = train_head(corpus.vectors(np.arange(2)), np.array([0, 1]), corpus.classes, seed=0).head
 
@@ -191,18 +191,18 @@ def test_there_are_tasks_in_reserve_for_who_asks_while_a_colleague_has_the_only_
 ) -> None:
     reserves: list[list[int]] = []
 
-    def serve(_project: Project, _services: Services, round_: Round, spare: list[int]) -> Round:
+    def serve(_pusher: QueuePusher, _project: Project, round_: Round, spare: list[int]) -> Round:
         reserves.append(spare)
         return round_
 
-    monkeypatch.setattr("ml_backend.steps.push_queue.serve", serve)
+    monkeypatch.setattr(QueuePusher, "serve", serve)
     push(project, services, by_hand(project, services, {5: 1.0}))
     (reserve,) = reserves
     assert sorted(reserve) == [3, 4, 6, 7, 8, 9, 10]
 
 
 def test_raising_the_overlap_replaces_a_queue_whose_guesses_are_ticked(services: Services, project: Project) -> None:
-    corpus = encode_missing(project, services, lambda _done, _total: None)
+    corpus = services.corpus_builder.encode_missing(project, lambda _done, _total: None)
     first = choose(project, corpus, None, services.ledger, services.settings)
     assert choose(project, corpus, None, services.ledger, services.settings) == first
     project = services.ledger.configure(project, overlap=2)

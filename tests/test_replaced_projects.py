@@ -16,7 +16,6 @@ from ml_backend import cycle
 from ml_backend.errors import NotFoundError, ProjectReplacedError
 from ml_backend.records import ProjectKey, Query
 from ml_backend.services import Services
-from ml_backend.steps import sync_labels
 from ml_backend.store.projects import Project
 from ml_backend.web.app import create_app
 from ml_backend.worker.loop import RARELY, Worker
@@ -53,7 +52,7 @@ def host() -> Dated:
 @pytest.fixture
 def former(services: Services, host: Dated) -> Project:
     """A project with labels, a queue and a model."""
-    project, _ = sync_labels.sync(connected(services, host), services, full=True)
+    project, _ = services.label_sync.sync(connected(services, host), full=True)
     query = Query(1, 0, "strategy", 0.5, "")
     services.ledger.mark_pushed(
         services.ledger.open_round(project, version=1, strategy="margin", seed=0, queries=[query])
@@ -70,11 +69,11 @@ def test_another_project_under_the_number_begins_anew_and_the_former_ones_labels
     services.jobs.mark_due(former, reason="labels")
     host.made, host.labelled = AGAIN, 0
     with pytest.raises(ProjectReplacedError, match="The 7 labels of the former one"):
-        sync_labels.sync(former, services, full=False)
+        services.label_sync.sync(former, full=False)
     (new,) = services.ledger.projects()
     assert (new.id != former.id, new.key) == (True, former.key)
     assert services.jobs.claim("worker").project_id == new.id  # type: ignore[union-attr]
-    sync_labels.sync(new, services, full=False)
+    services.label_sync.sync(new, full=False)
     status = services.status.of(services.ledger.project(new.key))
     assert status["counts"]["labelled"] == 0
     assert (status["version"], status["queue"]) == (None, None)
@@ -86,9 +85,7 @@ def test_another_project_under_the_number_begins_anew_and_the_former_ones_labels
 def test_the_turn_that_finds_it_out_is_no_failure(
     services: Services, host: Dated, former: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        cycle, "run", lambda project, services, *_, **__: sync_labels.sync(project, services, full=False)
-    )
+    monkeypatch.setattr(cycle, "run", lambda project, services, *_, **__: services.label_sync.sync(project, full=False))
     host.made = AGAIN
     assert Worker(services, "mine").work()
     (new,) = services.ledger.projects()
@@ -113,7 +110,7 @@ def test_until_it_is_found_out_nobody_gets_the_former_ones_predictions(services:
 
 
 def test_a_project_known_without_its_time_of_creation_learns_it(services: Services, host: Dated) -> None:
-    project, _ = sync_labels.sync(connected(services, host), services, full=True)
+    project, _ = services.label_sync.sync(connected(services, host), full=True)
     assert project.settings["created"] == int(MADE.timestamp())
 
 

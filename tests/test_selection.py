@@ -14,7 +14,6 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.records import ProjectKey, Selection
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.steps.sync_labels import refresh
 from tests.label_configs import IMAGE, KIND, MOOD
 
 HOST = "http://localhost:8080"
@@ -46,7 +45,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 
 def test_what_was_selected_holds_when_the_config_is_read_again(services: Services) -> None:
     project = services.registry.register(HOST, 3, BOTH, created=1, selection=Selection("mood"))
-    assert refresh(project, services).schema.labels == ("calm", "cross")
+    assert services.label_sync.refresh(project).schema.labels == ("calm", "cross")
     assert services.registry.register(HOST, 3, BOTH, created=1).schema.labels == ("calm", "cross")
 
 
@@ -60,7 +59,7 @@ def test_a_selection_whose_choices_go_away_is_told_loses_nothing_and_goes_on_whe
     services.jobs.finish(job)
     host.config = MOOD_GONE
     with pytest.raises(InvalidInputError, match=r'no <Choices name="mood">.*it has kind'):
-        refresh(project, services)
+        services.label_sync.refresh(project)
     assert services.ledger.project(ProjectKey(HOST, 3)).schema.from_name == "mood"
     assert services.registry.register(HOST, 3, BOTH, created=1).schema.from_name == "mood"
     assert services.jobs.status(project).due is not None, "the config that is back is a change"

@@ -307,12 +307,11 @@ def _up_to_date(args: argparse.Namespace, answer: Answer) -> tuple[Services, Pro
     project = find_project(services, args)
     if args.offline:
         return services, project
-    from ml_backend.steps.sync_labels import sync  # noqa: PLC0415
     from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
     try:
         with alone(services, project, args.command):
-            return services, sync(project, services, full=False, lazily=True)[0]
+            return services, services.label_sync.sync(project, full=False, lazily=True)[0]
     except LabelStudioUnavailableError as error:
         if getattr(args, "strict", False) or project.reconciled_at is None:
             raise

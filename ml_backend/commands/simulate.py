@@ -143,10 +143,8 @@ def examples_of(args: argparse.Namespace) -> tuple[str, list[Example]]:
 
 def from_project(args: argparse.Namespace) -> tuple[str, list[Example]]:
     """Title and labelled images of a project, by the same consensus as everything else."""
-    from ml_backend.steps.sync_labels import sync  # noqa: PLC0415
-
     services = open_services(dry_run=args.dry_run)
-    project, _ = sync(find_project(services, args), services, full=True)
+    project, _ = services.label_sync.sync(find_project(services, args), full=True)
     if project.schema.multiple:
         raise InvalidInputError(f"{project.title} allows several labels per image; `simulate` needs exactly one.")
     labels = {label.task_id: label.labels[0] for label in services.ledger.labels(project)}

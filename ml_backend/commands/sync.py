@@ -250,13 +250,12 @@ def _computed(args: argparse.Namespace, services: Services, project: Project) ->
 def _chosen(args: argparse.Namespace, services: Services, project: Project) -> Batch:
     """A list of the person's own, or what the strategy computes."""
     from ml_backend.manual_queue import by_hand, priorities_from_csv, resolve  # noqa: PLC0415
-    from ml_backend.steps.sync_labels import sync  # noqa: PLC0415
     from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
     if not (args.tasks or args.files or args.csv):
         return _computed(args, services, project)
     with alone(services, project, args.what):
-        project, _ = sync(project, services, full=False, lazily=True)
+        project, _ = services.label_sync.sync(project, full=False, lazily=True)
     if args.csv:
         return by_hand(project, services, priorities_from_csv(project, services, args.csv))
     names = [name.strip() for name in args.tasks.split(",") if name.strip()] if args.tasks else args.files

@@ -18,7 +18,6 @@ from ml_backend.learning.networks import Preprocessing
 from ml_backend.learning.pretrained import LabelMatch, import_classifier, match_labels
 from ml_backend.learning.record import Record
 from ml_backend.services import Services
-from ml_backend.steps import sync_labels as labels_step
 from ml_backend.store.model_versions import Verdict, Version
 from ml_backend.store.projects import Project
 
@@ -118,7 +117,7 @@ def _read(
     if model_type is None:
         raise InvalidInputError(f"Say which network {path.name} belongs to, for example with --model-type resnet18.")
     if not len(services.ledger.pool(project).ids):
-        project, _ = labels_step.sync(project, services, full=True)
+        project, _ = services.label_sync.sync(project, full=True)
     images = sample_images(project, services.encoding, SAMPLE, np.random.default_rng(services.settings.seed))
     imported = import_classifier(
         path,

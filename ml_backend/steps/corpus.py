@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.learning.encoders import Encoder
-from ml_backend.learning.head import Head
 from ml_backend.store.views import PoolRows
+
+if TYPE_CHECKING:
+    from ml_backend.learning.encoders import Encoder
+    from ml_backend.learning.head import Head
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def _noted(services: Services, message: WebhookRequest, host: str | None, projec
     key = services.registry.find_key(host, message.project_id(project))
     receipt = services.inbox.record(key, message.action, message.as_sent())
     if message.action == "PROJECT_UPDATED" and isinstance(message.project, dict):
-        push_queue.notice(services.ledger.project(key), services, message.project)
+        push_queue.notice(services.ledger.project(key), message.project, services.ledger, services.jobs)
     return {"status": "doubled" if receipt.duplicate else "ok" if receipt.known else "ignored"}
 
 

@@ -15,7 +15,8 @@ from ml_backend.commands.first_queue import make_tabs
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.queue import EVERYTHING, TAB
-from ml_backend.steps import encode_images, sync_labels
+from ml_backend.steps import sync_labels
+from ml_backend.steps.encode_images import CorpusBuilder
 from tests.e2e.stack import Stack, inline
 
 TASKS = 60
@@ -40,14 +41,14 @@ def shown(stack: Stack, title: str) -> list[int]:
 
 def while_encoding(monkeypatch: pytest.MonkeyPatch, do: Any) -> None:
     """Do something once, before the first image is read."""
-    really = encode_images.encode_missing
+    really = CorpusBuilder.encode_missing
 
     def encode(*given: Any) -> Any:
-        monkeypatch.setattr(encode_images, "encode_missing", really)
+        monkeypatch.setattr(CorpusBuilder, "encode_missing", really)
         do()
         return really(*given)
 
-    monkeypatch.setattr(encode_images, "encode_missing", encode)
+    monkeypatch.setattr(CorpusBuilder, "encode_missing", encode)
 
 
 def test_the_queue_tab_is_never_empty_between_connecting_and_the_models_own_queue(stack: Stack) -> None:
@@ -118,14 +119,14 @@ def test_what_was_read_just_now_is_not_listed_again_but_what_came_in_late_is_fou
         return answer
 
     monkeypatch.setattr(client, "listing", listing)
-    sync_labels.sync(stack.project, services, full=True)
+    services.label_sync.sync(stack.project, full=True)
     moment = client.clock() + timedelta(seconds=1)
     services.ledger.reconcile(stack.project, [], full=False, now=moment)  # as if the import had ended a second before
     listed[0] = 0
-    sync_labels.sync(stack.project, services, full=False)
+    services.label_sync.sync(stack.project, full=False)
     assert listed[0] <= 1, "a count alone"
     services.ledger.reconcile(stack.project, [], full=False, now=moment)
     stack.client.import_tasks(stack.project_id, [{"image": "/data/local-files/?d=samples/digits/late.png"}])
     services.ledger.reconcile(stack.project, [], full=False, now=client.clock() + timedelta(seconds=2))
-    sync_labels.sync(stack.project, services, full=False)
+    services.label_sync.sync(stack.project, full=False)
     assert services.ledger.counts(stack.project).tasks == TASKS + 1

@@ -14,7 +14,6 @@ from ml_backend.diagnostics import Diagnosis
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
 from ml_backend.labelstudio.queue import UNCERTAINTY
-from ml_backend.steps.encode_images import encode_missing
 from tests.e2e.stack import Stack, inline, running, wait_until
 
 POLL_S = 12
@@ -113,7 +112,7 @@ def test_none_of_them_is_learned_from_label_studio_to_the_export(
         none = [label for label in labels if label.labels == ()]
         assert len(labels) == 55
         assert 15 <= len(none) <= 40
-        corpus = encode_missing(stack.project, stack.services, lambda *_: None)
+        corpus = stack.services.corpus_builder.encode_missing(stack.project, lambda *_: None)
         model = stack.services.predictor.current(stack.project)
         assert corpus is not None
         assert model is not None
