@@ -81,19 +81,19 @@ class Steps:
 def run(
     project: Project,
     services: Services,
-    progress: Progress,
+    on_progress: Progress,
     *,
     full: bool = False,
-    go_on: Callable[[], None] = lambda: None,
+    check_paused: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """First order, labels, features, tidy, hold out, train and promote, score and choose, push and verify, advise.
 
-    full: compare with all of the project instead of what changed. go_on: asked while images are encoded; may raise
+    full: compare with all of the project instead of what changed. check_paused: called while images are encoded; may raise
     TurnPausedError, and the next turn goes on from there. Raises LabelStudioUnavailableError when Label Studio
     is away: what was computed is kept, and the next turn pushes it.
     """
     steps, ledger, settings = Steps.of(services), services.ledger, services.settings
-    timer = _Timer(progress, go_on)
+    timer = _Timer(on_progress, check_paused)
     timer.step("first order", 0.0, lambda: steps.first_order.serve(project))
     project, corpus = _read(project, steps, timer, full=full)
     timer.step("tidy", 0.6, lambda: steps.queue_pusher.tidy(project, idle=not timer.outcome.labels_changed))
@@ -141,13 +141,13 @@ def _in_own_vectors(
 class _Timer:
     """Times the steps and reports progress."""
 
-    def __init__(self, progress: Progress, go_on: Callable[[], None]) -> None:
-        self.progress = progress
-        self.go_on = go_on
+    def __init__(self, on_progress: Progress, check_paused: Callable[[], None]) -> None:
+        self.on_progress = on_progress
+        self.check_paused = check_paused
         self.outcome = Outcome()
 
     def step(self, name: str, start: float, do: Callable[[], Result]) -> Result:
-        self.progress(start, name)
+        self.on_progress(start, name)
         began = time.perf_counter()
         result = do()
         self.outcome.seconds[name] = time.perf_counter() - began
@@ -155,13 +155,13 @@ class _Timer:
 
     def at(self, share: float) -> Callable[[str], None]:
         """Progress of a step that only says what it is doing."""
-        return lambda doing: self.progress(share, doing)
+        return lambda doing: self.on_progress(share, doing)
 
     def within(self, start: float, end: float) -> Counter:
         """Progress of a step that counts things, mapped onto its part of the turn."""
 
         def count(done: int, total: int) -> None:
-            self.progress(start + (end - start) * done / max(total, 1), f"{done} of {total} images")
-            self.go_on()
+            self.on_progress(start + (end - start) * done / max(total, 1), f"{done} of {total} images")
+            self.check_paused()
 
         return count

@@ -82,17 +82,9 @@ def calls_of(encoder: NetworkEncoder, pixels: Any, ended_at: int | None) -> int:
         if calls == ended_at:
             raise EndedError
 
-    labels = np.arange(len(pixels)) % 2
+    labels, recipe = np.arange(len(pixels)) % 2, Recipe(epochs=1, batch_size=64)
     try:
-        finetune(
-            encoder,
-            pixels,
-            labels,
-            ("a", "b"),
-            seed=0,
-            recipe=Recipe(epochs=1, batch_size=64),
-            check_cancelled=check_cancelled,
-        )
+        finetune(encoder, pixels, labels, ("a", "b"), seed=0, recipe=recipe, check_cancelled=check_cancelled)
     except EndedError:
         assert ended_at is not None
     return calls

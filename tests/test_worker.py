@@ -37,13 +37,13 @@ class Turns:
     def __init__(self) -> None:
         self.taken: list[int] = []
         self.meanwhile: dict[int, Any] = {}
-        self.go_on: Callable[[], None] = lambda: None
+        self.check_paused: Callable[[], None] = lambda: None
 
     def run(
-        self, project: Project, _services: Services, progress: cycle.Progress, *, go_on: Callable[[], None]
+        self, project: Project, _services: Services, progress: cycle.Progress, *, check_paused: Callable[[], None]
     ) -> cycle.Outcome:
         self.taken.append(project.key.project_id)
-        self.go_on = go_on
+        self.check_paused = check_paused
         progress(0.5, "half-way")
         self.meanwhile.get(project.key.project_id, lambda: None)()
         return cycle.Outcome()
@@ -82,7 +82,7 @@ def test_a_turn_that_encodes_for_long_lets_others_in_between_and_goes_on_afterwa
         turns.meanwhile.clear()
         while True:
             told.append(services.status.of(other)["job"]["waiting_for"])
-            turns.go_on()
+            turns.check_paused()
 
     turns.meanwhile[1] = long_encoding
     while worker.work():
@@ -108,7 +108,7 @@ def test_a_turn_that_nobody_waits_for_is_not_interrupted(
     monkeypatch.setattr(time_slice, "SLICE_S", 0.0)
     monkeypatch.setattr(time_slice, "LOOK_S", 0.0)
     services.registry.register(HOST, 1, CONFIG, created=None)
-    turns.meanwhile[1] = lambda: [turns.go_on() for _ in range(5)]
+    turns.meanwhile[1] = lambda: [turns.check_paused() for _ in range(5)]
     assert Worker(services).work()
     assert turns.taken == [1]
 

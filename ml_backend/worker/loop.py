@@ -115,24 +115,24 @@ class Worker:
         try:
             project = self.patiently(lambda: self._project(job))
             if project is not None:
-                self.attempt(job, project, Share(self.services, job, self._poll).go_on)
+                self.attempt(job, project, Share(self.services, job, self._poll).check_paused)
             elif not self.stopping.is_set():  # replaced after it was claimed
                 self._end(job, partial(self.services.jobs.finish, job, {"note": "The project is no longer there."}))
         finally:
             self.job = None
         return True
 
-    def attempt(self, job: Job, project: Project, go_on: Callable[[], None] = lambda: None) -> None:
+    def attempt(self, job: Job, project: Project, check_paused: Callable[[], None] = lambda: None) -> None:
         """Do a claimed job; how it ended is kept with it, as soon as that can be written.
 
-        go_on: asked while images are encoded; raises TurnPausedError where other projects are to have their turn.
+        check_paused: called while images are encoded; raises TurnPausedError where other projects are to have their turn.
         """
         jobs = self.services.jobs
         beat = Heartbeat(self.services, job, self.on_progress, self.stopping)
         end: Callable[[], object]
         try:
             with beat, translated(str(self.services.settings.data_dir)):
-                summary = cycle.run(project, self.services, beat.progress, go_on=go_on).summary()
+                summary = cycle.run(project, self.services, beat.progress, check_paused=check_paused).summary()
             end = partial(jobs.finish, job, summary)
             logger.info("%s: %s", project.key, turn_sentence(summary))
         except JobCancelledError:

@@ -17,7 +17,7 @@ LOOK_S = 1.0
 
 
 class Share:
-    """What a turn asks between two images: whether to go on. poll: makes due what is to be looked at by the clock."""
+    """What a turn asks between two images: whether to make room. poll: makes due what is to be looked at by the clock."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Share:
         self._began = self._looked = clock()
         self._until: float | None = None
 
-    def go_on(self) -> None:
+    def check_paused(self) -> None:
         """Raise TurnPausedError where the turn had its share and another project waits."""
         now = self._clock()
         if self._until is None:
