@@ -244,7 +244,7 @@ def test_of_two_equal_files_the_original_is_imported_and_known_by_both_names(
     assert (image.source.relative, image.also) == (original, (copy,))
     assert report.doubles == [f"{copy} is the same image as {original}"]
     client = FakeProject()
-    import_images(client, 1, SCHEMA, [replace(image, source=Source(original, address="https://h/1"))], report)
+    import_images(1, SCHEMA, [replace(image, source=Source(original, address="https://h/1"))], report, client)
     told = names_of_tasks(client.rows)
     assert told[copy] == told[original] == [1]
 
@@ -302,8 +302,8 @@ def test_what_lies_in_a_bucket_is_fetched_through_its_task_and_named_if_it_canno
 
     client, report = FakeProject(), ImportReport()
     ready = [Ready(s, None) for s in find_images(["s3://b/a.png", "s3://b/nope.png", "https://h/b.png"]).sources]
-    import_images(client, 1, SCHEMA, ready, report)
-    check_imported(client, 1, SCHEMA, ready, report, fetch)
+    import_images(1, SCHEMA, ready, report, client)
+    check_imported(1, SCHEMA, ready, report, client, fetch)
     assert sorted(asked) == [("s3://b/a.png", 1), ("s3://b/nope.png", 2)]
     assert report.faulty == ["nope.png (task 2): s3://b/nope.png does not exist (404): connect the bucket."]
 
@@ -326,16 +326,16 @@ def test_of_very_many_addresses_a_sample_is_fetched_and_a_silent_host_does_not_h
 
 def test_a_second_run_imports_only_what_is_new() -> None:
     client, report = FakeProject(), ImportReport()
-    import_images(client, 1, SCHEMA, at(3), report)
+    import_images(1, SCHEMA, at(3), report, client)
     again = ImportReport()
-    import_images(client, 1, SCHEMA, at(5), again)
+    import_images(1, SCHEMA, at(5), again, client)
     assert (report.imported, again.imported, again.there) == (3, 2, 3)
     assert len(client.rows) == 5
 
 
 def test_a_dry_run_changes_nothing() -> None:
     client, report = FakeProject(), ImportReport()
-    import_images(client, 1, SCHEMA, at(3), report, dry_run=True)
+    import_images(1, SCHEMA, at(3), report, client, dry_run=True)
     assert (report.imported, client.rows) == (3, [])
 
 
@@ -343,7 +343,7 @@ def test_a_killed_runs_last_request_that_arrives_late_leaves_no_double() -> None
     """It arrives after this run has looked at what is there, and before it is done."""
     client, report = FakeProject(), ImportReport()
     client.late = [{"data": {"image": f"https://host/{i}.png", "filename": f"{i}.png"}} for i in range(2)]
-    import_images(client, 1, SCHEMA, at(4), report)
+    import_images(1, SCHEMA, at(4), report, client)
     assert sorted(str(task.image) for task in client.rows) == [f"https://host/{i}.png" for i in range(4)]
 
 
@@ -351,7 +351,7 @@ def test_a_double_that_somebody_answered_otherwise_is_kept() -> None:
     client, report = FakeProject(), ImportReport()
     answered = {"data": {"image": "https://host/0.png"}, "annotations": [{"result": [{"value": {"choices": ["cat"]}}]}]}
     client.late = [{"data": {"image": "https://host/0.png"}}, answered]
-    import_images(client, 1, SCHEMA, at(2), report)
+    import_images(1, SCHEMA, at(2), report, client)
     assert len(client.rows) == 3
     assert [len(a) for a in client.given.values()] == [1]
 
@@ -360,7 +360,7 @@ def test_a_double_that_somebody_answered_otherwise_is_kept() -> None:
 def test_labels_come_with_their_image_as_asked(labels_as: Any) -> None:
     client, report = FakeProject(), ImportReport()
     image = Ready(Source("0.png", address="https://host/0.png"), None, ("dog",))
-    import_images(client, 1, SCHEMA, [image], report, labels_as=labels_as)
+    import_images(1, SCHEMA, [image], report, client, labels_as=labels_as)
     assert report.labelled == 1
     assert [a.labels for a in client.given.get(1, [])] == ([("dog",)] if labels_as == "annotations" else [])
     assert len(client.predictions[1]) == (labels_as == "predictions")
@@ -369,36 +369,36 @@ def test_labels_come_with_their_image_as_asked(labels_as: Any) -> None:
 @pytest.fixture
 def labelled() -> FakeProject:
     client = FakeProject()
-    import_images(client, 1, SCHEMA, at(4), ImportReport())
+    import_images(1, SCHEMA, at(4), ImportReport(), client)
     return client
 
 
 def test_labels_for_existing_tasks_are_written_once(labelled: FakeProject) -> None:
     given = {"0.png": ["cat"], "https://host/1.png": ["dog"], "nobody.png": ["cat"]}
-    first = import_labels(labelled, 1, SCHEMA, given)
-    second = import_labels(labelled, 1, SCHEMA, given)
+    first = import_labels(1, SCHEMA, given, labelled)
+    second = import_labels(1, SCHEMA, given, labelled)
     assert (first.written, first.unknown) == (2, ["nobody.png"])
     assert (second.written, second.same, labelled.writes) == (0, 2, 2)
 
 
 def test_another_label_is_kept_and_told_unless_it_is_to_be_replaced(labelled: FakeProject) -> None:
-    import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"]})
-    kept = import_labels(labelled, 1, SCHEMA, {"0.png": ["dog"]})
+    import_labels(1, SCHEMA, {"0.png": ["cat"]}, labelled)
+    kept = import_labels(1, SCHEMA, {"0.png": ["dog"]}, labelled)
     assert kept.differing == ["task 1: labelled 'cat', the file says 'dog'"]
-    replaced = import_labels(labelled, 1, SCHEMA, {"0.png": ["dog"]}, replace=True)
+    replaced = import_labels(1, SCHEMA, {"0.png": ["dog"]}, labelled, replace=True)
     assert replaced.replaced == 1
     assert [a.labels for a in labelled.given[1]] == [("dog",)]
 
 
 def test_labels_that_do_not_fit_write_nothing(labelled: FakeProject) -> None:
     with pytest.raises(InvalidInputError, match="'cow'"):
-        import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"], "1.png": ["cow"]})
+        import_labels(1, SCHEMA, {"0.png": ["cat"], "1.png": ["cow"]}, labelled)
     with pytest.raises(InvalidInputError, match="two different labels"):
-        import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"], "https://host/0.png": ["dog"]})
+        import_labels(1, SCHEMA, {"0.png": ["cat"], "https://host/0.png": ["dog"]}, labelled)
     assert labelled.writes == 0
 
 
 def test_labels_as_predictions_are_sent_once(labelled: FakeProject) -> None:
-    first = import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"]}, labels_as="predictions")
-    second = import_labels(labelled, 1, SCHEMA, {"0.png": ["cat"]}, labels_as="predictions")
+    first = import_labels(1, SCHEMA, {"0.png": ["cat"]}, labelled, labels_as="predictions")
+    second = import_labels(1, SCHEMA, {"0.png": ["cat"]}, labelled, labels_as="predictions")
     assert (first.written, second.written, second.same) == (1, 0, 1)

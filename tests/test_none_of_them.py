@@ -91,15 +91,15 @@ def csv(folder: Path, text: str) -> Path:
 def test_an_empty_cell_of_a_csv_is_a_label_where_several_may_be_chosen(tmp_path: Path, labelled: FakeProject) -> None:
     given = read_labels(csv(tmp_path, "filename,label\n0.png,\n1.png,cat\n"))
     assert given == {"0.png": ("",), "1.png": ("cat",)}
-    report = import_labels(labelled, 1, MANY, given)
+    report = import_labels(1, MANY, given, labelled)
     assert (report.written, report.none) == (2, 1)
-    assert import_labels(labelled, 1, MANY, given).same == 2
-    differing = import_labels(labelled, 1, MANY, {"0.png": ("dog",)})
+    assert import_labels(1, MANY, given, labelled).same == 2
+    differing = import_labels(1, MANY, {"0.png": ("dog",)}, labelled)
     assert len(differing.differing) == 1, "an empty answer is one, and is not overwritten"
 
 
 def test_an_empty_cell_of_a_csv_is_no_label_where_one_has_to_be_chosen(tmp_path: Path, labelled: FakeProject) -> None:
-    report = import_labels(labelled, 1, ONE, read_labels(csv(tmp_path, "filename,label\n0.png,\n1.png,cat\n")))
+    report = import_labels(1, ONE, read_labels(csv(tmp_path, "filename,label\n0.png,\n1.png,cat\n")), labelled)
     assert (report.written, report.none) == (1, 0)
 
 
@@ -113,7 +113,7 @@ def test_images_come_with_an_empty_label_or_with_none_at_all(tmp_path: Path) -> 
     (tmp_path / "more.txt").write_text("https://host/2.png\n")
     found = find_images([str(listed), str(tmp_path / "more.txt")])
     labels, report, project = check_labels(MANY, found.sources, "|"), ImportReport(), FakeProject()
-    import_images(project, 1, MANY, inspect(found.sources, labels, report, lambda _: None), report)
+    import_images(1, MANY, inspect(found.sources, labels, report, lambda _: None), report, project)
     assert (report.labelled, report.none) == (2, 1)
     assert {task: [a.labels for a in given] for task, given in project.given.items()} == {1: [()], 2: [("cat",)]}
     assert len(project.rows) == 3

@@ -122,22 +122,22 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidInputError(f"Nothing was imported (--strict): {and_more(faults, most=MOST)}.")
     with bar("importing", len(ready)) as advance:
         import_images(
-            client,
             number,
             schema,
             ready,
             report,
+            client,
             where=args.storage,
             root=args.document_root or settings.document_root,
             labels_as=args.labels_as,
             dry_run=args.dry_run,
-            done=advance,
+            on_progress=advance,
         )
     if args.dry_run:
         report.unchecked += len(in_buckets(ready))
     else:
         with bar("checking", len(in_buckets(ready))) as advance:
-            check_imported(client, number, schema, ready, report, fetch, advance)
+            check_imported(number, schema, ready, report, client, fetch, advance)
     _warn(answer, report)
     document = {"project": project["id"], "dry_run": args.dry_run, **vars(report)}
     text = _summary(project["title"], report, args)

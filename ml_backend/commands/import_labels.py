@@ -61,15 +61,15 @@ def run(args: argparse.Namespace) -> int:
     given = read_labels(args.csv, (*NAME_COLUMNS, "content_hash", "task_id"))
     with bar("labels", len(given)) as advance:
         report = import_labels(
-            client,
             int(project["id"]),
             client.schema(project, default=settings.selection),
             given,
+            client,
             labels_as=args.labels_as,
             separator=args.separator,
             replace=args.replace,
             dry_run=args.dry_run,
-            done=advance,
+            on_progress=advance,
         )
     _warn(answer, report)
     verb = "would be written" if args.dry_run else "written"

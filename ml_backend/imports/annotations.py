@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ml_backend.errors import InvalidInputError
-from ml_backend.imports.uploading import IMPORTED, LabelsAs, chosen, complain
+from ml_backend.imports.uploading import IMPORTED, LabelsAs, parse_labels, raise_for_invalid_labels
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, prediction_result
 from ml_backend.records import Annotation, LabelSchema, Task
@@ -42,16 +42,16 @@ class _Step:
 
 
 def import_labels(
-    client: LabelStudio,
     project_id: int,
     schema: LabelSchema,
     given: Mapping[str, Sequence[str]],
+    client: LabelStudio,
     *,
     labels_as: LabelsAs = "annotations",
     separator: str = "|",
     replace: bool = False,
     dry_run: bool = False,
-    done: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> LabelReport:
     """Give each named task its labels. `given`: filename, path, content hash or task id -> CSV cells.
 
@@ -65,26 +65,26 @@ def import_labels(
     wanted = _resolved(labels, listing, report)
     report.none = sum(not names for names in wanted.values())
     if labels_as == "predictions":
-        _as_predictions(client, project_id, schema, wanted, report, dry_run=dry_run)
+        _as_predictions(project_id, schema, wanted, report, client, dry_run=dry_run)
         return report
-    steps = _plan(client, project_id, schema, wanted, report, replace=replace)
-    done(len(wanted) - len(steps))
+    steps = _plan(project_id, schema, wanted, report, client, replace=replace)
+    on_progress(len(wanted) - len(steps))
     if dry_run:
         return report
     with ThreadPoolExecutor(WRITERS) as writers:
-        for _ in writers.map(lambda step: _write(client, schema, step), steps):
-            done(1)
+        for _ in writers.map(lambda step: _write(schema, step, client), steps):
+            on_progress(1)
     return report
 
 
 def _checked(schema: LabelSchema, given: Mapping[str, Sequence[str]], separator: str) -> dict[str, tuple[str, ...]]:
-    labels = {name: chosen(schema, cells, separator) for name, cells in given.items()}
+    labels = {name: parse_labels(schema, cells, separator) for name, cells in given.items()}
     unknown: dict[str, int] = {}
     for names in labels.values():
         for name in set(names) - set(schema.labels):
             unknown[name] = unknown.get(name, 0) + 1
     several = [] if schema.multiple else [name for name, names in labels.items() if len(names) > 1]
-    complain(schema, unknown, several)
+    raise_for_invalid_labels(schema, unknown, several)
     return {name: names for name, names in labels.items() if names or (schema.multiple and given[name])}
 
 
@@ -104,11 +104,11 @@ def _resolved(
 
 
 def _plan(
-    client: LabelStudio,
     project_id: int,
     schema: LabelSchema,
     wanted: Mapping[int, tuple[str, ...]],
     report: LabelReport,
+    client: LabelStudio,
     *,
     replace: bool,
 ) -> list[_Step]:
@@ -134,7 +134,7 @@ def _plan(
     return steps
 
 
-def _write(client: LabelStudio, schema: LabelSchema, step: _Step) -> None:
+def _write(schema: LabelSchema, step: _Step, client: LabelStudio) -> None:
     result = annotation_result(schema, step.labels)
     if step.replaces is None:
         client.create_annotation(step.task_id, result, lead_time=0.0)
@@ -143,11 +143,11 @@ def _write(client: LabelStudio, schema: LabelSchema, step: _Step) -> None:
 
 
 def _as_predictions(
-    client: LabelStudio,
     project_id: int,
     schema: LabelSchema,
     wanted: Mapping[int, tuple[str, ...]],
     report: LabelReport,
+    client: LabelStudio,
     *,
     dry_run: bool,
 ) -> None:

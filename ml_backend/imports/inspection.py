@@ -53,7 +53,7 @@ def inspect(
     sources: Sequence[Source],
     labels: Labels,
     report: ImportReport,
-    done: Callable[[int], None],
+    on_progress: Callable[[int], None],
     *,
     doubtful: Mapping[Source, Sequence[Source]] | None = None,
     fetch: Fetch | None = None,
@@ -65,14 +65,14 @@ def inspect(
     """
     report.found = len(sources)
     web = [source for source in sources if source.address and not source.address.startswith(CLOUD)]
-    tried = try_all(web, lambda source: fetch(str(source.address), None), done) if fetch else Tried[Source]()
+    tried = try_all(web, lambda source: fetch(str(source.address), None), on_progress) if fetch else Tried[Source]()
     report.unchecked += tried.unchecked
     same: dict[str, list[Source]] = {}
     keys: dict[Source, str] = {}
     with ThreadPoolExecutor(READERS) as readers:
         for chunk in chunks(sources, CHUNK):
-            for source, (sha256, problem) in zip(chunk, readers.map(_look, chunk), strict=True):
-                done(source.file is not None)
+            for source, (sha256, problem) in zip(chunk, readers.map(_hash_or_problem, chunk), strict=True):
+                on_progress(source.file is not None)
                 if why := problem or tried.faults.get(source):
                     report.unreadable.append(f"{printable(source.relative)}: {printable(why)}")
                     continue
@@ -86,13 +86,13 @@ def inspect(
         else:
             several = f"{printable(name.relative)} (in the labels file): several images have this name; give the path."
             report.missing.append(several)
-    return [_one(key, group, given[key], report) for key, group in same.items()]
+    return [_merge_duplicates(key, group, given[key], report) for key, group in same.items()]
 
 
 def try_all(
     items: Sequence[Item],
     read: Callable[[Item], bytes],
-    done: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> Tried[Item]:
     """Fetch and decode all items, or CHECKED of them drawn at random, for at most PATIENCE_S."""
     chosen = list(items) if len(items) <= CHECKED else random.Random(0).sample(list(items), CHECKED)
@@ -110,7 +110,7 @@ def try_all(
 
     with ThreadPoolExecutor(READERS) as readers:
         for item, (looked, fault) in zip(chosen, readers.map(attempt, chosen), strict=True):
-            done(1)
+            on_progress(1)
             tried.unchecked += not looked
             if fault:
                 tried.faults[item] = fault
@@ -118,13 +118,13 @@ def try_all(
 
 
 def check_imported(
-    client: LabelStudio,
     project_id: int,
     schema: LabelSchema,
     ready: Sequence[Ready],
     report: ImportReport,
+    client: LabelStudio,
     fetch: Fetch,
-    done: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Fetch what only Label Studio can, through the tasks that show it; fills in `report.faulty` and `unchecked`.
 
@@ -134,7 +134,7 @@ def check_imported(
     if not wanted:
         return
     tasks = [task for task in client.tasks(project_id, schema=schema) if task.image in wanted]
-    tried: Tried[Task] = try_all(tasks, lambda task: fetch(str(task.image), task.id), done)
+    tried: Tried[Task] = try_all(tasks, lambda task: fetch(str(task.image), task.id), on_progress)
     report.unchecked += tried.unchecked
     report.faulty = [f"{called(task)}: {printable(fault)}" for task, fault in tried.faults.items()]
 
@@ -144,7 +144,7 @@ def in_buckets(ready: Sequence[Ready]) -> list[str]:
     return [str(image.source.address) for image in ready if (image.source.address or "").startswith(CLOUD)]
 
 
-def _one(
+def _merge_duplicates(
     key: str, group: Sequence[Source], given: Sequence[tuple[str, tuple[str, ...] | None]], report: ImportReport
 ) -> Ready:
     """The original of files with the same bytes, with the label that any of them has; none where they contradict.
@@ -157,25 +157,25 @@ def _one(
     report.doubles += [f"{printable(s.relative)} is the same image as {name}" for s in group if s is not original]
     different = {frozenset(names) for names in labelled.values()}
     if len(different) > 1:
-        told = ", ".join(f"{printable(path)} is labelled {'|'.join(names)!r}" for path, names in labelled.items())
-        report.contradictions.append(f"{told}: the same image, imported as {name} without a label")
+        which = ", ".join(f"{printable(path)} is labelled {'|'.join(names)!r}" for path, names in labelled.items())
+        report.contradictions.append(f"{which}: the same image, imported as {name} without a label")
     labels = next(iter(labelled.values())) if len(different) == 1 else None
     also = [path for source in group for path in (source.relative, *source.also) if path != original.relative]
     return Ready(original, None if original.file is None else key, labels, tuple(dict.fromkeys(also)))
 
 
-def _look(source: Source) -> tuple[str | None, str | None]:
+def _hash_or_problem(source: Source) -> tuple[str | None, str | None]:
     """Hash of a file, or why it cannot be imported; neither for an address."""
     if source.file is None:
         return None, None
     try:
-        data = _whole(source.file, source.relative)
+        data = _decodable_bytes(source.file, source.relative)
     except ImageError as error:
         return None, str(error)
     return hashlib.sha256(data).hexdigest(), None
 
 
-def _whole(file: Path, name: str) -> bytes:
+def _decodable_bytes(file: Path, name: str) -> bytes:
     """The bytes of an image that can be decoded, and that browsers show. Raises ImageError."""
     try:
         os.fsencode(name).decode()

@@ -47,7 +47,7 @@ class Ready:
 class Placement:
     """Decides once for an import, then says each image's address. Files already there are not sent again."""
 
-    def __init__(self, client: LabelStudio, project_id: int, where: Storage, root: Path | None) -> None:
+    def __init__(self, project_id: int, where: Storage, root: Path | None, client: LabelStudio) -> None:
         self.client, self.project_id, self.where = client, project_id, where
         self.root = root.resolve() if root else None
         self.local = False

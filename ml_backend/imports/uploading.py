@@ -58,18 +58,18 @@ def check_labels(schema: LabelSchema, sources: Iterable[Source], separator: str)
     unknown: dict[str, int] = {}
     several: list[str] = []
     for source in sources:
-        names = chosen(schema, source.cells, separator)
+        names = parse_labels(schema, source.cells, separator)
         for name in set(names) - set(schema.labels):
             unknown[name] = unknown.get(name, 0) + 1
         if len(names) > 1 and not schema.multiple:
             several.append(source.relative)
         if names or (schema.multiple and source.cells):
             labels[source] = names
-    complain(schema, unknown, several)
+    raise_for_invalid_labels(schema, unknown, several)
     return labels
 
 
-def complain(schema: LabelSchema, unknown: Mapping[str, int], several: Sequence[str]) -> None:
+def raise_for_invalid_labels(schema: LabelSchema, unknown: Mapping[str, int], several: Sequence[str]) -> None:
     """Raise InvalidInputError where labels do not fit the label config; nothing has been written then."""
     faults = []
     if unknown:
@@ -82,7 +82,7 @@ def complain(schema: LabelSchema, unknown: Mapping[str, int], several: Sequence[
         raise InvalidInputError(f"Nothing was written, because there are {'; and '.join(faults)}.")
 
 
-def chosen(schema: LabelSchema, cells: Iterable[str], separator: str) -> tuple[str, ...]:
+def parse_labels(schema: LabelSchema, cells: Iterable[str], separator: str) -> tuple[str, ...]:
     """The distinct labels in these cells; a cell that is a label as it stands is not taken apart."""
     names: dict[str, None] = {}
     for cell in cells:
@@ -92,29 +92,29 @@ def chosen(schema: LabelSchema, cells: Iterable[str], separator: str) -> tuple[s
 
 
 def import_images(
-    client: LabelStudio,
     project_id: int,
     schema: LabelSchema,
     ready: Sequence[Ready],
     report: ImportReport,
+    client: LabelStudio,
     *,
     where: Storage = "auto",
     root: Path | None = None,
     labels_as: LabelsAs = "annotations",
     dry_run: bool = False,
-    done: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Bring into the project what it does not have yet; fills in `report`.
 
     root: Label Studio's document root as it is seen from here, if it is another path than Label Studio's own.
     """
-    before = known_images(client, project_id, schema)
+    before = known_images(project_id, schema, client)
     new = [image for image in ready if image.key not in before]
     report.there = len(ready) - len(new)
-    done(report.there)
+    on_progress(report.there)
     if not new:
         return
-    place = Placement(client, project_id, where, root)
+    place = Placement(project_id, where, root, client)
     report.stored = place.choose([image for image in new if image.source.file], dry_run=dry_run)
     count = sum(map(len, before.values()))
     for chunk in chunks(new, CHUNK):
@@ -125,12 +125,12 @@ def import_images(
         report.imported += len(tasks) if dry_run else client.import_tasks(project_id, tasks)
         report.labelled += sum(image.labels is not None for image in chunk)
         report.none += sum(image.labels == () for image in chunk)
-        done(len(chunk))
+        on_progress(len(chunk))
     if not dry_run and client.get_project(project_id)["task_number"] != count + report.imported:
-        remove_doubles(client, project_id, schema, {image.key for image in new})
+        remove_duplicates(project_id, schema, {image.key for image in new}, client)
 
 
-def known_images(client: LabelStudio, project_id: int, schema: LabelSchema) -> dict[str, list[int]]:
+def known_images(project_id: int, schema: LabelSchema, client: LabelStudio) -> dict[str, list[int]]:
     """Content hash, or address where none was kept -> the project's tasks with it."""
     known: dict[str, list[int]] = {}
     if not client.get_project(project_id)["task_number"]:
@@ -140,12 +140,12 @@ def known_images(client: LabelStudio, project_id: int, schema: LabelSchema) -> d
     return known
 
 
-def remove_doubles(client: LabelStudio, project_id: int, schema: LabelSchema, keys: set[str]) -> int:
+def remove_duplicates(project_id: int, schema: LabelSchema, keys: set[str], client: LabelStudio) -> int:
     """Remove tasks that came twice: a killed run's last request may have arrived after this run looked.
 
     Of tasks with the same content the first stays; another one stays too if anybody has answered it differently.
     """
-    known = known_images(client, project_id, schema)
+    known = known_images(project_id, schema, client)
     extra = [task for key in keys for task in sorted(known.get(key, []))[1:]]
     answers = {task.id: {a.labels for a in given} for task, given in client.annotated(project_id, schema=schema)}
     firsts = {task: min(known[key]) for key in keys for task in known.get(key, [])}
