@@ -236,12 +236,6 @@ def test_settled_events_do_not_pile_up(inbox: Inbox, project: Project, clock: Fa
         assert connection.exec_driver_sql("SELECT count(*) FROM events").scalar() == 0
 
 
-def test_the_last_event_tells_whether_the_webhook_still_works(inbox: Inbox, project: Project, clock: FakeClock) -> None:
-    assert inbox.last_event_at(project) is None
-    inbox.record(KEY, "ANNOTATION_CREATED", {"annotation": annotation(5)})
-    assert inbox.last_event_at(project) == clock.now
-
-
 def test_an_event_and_the_job_it_asks_for_are_kept_together_or_not_at_all(
     inbox: Inbox, jobs: Jobs, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,12 +61,12 @@ def test_a_published_version_is_complete_on_disk_and_not_yet_served(versions: Ve
 def test_promoting_serves_a_version_and_rejecting_keeps_it_aside(versions: Versions, project: Project) -> None:
     first = trained(versions, project)
     second = trained(versions, project, promote=False)
-    rejected = versions.reject(project, second, "accuracy fell from 0.91 to 0.42")
+    rejected = versions.judge(project, second, Verdict("accuracy fell from 0.91 to 0.42"))
     assert (rejected.state, rejected.reason) == ("rejected", "accuracy fell from 0.91 to 0.42")
     assert served(versions, project).number == first
     assert [v.number for v in versions.list(project)] == [second, first]
-    with pytest.raises(ConflictError, match="promote another version"):
-        versions.reject(project, first, "no")
+    with pytest.raises(ConflictError, match="was judged before"):
+        versions.judge(project, first, Verdict("no"))
 
 
 def test_a_version_that_does_not_exist_can_not_be_served(versions: Versions, project: Project) -> None:
@@ -147,7 +147,7 @@ def test_a_version_that_was_not_good_enough_is_served_while_it_is_pinned_and_not
     first = trained(versions, project)
     second = trained(versions, project, promote=bad == "rolled_back")
     if bad == "rejected":
-        versions.reject(project, second, "5 of 20 right")
+        versions.judge(project, second, Verdict("5 of 20 right"))
     else:
         versions.roll_back(project)
     why = versions.version(project, second).reason
@@ -286,11 +286,11 @@ def test_a_version_that_is_still_needed_is_never_pruned(versions: Versions, proj
 def test_rejected_versions_push_no_good_ones_out(versions: Versions, project: Project) -> None:
     good = [trained(versions, project) for _ in range(3)]
     for _ in range(3):
-        versions.reject(project, trained(versions, project, promote=False), "5 of 20 right")
+        versions.judge(project, trained(versions, project, promote=False), Verdict("5 of 20 right"))
     assert list(versions.prune(project, keep=3)) == []
     assert versions.roll_back(project).number == good[-2]
     for _ in range(2):
-        versions.reject(project, trained(versions, project, promote=False), "5 of 20 right")
+        versions.judge(project, trained(versions, project, promote=False), Verdict("5 of 20 right"))
     assert set(versions.prune(project, keep=3)) == {3, 4, 5}, "what was rolled back from, and rejected ones"
 
 

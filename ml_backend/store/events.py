@@ -168,14 +168,6 @@ class Inbox:
         with self.database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(statement.order_by(ignored_events.c.action))}
 
-    def last_event_at(self, project: Project) -> datetime | None:
-        """When Label Studio was last heard of; None if never (or not for a day). For status and doctor."""
-        with self.database.read() as connection:
-            last: datetime | None = connection.scalar(
-                sa.select(sa.func.max(events.c.received_at)).where(events.c.project_id == project.id)
-            )
-        return last
-
     def _keep(self, connection: Connection, project_id: int, event: Event, now: datetime) -> bool:
         """Insert the event; False if it is there already."""
         values = {

@@ -141,17 +141,6 @@ class Versions:
         with self.database.read() as connection:
             _check_pin(connection, project, number)
 
-    def reject(self, project: Project, number: int, reason: str) -> Version:
-        """Keep this candidate, but do not serve it. Raises ConflictError for the version being served."""
-        with self.database.write() as connection:
-            lock(connection, project.id)
-            pointer = _pointer(connection, project.id)
-            if pointer is not None and pointer.number == number:
-                raise ConflictError(f"v{number} is being served: promote another version first.")
-            self._require(connection, project, number)
-            _set(connection, project.id, number, state="rejected", reason=reason)
-        return self.version(project, number)
-
     def current(self, project: Project) -> Version | None:
         """The version being served; None before any."""
         with self.database.read() as connection:

@@ -77,13 +77,6 @@ class FeatureStore:
             table.refresh()
             return table.matrix()
 
-    def gather(self, encoder_id: str, hashes: Sequence[str]) -> NDArray[np.float16]:
-        """The vectors (n, d) of `hashes`, in order. Raises KeyError naming one that is missing."""
-        numbers = self.rows(encoder_id, hashes)
-        if (numbers < 0).any():
-            raise KeyError(f"no vector of {hashes[int(np.argmax(numbers < 0))]} by {encoder_id}")
-        return np.asarray(self.matrix(encoder_id)[numbers])
-
     def count(self, encoder_id: str) -> int:
         """Number of rows stored."""
         table = self._table(encoder_id)
@@ -91,23 +84,12 @@ class FeatureStore:
             table.refresh()
             return table.count
 
-    def encoders(self) -> list[str]:
-        """Ids of the encoders that have rows."""
-        return sorted(path.parent.name for path in self.root.glob("*/table.json"))
-
     def drop(self, encoder_id: str) -> None:
         """Remove all rows of an encoder that is no longer used. Maps that are still open stay readable."""
         table = self._table(encoder_id)
         with self._lock:
             self._tables.pop(encoder_id, None)
             shutil.rmtree(table.folder, ignore_errors=True)
-
-    def vacuum(self, keep: Sequence[str]) -> list[str]:
-        """Drop every encoder not in `keep`; returns those dropped."""
-        gone = [encoder_id for encoder_id in self.encoders() if encoder_id not in keep]
-        for encoder_id in gone:
-            self.drop(encoder_id)
-        return gone
 
     def _table(self, encoder_id: str) -> _Table:
         if not _NAME.fullmatch(encoder_id):
