@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.commands import demo
+from ml_backend.demo import run
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import ConfigError
 from ml_backend.settings import Settings
@@ -18,17 +18,17 @@ def test_of_a_taken_port_the_demo_says_which_it_took_instead_unless_it_was_asked
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
-        port = demo._port(None, taken, "--port")
+        port = run._port(None, taken, "--port")
         assert port != taken
         assert f"Port {taken} is in use; using {port} instead" in capsys.readouterr().out
         with pytest.raises(ConfigError, match="--port"):
-            demo._port(taken, 8080, "--port")
+            run._port(taken, 8080, "--port")
 
 
 def test_the_demo_tells_what_commands_beside_it_need(tmp_path: Path) -> None:
     studio = EmbeddedLabelStudio(tmp_path / "no-binary", tmp_path / "label-studio", port=8081)
     settings = Settings(data_dir=tmp_path / "backend", port=9091)
-    said = demo._welcome(studio, settings, 1, tmp_path)
+    said = run.welcome(studio, settings, 1, tmp_path)
     for needed in (
         f"LABEL_STUDIO_URL={studio.url}",
         f"LABEL_STUDIO_API_KEY={studio.token}",

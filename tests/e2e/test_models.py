@@ -54,7 +54,8 @@ def accuracy(stack: Stack, number: int) -> float:
     )
     tasks = list(ledger.tasks(stack.project))
     hashes = ledger.content_hashes(stack.project, tasks)
-    vectors = features.gather(model.encoder.id, [hashes[task.id] for task in tasks])
+    rows = features.rows(model.encoder.id, [hashes[task.id] for task in tasks])
+    vectors = features.matrix(model.encoder.id)[rows]
     answers = model.head.predict_proba(vectors).argmax(1)
     return float(np.mean([CLASSES[a] == stack.truth[t.data["filename"]] for a, t in zip(answers, tasks, strict=True)]))
 
