@@ -119,3 +119,16 @@ def test_a_webhook_that_cannot_be_repaired_is_a_problem_in_the_status(
     assert get(http, project)["problems"] == [
         f"Label Studio's events do not arrive, so labels are noticed late: {fault}",
     ]
+
+
+def test_every_route_says_what_it_answers(services: Services) -> None:
+    paths = create_app(services).openapi()["paths"]
+    untyped = []
+    for path, methods in paths.items():
+        for method, route in methods.items():
+            content = route["responses"]["200"].get("content", {})
+            if not any(
+                "$ref" in str(kind.get("schema")) or name != "application/json" for name, kind in content.items()
+            ):
+                untyped.append(f"{method} {path}")
+    assert untyped == []

@@ -20,6 +20,7 @@ from ml_backend.labelstudio.config import selection_from
 from ml_backend.services import Services, open_patiently
 from ml_backend.settings import Settings
 from ml_backend.steps import push_queue
+from ml_backend.web import replies
 from ml_backend.web.access import Gate, require_closed
 from ml_backend.web.project_routes import operations
 from ml_backend.web.protocol import (
@@ -78,13 +79,17 @@ def protocol_routes(services: Services) -> APIRouter:
     router = APIRouter()
     noting, predicting = CapacityLimiter(NOTING), CapacityLimiter(PREDICTING)
 
-    @router.get("/")
-    @router.get("/health")
+    @router.get("/", response_model=replies.Health)
+    @router.get("/health", response_model=replies.Health)
     async def health() -> dict[str, str]:
         # The id says which store this is to who has the same one; to anybody else it says nothing.
         return {"status": "UP", "model_class": "ActiveLearningModel", "store": services.database.store_id}
 
-    @router.post("/setup", responses={303: {"model": Refusal, "description": "Refused; the address tells why."}})
+    @router.post(
+        "/setup",
+        response_model=replies.Setup,
+        responses={303: {"model": Refusal, "description": "Refused; the address tells why."}},
+    )
     def setup(message: SetupRequest, request: Request) -> dict[str, str]:
         project_id, created = parse_project(message.project)
         host = services.hosts.named(host_of(request), message.hostname)
@@ -94,16 +99,16 @@ def protocol_routes(services: Services) -> APIRouter:
         )
         return {"model_version": services.predictor.served_name(project)}
 
-    @router.get("/setup/{why}")
+    @router.get("/setup/{why}", response_model=Refusal)
     def setup_refused(why: str) -> JSONResponse:
         return error_response(422, why.replace("_", " "))
 
-    @router.post("/predict")
+    @router.post("/predict", response_model=replies.Predictions)
     async def predict(message: PredictRequest, request: Request) -> dict[str, Any]:
         return await to_thread.run_sync(_predicted, services, message, host_of(request), limiter=predicting)
 
-    @router.get("/versions")
-    @router.post("/versions")
+    @router.get("/versions", response_model=replies.ServedNames)
+    @router.post("/versions", response_model=replies.ServedNames)
     def versions(request: Request, message: ProjectRequest | None = None) -> dict[str, list[str]]:
         name = (message.project if message else None) or request.query_params.get("project")
         if name is None:
@@ -111,17 +116,17 @@ def protocol_routes(services: Services) -> APIRouter:
         project = services.registry.find_project(host_of(request), *parse_project(name))
         return {"versions": services.predictor.served_names(project)}
 
-    @router.post("/webhook")
+    @router.post("/webhook", response_model=replies.Status)
     async def webhook(message: WebhookRequest, request: Request) -> dict[str, str]:
         project = request.query_params.get("project")
         return await to_thread.run_sync(_noted, services, message, host_of(request), project, limiter=noting)
 
-    @router.post("/job_status")
+    @router.post("/job_status", response_model=replies.JobAnswer)
     def job_status(message: JobRequest) -> dict[str, str]:
         return {"job_status": "finished", "job": encodable(str(message.job)[:100])}
 
-    @router.post("/duplicate_model")
-    @router.post("/delete")
+    @router.post("/duplicate_model", response_model=replies.Status)
+    @router.post("/delete", response_model=replies.Status)
     def acknowledged(message: dict[str, Any]) -> dict[str, str]:  # noqa: ARG001 - nothing is deleted on Label Studio's word
         return {"status": "ok"}
 

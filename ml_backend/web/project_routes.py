@@ -15,7 +15,10 @@ from ml_backend.services import Services
 from ml_backend.status import job_status, round_status, version_status
 from ml_backend.store.model_versions import Version, version_number
 from ml_backend.store.projects import Project
+from ml_backend.web import replies
 from ml_backend.web.protocol import LARGEST_ID
+
+FILE = {"description": "The model.", "content": {"application/octet-stream": {}}}
 
 
 def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of routes
@@ -29,23 +32,23 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
                 return known
         raise NotFoundError(f"There is no project {number} here; GET /projects lists the projects.")
 
-    @router.get("")
+    @router.get("", response_model=list[replies.Project])
     def projects() -> list[dict[str, Any]]:
         return [services.status.of(known) for known in services.ledger.projects()]
 
-    @router.get("/{number}")
+    @router.get("/{number}", response_model=replies.Project)
     def status(number: int) -> dict[str, Any]:
         return services.status.of(project(number))
 
-    @router.get("/{number}/rounds")
+    @router.get("/{number}/rounds", response_model=list[replies.Round])
     def rounds(number: int) -> list[dict[str, Any]]:
         return [round_status(round_) for round_ in services.ledger.rounds(project(number))]
 
-    @router.get("/{number}/versions")
+    @router.get("/{number}/versions", response_model=list[replies.ModelVersion])
     def versions(number: int) -> list[dict[str, Any]]:
         return [version_status(version) for version in services.versions.list(project(number))]
 
-    @router.get("/{number}/unreadable-images")
+    @router.get("/{number}/unreadable-images", response_model=replies.UnreadableImages)
     def unreadable(
         number: int,
         after: Annotated[int, Query(ge=0, le=LARGEST_ID)] = 0,
@@ -56,7 +59,7 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
         total = services.ledger.counts(known).failed_images
         return {"total": total} | services.status.unreadable(known, after=after, limit=limit)
 
-    @router.get("/{number}/jobs")
+    @router.get("/{number}/jobs", response_model=list[replies.Job])
     def jobs(number: int) -> list[dict[str, Any] | None]:
         return [job_status(job) for job in services.jobs.history(project(number))]
 
@@ -66,32 +69,32 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
             raise NotFoundError("There is no model yet: label two images of different classes.")
         return version
 
-    @router.get("/{number}/model.{kind}", response_class=FileResponse)
+    @router.get("/{number}/model.{kind}", response_class=FileResponse, responses={200: FILE})
     async def model(number: int, kind: Literal["pt2", "onnx"]) -> FileResponse:
         """Answers when the file is made, which takes up to a minute the first time."""
         version = await run_in_threadpool(served, number)
         path = await exports.get(number, version.number, kind)
         return FileResponse(path, filename=path.name, media_type="application/octet-stream")
 
-    @router.post("/{number}/train")
+    @router.post("/{number}/train", response_model=replies.Job)
     def train(number: int) -> dict[str, Any] | None:
         return job_status(services.jobs.mark_due(project(number), immediately=True, reason="asked for"))
 
-    @router.post("/{number}/cancel")
+    @router.post("/{number}/cancel", response_model=replies.Cancelled)
     def cancel(number: int) -> dict[str, bool]:
         return {"cancelled": services.jobs.cancel(project(number))}
 
-    @router.post("/{number}/roll-back")
+    @router.post("/{number}/roll-back", response_model=replies.ModelVersion)
     def roll_back(number: int) -> dict[str, Any]:
         return version_status(manual_promotion.roll_back(project(number), services.versions, services.jobs))
 
-    @router.post("/{number}/pin/{version}")
+    @router.post("/{number}/pin/{version}", response_model=replies.ModelVersion)
     def pin(number: int, version: str) -> dict[str, Any]:
         return version_status(
             manual_promotion.pin(project(number), version_number(version), services.versions, services.jobs)
         )
 
-    @router.post("/{number}/unpin")
+    @router.post("/{number}/unpin", response_model=replies.Project)
     def unpin(number: int) -> dict[str, Any]:
         manual_promotion.unpin(project(number), services.versions, services.jobs)
         return services.status.of(project(number))

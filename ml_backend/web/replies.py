@@ -1,0 +1,176 @@
+"""What the routes answer, so that the OpenAPI document says it. The fields are those of `status.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ml_backend.store.views import Counts
+
+Json = dict[str, Any]
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class Health(_Reply):
+    status: str
+    model_class: str
+    store: str
+
+
+class Setup(_Reply):
+    model_version: str
+
+
+class Prediction(_Reply):
+    """One Label Studio prediction. error: why there is no guess, where there should be one."""
+
+    model_version: str
+    score: float
+    result: list[Json]
+
+
+class Predictions(_Reply):
+    results: list[Prediction]
+
+
+class ServedNames(_Reply):
+    """Names under which a queue was served, newest first."""
+
+    versions: list[str]
+
+
+class Status(_Reply):
+    status: str
+
+
+class JobAnswer(_Reply):
+    job_status: str
+    job: str
+
+
+class Cancelled(_Reply):
+    cancelled: bool
+
+
+class Interval(_Reply):
+    """A share with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ClassMetrics(_Reply):
+    name: str
+    support: int
+    recall: Interval | None
+    precision: Interval | None
+
+
+class Metrics(_Reply):
+    """Of the held-out tasks; accuracy is None before any is labelled."""
+
+    n: int
+    accuracy: float | None
+    low: float
+    high: float
+    macro_f1: Interval | None = None
+    classes: list[ClassMetrics] = []
+
+
+class ModelVersion(_Reply):
+    name: str
+    state: str
+    reason: str
+    created_at: str
+    encoder: str | None
+    holdout: Metrics | None
+    in_words: str | None
+    labels: int | None
+
+
+class Round(_Reply):
+    name: str
+    state: str
+    strategy: str
+    error: str | None
+    created_at: str
+    verified_at: str | None
+
+
+class Queue(Round):
+    """The last round. waiting: how many of its tasks still have to be answered."""
+
+    tasks: int
+    waiting: int
+    waiting_held_out: int
+
+
+class Job(_Reply):
+    id: int
+    state: str
+    reason: str
+    labels: int
+    progress: float
+    message: str
+    due_at: str
+    finished_at: str | None
+    summary: Json | None
+    error: str | None
+
+
+class WaitingFor(_Reply):
+    """Another project, whose turn is under way."""
+
+    project: str
+    title: str
+    message: str
+
+
+class Jobs(_Reply):
+    due: Job | None
+    waiting_for: WaitingFor | None
+    running: Job | None
+    last: Job | None
+    stopped: str | None
+
+
+class FormerProject(_Reply):
+    id: int
+    title: str
+    labelled: int
+    replaced_at: str
+
+
+class UnreadableImage(_Reply):
+    task_id: int
+    filename: str
+    image: str | None
+    name: str
+    reason: str
+
+
+class UnreadableImages(_Reply):
+    total: int
+    images: list[UnreadableImage]
+
+
+class Project(_Reply):
+    """All that is known of a project. problems: sentences, each with its fix; empty when all is well."""
+
+    id: int
+    project: str
+    title: str
+    counts: Counts
+    version: ModelVersion | None
+    pinned: bool
+    queue: Queue | None
+    job: Jobs
+    advice: Json | None
+    former: list[FormerProject]
+    problems: list[str]
+    unreadable: UnreadableImages
