@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ml_backend.names import Unreadable
+from ml_backend.records import LabelSchema
 from ml_backend.services import Services
 from ml_backend.store.faults import disk_full, scarce
 from ml_backend.store.job import Job, JobStatus
@@ -185,6 +186,19 @@ def _unserved(services: Services, project: Project, version: Version | None) -> 
         )
 
 
+def _why_blank(schema: LabelSchema) -> str:
+    """Why answers in which nothing is chosen do not count, and what to do."""
+    if schema.multiple:
+        return (
+            'as "none of them" is said only by an answer that says nothing else, given since the label config let several '
+            "be chosen: answer again, or add a choice that says none."
+        )
+    return (
+        'as one choice is asked for: answer again, and put required="true" into the <Choices> of the label config, so '
+        "that nobody submits an empty answer."
+    )
+
+
 def _problems(counts: Counts, project: Project, last: Round | None, stopped: str | None) -> list[str]:
     """Sentences, each with its fix; empty when all is well."""
     found = []
@@ -204,10 +218,7 @@ def _problems(counts: Counts, project: Project, last: Round | None, stopped: str
         )
     if blanks := counts.blanks:
         them = "answer has nothing chosen and does" if blanks == 1 else "answers have nothing chosen and do"
-        found.append(
-            f'{blanks:,} {them} not count, as one choice is asked for: answer again, and put required="true" into the '
-            "<Choices> of the label config, so that nobody submits an empty answer."
-        )
+        found.append(f"{blanks:,} {them} not count, {_why_blank(project.schema)}")
     if quarantined := counts.quarantined:
         fit = "does not fit the label config and does" if quarantined == 1 else "do not fit the label config and do"
         found.append(

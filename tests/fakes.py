@@ -18,6 +18,8 @@ from ml_backend.store.database import Database
 
 LOOPBACK = HostList(["*", "127.0.0.0/8"])
 """Lets images come from the small hosts that tests start."""
+CHOICES = "choice"
+"""Name of the `Choices` that a FakeLabelStudio's label config asks about."""
 POSTGRESQL = "TEST_POSTGRESQL_URL"
 """Name of the variable that runs the store's tests on PostgreSQL instead (test_store_postgresql.py sets it)."""
 
@@ -115,8 +117,15 @@ class FakeLabelStudio:
         )
 
     def annotate(
-        self, task_id: int, *labels: str, annotator: int = 1, skip: bool = False, ground_truth: bool = False
+        self,
+        task_id: int,
+        *labels: str,
+        annotator: int = 1,
+        skip: bool = False,
+        ground_truth: bool = False,
+        elsewhere: bool = False,
     ) -> Annotation:
+        """elsewhere: the answer is one to another control, too."""
         now = self.clock.advance(1)
         annotation = Annotation(
             id=self._new_id(),
@@ -127,6 +136,7 @@ class FakeLabelStudio:
             annotator=annotator,
             created_at=now,
             updated_at=now,
+            none_of=None if labels or skip or elsewhere else CHOICES,
         )
         self._store(annotation, "ANNOTATION_CREATED")
         return annotation
@@ -141,6 +151,7 @@ class FakeLabelStudio:
             was_cancelled=skip,
             ground_truth=ground_truth,
             updated_at=self.clock.advance(1),
+            none_of=None if labels or skip else CHOICES,
         )
         self._store(annotation, "ANNOTATION_UPDATED")
         return annotation

@@ -154,7 +154,7 @@ class Ledger(Pictures, HeldOut):
         by_annotation = sa.select(
             sa.func.count().filter(answers.c.quarantine.is_not(None)),
             sa.func.count().filter(answers.c.was_cancelled),
-            sa.func.count().filter(blank()),
+            sa.func.count().filter(blank(project.schema)),
         ).where(answers.c.project_id == project.id)
         with self.database.read() as connection:
             every, labelled, conflicts, failed, waiting = connection.execute(by_task).one()
@@ -172,7 +172,7 @@ class Ledger(Pictures, HeldOut):
             skips=skips,
             failed_images=failed,
             waiting=waiting,
-            blanks=0 if project.schema.multiple else blanks,
+            blanks=blanks,
         )
 
     def tasks(self, project: Project, task_ids: Iterable[int] | None = None) -> Iterator[Task]:

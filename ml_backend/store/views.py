@@ -111,8 +111,8 @@ class Counts:
     """How far a project is. labelled: tasks with a label that counts, held-out ones included.
 
     holdout_measured: held-out labels that measure the accuracy; holdout_found: those of them that somebody had given
-    before they were asked for. waiting: tasks that can still be asked for. blanks: answers in which nothing was chosen,
-    though one choice had to be.
+    before they were asked for. waiting: tasks that can still be asked for. blanks: answers in which nothing was chosen
+    and that do not say "none of them".
     """
 
     tasks: int
