@@ -9,6 +9,7 @@ from typing import Any
 from ml_backend.names import Unreadable
 from ml_backend.records import LabelSchema
 from ml_backend.services import Services
+from ml_backend.split import SHARE
 from ml_backend.store.faults import disk_full, scarce
 from ml_backend.store.job import Job, JobStatus
 from ml_backend.store.projects import Project
@@ -49,6 +50,7 @@ def project_status(services: Services, project: Project) -> dict[str, Any]:
             *_problems(counts, project, last, jobs.stopped),
             *_unserved(services, project, version),
             *_faulty_images(services, project, counts),
+            *_held_back(services, project),
         ],
         "unreadable": unreadable_images(services, project, limit=LISTED) | {"total": counts.failed_images},
     }
@@ -196,6 +198,17 @@ def _why_blank(schema: LabelSchema) -> str:
     return (
         'as one choice is asked for: answer again, and put required="true" into the <Choices> of the label config, so '
         "that nobody submits an empty answer."
+    )
+
+
+def _held_back(services: Services, project: Project) -> Iterator[str]:
+    """Why fewer images are held out than are asked for (see `steps.holdout.reserve`)."""
+    wanted, share = services.settings.holdout_share, project.settings.get(SHARE)
+    if share is None or wanted <= share or services.versions.next_number(project) == 1:
+        return
+    yield (
+        f"ML_BACKEND_HOLDOUT_SHARE asks for {wanted:.0%} of the images to be held out, and {share:.0%} are: the others were "
+        f"answered with a guess in sight or learned from, since there is a model. They stay {share:.0%}: set it to {share:g}."
     )
 
 

@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 
 
 def reserve(project: Project, services: Services) -> Project:
-    """Bring the share of places that are held out up to date: it depends on the settings and on how many tasks there are."""
-    settings, ledger = services.settings, services.ledger
+    """Bring the share of places that are held out up to date: it depends on the settings and on how many tasks there are.
+
+    It only falls once there is a model: above it, answers are then given with a guess in sight, and models learn from them.
+    """
+    settings, ledger, known = services.settings, services.ledger, project.settings.get(split.SHARE)
     share = split.reserved_share(settings.holdout_share, settings.holdout_first, ledger.size(project))
-    return project if share == project.settings.get(split.SHARE) else ledger.configure(project, **{split.SHARE: share})
+    if share == known or (known is not None and share > known and services.versions.next_number(project) > 1):
+        return project
+    return ledger.configure(project, **{split.SHARE: share})
 
 
 def reach(project: Project, services: Services, corpus: Corpus | None) -> Corpus | None:
@@ -44,7 +49,7 @@ def reach(project: Project, services: Services, corpus: Corpus | None) -> Corpus
     former = np.flatnonzero(~asked & (rows.reached > 0) & (_usable(rows) | ~rows.holdout))
     if not len(new) and not len(former):
         return corpus
-    chosen = rows.answered & ~np.isin(rows.ids, services.ledger.asked_at_random(project))
+    chosen = rows.answered & ~np.isin(rows.ids, services.ledger.first_asked(project))
     found = dict(zip(rows.ids[new].tolist(), chosen[new].tolist(), strict=True))
     services.ledger.reach(project, found, rows.ids[former].tolist(), round_=number)
     reached, was_found = rows.reached.copy(), rows.found.copy()
