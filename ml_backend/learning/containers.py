@@ -1,0 +1,137 @@
+"""What stands around the pixels of an image file, read by ourselves: a decoder believes it, and pays for it in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ml_backend.errors import ImageError
+
+PIECES = 200_000
+"""Strips or tiles of a TIFF: each costs a reader some hundred bytes. A strip for each row of the largest makes 65,535."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_UNNEEDED = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+"""Every APPn but JFIF's and Adobe's, and comments."""
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = frozenset({0xC0, 0xC1})
+_LONE = frozenset({0x00, 0x01, *range(0xD0, 0xDA), 0xFF})
+"""Bytes after 0xFF that begin no segment, or none that may stand in a head."""
+_EXIF = b"Exif\0\0"
+
+_TIFFS = (b"II*\0", b"MM\0*", b"II+\0")
+"""Pillow takes three more for one, each of which it or libtiff reads in another way."""
+_ORIENTATION = 0x0112
+_WIDTH, _LENGTH, _STRIP_OFFSETS, _ROWS, _STRIP_SIZES = 256, 257, 273, 278, 279
+_TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_SIZES = 322, 323, 324, 325
+_NUMBERS = {1: 1, 3: 2, 4: 4, 16: 8}
+"""Bytes of each kind of whole number in a TIFF: BYTE, SHORT, LONG, LONG8."""
+
+
+@dataclass(frozen=True)
+class Bare:
+    """A file without what does not matter to its pixels, so that no decoder unpacks it.
+
+    orientation: as its EXIF has it; 1 is upright. at_once: a JPEG whose parts stand one after the other, so that all of
+    it is held before the first row comes out, however small it is decoded. None for another file, or by the decoder.
+    tile: pixels of a TIFF's tile, which may be larger than the picture.
+    """
+
+    data: bytes
+    orientation: int | None = None
+    at_once: bool = False
+    tile: int = 0
+
+
+def bare(data: bytes) -> Bare:
+    """Look at a file as its first bytes ask for. Raises ImageError for a TIFF that no honest program writes."""
+    if data.startswith(b"\xff\xd8"):
+        return _bare_jpeg(data)
+    if data.startswith(_PNG):
+        return _bare_png(data)
+    if is_tiff(data):
+        return Bare(data, tile=_tile(data))
+    return Bare(data)
+
+
+def is_tiff(data: bytes) -> bool:
+    """Whether Pillow takes it for one."""
+    return data[:2] in (b"II", b"MM") and 42 <= max(data[2:4], default=0) <= 43 and 0 in data[2:4]
+
+
+def orientation(exif: bytes) -> int:
+    """How a picture with this EXIF lies, 1 to 8; 1 where it does not say."""
+    for tag, value, _ in _entries(exif.removeprefix(_EXIF)):
+        if tag == _ORIENTATION and value is not None:
+            return value
+    return 1
+
+
+def _bare_jpeg(data: bytes) -> Bare:
+    """Whatever is not strictly one segment after the other is left as it is, and counts as a JPEG in several scans."""
+    kept, at, turn, frames = bytearray(data[:2]), 2, 1, list[tuple[int, bytes]]()
+    while True:
+        mark, marker, length = data[at : at + 1], data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4])
+        segment = data[at : at + 2 + length]
+        if mark != b"\xff" or marker[0] in _LONE or length < 2 or len(segment) < 2 + length:
+            return Bare(data, at_once=True)
+        if marker == b"\xda":
+            sequential = [(kind, segment[4:5]) for kind in _SEQUENTIAL]
+            return Bare(bytes(kept) + data[at:], turn, at_once=len(frames) != 1 or frames[0] not in sequential)
+        if marker[0] in _FRAMES:
+            frames.append((marker[0], segment[9:10]))
+        if marker == b"\xe1" and segment[4:].startswith(_EXIF) and turn == 1:
+            turn = orientation(segment[4:])
+        if marker[0] not in _UNNEEDED:
+            kept += segment
+        at += 2 + length
+
+
+def _bare_png(data: bytes) -> Bare:
+    """A text may unpack to a thousand times its size, an animation to as many pictures."""
+    kept, at, turn, start = bytearray(), 8, 1, 0
+    while at < len(data):
+        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4])
+        if kind not in _NEEDED:
+            kept += data[start:at]
+            start = end
+        if kind == b"eXIf":
+            turn = orientation(data[at + 8 : end - 4])
+        at = end
+        if kind == b"IEND":
+            break
+    return Bare(bytes(kept + data[start:at]) if start else data, turn)
+
+
+def _tile(data: bytes) -> int:
+    """Pixels of a tile. Pillow and libtiff do not agree about a tag that is there twice, or is no number: it is refused."""
+    if data[:4] not in _TIFFS:
+        raise ImageError("The TIFF is damaged (its first bytes): replace the file with an intact one.")
+    found = dict[int, int]()
+    for tag, value, count in _entries(data):
+        if tag in (_WIDTH, _LENGTH, _ROWS, _TILE_WIDTH, _TILE_LENGTH):
+            if value is None or count != 1 or tag in found:
+                raise ImageError(f"The TIFF is damaged (tag {tag}): replace the file with an intact one.")
+            found[tag] = value
+        if tag in (_STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES) and count > PIECES:
+            raise ImageError(f"The TIFF is in {count:,} pieces, more than {PIECES:,}: save it in larger ones.")
+    return found.get(_TILE_WIDTH, 0) * found.get(_TILE_LENGTH, 0)
+
+
+def _entries(tiff: bytes) -> Iterator[tuple[int, int | None, int]]:
+    """The first directory: of each entry the tag, the first number (None where it is none) and how many values it has."""
+    order, big = ("little" if tiff[:1] == b"I" else "big"), 43 in tiff[2:4]
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(tiff[at : at + size], order)  # type: ignore[arg-type]
+
+    word, head = (8, 8) if big else (4, 2)
+    at = number(8, 8) if big else number(4, 4)
+    entries, at = number(at, head), at + head
+    for place in range(at, min(at + entries * (4 + 2 * word), len(tiff)), 4 + 2 * word):
+        tag, size, count = number(place, 2), _NUMBERS.get(number(place + 2, 2)), number(place + 4, word)
+        where = place + 4 + word
+        if size and size * count > word:
+            where = number(where, word)
+        yield tag, number(where, size) if size and count and where + size <= len(tiff) else None, count
