@@ -33,8 +33,8 @@ _NUMBERS = {1: 1, 3: 2, 4: 4, 16: 8}
 class Bare:
     """A file without what does not matter to its pixels, so that no decoder unpacks it.
 
-    orientation: as its EXIF has it; 1 is upright. at_once: a JPEG whose parts stand one after the other, so that all of
-    it is held before the first row comes out, however small it is decoded. None for another file, or by the decoder.
+    orientation: as its EXIF has it, 1 is upright; None where that is not known from here.
+    at_once: of a JPEG, that all of it is held before the first row comes out, however small it is decoded.
     tile: pixels of a TIFF's tile, which may be larger than the picture.
     """
 
@@ -74,7 +74,7 @@ def _bare_jpeg(data: bytes) -> Bare:
     while True:
         mark, marker, length = data[at : at + 1], data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4])
         segment = data[at : at + 2 + length]
-        if mark != b"\xff" or marker[0] in _LONE or length < 2 or len(segment) < 2 + length:
+        if len(segment) < max(4, 2 + length) or length < 2 or mark != b"\xff" or marker[0] in _LONE:
             return Bare(data, at_once=True)
         if marker == b"\xda":
             sequential = [(kind, segment[4:5]) for kind in _SEQUENTIAL]
