@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from ml_backend.errors import ImageError, LabelStudioUnavailableError
 from ml_backend.hosts import HostList
+from ml_backend.labelstudio import inline
 from ml_backend.labelstudio.embedded import free_port
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.transport import Transport
@@ -76,6 +78,29 @@ def test_a_reference_that_cannot_be_read_is_refused_with_its_fix(
 ) -> None:
     with pytest.raises(ImageError, match=told):
         reader.fetch(reference)
+
+
+def test_an_image_in_percents_takes_no_more_memory_than_its_address(host: Host) -> None:
+    reader = ImageReader(Transport(host.url, "secret"))
+    for reference, content in (
+        ("data:," + "%41" * 300_000, b"A" * 300_000),
+        ("data:;base64," + "%41" * 4 * 80_000, None),
+    ):
+        tracemalloc.start()
+        try:
+            found = reader.fetch(reference)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert found == content if content else len(found) == 3 * 80_000
+        assert peak < 3 * len(reference)
+
+
+def test_no_character_in_percents_is_cut_in_two() -> None:
+    for letters in range(4):
+        reference = "data:," + "x" * (inline.PIECE - 3 * 100 + letters) + "%41" * 200 + "%" * letters
+        content = b"x" * (inline.PIECE - 300 + letters) + b"A" * 200 + b"%" * letters
+        assert inline.inline(reference, 2**20) == content
 
 
 def test_a_task_without_an_image_is_told_by_number(reader: ImageReader) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import errno
 import re
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qs, unquote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urljoin, urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -17,6 +16,7 @@ from ml_backend.hosts import HostList
 from ml_backend.labelstudio.addresses import NOBODY, origin, outside_session
 from ml_backend.labelstudio.circuits import Circuits
 from ml_backend.labelstudio.deadline import Deadline
+from ml_backend.labelstudio.inline import inline
 from ml_backend.labelstudio.transport import CONNECT_TIMEOUT_S, TRY_AGAIN, Transport, pooled_session
 from ml_backend.records import Task
 
@@ -91,7 +91,7 @@ class ImageReader:
         The last three need the task id: Label Studio, which has the storage's credentials, presigns or proxies them.
         """
         if reference.startswith("data:"):
-            return self._inline(reference)
+            return inline(reference, self._max_bytes)
         host = self._host(reference)
         self._circuits.check(host)
         try:
@@ -255,23 +255,6 @@ class ImageReader:
         length = answer.headers.get("Content-Length", "")
         if length.isdecimal() and (len(length) > 15 or int(length) > self._max_bytes):
             raise ImageError(self._too_large(reference))
-
-    def _inline(self, reference: str) -> bytes:
-        head, comma, body = reference.partition(",")
-        if not comma:
-            raise ImageError(
-                f"{_short(reference)} is not a valid data: address: there is no comma before the "
-                "image. Correct the task data."
-            )
-        if len(body) > self._max_bytes * 3:
-            raise ImageError(self._too_large(reference))
-        try:
-            content = unquote_to_bytes(body)
-            return base64.b64decode(content, validate=True) if head.endswith(";base64") else content
-        except binascii.Error:
-            raise ImageError(
-                f"{_short(reference)} is not valid base64, so the image is damaged: import it again."
-            ) from None
 
     def _up(self) -> bool:
         """Whether Label Studio is there all the same: then it is what it fetches the image from that is not."""
