@@ -11,6 +11,7 @@ from uvicorn.workers import UvicornWorker
 LONGEST = 64 * 1024
 """Bytes that may come in without completing a head or a piece of a body."""
 HEAD_SECONDS = 20.0
+"""From the begin of a connection or a head to its end; after an answer, for what is left of that body and the next head."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -49,6 +50,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._pending = 0
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._wait()  # whatever comes in now puts off the end that uvicorn has for connections without a request
 
     def _wait(self) -> None:
         if self._waiting is None:

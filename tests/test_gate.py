@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 
-from ml_backend import gate, heads
+from ml_backend import gate
 from ml_backend.commands import serve
 from ml_backend.errors import ConfigError
 from ml_backend.gate import BODIES, Gate, require_closed
@@ -303,59 +300,6 @@ def test_events_make_one_job_due_however_many_come(http: TestClient, services: S
         assert http.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 3}}).status_code == 200
         http.post(f"/projects/{project.id}/train")
     assert len(services.jobs.history(project)) == 1
-
-
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of a server as gunicorn's worker runs it, with an application that answers at once."""
-    monkeypatch.setattr(heads, "HEAD_SECONDS", 0.3)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        while scope["type"] == "http" and (await receive()).get("more_body"):
-            pass
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body"})
-
-    config = uvicorn.Config(app, http=heads.BoundedProtocol, ws="none", lifespan="off", log_level="critical")
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
-        yield listening.getsockname()[1]
-        server.should_exit = True
-        thread.join(20)
-
-
-def answered(port: int, *parts: bytes) -> bytes:
-    """What comes back until the server closes the connection, or has answered."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        try:
-            for part in parts:
-                connection.sendall(part)
-            return connection.recv(100)
-        except (BrokenPipeError, ConnectionResetError):
-            return b""
-
-
-HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
-
-
-def test_a_head_that_never_ends_is_closed(served: int) -> None:
-    assert answered(served, HEAD + b"Content-Length: 0\r\n\r\n").startswith(b"HTTP/1.1 204")
-    endless = [b"X: ", *[b"a" * 2**16] * 32]
-    trailer = [b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n", *endless]
-    for parts in (endless, trailer):
-        assert answered(served, HEAD, *parts)[:12] in {b"HTTP/1.1 400", b""}
-
-
-def test_a_head_that_does_not_come_is_not_waited_for(served: int) -> None:
-    for part in (b"", b"POST", HEAD):
-        assert answered(served, part) == b""
-
-
-def test_a_long_body_in_pieces_is_no_long_head(served: int) -> None:
-    body = b"".join(b"%x\r\n%s\r\n" % (2**16, b" " * 2**16) for _ in range(8)) + b"0\r\n\r\n"
-    assert answered(served, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", body).startswith(b"HTTP/1.1 204")
 
 
 def test_no_page_here_runs_scripts_of_another_site(http: TestClient) -> None:

@@ -1,0 +1,108 @@
+"""Connections that send what never ends: a server as gunicorn's worker runs it, and bytes by hand."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from ml_backend import heads
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a server as gunicorn's worker runs it, with an application that answers at once."""
+    monkeypatch.setattr(heads, "HEAD_SECONDS", 0.3)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while scope["path"] != "/early" and (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    config = uvicorn.Config(app, http=heads.BoundedProtocol, ws="none", lifespan="off", log_level="critical")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        server.should_exit = True
+        thread.join(20)
+
+
+def answered(port: int, *parts: bytes) -> bytes:
+    """What comes back until the server closes the connection, or has answered."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+            return connection.recv(100)
+        except (BrokenPipeError, ConnectionResetError):
+            return b""
+
+
+HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def test_a_head_that_never_ends_is_closed(served: int) -> None:
+    assert answered(served, HEAD + b"Content-Length: 0\r\n\r\n").startswith(b"HTTP/1.1 204")
+    endless = [b"X: ", *[b"a" * 2**16] * 32]
+    trailer = [b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n", *endless]
+    for parts in (endless, trailer):
+        assert answered(served, HEAD, *parts)[:12] in {b"HTTP/1.1 400", b""}
+
+
+def test_a_head_that_does_not_come_is_not_waited_for(served: int) -> None:
+    for part in (b"", b"POST", HEAD):
+        assert answered(served, part) == b""
+
+
+def test_a_long_body_in_pieces_is_no_long_head(served: int) -> None:
+    body = b"".join(b"%x\r\n%s\r\n" % (2**16, b" " * 2**16) for _ in range(8)) + b"0\r\n\r\n"
+    assert answered(served, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", body).startswith(b"HTTP/1.1 204")
+
+
+def stays_open(port: int, request: bytes, drip: bytes) -> bool:
+    """Whether a connection that got an answer is open as long as more comes in."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(request)
+        assert connection.recv(100).startswith(b"HTTP/1.1 204")
+        connection.settimeout(0.02)
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            try:
+                connection.sendall(drip)
+                if connection.recv(100) == b"":
+                    return False
+            except TimeoutError:
+                continue
+            except OSError:
+                return False
+        return True
+
+
+def test_an_answered_connection_is_not_held_open_with_empty_lines(served: int) -> None:
+    assert not stays_open(served, HEAD + b"Content-Length: 0\r\n\r\n", b"\r\n")
+
+
+def test_an_answered_connection_is_not_held_open_with_the_rest_of_its_body(served: int) -> None:
+    early = HEAD.replace(b" / ", b" /early ")
+    assert not stays_open(served, early + b"Content-Length: 100000\r\n\r\n", b"x")
+    assert not stays_open(served, early + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n")
+
+
+def test_a_connection_that_goes_on_asking_is_answered(served: int) -> None:
+    """Longer than a head may take, in all."""
+    request = HEAD + b"Content-Length: 3\r\n\r\nabc"
+    with socket.create_connection(("127.0.0.1", served), timeout=20) as connection:
+        until = time.monotonic() + 3 * heads.HEAD_SECONDS
+        while time.monotonic() < until:
+            connection.sendall(request + request)
+            answers = b""
+            while answers.count(b"HTTP/1.1 204") < 2:
+                answers += connection.recv(1000)
