@@ -16,7 +16,7 @@ from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.versions import Version
 from ml_backend.store.views import Counts
-from ml_backend.wording import amount, small_slice
+from ml_backend.wording import amount, small_slice, undecided
 
 LISTED = 100
 """Unreadable images in a status; GET /projects/{number}/unreadable-images has them all."""
@@ -81,6 +81,7 @@ def version_status(version: Version) -> dict[str, Any]:
         "encoder": version.meta.get("encoder", {}).get("name"),
         "holdout": (holdout := version.meta.get("metrics", {}).get("holdout")),
         "in_words": small_slice(holdout),
+        "undecided_in_words": undecided(holdout),
         "labels": version.meta.get("labels"),
     }
 

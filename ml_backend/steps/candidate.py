@@ -146,7 +146,7 @@ def _finetuned(project: Project, services: Services, corpus: Corpus, examples: E
     waiting = corpus.examples(held_out=True)
     shown, answers = _pictures(project, services, corpus, waiting.tasks, going)
     vectors = encode(tuned.encoder, shown, going)
-    held_out = Examples(vectors.astype(np.float16), answers, waiting.tasks)
+    held_out = Examples(vectors.astype(np.float16), answers, waiting.tasks, waiting.undecided)
     # Its folds are of no use: the network they stand on has seen every label.
     unknown = np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.float32)
     return Candidate(tuned.encoder, tuned.trained.head, tuned.trained.report, held_out, *unknown)
@@ -211,8 +211,8 @@ def _measured(candidate: Candidate) -> dict[str, Any]:
     """How good it is on the measured tasks."""
     held_out, head = candidate.held_out, candidate.head
     if not len(held_out.targets):
-        return dict(NOTHING)
-    return measured(head.predict_proba(held_out.features), held_out.targets, head.classes)
+        return NOTHING | {"undecided": held_out.undecided}
+    return measured(head.predict_proba(held_out.features), held_out.targets, head.classes, held_out.undecided)
 
 
 def _publish(

@@ -167,6 +167,8 @@ class Ledger(Pictures, HeldOut):
             holdout_labelled=held.labelled,
             holdout_measured=held.measured,
             holdout_found=held.found,
+            holdout_open=held.open,
+            holdout_undecided=held.undecided,
             conflicts=conflicts,
             quarantined=quarantined,
             skips=skips,
