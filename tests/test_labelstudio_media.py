@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import socket
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +105,18 @@ def test_no_character_in_percents_is_cut_in_two() -> None:
         assert inline.inline(reference, 2**20) == content
 
 
+@pytest.mark.parametrize(
+    "reference",
+    ["/data/upload/1/\ud800.png", "http://\udcff.example/a.png", "s3://b/\ud800", "\ud800", "/data/local-files/?d=\udc80", "data:;base64,\ud800A==", "data:\ud800"],
+)  # fmt: skip
+def test_half_a_character_in_a_reference_concerns_its_image_alone(host: Host, tmp_path: Path, reference: str) -> None:
+    reader = ImageReader(Transport(host.url, "t"), hosts=HostList(["*"]), document_root=tmp_path, media_root=tmp_path)
+    with pytest.raises(ImageError) as told:
+        reader.fetch(reference, task_id=1)
+    assert str(told.value).encode()
+    assert host.requests == []
+
+
 def test_a_task_without_an_image_is_told_by_number(reader: ImageReader) -> None:
     with pytest.raises(ImageError, match="Task 12 has no image"):
         reader.read(Task(12, None))
@@ -159,6 +173,18 @@ def test_files_in_sight_are_read_from_disk(host: Host, tmp_path: Path) -> None:
     ):
         with pytest.raises(ImageError, match=told):
             reader.fetch(f"/data/local-files/?d={reference}")
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_below_the_media_root_is_not_waited_for(host: Host, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.png"))
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    reader = ImageReader(Transport(host.url, "t"), document_root=tmp_path)
+    for name, told in (("pipe.png", "is not a file"), ("socket.png", "cannot be read"), ("zero.png", "is outside")):
+        with pytest.raises(ImageError, match=told):
+            reader.fetch(f"/data/local-files/?d={name}")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import binascii
 from urllib.parse import unquote_to_bytes
 
 from ml_backend.errors import ImageError
+from ml_backend.wording import encodable
 
 PIECE = 2**14
 """Characters decoded at a time: each `%41` costs some seventy times its size while it is."""
@@ -14,7 +15,7 @@ PIECE = 2**14
 
 def inline(reference: str, most: int) -> bytes:
     """The bytes of a `data:` address. Raises ImageError for what is none, or would be more than `most` bytes."""
-    name, comma = reference[:40], reference.find(",", 0, PIECE)
+    name, comma = encodable(reference[:40]), reference.find(",", 0, PIECE)
     if comma < 0:
         raise ImageError(
             f"{name} is not a valid data: address: there is no comma before the image. Correct the task data."
@@ -36,7 +37,7 @@ def _unquoted(reference: str, start: int, most: int) -> bytearray | None:
         end = start + PIECE
         begun = reference.rfind("%", end - 2, end)  # of a character that would be cut in two
         end = begun if start < begun and end < len(reference) else end
-        content += unquote_to_bytes(reference[start:end])
+        content += unquote_to_bytes(encodable(reference[start:end]))
         if len(content) > most:
             return None
         start = end

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import errno
+import os
 import re
+import stat
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, unquote, urljoin, urlsplit
 
@@ -19,6 +21,7 @@ from ml_backend.labelstudio.deadline import Deadline
 from ml_backend.labelstudio.inline import inline
 from ml_backend.labelstudio.transport import CONNECT_TIMEOUT_S, TRY_AGAIN, Transport, pooled_session
 from ml_backend.records import Task
+from ml_backend.wording import encodable
 
 MAX_BYTES = 200 * 2**20
 TOTAL_S = 30.0
@@ -92,6 +95,8 @@ class ImageReader:
         """
         if reference.startswith("data:"):
             return inline(reference, self._max_bytes)
+        if encodable(reference) != reference:
+            raise ImageError(f"{encodable(_short(reference))!r} holds half a character: correct the task data.")
         host = self._host(reference)
         self._circuits.check(host)
         try:
@@ -156,15 +161,19 @@ class ImageReader:
             file = (root / relative.lstrip("/")).resolve()
             if not file.is_relative_to(root):
                 raise ImageError(f"{relative!r} is outside {name} {root}, so it is not read: move the file below it.")
-            if file.stat().st_size > self._max_bytes:
-                raise ImageError(self._too_large(relative))
-            return file.read_bytes()
+            with open(file, "rb", opener=_at_once) as opened:
+                if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                    raise ImageError(f"{relative!r} below {name} {root} is not a file: correct the task data.")
+                content = opened.read(self._max_bytes + 1)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             passing = getattr(error, "errno", None) in _OF_THE_DISK or not _mounted(root)
             raise (ImageAwayError if passing else ImageError)(
                 f"{relative!r} cannot be read below {name} {root} ({getattr(error, 'strerror', error)}): check that "
                 "this is the folder that Label Studio serves, and that it is mounted here."
             ) from None
+        if len(content) > self._max_bytes:
+            raise ImageError(self._too_large(relative))
+        return content
 
     def _from_storage(self, reference: str, task_id: int | None) -> bytes:
         if task_id is None:
@@ -265,6 +274,11 @@ class ImageReader:
 
     def _too_large(self, reference: str) -> str:
         return f"{_short(reference)} is larger than {self._max_bytes // 2**20} MB: make the image smaller, or raise the limit."
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for whoever may write into a pipe one day."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _hint(reference: str) -> str:
