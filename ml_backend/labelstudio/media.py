@@ -162,9 +162,10 @@ class ImageReader:
             if not file.is_relative_to(root):
                 raise ImageError(f"{relative!r} is outside {name} {root}, so it is not read: move the file below it.")
             with open(file, "rb", opener=_at_once) as opened:
-                if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                status = os.fstat(opened.fileno())
+                if not stat.S_ISREG(status.st_mode):
                     raise ImageError(f"{relative!r} below {name} {root} is not a file: correct the task data.")
-                content = opened.read(self._max_bytes + 1)
+                content = opened.read(min(status.st_size, self._max_bytes) + 1)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             passing = getattr(error, "errno", None) in _OF_THE_DISK or not _mounted(root)
             raise (ImageAwayError if passing else ImageError)(
