@@ -15,6 +15,7 @@ from PIL import Image
 
 from ml_backend.errors import ImageError
 from ml_backend.learning import images
+from ml_backend.learning.containers import SCANS
 from ml_backend.learning.images import PixelBudget, decode
 from tests.test_images import encoded, gradient
 
@@ -62,7 +63,7 @@ def test_a_tiff_is_charged_for_its_tiles_though_the_picture_is_smaller(charged: 
     assert decode(tiff(*tiles(64, 64), order=order)).size == (SIDE, SIDE)
     with pytest.raises(ImageError, match="truncated or damaged"):  # there is not as much in it
         decode(tiff(*tiles(4096, 2048), order=order))
-    assert charged == [3 * 64 * 64, 64 * 64 + 2 * 4096 * 2048]
+    assert charged == [2 * 64 * 64, 64 * 64 + 4096 * 2048]
     with pytest.raises(ImageError, match="save it in smaller tiles"):
         decode(tiff(*tiles(16384, 16384), order=order))
 
@@ -82,6 +83,21 @@ def test_a_tile_size_that_two_readers_read_in_two_ways_is_refused(charged: list[
     with pytest.raises(ImageError, match="The TIFF"):
         decode(tiff(*tags))
     assert charged == []
+
+
+def test_a_tiff_is_charged_for_its_strips(charged: list[int]) -> None:
+    for rows, strip in ((16, 16), (64, 64), (2**31 - 1, 64)):
+        decode(encoded(gradient(64, 64), "TIFF", compression="tiff_lzw", tiffinfo={278: rows}))
+        assert charged.pop() == 64 * (64 + strip)
+
+
+def test_tiles_that_stand_out_of_the_picture_by_far_are_not_all_unpacked() -> None:
+    """32 kB were unpacked for half a minute: 128 tiles, all but a few pixels of each below the picture."""
+    within = tiff((322, 4, 1, 16), (323, 4, 1, 4096))
+    beyond = tiff((322, 4, 1, 1), (323, 4, 1, 50_000_000))
+    for data, told in ((within, "truncated or damaged"), (beyond, "stand out of its picture by far")):
+        with pytest.raises(ImageError, match=told):
+            decode(data)
 
 
 def test_a_tiff_of_millions_of_pieces_is_refused() -> None:
@@ -115,6 +131,16 @@ def test_a_jpeg_in_several_scans_is_charged_for_all_of_it_however_small_it_comes
     ):
         assert decode(data, 32).size == (64, 64)
         assert charged.pop() >= side * side * layers // 2
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
+    """Each goes over the whole picture again; a hundred bytes are one."""
+    photo = encoded(gradient(64, 64), "JPEG", progressive=True)
+    last = photo.rindex(b"\xff\xda")
+    for added, hidden in ((SCANS, b""), (SCANS, b"\xff\xfe\0\x04\xff\xd9")):
+        with pytest.raises(ImageError, match="more than 100 scans"):
+            decode(photo[:last] + hidden + photo[last:-2] * added + b"\xff\xd9")
+    assert decode(photo + photo[last:] * SCANS).size == (64, 64), "what comes after the picture is none of it"
 
 
 def test_a_usual_photo_is_charged_for_what_comes_out(charged: list[int]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ml_backend.errors import ImageError
 
+SCANS = 100
+"""Of a JPEG: each goes over all of it again, and an empty one takes a hundred bytes. Programs write a dozen at most."""
 PIECES = 200_000
 """Strips or tiles of a TIFF: each costs a reader some hundred bytes. A strip for each row of the largest makes 65,535."""
 
@@ -18,6 +21,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
 _LONE = frozenset({0x00, 0x01, *range(0xD0, 0xDA), 0xFF})
 """Bytes after 0xFF that begin no segment, or none that may stand in a head."""
+_MARKER = re.compile(rb"\xff+([^\0\xd0-\xd7\xff])", re.DOTALL)
+"""The end of a scan: in its bits, 0xFF is followed by 0 or a restart."""
 _EXIF = b"Exif\0\0"
 
 _TIFFS = (b"II*\0", b"MM\0*", b"II+\0")
@@ -35,23 +40,24 @@ class Bare:
 
     orientation: as its EXIF has it, 1 is upright; None where that is not known from here.
     at_once: of a JPEG, that all of it is held before the first row comes out, however small it is decoded.
-    tile: pixels of a TIFF's tile, which may be larger than the picture.
+    block: pixels of a TIFF that are unpacked in one piece, which may be larger than the picture; unpacked: of all pieces.
     """
 
     data: bytes
     orientation: int | None = None
     at_once: bool = False
-    tile: int = 0
+    block: int = 0
+    unpacked: int = 0
 
 
 def bare(data: bytes) -> Bare:
-    """Look at a file as its first bytes ask for. Raises ImageError for a TIFF that no honest program writes."""
+    """Look at a file as its first bytes ask for. Raises ImageError for what no honest program writes."""
     if data.startswith(b"\xff\xd8"):
         return _bare_jpeg(data)
     if data.startswith(_PNG):
         return _bare_png(data)
     if is_tiff(data):
-        return Bare(data, tile=_tile(data))
+        return _checked_tiff(data)
     return Bare(data)
 
 
@@ -75,10 +81,11 @@ def _bare_jpeg(data: bytes) -> Bare:
         mark, marker, length = data[at : at + 1], data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4])
         segment = data[at : at + 2 + length]
         if len(segment) < max(4, 2 + length) or length < 2 or mark != b"\xff" or marker[0] in _LONE:
-            return Bare(data, at_once=True)
+            return Bare(_of_few_scans(data, data.count(b"\xff\xda")), at_once=True)
         if marker == b"\xda":
-            sequential = [(kind, segment[4:5]) for kind in _SEQUENTIAL]
-            return Bare(bytes(kept) + data[at:], turn, at_once=len(frames) != 1 or frames[0] not in sequential)
+            if len(frames) == 1 and frames[0] in [(kind, segment[4:5]) for kind in _SEQUENTIAL]:
+                return Bare(bytes(kept) + data[at:], turn)
+            return Bare(bytes(kept) + _of_few_scans(data[at:], _scans(data, at)), turn, at_once=True)
         if marker[0] in _FRAMES:
             frames.append((marker[0], segment[9:10]))
         if marker == b"\xe1" and segment[4:].startswith(_EXIF) and turn == 1:
@@ -86,6 +93,21 @@ def _bare_jpeg(data: bytes) -> Bare:
         if marker[0] not in _UNNEEDED:
             kept += segment
         at += 2 + length
+
+
+def _scans(data: bytes, at: int) -> int:
+    """How many scans there are from the first on, up to the end of the picture; SCANS + 1 for more."""
+    scans = 0
+    while scans <= SCANS and (found := _MARKER.search(data, at)) and found[1] != b"\xd9":
+        scans += found[1] == b"\xda"
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return scans
+
+
+def _of_few_scans(data: bytes, scans: int) -> bytes:
+    if scans > SCANS:
+        raise ImageError(f"The JPEG has more than {SCANS} scans: save it again.")
+    return data
 
 
 def _bare_png(data: bytes) -> Bare:
@@ -104,19 +126,23 @@ def _bare_png(data: bytes) -> Bare:
     return Bare(bytes(kept + data[start:at]) if start else data, turn)
 
 
-def _tile(data: bytes) -> int:
-    """Pixels of a tile. Pillow and libtiff do not agree about a tag that is there twice, or is no number: it is refused."""
+def _checked_tiff(data: bytes) -> Bare:
+    """Pillow and libtiff do not agree about a tag that is there twice, or is no number: it is refused."""
     if data[:4] not in _TIFFS:
         raise ImageError("The TIFF is damaged (its first bytes): replace the file with an intact one.")
     found = dict[int, int]()
     for tag, value, count in _entries(data):
         if tag in (_WIDTH, _LENGTH, _ROWS, _TILE_WIDTH, _TILE_LENGTH):
-            if value is None or count != 1 or tag in found:
+            if not value or count != 1 or tag in found:
                 raise ImageError(f"The TIFF is damaged (tag {tag}): replace the file with an intact one.")
             found[tag] = value
         if tag in (_STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES) and count > PIECES:
             raise ImageError(f"The TIFF is in {count:,} pieces, more than {PIECES:,}: save it in larger ones.")
-    return found.get(_TILE_WIDTH, 0) * found.get(_TILE_LENGTH, 0)
+    width, length = found.get(_WIDTH, 0), found.get(_LENGTH, 0)
+    strip = width * min(found.get(_ROWS, length), length)
+    across, down = found.get(_TILE_WIDTH, width or 1), found.get(_TILE_LENGTH, length or 1)
+    tile = across * down if _TILE_WIDTH in found or _TILE_LENGTH in found else 0
+    return Bare(data, block=max(strip, tile), unpacked=-(-width // across) * -(-length // down) * tile)
 
 
 def _entries(tiff: bytes) -> Iterator[tuple[int, int | None, int]]:

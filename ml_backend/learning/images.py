@@ -26,6 +26,8 @@ BAND = 4_000_000
 FINENESS = 4
 """Such an image keeps so many times the size that is needed: the encoder scales it the rest of the way."""
 
+WASTE = 4
+"""A TIFF's tiles may have so many times the limit of pixels in all; each is unpacked, however much of it is in the picture."""
 MOST = 4 * BAND
 """Pixels that are left of an image that is longer than it need be; beyond, its longer side is squeezed."""
 
@@ -130,7 +132,7 @@ def _cost(image: Image.Image, whole: tuple[int, int], file: Bare) -> int:
 
     whole: its size in the file. Of a JPEG `at_once`, each layer is held at that size, in two bytes.
     """
-    cost = math.prod(image.size) * _COPIES.get(image.format or "", 1) + 2 * file.tile
+    cost = math.prod(image.size) * _COPIES.get(image.format or "", 1) + file.block
     if file.at_once:
         layers = getattr(image, "layers", 4)
         cost += math.prod(-(-side // _BLOCK) * _BLOCK for side in whole) * layers // 2
@@ -145,8 +147,10 @@ def _refuse_oversize(image: Image.Image, file: Bare) -> None:
         raise ImageError(
             f"The image is {width} x {height} pixels; a side may have {LONGEST:,}: scale it down before importing it."
         )
-    if file.tile > _budget.pixels:
-        raise ImageError(f"The TIFF has tiles of {file.tile:,} pixels, more than the limit: save it in smaller tiles.")
+    if file.block > _budget.pixels:
+        raise ImageError(f"The TIFF has tiles of {file.block:,} pixels, more than the limit: save it in smaller tiles.")
+    if file.unpacked > WASTE * _budget.pixels:
+        raise ImageError("The tiles of the TIFF stand out of its picture by far: save it in smaller tiles.")
 
 
 def _oversize_message(pixels: str) -> str:
