@@ -127,7 +127,7 @@ def test_a_jpeg_in_several_scans_is_charged_for_all_of_it_however_small_it_comes
         (in_scans(side, side, layers=4), 4),
         (encoded(photo, "JPEG", progressive=True), 3),
         (encoded(photo.convert("CMYK"), "JPEG", progressive=True), 4),
-        (encoded(photo, "JPEG").replace(b"\xff\xc4", b"\xff\xff\xc4", 1), 3),  # padded: read in two ways
+        (in_scans(side, side).replace(b"\xff\xc4", b"xx\xff\xff\xc4", 1), 3),
     ):
         assert decode(data, 32).size == (64, 64)
         assert charged.pop() >= side * side * layers // 2
@@ -186,6 +186,41 @@ def test_what_is_written_beside_a_picture_is_not_unpacked() -> None:
         tracemalloc.stop()
     assert peak < 1_000_000
     assert np.array_equal(np.asarray(picture), np.asarray(gradient(40, 30)))
+
+
+def test_a_file_in_very_many_pieces_is_refused() -> None:
+    """A reader takes half a minute for a few megabytes of them, or thirty times their size."""
+    photo, frame = encoded(gradient(), "JPEG"), encoded(gradient(), "GIF")
+    picture = frame.index(b",", 13 + 768)
+    for data in (
+        photo[:2] + b"\xff\xee\0\x0eAdobe\0\0\0\0\0\0\0" * 10_000 + photo[2:],
+        with_chunks(*[(b"tRNS", bytes(6))] * 200_000),
+        frame[:picture] + b"!\xf9\4\0\0\0\0\0" * 200_000 + frame[picture:],
+        frame[:picture] + b"!\xff" + b"\1a" * 200_000 + b"\0" + frame[picture:],
+    ):
+        with pytest.raises(ImageError, match="pieces: save it again"):
+            decode(data)
+
+
+def test_comments_are_not_collected() -> None:
+    photo, frame = encoded(gradient(), "JPEG"), encoded(gradient(), "GIF")
+    picture = frame.index(b",", 13 + 768)
+    comments = b"!\xfe\1a\0" * 100_000
+    for whole, added in (
+        (frame, frame[:picture] + comments + frame[picture:]),
+        (
+            photo,
+            photo[:2] + b"junk\xff\xff\1\xff\xd8" + (b"\xff\xe1\x10\0Exif\0\0" + bytes(0x1000 - 8)) * 1000 + photo[2:],
+        ),
+    ):
+        tracemalloc.start()
+        try:
+            picture_with = decode(added)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 1_000_000
+        assert np.array_equal(np.asarray(picture_with), np.asarray(decode(whole)))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])

@@ -10,8 +10,11 @@ from ml_backend.errors import ImageError
 
 SCANS = 100
 """Of a JPEG: each goes over all of it again, and an empty one takes a hundred bytes. Programs write a dozen at most."""
+SEGMENTS = 10_000
+"""Of a JPEG's head; each may be of 64 KiB."""
 PIECES = 200_000
-"""Strips or tiles of a TIFF: each costs a reader some hundred bytes. A strip for each row of the largest makes 65,535."""
+"""Strips or tiles of a TIFF, chunks of a PNG, blocks of a GIF: each costs a reader time, and some hundred bytes. A strip for
+each row of the largest TIFF makes 65,535, and 200 MB of a PNG as libraries write it 25,000."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
@@ -19,10 +22,13 @@ _UNNEEDED = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 """Every APPn but JFIF's and Adobe's, and comments."""
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
-_LONE = frozenset({0x00, 0x01, *range(0xD0, 0xDA), 0xFF})
-"""Bytes after 0xFF that begin no segment, or none that may stand in a head."""
+_SCAN, _APP1 = 0xDA, 0xE1
+_SEGMENT = re.compile(rb"\xff+([^\0\1\xd0-\xd8\xff])", re.DOTALL)
+"""Where the next segment of a head begins, whatever stands before."""
 _MARKER = re.compile(rb"\xff+([^\0\xd0-\xd7\xff])", re.DOTALL)
 """The end of a scan: in its bits, 0xFF is followed by 0 or a restart."""
+_CONTROL = 0xF9
+"""What a GIF says of its next picture: which colour is transparent."""
 _EXIF = b"Exif\0\0"
 
 _TIFFS = (b"II*\0", b"MM\0*", b"II+\0")
@@ -56,6 +62,8 @@ def bare(data: bytes) -> Bare:
         return _bare_jpeg(data)
     if data.startswith(_PNG):
         return _bare_png(data)
+    if data.startswith((b"GIF87a", b"GIF89a")) and len(data) > 13:
+        return _bare_gif(data)
     if is_tiff(data):
         return _checked_tiff(data)
     return Bare(data)
@@ -75,45 +83,46 @@ def orientation(exif: bytes) -> int:
 
 
 def _bare_jpeg(data: bytes) -> Bare:
-    """Whatever is not strictly one segment after the other is left as it is, and counts as a JPEG in several scans."""
-    kept, at, turn, frames = bytearray(data[:2]), 2, 1, list[tuple[int, bytes]]()
-    while True:
-        mark, marker, length = data[at : at + 1], data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4])
-        segment = data[at : at + 2 + length]
-        if len(segment) < max(4, 2 + length) or length < 2 or mark != b"\xff" or marker[0] in _LONE:
-            return Bare(_of_few_scans(data, data.count(b"\xff\xda")), at_once=True)
-        if marker == b"\xda":
+    """Put together anew, one segment after the other, so that no decoder finds others in it than we did."""
+    kept, at, turn, frames = bytearray(b"\xff\xd8"), 2, 1, list[tuple[int, bytes]]()
+    for _ in range(SEGMENTS):
+        if not (found := _SEGMENT.search(data, at)) or found[1] == b"\xd9":
+            return Bare(bytes(kept))
+        start, marker = found.start(1) - 1, found[1][0]
+        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
+        segment = data[start:at]
+        if marker == _SCAN:
             if len(frames) == 1 and frames[0] in [(kind, segment[4:5]) for kind in _SEQUENTIAL]:
-                return Bare(bytes(kept) + data[at:], turn)
-            return Bare(bytes(kept) + _of_few_scans(data[at:], _scans(data, at)), turn, at_once=True)
-        if marker[0] in _FRAMES:
-            frames.append((marker[0], segment[9:10]))
-        if marker == b"\xe1" and segment[4:].startswith(_EXIF) and turn == 1:
+                return Bare(bytes(kept) + data[start:], turn)
+            return Bare(bytes(kept) + _of_few_scans(data[start:]), turn, at_once=True)
+        if marker in _FRAMES:
+            frames.append((marker, segment[9:10]))
+        if marker == _APP1 and segment[4:].startswith(_EXIF) and turn == 1:
             turn = orientation(segment[4:])
-        if marker[0] not in _UNNEEDED:
+        if marker not in _UNNEEDED:
             kept += segment
-        at += 2 + length
+    raise _in_pieces("JPEG", SEGMENTS)
 
 
-def _scans(data: bytes, at: int) -> int:
-    """How many scans there are from the first on, up to the end of the picture; SCANS + 1 for more."""
-    scans = 0
-    while scans <= SCANS and (found := _MARKER.search(data, at)) and found[1] != b"\xd9":
-        scans += found[1] == b"\xda"
+def _of_few_scans(data: bytes) -> bytes:
+    """What begins with the first scan, as it is."""
+    scans, at = 0, 0
+    while (found := _MARKER.search(data, at)) and found[1] != b"\xd9":
+        scans += found[1][0] == _SCAN
+        if scans > SCANS:
+            raise ImageError(f"The JPEG has more than {SCANS} scans: save it again.")
         at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
-    return scans
-
-
-def _of_few_scans(data: bytes, scans: int) -> bytes:
-    if scans > SCANS:
-        raise ImageError(f"The JPEG has more than {SCANS} scans: save it again.")
     return data
+
+
+def _in_pieces(kind: str, most: int) -> ImageError:
+    return ImageError(f"The {kind} is in more than {most:,} pieces: save it again.")
 
 
 def _bare_png(data: bytes) -> Bare:
     """A text may unpack to a thousand times its size, an animation to as many pictures."""
     kept, at, turn, start = bytearray(), 8, 1, 0
-    while at < len(data):
+    for _ in range(PIECES):
         kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4])
         if kind not in _NEEDED:
             kept += data[start:at]
@@ -121,9 +130,37 @@ def _bare_png(data: bytes) -> Bare:
         if kind == b"eXIf":
             turn = orientation(data[at + 8 : end - 4])
         at = end
-        if kind == b"IEND":
-            break
-    return Bare(bytes(kept + data[start:at]) if start else data, turn)
+        if kind == b"IEND" or at >= len(data):
+            return Bare(bytes(kept + data[start:at]) if start else data, turn)
+    raise _in_pieces("PNG", PIECES)
+
+
+def _bare_gif(data: bytes) -> Bare:
+    """Up to the first picture: no comments and no applications, which a reader collects one by one."""
+
+    def table(flags: int) -> int:
+        return 3 * (2 << (flags & 7)) if flags & 0x80 else 0
+
+    start = at = 13 + table(data[10])
+    control = b""
+    for _ in range(PIECES):
+        if data[at : at + 1] == b",":
+            return Bare(data[:start] + control + data[at:], 1)
+        begun, at = at, at + 1
+        if data[begun : begun + 1] == b"!":
+            at = _end_of_blocks(data, begun + 2)
+            control = data[begun:at] if data[begun + 1] == _CONTROL else control
+        if at >= len(data):
+            return Bare(data[:start], 1)
+    raise _in_pieces("GIF", PIECES)
+
+
+def _end_of_blocks(data: bytes, at: int) -> int:
+    for _ in range(PIECES):
+        if at >= len(data) or not data[at]:
+            return at + 1
+        at += 1 + data[at]
+    raise _in_pieces("GIF", PIECES)
 
 
 def _checked_tiff(data: bytes) -> Bare:
