@@ -103,6 +103,8 @@ def _stands(project: Project, services: Services, corpus: Corpus, version: Versi
     """Whether training would give this version again, which is there. One that nobody judged yet is judged now."""
     if version.meta.get("trained_on") != digest or not services.versions.folders.there(project.id, version.number):
         return False
+    if _measures_more(corpus, version):
+        return False
     if version.state != "candidate":
         return True
     if version.meta["encoder"]["id"] != corpus.encoder.id:
@@ -114,6 +116,15 @@ def _stands(project: Project, services: Services, corpus: Corpus, version: Versi
     reason = promotion.refusal(project, services, corpus, answers, but=version.number)
     services.versions.judge(project, version.number, Verdict(reason))
     return True
+
+
+def _measures_more(corpus: Corpus, version: Version) -> bool:
+    """Whether more labels measure than did for the version, without a new one: an image before them was skipped, say."""
+    known = version.meta.get("metrics", {}).get("holdout")
+    if known is None:
+        return False
+    held_out = corpus.examples(held_out=True)
+    return bool(len(held_out.tasks) > known["n"] or held_out.undecided > known.get("undecided", 0))
 
 
 def _refitted(project: Project, services: Services, corpus: Corpus, examples: Examples, _alive: Alive) -> Candidate:
