@@ -18,12 +18,18 @@ from ml_backend import heads
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The port of a server as gunicorn's worker runs it, with an application that answers at once."""
     monkeypatch.setattr(heads, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(heads, "TAKING_SECONDS", 0.5)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while scope["path"] != "/early" and (await receive()).get("more_body"):
             pass
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body"})
+        body = bytes(2**25) if scope["path"] in {"/large", "/pieces"} else b""
+        size = 2**16 if scope["path"] == "/pieces" else 2**25
+        headers = [(b"content-length", b"%d" % len(body))] if body else []
+        await send({"type": "http.response.start", "status": 200 if body else 204, "headers": headers})
+        for _ in range(size, len(body), size):
+            await send({"type": "http.response.body", "body": body[:size], "more_body": True})
+        await send({"type": "http.response.body", "body": body[:size]})
 
     config = uvicorn.Config(app, http=heads.BoundedProtocol, ws="none", lifespan="off", log_level="critical")
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -106,3 +112,35 @@ def test_a_connection_that_goes_on_asking_is_answered(served: int) -> None:
             answers = b""
             while answers.count(b"HTTP/1.1 204") < 2:
                 answers += connection.recv(1000)
+
+
+def is_cut(connection: socket.socket) -> bool:
+    """Whether the other side goes away, though nothing is read."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        time.sleep(0.02)
+        try:
+            connection.send(b"\r\n")
+        except (ConnectionResetError, BrokenPipeError):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("further", [b"", b"Connection: close\r\n"])
+@pytest.mark.parametrize("path", [b" /large ", b" /pieces "])
+def test_an_answer_that_nobody_takes_is_not_kept_for_ever(served: int, path: bytes, further: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", served), timeout=20) as connection:
+        connection.sendall(HEAD.replace(b" / ", path) + further + b"Content-Length: 0\r\n\r\n")
+        assert is_cut(connection)
+
+
+@pytest.mark.parametrize("path", [b" /large ", b" /pieces "])
+def test_an_answer_that_is_taken_slowly_is_whole(served: int, path: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", served), timeout=20) as connection:
+        connection.sendall(HEAD.replace(b" / ", path) + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
+        began, taken = time.monotonic(), 0
+        while piece := connection.recv(2**19):
+            taken += len(piece)
+            time.sleep(0.02)
+        assert time.monotonic() - began > 2 * heads.TAKING_SECONDS
+        assert taken > 2**25
