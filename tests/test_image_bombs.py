@@ -137,7 +137,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
     """Each goes over the whole picture again; a hundred bytes are one."""
     photo = encoded(gradient(64, 64), "JPEG", progressive=True)
     last = photo.rindex(b"\xff\xda")
-    for added, hidden in ((SCANS, b""), (SCANS, b"\xff\xfe\0\x04\xff\xd9")):
+    for added, hidden in ((SCANS, b""), (SCANS, b"\xff\xfe\0\x04\xff\xd9"), (SCANS, b"\xff\1\xf0\0")):
         with pytest.raises(ImageError, match="more than 100 scans"):
             decode(photo[:last] + hidden + photo[last:-2] * added + b"\xff\xd9")
     assert decode(photo + photo[last:] * SCANS).size == (64, 64), "what comes after the picture is none of it"

@@ -25,8 +25,8 @@ _SEQUENTIAL = frozenset({0xC0, 0xC1})
 _SCAN, _APP1 = 0xDA, 0xE1
 _SEGMENT = re.compile(rb"\xff+([^\0\1\xd0-\xd8\xff])", re.DOTALL)
 """Where the next segment of a head begins, whatever stands before."""
-_MARKER = re.compile(rb"\xff+([^\0\xd0-\xd7\xff])", re.DOTALL)
-"""The end of a scan: in its bits, 0xFF is followed by 0 or a restart."""
+_MARKER = re.compile(rb"\xff+([^\0\1\xd0-\xd7\xff])", re.DOTALL)
+"""The end of a scan: in its bits, 0xFF is followed by 0 or a restart. A 1 begins nothing, either."""
 _CONTROL = 0xF9
 """What a GIF says of its next picture: which colour is transparent."""
 _EXIF = b"Exif\0\0"
@@ -93,8 +93,9 @@ def _bare_jpeg(data: bytes) -> Bare:
         segment = data[start:at]
         if marker == _SCAN:
             if len(frames) == 1 and frames[0] in [(kind, segment[4:5]) for kind in _SEQUENTIAL]:
-                return Bare(bytes(kept) + data[start:], turn)
-            return Bare(bytes(kept) + _of_few_scans(data[start:]), turn, at_once=True)
+                return Bare(_joined(kept, data, start), turn)
+            _require_few_scans(data, start)
+            return Bare(_joined(kept, data, start), turn, at_once=True)
         if marker in _FRAMES:
             frames.append((marker, segment[9:10]))
         if marker == _APP1 and segment[4:].startswith(_EXIF) and turn == 1:
@@ -104,15 +105,22 @@ def _bare_jpeg(data: bytes) -> Bare:
     raise _in_pieces("JPEG", SEGMENTS)
 
 
-def _of_few_scans(data: bytes) -> bytes:
-    """What begins with the first scan, as it is."""
-    scans, at = 0, 0
-    while (found := _MARKER.search(data, at)) and found[1] != b"\xd9":
+def _joined(head: bytes | bytearray, data: bytes, start: int, end: int | None = None) -> bytes:
+    """A head and a part of the data, which may be large: copied once."""
+    return b"".join((head, memoryview(data)[start:end]))
+
+
+def _require_few_scans(data: bytes, at: int) -> None:
+    """Raise ImageError for too many scans from `at` on, up to the end of the picture."""
+    scans = 0
+    for _ in range(SEGMENTS):
+        if not (found := _MARKER.search(data, at)) or found[1] == b"\xd9":
+            return
         scans += found[1][0] == _SCAN
         if scans > SCANS:
             raise ImageError(f"The JPEG has more than {SCANS} scans: save it again.")
         at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
-    return data
+    raise _in_pieces("JPEG", SEGMENTS)
 
 
 def _in_pieces(kind: str, most: int) -> ImageError:
@@ -131,7 +139,7 @@ def _bare_png(data: bytes) -> Bare:
             turn = orientation(data[at + 8 : end - 4])
         at = end
         if kind == b"IEND" or at >= len(data):
-            return Bare(bytes(kept + data[start:at]) if start else data, turn)
+            return Bare(_joined(kept, data, start, at) if start else data, turn)
     raise _in_pieces("PNG", PIECES)
 
 
@@ -145,7 +153,7 @@ def _bare_gif(data: bytes) -> Bare:
     control = b""
     for _ in range(PIECES):
         if data[at : at + 1] == b",":
-            return Bare(data[:start] + control + data[at:], 1)
+            return Bare(_joined(data[:start] + control, data, at), 1)
         begun, at = at, at + 1
         if data[begun : begun + 1] == b"!":
             at = _end_of_blocks(data, begun + 2)
