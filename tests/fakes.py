@@ -25,24 +25,10 @@ POSTGRESQL = "TEST_POSTGRESQL_URL"
 
 
 def quick_database(folder: Path) -> Database:
-    """A real store that does not wait for the disk: nobody pulls the plug in the middle of a test.
-
-    The same folder is the same store.
-    """
+    """A real store, that of PostgreSQL where the tests run on it. The same folder is the same store."""
     if POSTGRESQL in os.environ:
         return _postgresql(os.environ[POSTGRESQL], "t" + hashlib.sha256(bytes(folder)).hexdigest()[:16])
-    return do_not_wait(Database(f"sqlite:///{folder / 'store.db'}"))
-
-
-def do_not_wait(database: Database) -> Database:
-    """Have an SQLite database not wait for the disk."""
-    database.close()
-
-    @sa.event.listens_for(database.engine, "connect")
-    def switch_off(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA synchronous = OFF")
-
-    return database
+    return Database(f"sqlite:///{folder / 'store.db'}")
 
 
 def _postgresql(url: str, schema: str) -> Database:

@@ -18,14 +18,12 @@ from ml_backend.split import place, reserved_share
 from ml_backend.status import project_status
 from ml_backend.steps.batch import spare
 from ml_backend.steps.holdout import reserve
-from tests.fakes import do_not_wait
 from tests.labelling import NOW, Labelling, content
 
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
     opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k", holdout_share=0.2, seed=3))
-    do_not_wait(opened.database)
     yield opened
     opened.database.close()
 

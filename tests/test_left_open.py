@@ -12,14 +12,12 @@ import pytest
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from tests.bench import Bench
-from tests.fakes import do_not_wait
 from tests.labelling import Labelling, task
 
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
     opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k", holdout_share=0.2, seed=3))
-    do_not_wait(opened.database)
     yield opened
     opened.database.close()
 
