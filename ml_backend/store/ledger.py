@@ -17,11 +17,12 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from ml_backend.records import Annotation, Label, LabelSchema, ProjectKey, Task
+from ml_backend.store.answers import blank
 from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.heldout import HeldOut, is_held_out
 from ml_backend.store.pictures import Pictures, resting
 from ml_backend.store.projects import Project
-from ml_backend.store.reconcile import ReconcileReport, blank, reconcile
+from ml_backend.store.reconcile import ReconcileReport, reconcile
 from ml_backend.store.rounds import Left, Round, still_waiting
 from ml_backend.store.rows import SAME_TASK, STREAM, annotation_of, label_of, pieces, task_of
 from ml_backend.store.tables import answers, labels, queries, rounds, tasks

@@ -11,8 +11,8 @@ import json
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -21,7 +21,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ml_backend.records import Annotation, Label, LabelSchema, Task
+from ml_backend.records import Annotation, Label, Task
+from ml_backend.store.answers import as_given, blank, several_of
 from ml_backend.store.consensus import Verdict, consensus
 from ml_backend.store.database import Database
 from ml_backend.store.projects import Project, lock
@@ -32,8 +33,6 @@ CHUNK = 100
 """Tasks compared at a time."""
 PIECE = 25
 """Tasks written before looking whether a webhook waits."""
-AT_ONCE = timedelta(seconds=1)
-"""Label Studio stamps a new annotation twice."""
 
 Item = TypeVar("Item")
 Reported = tuple[Task, list[Annotation] | None]
@@ -84,7 +83,7 @@ def reconcile(
     for ids in _chunks(missing):
         _remove(database, project, ids, report)
     with database.write() as connection:
-        reached = {"reconciled_at": now, **({"full_at": now, "several_of": _several_of(project)} if full else {})}
+        reached = {"reconciled_at": now, **({"full_at": now, "several_of": several_of(project)} if full else {})}
         connection.execute(projects.update().where(projects.c.id == project.id).values(reached))
     _count_state(database, project, report)
     return report
@@ -155,7 +154,7 @@ def _take(database: Database, project: Project, given: Mapping[int, Reported], r
         labels_before = _known_labels(connection, project.id, asked)
     changed_tasks = _changed_tasks(project, given, before, report)
     decisions = [
-        _decide(project, task_id, [_read(project, a, known_before[task_id]) for a in given[task_id][1] or []])
+        _decide(project, task_id, [as_given(project, a, known_before[task_id]) for a in given[task_id][1] or []])
         for task_id in asked
         if set(given[task_id][1] or []) != set(known_before[task_id])
     ]
@@ -244,41 +243,6 @@ class _Decision:
 
 def _decide(project: Project, task_id: int, known: Sequence[Annotation]) -> _Decision:
     return _Decision(task_id, known, consensus(known, project.schema, project.rule))
-
-
-def _read(project: Project, now: Annotation, known: Sequence[Annotation]) -> Annotation:
-    """The answer with what is known of it from when it was given."""
-    before = next((annotation for annotation in known if annotation.id == now.id), None)
-    return replace(_signed(now, before), none_of=_none_of(project, now, before))
-
-
-def _several_of(project: Project) -> str:
-    return project.schema.from_name if project.schema.multiple else ""
-
-
-def _none_of(project: Project, now: Annotation, before: Annotation | None) -> str | None:
-    """The `Choices` of which the answer says none.
-
-    It was asked for what the label config said when it was submitted, so what was read then stays, until it is
-    submitted again. While the change to this `Choices` is being noticed, nobody can tell before or after: not counted.
-    """
-    if before is not None and (before.labels, before.was_cancelled) == (now.labels, now.was_cancelled):
-        submitted_again = before.updated_at != now.updated_at and before.ground_truth == now.ground_truth
-        if not submitted_again:
-            return before.none_of
-    return now.none_of if project.schema.multiple and project.several_of in {None, now.none_of} else None
-
-
-def _signed(now: Annotation, before: Annotation | None) -> Annotation:
-    """Say who made the answer say what it says.
-
-    Label Studio names as its editor also who only set or unset the ground truth: what was not seen to change its labels
-    leaves the name as it is.
-    """
-    if before is not None and (before.labels, before.was_cancelled) == (now.labels, now.was_cancelled):
-        return replace(now, answered_by=before.answered_by or now.annotator)
-    as_given = before is None and (now.ground_truth or now.updated_at - now.created_at < AT_ONCE)
-    return replace(now, answered_by=now.annotator if as_given else now.editor or now.annotator)
 
 
 def _tally(decisions: Sequence[_Decision], before: Mapping[int, Label], report: ReconcileReport) -> None:
@@ -410,12 +374,6 @@ def _count_state(database: Database, project: Project, report: ReconcileReport) 
         report.quarantined = count(connection, answers, answers.c.quarantine.is_not(None))
         report.skips = count(connection, answers, answers.c.was_cancelled)
         report.blanks = count(connection, answers, blank(project.schema))
-
-
-def blank(schema: LabelSchema) -> sa.ColumnElement[bool]:
-    """`consensus.is_blank` of an answer that was not skipped."""
-    empty = sa.and_(sa.type_coerce(answers.c.labels, sa.Text) == "[]", sa.not_(answers.c.was_cancelled))
-    return sa.and_(empty, answers.c.none_of.is_distinct_from(schema.from_name)) if schema.multiple else empty
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
