@@ -5,6 +5,11 @@
 Projects are labelled to 30 %, 60 % and 90 % by an oracle: ledger, split, strategy and head are the product's own, only
 Label Studio and the reading of images are left out. Each run draws pool and test set anew. Finished runs are kept in
 .benchmarks/held_out and not done again.
+
+  python -m benchmarks.held_out --only "digits, 25 % blends" --seeds 50 --leave open --of 0.25
+
+has whoever labels leave (or skip) a quarter of the blends among the held-out images. "covers" is then told of the interval
+shown, and "in words" of the one that counts those without a label as wrong and as right.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from ml_backend.labelstudio.config import label_config
 from ml_backend.learning.evaluation import wilson_interval
 from ml_backend.learning.training import train_head
 from ml_backend.predictor import LoadedModel
-from ml_backend.records import Annotation, Task
+from ml_backend.records import Annotation, Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.simulation.data import Data, Source, unit_rows
@@ -48,6 +53,24 @@ CASES = {"digits, 25 % blends": (300, 0.1), "mnist": (30, 0.15), "cifar_resnet":
 POOLS = {"mnist": 4_000, "cifar_resnet": 5_000}
 """Of the images there are. The others are to test on: a test set of the slice's own size would err as much as the slice."""
 BIAS, COVERED = 0.01, 0.93
+BLENDED = 175
+
+
+@dataclass(frozen=True)
+class Left:
+    """What becomes of the held-out images that are blends: `share` of them are left "open", or "skipped"; or none."""
+
+    how: str = ""
+    share: float = 0.0
+
+    def drawn(self, images: int, seed: int) -> frozenset[int]:
+        """Ids of the images that get no label where they are held out."""
+        blends = np.arange(images - BLENDED, images) + 1
+        drawn = np.random.default_rng([seed, 8]).random(BLENDED) < self.share
+        return frozenset(blends[drawn].tolist() if self.how else ())
+
+    def __str__(self) -> str:
+        return f", {self.share:.0%} of those held out {self.how}" if self.how else ""
 
 
 @dataclass(frozen=True)
@@ -64,13 +87,16 @@ class Measured:
     low: float
     high: float
     fresh: float
+    undecided: int
+    worst: float
+    best: float
 
 
 def blended_digits(seed: int) -> Data:
     """A quarter of the images are means of two of different classes, labelled as one of the two at random.
 
     No image of the pool, nor a part of one, is in the test set, which has each of its images three times as it is and
-    once in a blend: the same mixture, with less of an error of its own.
+    once in a blend: the same mixture, with less of an error of its own. Blends are the last BLENDED of the pool.
     """
     rng = np.random.default_rng([seed, 5])
     pixels, labels = load_digits(return_X_y=True)
@@ -125,8 +151,9 @@ def redrawn(source: Source) -> Source:
 class Run:
     """One project, labelled by an oracle a batch at a time."""
 
-    def __init__(self, services: Services, data: Data, seed: int) -> None:
-        self.services, self.data = services, data
+    def __init__(self, services: Services, data: Data, seed: int, left: Left) -> None:
+        self.services, self.data, self.left = services, data, left
+        self.without = left.drawn(len(data.labels), seed)
         self.project = services.registry.register("http://localhost:8080", 1, label_config(data.classes), created=None)
         ids = range(1, len(data.labels) + 1)
         hashes = [hashlib.sha256(f"{seed} {i}".encode()).hexdigest() for i in ids]
@@ -148,19 +175,21 @@ class Run:
                 head = train_head(examples.features, examples.targets, self.data.classes, seed=seed).head
                 model = LoadedModel(number, self.encoder, head)
                 if labels >= due[0] * len(self.data.labels):
-                    right = corpus.examples(held_out=True).correct(head)
+                    held_out = corpus.examples(held_out=True)
+                    right = held_out.correct(head)
                     fresh = float(
                         (head.predict_proba(self.data.test_features).argmax(1) == self.data.test_labels).mean()
                     )
                     yield Measured(
-                        self.data.name, strategy, seed, due.pop(0), labels, len(right), *_shown(right), fresh
-                    )
+                        f"{self.data.name}{self.left}", strategy, seed, due.pop(0), labels, len(right),
+                        *_shown(right), fresh, held_out.undecided, *_in_words(right, held_out.undecided),
+                    )  # fmt: skip
             if due:
                 round_ = choose(self.project, corpus, model, self.services.ledger, self.services.settings)
-                self._answer([query.task_id for query in self.services.ledger.queries(round_)])
+                self._answer(self.services.ledger.queries(round_))
 
     def _corpus(self) -> Corpus:
-        self.project = reserve(self.project, self.services.ledger, self.services.settings)
+        self.project = reserve(self.project, self.services.ledger, self.services.versions, self.services.settings)
         rows, features = self.services.ledger.pool(self.project), self.services.features
         at = places(features, self.encoder, rows.hashes)
         corpus = Corpus(rows, at, features.matrix(ENCODER), self.encoder, self.data.classes, multiple=False)
@@ -168,14 +197,17 @@ class Run:
         assert reached is not None
         return reached
 
-    def _answer(self, tasks: Sequence[int]) -> None:
+    def _answer(self, queries: Sequence[Query]) -> None:
+        left = {q.task_id for q in queries if q.arm == "holdout" and q.task_id in self.without}
+
         def annotation(i: int) -> Annotation:
-            label = self.data.classes[self.data.labels[i - 1]]
+            labels = () if i in left else (self.data.classes[self.data.labels[i - 1]],)
             return Annotation(
-                i, i, (label,), was_cancelled=False, ground_truth=False, annotator=1, created_at=NOW, updated_at=NOW
+                i, i, labels, was_cancelled=i in left, ground_truth=False, annotator=1, created_at=NOW, updated_at=NOW
             )
 
-        self.services.ledger.reconcile(self.project, [(_task(i), [annotation(i)]) for i in tasks], full=False)
+        given = [q.task_id for q in queries if self.left.how == "skipped" or q.task_id not in left]
+        self.services.ledger.reconcile(self.project, [(_task(i), [annotation(i)]) for i in given], full=False)
 
 
 def _task(number: int) -> Task:
@@ -184,10 +216,16 @@ def _task(number: int) -> Task:
 
 def _shown(right: NDArray[np.bool_]) -> tuple[float, float, float]:
     """Accuracy and its interval, as a version is given them."""
-    return float(right.mean()), *wilson_interval(int(right.sum()), len(right))
+    return float(right.mean()) if len(right) else math.nan, *wilson_interval(int(right.sum()), len(right))
 
 
-def run(data: Data, strategy: str, seed: int, share: float) -> list[Measured]:
+def _in_words(right: NDArray[np.bool_], undecided: int) -> tuple[float, float]:
+    """The ends of the interval where the model is wrong, and right, on what has no label."""
+    correct, n = int(right.sum()), len(right) + undecided
+    return wilson_interval(correct, n)[0], wilson_interval(correct + undecided, n)[1]
+
+
+def run(data: Data, strategy: str, seed: int, share: float, left: Left) -> list[Measured]:
     with TemporaryDirectory() as folder:
         settings = Settings(
             data_dir=Path(folder), label_studio_api_key="k", strategy=strategy, seed=seed,
@@ -195,7 +233,7 @@ def run(data: Data, strategy: str, seed: int, share: float) -> list[Measured]:
         )  # fmt: skip
         services = Services.open(settings)
         try:
-            return list(Run(services, data, seed).points(strategy, seed))
+            return list(Run(services, data, seed, left).points(strategy, seed))
         finally:
             services.database.close()
 
@@ -211,14 +249,16 @@ def table(measured: Sequence[Measured]) -> tuple[str, int]:
         "fresh",
         "shown - fresh, points",
         "interval covers",
+        "in words",
         "worst run",
         "",
     ]
     lines, missed = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)], 0
     for key in sorted({(m.data, m.strategy, m.point) for m in measured}):
         cell = [m for m in measured if (m.data, m.strategy, m.point) == key]
-        off = np.array([m.shown - m.fresh for m in cell])
+        off = np.array([m.shown - m.fresh for m in cell if m.n])
         covers = float(np.mean([m.low <= m.fresh <= m.high for m in cell]))
+        in_words = float(np.mean([m.worst <= m.fresh <= m.best for m in cell]))
         error = off.std(ddof=1) / np.sqrt(len(off)) if len(off) > 1 else float("nan")
         fine = abs(off.mean()) <= BIAS and covers >= COVERED
         missed += not fine
@@ -226,7 +266,7 @@ def table(measured: Sequence[Measured]) -> tuple[str, int]:
         worst = off[np.abs(off).argmax()]
         lines.append(
             f"| {key[0]} | {key[1]} | {key[2]:.0%} | {len(cell)} | {n:.0f} | {fresh:.1%} | {100 * off.mean():+.2f} ± "
-            f"{100 * error:.2f} | {covers:.1%} | {100 * worst:+.1f} | {'ok' if fine else 'MISS'} |"
+            f"{100 * error:.2f} | {covers:.1%} | {in_words:.1%} | {100 * worst:+.1f} | {'ok' if fine else 'MISS'} |"
         )
     return "\n".join(lines), missed
 
@@ -234,7 +274,7 @@ def table(measured: Sequence[Measured]) -> tuple[str, int]:
 def read(path: Path) -> list[Measured]:
     if not path.exists():
         return []
-    kinds = {"data": str, "strategy": str, "seed": int, "labels": int, "n": int}
+    kinds = {"data": str, "strategy": str, "seed": int, "labels": int, "n": int, "undecided": int}
     with path.open(newline="") as file:
         rows = [
             Measured(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(Measured)})
@@ -260,9 +300,16 @@ def main() -> int:
     parser.add_argument("--strategies", default="auto,margin")
     parser.add_argument("--seeds", type=int, help="instead of the number each case asks for")
     parser.add_argument("--first", type=int, default=0, help="seed to begin with, for several processes at a time")
+    parser.add_argument(
+        "--leave", choices=["open", "skipped"], help="what becomes of blends that are held out; digits only"
+    )
+    parser.add_argument("--of", type=float, default=0.25, help="the share of those; the others are labelled")
     args = parser.parse_args()
+    left = Left(args.leave or "", args.of)
+    if args.leave and any(not name.startswith("digits") for name in args.only.split(";")):
+        parser.error("--leave is for the digits alone: of the others nobody knows which are hard")
     torch.set_num_threads(1)
-    path = CACHE / "held_out" / "runs.csv"
+    path = CACHE / "held_out" / "points.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     available = sources(args.data)
     for name in args.only.split(";"):
@@ -273,9 +320,9 @@ def main() -> int:
         source = blended_digits if name.startswith("digits") else redrawn(available[name])
         for seed in range(args.first, args.seeds or seeds):
             done = {(m.data, m.strategy, m.seed) for m in read(path)}
-            wanted = [s for s in args.strategies.split(",") if (name, s, seed) not in done]
+            wanted = [s for s in args.strategies.split(",") if (f"{name}{left}", s, seed) not in done]
             for strategy in wanted:
-                append(path, run(source(seed), strategy, seed, share))
+                append(path, run(source(seed), strategy, seed, share, left))
     text, missed = table(read(path))
     print(text)
     return 1 if missed else 0

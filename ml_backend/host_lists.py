@@ -16,6 +16,20 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_ISATAP = {0x0000_5EFE, 0x0200_5EFE}
+"""What stands before the IPv4 address, in the second half of an address of such a tunnel."""
+_NOT_PUBLIC = [
+    ipaddress.ip_network(text)
+    for text in (
+        "168.63.129.16/32",  # Azure's machine agent and metadata
+        "192.0.0.0/24",  # Oracle's metadata is among them
+        "192.88.99.0/24",  # relays into 6to4
+        "64:ff9b:1::/48",  # translated by whatever the operator's network agreed upon
+        "3fff::/20",
+        "5f00::/16",
+    )
+]
+"""What Python's `is_global` takes for public, in some of its versions."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +133,11 @@ def _meanings(address: Address) -> Iterator[Address]:
             yield address.sixtofour
         if address.teredo:
             yield from address.teredo
-        if address in _NAT64:
+        if address in _NAT64 or int(address) >> 32 & 0xFFFF_FFFF in _ISATAP:
             yield ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
 
 
 def _is_public(address: Address) -> bool:
     special = address.is_multicast or address.is_reserved or address.is_loopback or address.is_link_local
     site = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
-    return address.is_global and not special and not site
+    return address.is_global and not special and not site and not any(address in network for network in _NOT_PUBLIC)

@@ -60,6 +60,7 @@ class Annotation:
 
     editor: who changed anything of it last, marks as ground truth included. answered_by: who made it say what it says,
     as far as is known: the annotator, or whoever changed the labels since.
+    none_of: the `Choices` of which it ticks none, where it says nothing else either; None for every other answer.
     """
 
     id: int
@@ -72,6 +73,7 @@ class Annotation:
     updated_at: datetime
     editor: int | None = field(default=None, compare=False)
     answered_by: int | None = field(default=None, compare=False)
+    none_of: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Services:
     @property
     def label_sync(self) -> LabelSync:
         return LabelSync(
-            self.hosts, self.registry, self.ledger, self.inbox, self.jobs, self.settings,
+            self.hosts, self.registry, self.ledger, self.inbox, self.jobs, self.versions, self.settings,
             store_id=self.database.store_id, repairs_webhooks=not self.rehearsal,
         )  # fmt: skip
 

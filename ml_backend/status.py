@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from ml_backend.records import LabelSchema
 from ml_backend.settings import Settings
+from ml_backend.split import SHARE
 from ml_backend.store.faults import disk_full, scarce
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
@@ -17,7 +19,7 @@ from ml_backend.store.rounds import Round
 from ml_backend.store.scheduling import Job, JobStatus
 from ml_backend.store.views import Counts
 from ml_backend.task_names import Unreadable
-from ml_backend.wording import amount, small_slice
+from ml_backend.wording import amount, small_slice, undecided
 
 LISTED = 100
 """Unreadable images in a status; GET /projects/{number}/unreadable-images has them all."""
@@ -60,6 +62,7 @@ class ProjectStatus:
                 *_problems(counts, project, last, jobs.stopped),
                 *self._unserved(project, version),
                 *self._faulty_images(project, counts),
+                *self._held_back(project),
             ],
             "unreadable": self.unreadable(project, limit=LISTED) | {"total": counts.failed_images},
         }
@@ -125,6 +128,17 @@ class ProjectStatus:
         if waiting := project.settings.get("images_waiting"):
             yield str(waiting)
 
+    def _held_back(self, project: Project) -> Iterator[str]:
+        """Why fewer images are held out than are asked for (see `steps.hold_out.reserve`)."""
+        wanted, share = self.settings.holdout_share, project.settings.get(SHARE)
+        if share is None or wanted <= share or self.versions.next_number(project) == 1:
+            return
+        yield (
+            f"ML_BACKEND_HOLDOUT_SHARE asks for {wanted:.0%} of the images to be held out, and {share:.0%} are: the others "
+            f"were answered with a guess in sight or learned from, since there is a model. They stay {share:.0%}: set it to "
+            f"{share:g}."
+        )
+
     def _unserved(self, project: Project, version: Version | None) -> Iterator[str]:
         """Why the version that is chosen makes no guesses, or fewer than it could."""
         if version is None:
@@ -151,6 +165,7 @@ def version_status(version: Version) -> dict[str, Any]:
         "encoder": version.meta.get("encoder", {}).get("name"),
         "holdout": (holdout := version.meta.get("metrics", {}).get("holdout")),
         "in_words": small_slice(holdout),
+        "undecided_in_words": undecided(holdout),
         "labels": version.meta.get("labels"),
     }
 
@@ -194,6 +209,19 @@ def job_status(job: Job | None) -> dict[str, Any] | None:
     }
 
 
+def _why_blank(schema: LabelSchema) -> str:
+    """Why answers in which nothing is chosen do not count, and what to do."""
+    if schema.multiple:
+        return (
+            'as "none of them" is said only by an answer that says nothing else, given since the label config let several '
+            "be chosen: answer again, or add a choice that says none."
+        )
+    return (
+        'as one choice is asked for: answer again, and put required="true" into the <Choices> of the label config, so '
+        "that nobody submits an empty answer."
+    )
+
+
 def _problems(counts: Counts, project: Project, last: Round | None, stopped: str | None) -> list[str]:
     """Sentences, each with its fix; empty when all is well."""
     found = []
@@ -213,10 +241,7 @@ def _problems(counts: Counts, project: Project, last: Round | None, stopped: str
         )
     if blanks := counts.blanks:
         them = "answer has nothing chosen and does" if blanks == 1 else "answers have nothing chosen and do"
-        found.append(
-            f'{blanks:,} {them} not count, as one choice is asked for: answer again, and put required="true" into the '
-            "<Choices> of the label config, so that nobody submits an empty answer."
-        )
+        found.append(f"{blanks:,} {them} not count, {_why_blank(project.schema)}")
     if quarantined := counts.quarantined:
         fit = "does not fit the label config and does" if quarantined == 1 else "do not fit the label config and do"
         found.append(

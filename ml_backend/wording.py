@@ -41,6 +41,22 @@ def small_slice(holdout: Mapping[str, Any] | None) -> str | None:
     return f"{amount(holdout['n'], 'image')} measured: the true accuracy may be {between}"
 
 
+def undecided(holdout: Mapping[str, Any] | None) -> str | None:
+    """What the images without a label leave open that belong to the measured ones, in words; None where there are none.
+
+    They may be the hard ones, or images that nothing can be said of: so the interval is told for both.
+    """
+    if not holdout or not holdout.get("n") or not (count := holdout.get("undecided")):
+        return None
+    of = holdout["n"] + count
+    low, high = floor(100 * holdout["worst"]), ceil(100 * holdout["best"])
+    was, those = ("was", "it") if count == 1 else ("were", "those")
+    return (
+        f"{count} of {of} images {was} skipped or {'has' if count == 1 else 'have'} no agreed label, and may be hard: with "
+        f"{those} the true accuracy is between {low}% and {high}%"
+    )
+
+
 def shortened(text: str, most: int = 500) -> str:
     """Return `text` on one line; where it is longer than `most` characters, it ends after a whole word with an ellipsis."""
     line = " ".join(text.split())

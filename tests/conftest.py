@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 
 from ml_backend.records import LabelSchema, ProjectKey
+from ml_backend.store import database as store
+from ml_backend.store import schema
 from ml_backend.store.database import Database
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger, ReconcileReport
@@ -18,6 +24,51 @@ from tests.fakes import FakeClock, FakeLabelStudio, quick_database
 KEY = ProjectKey("http://label-studio", 1)
 SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))
 HOST = KEY.host
+SQLITE_ENGINE = store._sqlite_engine
+"""As it is outside of tests: it waits for the disk."""
+
+
+def pytest_collection_finish() -> None:
+    """All that is imported stays to the end: looking through it for garbage again and again takes a tenth of the time."""
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nobody_pulls_the_plug_in_the_middle_of_a_test() -> Iterator[None]:
+    """Nothing in this process waits for the disk, and a new SQLite store gets its tables without being looked through.
+
+    Processes that tests start, and kill, do as ever.
+    """
+    create, statements = schema.metadata.create_all, _statements()
+
+    def sqlite_engine(url: sa.URL) -> sa.Engine:
+        engine = SQLITE_ENGINE(url)
+        sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+        return engine
+
+    def create_all(connection: sa.Connection) -> None:
+        if connection.dialect.name != "sqlite":
+            create(connection)
+            return
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(store, "_sqlite_engine", sqlite_engine)
+        patch.setattr(schema.metadata, "create_all", create_all)
+        yield
+
+
+def _statements() -> list[str]:
+    """What makes the tables on SQLite."""
+    made: list[str] = []
+    dialect = sqlite.dialect()
+    engine = sa.create_mock_engine(
+        "sqlite://", lambda statement, *_: made.append(str(statement.compile(dialect=dialect)))
+    )
+    schema.metadata.create_all(engine, checkfirst=False)
+    return made
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,29 +18,17 @@ from ml_backend.store.database import Database
 
 LOOPBACK = HostList(["*", "127.0.0.0/8"])
 """Lets images come from the small hosts that tests start."""
+CHOICES = "choice"
+"""Name of the `Choices` that a FakeLabelStudio's label config asks about."""
 POSTGRESQL = "TEST_POSTGRESQL_URL"
 """Name of the variable that runs the store's tests on PostgreSQL instead (test_store_postgresql.py sets it)."""
 
 
 def quick_database(folder: Path) -> Database:
-    """A real store that does not wait for the disk: nobody pulls the plug in the middle of a test.
-
-    The same folder is the same store.
-    """
+    """A real store, that of PostgreSQL where the tests run on it. The same folder is the same store."""
     if POSTGRESQL in os.environ:
         return _postgresql(os.environ[POSTGRESQL], "t" + hashlib.sha256(bytes(folder)).hexdigest()[:16])
-    return do_not_wait(Database(f"sqlite:///{folder / 'store.db'}"))
-
-
-def do_not_wait(database: Database) -> Database:
-    """Have an SQLite database not wait for the disk."""
-    database.close()
-
-    @sa.event.listens_for(database.engine, "connect")
-    def switch_off(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA synchronous = OFF")
-
-    return database
+    return Database(f"sqlite:///{folder / 'store.db'}")
 
 
 def _postgresql(url: str, schema: str) -> Database:
@@ -115,8 +103,15 @@ class FakeLabelStudio:
         )
 
     def annotate(
-        self, task_id: int, *labels: str, annotator: int = 1, skip: bool = False, ground_truth: bool = False
+        self,
+        task_id: int,
+        *labels: str,
+        annotator: int = 1,
+        skip: bool = False,
+        ground_truth: bool = False,
+        elsewhere: bool = False,
     ) -> Annotation:
+        """elsewhere: the answer is one to another control, too."""
         now = self.clock.advance(1)
         annotation = Annotation(
             id=self._new_id(),
@@ -127,6 +122,7 @@ class FakeLabelStudio:
             annotator=annotator,
             created_at=now,
             updated_at=now,
+            none_of=None if labels or skip or elsewhere else CHOICES,
         )
         self._store(annotation, "ANNOTATION_CREATED")
         return annotation
@@ -141,6 +137,7 @@ class FakeLabelStudio:
             was_cancelled=skip,
             ground_truth=ground_truth,
             updated_at=self.clock.advance(1),
+            none_of=None if labels or skip else CHOICES,
         )
         self._store(annotation, "ANNOTATION_UPDATED")
         return annotation

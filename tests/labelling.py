@@ -65,7 +65,7 @@ class Labelling:
 
     def turn(self) -> Round | None:
         """Hold out and choose; None where nothing is left to ask for."""
-        self.project = reserve(self.project, self.services.ledger, self.services.settings)
+        self.project = reserve(self.project, self.services.ledger, self.services.versions, self.services.settings)
         corpus = reach(self.project, self.corpus(), self.services.ledger, self.services.settings)
         try:
             return choose(self.project, corpus, None, self.services.ledger, self.services.settings)
@@ -90,7 +90,7 @@ class Labelling:
 
     def in_order(self) -> list[int]:
         """The held-out tasks in the order of the split."""
-        self.project = reserve(self.project, self.services.ledger, self.services.settings)
+        self.project = reserve(self.project, self.services.ledger, self.services.versions, self.services.settings)
         rows = self.services.ledger.pool(self.project)
         held = np.flatnonzero(rows.holdout)
         return [int(task) for task in rows.ids[held[np.lexsort((rows.ids[held], rows.places[held]))]]]

@@ -380,7 +380,7 @@ def test_an_image_with_none_of_the_labels_is_part_of_a_data_set_with_an_empty_la
     project = services.registry.register(HOST, 2, config("multiple"), created=1)
     known(services, project, {1: "cat"})
     task = next(iter(services.ledger.tasks(project, [3])))
-    none = Annotation(3, 3, (), False, False, 1, NOW, NOW)
+    none = Annotation(3, 3, (), False, False, 1, NOW, NOW, none_of="c")
     services.ledger.reconcile(project, [(task, [none])], full=False)
     assert write_dataset(project, tmp_path / "set", services.ledger, services.hosts, manifest=True).images == 2
     lines = read_csv(tmp_path / "set" / "labels.csv")

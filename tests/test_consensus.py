@@ -28,6 +28,7 @@ def answer(number: int, *labels: str, by: int | None = None, **changes: Any) -> 
         annotator=number if by is None else by,
         created_at=START + timedelta(seconds=changes.get("at", number)),
         updated_at=START + timedelta(seconds=changes.get("changed_at", changes.get("at", number))),
+        none_of=None if labels else changes.get("none_of", MANY.from_name),
     )
 
 

@@ -10,9 +10,11 @@ from sqlalchemy.engine import Connection
 
 from ml_backend.errors import ConfigError
 from ml_backend.records import LabelSchema, ProjectKey
+from ml_backend.store import database as store
 from ml_backend.store.database import Database
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
+from tests.conftest import SQLITE_ENGINE
 
 SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))
 
@@ -31,7 +33,8 @@ def test_a_new_store_is_made_on_opening_with_an_id_that_stays(tmp_path: Path) ->
     assert Database(url).store_id == Database(url).store_id
 
 
-def test_sqlite_runs_as_it_must(url: str) -> None:
+def test_sqlite_runs_as_it_must(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_sqlite_engine", SQLITE_ENGINE)
     with Database(url).read() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()

@@ -45,3 +45,27 @@ def test_it_is_told_which_imported_labels_measure(tmp_path: Path) -> None:
     services.ledger.reconcile(project, [(task, [Annotation(1, 1, ("cat",), False, False, 1, now, now)])], full=False)
     assert held_out.imported(settings, HOST, 1, 1).endswith("accuracy, 1 so far.")
     services.database.close()
+
+
+def counts(labelled: int, measured: int, *, found: int = 0, open_: int = 0, undecided: int = 0) -> dict[str, int]:
+    return {
+        "holdout_labelled": labelled,
+        "holdout_measured": measured,
+        "holdout_found": found,
+        "holdout_open": open_,
+        "holdout_undecided": undecided,
+    }
+
+
+def test_it_is_told_how_many_held_out_labels_wait_for_images_that_are_open_or_have_no_label() -> None:
+    assert held_out.told(counts(20, 20)) is None
+    assert held_out.told(counts(37, 3, open_=12)) == (
+        "3 labels measured; 34 not yet: 12 open images come before or with them, so label or skip them"
+    )
+    assert held_out.told(counts(5, 1, open_=1)) == (
+        "1 label measured; 4 not yet: 1 open image comes before or with them, so label or skip it"
+    )
+    assert held_out.told(counts(20, 20, undecided=1)) == "20 labels measured; 1 image among them without a label"
+    assert held_out.told(counts(8, 5, found=2)) == (
+        "5 labels measured, 2 of them given before asked for; 3 not yet: their turn is still to come"
+    )

@@ -73,7 +73,7 @@ class FakeProject(LabelStudio):
         self, task_id: int, result: list[dict[str, Any]], *, lead_time: float = 1.0
     ) -> dict[str, Any]:
         self.writes += 1
-        annotation = Annotation(self.writes, task_id, _choices(result), False, False, 1, NOW, NOW)
+        annotation = Annotation(self.writes, task_id, _choices(result), False, False, 1, NOW, NOW, none_of="choice")
         self.given.setdefault(task_id, []).append(annotation)
         return {}
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
+import socket
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 from ml_backend.demo.label_studio import free_port
 from ml_backend.errors import ImageError, LabelStudioUnavailableError
 from ml_backend.host_lists import HostList
+from ml_backend.labelstudio import inline
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.transport import Transport
 from ml_backend.records import Task
@@ -78,6 +82,41 @@ def test_a_reference_that_cannot_be_read_is_refused_with_its_fix(
         reader.fetch(reference)
 
 
+def test_an_image_in_percents_takes_no_more_memory_than_its_address(host: Host) -> None:
+    reader = ImageReader(Transport(host.url, "secret"))
+    for reference, content in (
+        ("data:," + "%41" * 300_000, b"A" * 300_000),
+        ("data:;base64," + "%41" * 4 * 80_000, None),
+    ):
+        tracemalloc.start()
+        try:
+            found = reader.fetch(reference)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert found == content if content else len(found) == 3 * 80_000
+        assert peak < 3 * len(reference)
+
+
+def test_no_character_in_percents_is_cut_in_two() -> None:
+    for letters in range(4):
+        reference = "data:," + "x" * (inline.PIECE - 3 * 100 + letters) + "%41" * 200 + "%" * letters
+        content = b"x" * (inline.PIECE - 300 + letters) + b"A" * 200 + b"%" * letters
+        assert inline.inline(reference, 2**20) == content
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["/data/upload/1/\ud800.png", "http://\udcff.example/a.png", "s3://b/\ud800", "\ud800", "/data/local-files/?d=\udc80", "data:;base64,\ud800A==", "data:\ud800"],
+)  # fmt: skip
+def test_half_a_character_in_a_reference_concerns_its_image_alone(host: Host, tmp_path: Path, reference: str) -> None:
+    reader = ImageReader(Transport(host.url, "t"), hosts=HostList(["*"]), document_root=tmp_path, media_root=tmp_path)
+    with pytest.raises(ImageError) as told:
+        reader.fetch(reference, task_id=1)
+    assert str(told.value).encode()
+    assert host.requests == []
+
+
 def test_a_task_without_an_image_is_told_by_number(reader: ImageReader) -> None:
     with pytest.raises(ImageError, match="Task 12 has no image"):
         reader.read(Task(12, None))
@@ -134,6 +173,18 @@ def test_files_in_sight_are_read_from_disk(host: Host, tmp_path: Path) -> None:
     ):
         with pytest.raises(ImageError, match=told):
             reader.fetch(f"/data/local-files/?d={reference}")
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_below_the_media_root_is_not_waited_for(host: Host, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.png"))
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    reader = ImageReader(Transport(host.url, "t"), document_root=tmp_path)
+    for name, told in (("pipe.png", "is not a file"), ("socket.png", "cannot be read"), ("zero.png", "is outside")):
+        with pytest.raises(ImageError, match=told):
+            reader.fetch(f"/data/local-files/?d={name}")
 
 
 @pytest.mark.parametrize(

@@ -69,16 +69,22 @@ def test_an_imported_model_that_was_deleted_fails_no_turn(
     assert ("is lost" in caplog.text) != heirs
 
 
+def problems(bench: Bench) -> list[str]:
+    """What its status finds wrong, but for the bench's own split, which is smaller than the settings ask for."""
+    found = bench.services.status.of(bench.project)["problems"]
+    return [problem for problem in found if "HOLDOUT_SHARE" not in problem]
+
+
 def test_a_served_version_that_was_deleted_is_told_and_replaced_at_the_next_turn(bench: Bench) -> None:
     bench.label(*range(1, 61))
     assert bench.turn().version == 1
     shutil.rmtree(bench.versions[0].folder)
     bench.services.predictor._models.clear()
     assert bench.guesses() == {}
-    (problem,) = bench.services.status.of(bench.project)["problems"]
+    (problem,) = problems(bench)
     assert "v1" in problem
     assert bench.turn().version == 2, "though no label has changed"
-    assert bench.services.status.of(bench.project)["problems"] == []
+    assert problems(bench) == []
     assert len(bench.guesses()) == 240
 
 

@@ -7,11 +7,12 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
+from ml_backend.commands.output import measured as shown
 from ml_backend.commands.sync import _accuracy_lines
 from ml_backend.commands.versions import _group_commit
 from ml_backend.learning.evaluation import wilson_interval
 from ml_backend.learning.metrics import measured
-from ml_backend.wording import small_slice
+from ml_backend.wording import small_slice, undecided
 
 KINDS = ("cat", "dog", "owl")
 
@@ -84,6 +85,21 @@ def test_a_small_slice_is_told_in_words() -> None:
     many = measured(certain(np.zeros(200, np.int64)), np.zeros(200, np.int64), KINDS)
     assert small_slice(many) is None
     assert small_slice(None) is None
+
+
+def test_images_without_a_label_are_told_beside_the_accuracy_with_what_they_may_hide() -> None:
+    found = measured(certain(np.array([1, 1, 1, *[0] * 34])), np.zeros(37, np.int64), KINDS, undecided=12)
+    assert shown(found) == "91.9% (78.7% to 97.2%, n=37, 12 without a label)"
+    assert undecided(found) == (
+        "12 of 49 images were skipped or have no agreed label, and may be hard: with those the true accuracy is between "
+        "55% and 98%"
+    )
+    assert (found["worst"], found["best"]) == (wilson_interval(34, 49)[0], wilson_interval(46, 49)[1])
+    assert undecided(measured(certain(np.zeros(4, np.int64)), np.zeros(4, np.int64), KINDS)) is None
+    one = measured(certain(np.zeros(4, np.int64)), np.zeros(4, np.int64), KINDS, undecided=1)
+    assert (undecided(one) or "").startswith("1 of 5 images was skipped or has no agreed label")
+    told = list(_accuracy_lines({"holdout": found, "undecided_in_words": undecided(found)}))
+    assert told[1].strip() == undecided(found)
 
 
 def test_status_and_comparison_tell_the_intervals_and_what_they_leave_open() -> None:

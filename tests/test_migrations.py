@@ -31,6 +31,12 @@ STATEMENTS = (
         for task in range(1, TASKS + 1)
     ),
     "UPDATE tasks SET image_error = 'status 503' WHERE task_id = 3",
+    "UPDATE projects SET full_at = '2026-01-02 00:00:00'",
+    *(
+        "INSERT INTO annotations (project_id, annotation_id, task_id, labels, was_cancelled, ground_truth, created_at, "
+        f"updated_at) VALUES (1, {i}, {i}, '{labels}', {skip}, false, '2026-01-01 00:00:00', '2026-01-01 00:00:00')"
+        for i, labels, skip in ((1, '["cat"]', "false"), (2, "[]", "true"), (4, "[]", "false"))
+    ),
 )
 
 
@@ -66,6 +72,9 @@ def brought_up_to_date(url: str, new_url: str) -> None:
     assert [tuple(row) for row in rows] == [
         (task, None if task == 3 else place(f"{task:064x}", 0), None) for task in range(1, TASKS + 1)
     ]
+    with database.read() as connection:
+        kept = connection.scalars(sa.text("SELECT annotation_id FROM annotations ORDER BY annotation_id")).all()
+    assert (project.full_at, list(kept)) == (None, [1, 2]), "where nothing was chosen, it is read again"
     assert project.title == "Pets"
     assert [task.id for task in Ledger(database).tasks_without_hash(project)] == [3], "its fault was for good, once"
 

@@ -30,7 +30,12 @@ STORE = str(Path(reconcile_module.__file__).parent)
 KEY = ProjectKey("http://label-studio", 1)
 SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))
 KILLED, SURVIVED, BROKEN = 9, 0, 1
-MOMENTS = 12
+
+
+@pytest.fixture(params=[4, pytest.param(16, marks=pytest.mark.slow)], ids=str)
+def moments(request: pytest.FixtureRequest) -> int:
+    """At how many moments a work is killed."""
+    return int(request.param)
 
 
 def run_until(work: Callable[[], Any], line: int | None) -> tuple[int, int]:
@@ -66,12 +71,14 @@ def run_until(work: Callable[[], Any], line: int | None) -> tuple[int, int]:
     return os.waitstatus_to_exitcode(status), lines_run
 
 
-def killed_everywhere(work: Callable[[], Any], check: Callable[[], None], reset: Callable[[], None]) -> None:
+def killed_everywhere(
+    moments: int, work: Callable[[], Any], check: Callable[[], None], reset: Callable[[], None] = lambda: None
+) -> None:
     """Let `work` live once to learn its length, then kill it at moments spread over it; `check` after each."""
     code, length = run_until(work, None)
     assert code == SURVIVED
     check()
-    step = max(1, length // MOMENTS)
+    step = max(1, length // moments)
     for line in range(1 + step // 2, length, step):
         reset()
         assert run_until(work, line)[0] == KILLED
@@ -94,7 +101,7 @@ def known(database: Database) -> Project:
 
 
 def test_a_reconcile_killed_anywhere_leaves_each_task_whole_and_the_next_one_mends_the_rest(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, moments: int
 ) -> None:
     monkeypatch.setattr(reconcile_module, "CHUNK", 7)
     studio = FakeLabelStudio()
@@ -129,10 +136,10 @@ def test_a_reconcile_killed_anywhere_leaves_each_task_whole_and_the_next_one_men
         assert {x.task_id: x for x in ledger.labels(project)} == {i: x for i, x in truth.items() if x is not None}
         database.close()
 
-    killed_everywhere(work, check, reset)
+    killed_everywhere(moments, work, check, reset)
 
 
-def test_a_publish_killed_anywhere_leaves_a_whole_version_or_none(folder: Path) -> None:
+def test_a_publish_killed_anywhere_leaves_a_whole_version_or_none(folder: Path, moments: int) -> None:
     root = folder / "models"
 
     def weights(path: Path) -> None:
@@ -157,8 +164,12 @@ def test_a_publish_killed_anywhere_leaves_a_whole_version_or_none(folder: Path) 
         assert (current.state, current.number) == ("promoted", versions.list(project)[0].number), "it is served at once"
         database.close()
 
+    killed_everywhere(moments, work, check)
 
-def test_pins_and_verdicts_killed_anywhere_serve_the_newest_version_that_was_good_enough(folder: Path) -> None:
+
+def test_pins_and_verdicts_killed_anywhere_serve_the_newest_version_that_was_good_enough(
+    folder: Path, moments: int
+) -> None:
     root = folder / "models"
 
     def work() -> None:
@@ -181,12 +192,10 @@ def test_pins_and_verdicts_killed_anywhere_serve_the_newest_version_that_was_goo
         assert all(version.state != "candidate" for version in versions.list(project))
         database.close()
 
-    killed_everywhere(work, check, lambda: None)
-
-    killed_everywhere(work, check, lambda: None)
+    killed_everywhere(moments, work, check)
 
 
-def test_a_job_killed_anywhere_is_never_stuck_and_never_doubled(folder: Path) -> None:
+def test_a_job_killed_anywhere_is_never_stuck_and_never_doubled(folder: Path, moments: int) -> None:
     clock = FakeClock()
 
     def work() -> None:
@@ -223,10 +232,10 @@ def test_a_job_killed_anywhere_is_never_stuck_and_never_doubled(folder: Path) ->
             statement = sa.select(sa.func.count()).select_from(jobs_table).where(jobs_table.c.state == state)
             return int(connection.scalar(statement) or 0)
 
-    killed_everywhere(work, check, lambda: None)
+    killed_everywhere(moments, work, check)
 
 
-def test_opening_a_store_killed_anywhere_can_be_done_again(tmp_path: Path) -> None:
+def test_opening_a_store_killed_anywhere_can_be_done_again(tmp_path: Path, moments: int) -> None:
     turn = 0
 
     def fresh() -> None:
@@ -241,4 +250,4 @@ def test_opening_a_store_killed_anywhere_can_be_done_again(tmp_path: Path) -> No
         assert known(database).key == KEY
         database.close()
 
-    killed_everywhere(lambda: Database(url()), check, fresh)
+    killed_everywhere(moments, lambda: Database(url()), check, fresh)

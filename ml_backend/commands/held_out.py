@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -32,6 +33,24 @@ def imported(settings: Settings, host: str, project_id: int, count: int) -> str:
         f"{labels}, used for training, except on the tasks drawn at random to be held out: those measure the accuracy, "
         f"{measured_so_far(settings, host, project_id)} so far."
     )
+
+
+def told(counts: Mapping[str, int]) -> str | None:
+    """Which held-out labels measure, and what the others wait for; None where it is enough to say how many there are."""
+    measured, found = counts["holdout_measured"], counts["holdout_found"]
+    undecided, waiting = counts["holdout_undecided"], counts["holdout_labelled"] - measured
+    if not found and not undecided and not waiting:
+        return None
+    text = f"{amount(measured, 'label')} measured" + (f", {found} of them given before asked for" if found else "")
+    text += f"; {amount(undecided, 'image')} among them without a label" if undecided else ""
+    return text + (f"; {waiting} not yet: {_awaited(counts['holdout_open'])}" if waiting else "")
+
+
+def _awaited(open_: int) -> str:
+    if not open_:
+        return "their turn is still to come"
+    come, them = ("comes", "it") if open_ == 1 else ("come", "them")
+    return f"{amount(open_, 'open image')} {come} before or with them, so label or skip {them}"
 
 
 def measured_so_far(settings: Settings, host: str, project_id: int) -> int:

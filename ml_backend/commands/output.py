@@ -54,7 +54,8 @@ def measured(holdout: Mapping[str, Any] | None) -> str:
     """The held-out accuracy with its interval, as it stands in tables and in the status."""
     if not holdout or not holdout.get("n"):
         return "not measured yet"
-    return f"{holdout['accuracy']:.1%} ({holdout['low']:.1%} to {holdout['high']:.1%}, n={holdout['n']})"
+    undecided = f", {holdout['undecided']} without a label" if holdout.get("undecided") else ""
+    return f"{holdout['accuracy']:.1%} ({holdout['low']:.1%} to {holdout['high']:.1%}, n={holdout['n']}{undecided})"
 
 
 def interval(value: Mapping[str, Any] | None) -> str:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml_backend.commands import held_out
 from ml_backend.commands.export import add_labels_arguments, run_labels
 from ml_backend.commands.options import (
     ENVIRONMENT,
@@ -312,7 +313,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
     lines = [
         f"{status['title']} ({status['project']})",
         f"  labelled   {_labelled(counts)}",
-        *([f"  held out   {_held_out(counts)}"] if _is_told(counts) else []),
+        *([f"  held out   {told}"] if (told := held_out.told(counts)) else []),
         *([f"  skipped    {amount(counts['skips'], 'answer')}"] if counts["skips"] else []),
         *([f"  blank      {amount(counts['blanks'], 'answer')}"] if counts["blanks"] else []),
         *([f"  conflicts  {amount(counts['conflicts'], 'task')}"] if counts["conflicts"] else []),
@@ -334,8 +335,9 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
 def _accuracy_lines(version: dict[str, Any]) -> Iterator[str]:
     holdout = version.get("holdout") or {}
     yield f"  accuracy   {measured(holdout)}"
-    if words := version.get("in_words"):
-        yield f"             {words}"
+    for kind in ("in_words", "undecided_in_words"):
+        if words := version.get(kind):
+            yield f"             {words}"
     if holdout.get("macro_f1"):
         yield f"  macro-F1   {interval(holdout['macro_f1'])}"
 
@@ -354,24 +356,9 @@ def _unreadable_lines(unreadable: dict[str, Any]) -> Iterator[str]:
 
 def _labelled(counts: dict[str, int]) -> str:
     """How many labels there are, and what becomes of them."""
-    held_out = counts["holdout_labelled"]
-    learned = counts["labelled"] - held_out
-    return (
-        f"{counts['labelled']} of {counts['tasks']}: {learned} to train on, {held_out} held out to measure the accuracy"
-    )
-
-
-def _is_told(counts: dict[str, int]) -> bool:
-    """Whether there is more to say of the held-out labels than how many there are."""
-    return counts["holdout_found"] > 0 or counts["holdout_measured"] < counts["holdout_labelled"]
-
-
-def _held_out(counts: dict[str, int]) -> str:
-    """Which held-out labels measure, and what the others wait for."""
-    measured, found = counts["holdout_measured"], counts["holdout_found"]
-    waiting = counts["holdout_labelled"] - measured
-    text = f"{amount(measured, 'label')} measured" + (f", {found} of them given before asked for" if found else "")
-    return text + (f"; {waiting} not yet: others of the same draw are still to be labelled" if waiting else "")
+    measuring = counts["holdout_labelled"]
+    learned = counts["labelled"] - measuring
+    return f"{counts['labelled']} of {counts['tasks']}: {learned} to train on, {measuring} held out to measure the accuracy"
 
 
 def _queue_text(queue: dict[str, Any] | None, counts: dict[str, int]) -> str:

@@ -11,6 +11,7 @@ from ml_backend.imports.uploading import IMPORTED, LabelsAs, parse_labels, raise
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, prediction_result
 from ml_backend.records import Annotation, LabelSchema, Task
+from ml_backend.store.consensus import is_blank
 from ml_backend.task_names import names_of_tasks
 
 WRITERS = 4
@@ -117,7 +118,7 @@ def _plan(
     answered = {task.id: given for task, given in client.annotated(project_id, schema=schema) if task.id in wanted}
     steps = []
     for task_id, names in wanted.items():
-        answers = [a for a in answered.get(task_id, []) if not a.was_cancelled and (a.labels or schema.multiple)]
+        answers = [a for a in answered.get(task_id, []) if not a.was_cancelled and not is_blank(a, schema)]
         if any(set(a.labels) == set(names) for a in answers):
             report.same += 1
         elif not answers:

@@ -6,7 +6,6 @@ Every file is decoded. Of several files with the same bytes one is imported: the
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import random
 import time
@@ -16,14 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from PIL import Image
-
 from ml_backend.errors import BackendError, ImageError
 from ml_backend.imports.placement import Ready, chunks
 from ml_backend.imports.sources import Source, originality
 from ml_backend.imports.uploading import CHUNK, ImportReport
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.media import CLOUD, MAX_BYTES
+from ml_backend.learning.containers import is_tiff
 from ml_backend.learning.images import decode
 from ml_backend.records import LabelSchema, Task
 from ml_backend.task_names import called, printable
@@ -38,7 +36,6 @@ CHECKED = 1_000
 """So many addresses are all fetched; of more, as many are drawn at random."""
 PATIENCE_S = 120.0
 """What is not fetched after so many seconds is left unchecked: a host that does not answer must not hold an import."""
-SHOWN_BY_BROWSERS = frozenset({"PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "AVIF"})
 
 
 @dataclass
@@ -189,7 +186,6 @@ def _decodable_bytes(file: Path, name: str) -> bytes:
             f"The file cannot be read ({error.strerror or type(error).__name__}): check the file."
         ) from None
     decode(data, 1)
-    with Image.open(io.BytesIO(data)) as image:
-        if image.format not in SHOWN_BY_BROWSERS:
-            raise ImageError(f"Browsers cannot show {image.format}: convert the image to PNG.")
+    if is_tiff(data):
+        raise ImageError("Browsers cannot show TIFF: convert the image to PNG.")
     return data

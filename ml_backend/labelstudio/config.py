@@ -336,16 +336,18 @@ def annotation_from_json(schema: LabelSchema, raw: dict[str, Any], *, task_id: i
     task = raw.get("task", task_id) if task_id is None else task_id
     if task is None:
         raise InvalidInputError(f"Annotation {raw.get('id')} does not name a task.")
+    result = raw.get("result") or []
     return Annotation(
         id=int(raw["id"]),
         task_id=int(task["id"] if isinstance(task, dict) else task),
-        labels=() if cancelled else _chosen(schema, raw.get("result") or []),
+        labels=() if cancelled else _chosen(schema, result),
         was_cancelled=cancelled,
         ground_truth=bool(raw.get("ground_truth")),
         annotator=_user(raw.get("completed_by")),
         editor=_user(raw.get("updated_by")),
         created_at=parse_time(raw["created_at"]),
         updated_at=parse_time(raw["updated_at"]),
+        none_of=schema.from_name if not cancelled and _says_nothing(schema, result) else None,
     )
 
 
@@ -371,6 +373,19 @@ def _chosen(schema: LabelSchema, result: Any) -> tuple[str, ...]:
                 dict.fromkeys(encodable(str(name)) for name in choices if isinstance(name, str | int | float))
             )
     return tuple(chosen)
+
+
+def _says_nothing(schema: LabelSchema, result: Any) -> bool:
+    """Whether nothing is answered, here or to another control. The model's guess comes back with an answer and is none."""
+    guess, here = (GUESS, "textarea"), (schema.from_name, "choices")
+    return isinstance(result, list) and all(
+        isinstance(item, dict)
+        and (
+            (of := (item.get("from_name"), item.get("type"))) == guess
+            or (of == here and item.get("value") == {"choices": []})
+        )
+        for item in result
+    )
 
 
 def prediction_result(schema: LabelSchema, labels: Sequence[str], confidence: float) -> list[dict[str, Any]]:

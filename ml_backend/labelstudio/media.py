@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import errno
+import os
 import re
+import stat
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qs, unquote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urljoin, urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -17,8 +18,10 @@ from ml_backend.host_lists import HostList
 from ml_backend.labelstudio.addresses import NOBODY, origin, outside_session
 from ml_backend.labelstudio.circuits import Circuits
 from ml_backend.labelstudio.deadline import Deadline
+from ml_backend.labelstudio.inline import inline
 from ml_backend.labelstudio.transport import CONNECT_TIMEOUT_S, TRY_AGAIN, Transport, pooled_session
 from ml_backend.records import Task
+from ml_backend.wording import encodable
 
 MAX_BYTES = 200 * 2**20
 TOTAL_S = 30.0
@@ -91,7 +94,9 @@ class ImageReader:
         The last three need the task id: Label Studio, which has the storage's credentials, presigns or proxies them.
         """
         if reference.startswith("data:"):
-            return self._inline(reference)
+            return inline(reference, self._max_bytes)
+        if encodable(reference) != reference:
+            raise ImageError(f"{encodable(_short(reference))!r} holds half a character: correct the task data.")
         host = self._host(reference)
         self._circuits.check(host)
         try:
@@ -156,15 +161,20 @@ class ImageReader:
             file = (root / relative.lstrip("/")).resolve()
             if not file.is_relative_to(root):
                 raise ImageError(f"{relative!r} is outside {name} {root}, so it is not read: move the file below it.")
-            if file.stat().st_size > self._max_bytes:
-                raise ImageError(self._too_large(relative))
-            return file.read_bytes()
+            with open(file, "rb", opener=_at_once) as opened:
+                status = os.fstat(opened.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise ImageError(f"{relative!r} below {name} {root} is not a file: correct the task data.")
+                content = opened.read(min(status.st_size, self._max_bytes) + 1)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             passing = getattr(error, "errno", None) in _OF_THE_DISK or not _mounted(root)
             raise (ImageAwayError if passing else ImageError)(
                 f"{relative!r} cannot be read below {name} {root} ({getattr(error, 'strerror', error)}): check that "
                 "this is the folder that Label Studio serves, and that it is mounted here."
             ) from None
+        if len(content) > self._max_bytes:
+            raise ImageError(self._too_large(relative))
+        return content
 
     def _from_storage(self, reference: str, task_id: int | None) -> bytes:
         if task_id is None:
@@ -256,23 +266,6 @@ class ImageReader:
         if length.isdecimal() and (len(length) > 15 or int(length) > self._max_bytes):
             raise ImageError(self._too_large(reference))
 
-    def _inline(self, reference: str) -> bytes:
-        head, comma, body = reference.partition(",")
-        if not comma:
-            raise ImageError(
-                f"{_short(reference)} is not a valid data: address: there is no comma before the "
-                "image. Correct the task data."
-            )
-        if len(body) > self._max_bytes * 3:
-            raise ImageError(self._too_large(reference))
-        try:
-            content = unquote_to_bytes(body)
-            return base64.b64decode(content, validate=True) if head.endswith(";base64") else content
-        except binascii.Error:
-            raise ImageError(
-                f"{_short(reference)} is not valid base64, so the image is damaged: import it again."
-            ) from None
-
     def _up(self) -> bool:
         """Whether Label Studio is there all the same: then it is what it fetches the image from that is not."""
         try:
@@ -282,6 +275,11 @@ class ImageReader:
 
     def _too_large(self, reference: str) -> str:
         return f"{_short(reference)} is larger than {self._max_bytes // 2**20} MB: make the image smaller, or raise the limit."
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for whoever may write into a pipe one day."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _hint(reference: str) -> str:

@@ -19,15 +19,18 @@ NOTHING: dict[str, Any] = {"n": 0, "accuracy": None, "low": None, "high": None, 
 """Before anything held out is labelled."""
 
 
-def measured(probabilities: NDArray[np.floating[Any]], targets: NDArray[Any], classes: Sequence[str]) -> dict[str, Any]:
+def measured(
+    probabilities: NDArray[np.floating[Any]], targets: NDArray[Any], classes: Sequence[str], undecided: int = 0
+) -> dict[str, Any]:
     """Judge probabilities (n, C) by targets: (n,) class indices, or (n, C) booleans for several labels.
 
     With several labels an answer is right where the whole set is. classes: those that occur in labels or answers; macro-F1
-    is the mean over them.
+    is the mean over them. undecided: how many more images belong to the sample and have no label, as they were skipped;
+    `worst` and `best` are the ends of the interval where the model is wrong, or right, on all of those.
     """
     n = len(targets)
     if not n:
-        return dict(NOTHING)
+        return NOTHING | {"undecided": undecided}
     multilabel = targets.ndim == 2
     truth = targets.astype(bool) if multilabel else np.eye(len(classes), dtype=bool)[targets]
     said = decide(probabilities, multilabel=multilabel)
@@ -39,6 +42,9 @@ def measured(probabilities: NDArray[np.floating[Any]], targets: NDArray[Any], cl
         "accuracy": correct / n,
         "low": low,
         "high": high,
+        "undecided": undecided,
+        "worst": wilson_interval(correct, n + undecided)[0],
+        "best": wilson_interval(correct + undecided, n + undecided)[1],
         "macro_f1": _macro_f1(truth[:, shown], said[:, shown]),
         "classes": [_of_class(classes[c], truth[:, c], said[:, c]) for c in shown],
     }

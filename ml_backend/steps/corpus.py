@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +48,9 @@ class Corpus:
 
         A held-out label that may not measure (yet) is neither.
         """
-        return self._labelled(self.rows.measured if held_out else ~self.rows.holdout)
+        if not held_out:
+            return self._labelled(~self.rows.holdout)
+        return replace(self._labelled(self.rows.measured), undecided=int(self.rows.undecided.sum()))
 
     def examples_of(self, task_ids: Sequence[int]) -> Examples:
         """Those of these tasks that are labelled and not held out."""
@@ -69,11 +71,15 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled vectors: features (n, d), targets (n,) class indices or (n, C) booleans, tasks (n,) corpus positions."""
+    """Labelled vectors: features (n, d), targets (n,) class indices or (n, C) booleans, tasks (n,) corpus positions.
+
+    undecided: of what measures, how many more tasks belong to it and have no label, as somebody skipped them.
+    """
 
     features: NDArray[np.float16]
     targets: NDArray[Any]
     tasks: NDArray[np.int64]
+    undecided: int = 0
 
     def at(self, places: NDArray[np.int64]) -> Examples:
         return Examples(self.features[places], self.targets[places], self.tasks[places])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ml_backend import split
 from ml_backend.settings import Settings
 from ml_backend.store.ledger import Ledger
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.views import PoolRows
 
@@ -21,10 +22,16 @@ if TYPE_CHECKING:
     from ml_backend.steps.corpus import Corpus  # torch takes seconds, which who only reads labels has no use for
 
 
-def reserve(project: Project, ledger: Ledger, settings: Settings) -> Project:
-    """Bring the share of places that are held out up to date: it depends on the settings and on how many tasks there are."""
+def reserve(project: Project, ledger: Ledger, versions: Versions, settings: Settings) -> Project:
+    """Bring the share of places that are held out up to date: it depends on the settings and on how many tasks there are.
+
+    It only falls once there is a model: above it, answers are then given with a guess in sight, and models learn from them.
+    """
+    known = project.settings.get(split.SHARE)
     share = split.reserved_share(settings.holdout_share, settings.holdout_first, ledger.size(project))
-    return project if share == project.settings.get(split.SHARE) else ledger.configure(project, **{split.SHARE: share})
+    if share == known or (known is not None and share > known and versions.next_number(project) > 1):
+        return project
+    return ledger.configure(project, **{split.SHARE: share})
 
 
 def reach(project: Project, corpus: Corpus | None, ledger: Ledger, settings: Settings) -> Corpus | None:
@@ -43,7 +50,7 @@ def reach(project: Project, corpus: Corpus | None, ledger: Ledger, settings: Set
     former = np.flatnonzero(~asked & (rows.reached > 0) & (_usable(rows) | ~rows.holdout))
     if not len(new) and not len(former):
         return corpus
-    chosen = rows.answered & ~np.isin(rows.ids, ledger.asked_at_random(project))
+    chosen = rows.answered & ~np.isin(rows.ids, ledger.first_asked(project))
     found = dict(zip(rows.ids[new].tolist(), chosen[new].tolist(), strict=True))
     ledger.reach(project, found, rows.ids[former].tolist(), round_=number)
     reached, was_found = rows.reached.copy(), rows.found.copy()

@@ -18,6 +18,7 @@ from ml_backend.steps.hold_out import reserve
 from ml_backend.store.events import Inbox
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
 from ml_backend.wording import amount
@@ -37,6 +38,7 @@ class LabelSync:
     ledger: Ledger
     inbox: Inbox
     jobs: Jobs
+    versions: Versions
     settings: Settings
     store_id: str
     repairs_webhooks: bool
@@ -63,7 +65,7 @@ class LabelSync:
         self.inbox.acknowledge(project, touched)
         if self.repairs_webhooks:
             repair_webhooks.watch(project, hosts=self.hosts, ledger=ledger, settings=self.settings)
-        return reserve(project, ledger, self.settings), report
+        return reserve(project, ledger, self.versions, self.settings), report
 
     def refresh(self, project: Project) -> Project:
         """Read title and label config again: labels are judged by the config as it is now.

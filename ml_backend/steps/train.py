@@ -98,6 +98,8 @@ class Trainer:
         """Whether training would give this version again, which is there. One that nobody judged yet is judged now."""
         if version.meta.get("trained_on") != digest or not self.versions.folders.there(project.id, version.number):
             return False
+        if _measures_more(corpus, version):
+            return False
         if version.state != "candidate":
             return True
         if version.meta["encoder"]["id"] != corpus.encoder.id:
@@ -140,7 +142,7 @@ class Trainer:
         waiting = corpus.examples(held_out=True)
         shown, answers = self._pictures(project, corpus, waiting.tasks, check_cancelled)
         vectors = encode(tuned.encoder, shown, check_cancelled)
-        held_out = Examples(vectors.astype(np.float16), answers, waiting.tasks)
+        held_out = Examples(vectors.astype(np.float16), answers, waiting.tasks, waiting.undecided)
         # Its folds are of no use: the network they stand on has seen every label.
         unknown = np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.float32)
         return Candidate(tuned.encoder, tuned.trained.head, tuned.trained.report, held_out, *unknown)
@@ -211,6 +213,15 @@ def trained_on(project: Project, encoder_id: str | None, ledger: Ledger, setting
     }
 
 
+def _measures_more(corpus: Corpus, version: Version) -> bool:
+    """Whether more labels measure than did for the version, without a new one: an image before them was skipped, say."""
+    known = version.meta.get("metrics", {}).get("holdout")
+    if known is None:
+        return False
+    held_out = corpus.examples(held_out=True)
+    return bool(len(held_out.tasks) > known["n"] or held_out.undecided > known.get("undecided", 0))
+
+
 def _by_folds(trained: TrainedHead, examples: Examples) -> tuple[NDArray[np.bool_], NDArray[np.floating[Any]]]:
     probabilities = trained.report.fold_probabilities
     if probabilities is None:
@@ -237,5 +248,5 @@ def _measured(candidate: Candidate) -> dict[str, Any]:
     """How good it is on the measured tasks."""
     held_out, head = candidate.held_out, candidate.head
     if not len(held_out.targets):
-        return dict(NOTHING)
-    return measured(head.predict_proba(held_out.features), held_out.targets, head.classes)
+        return NOTHING | {"undecided": held_out.undecided}
+    return measured(head.predict_proba(held_out.features), held_out.targets, head.classes, held_out.undecided)

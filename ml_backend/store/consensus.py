@@ -1,7 +1,8 @@
 """From the answers of many annotators to the one label of a task. Pure, and told in full here.
 
 1. A skip is no answer, a draft never arrives here, an answer without a choice is blank: none of them votes. With
-   `choice="multiple"`, though, an answer without a choice says that none of them fits: it votes like any other.
+   `choice="multiple"`, though, an answer that says nothing at all says that none of them fits: it votes like any other.
+   One to another control, or from before several could be chosen, is blank.
 2. An answer with a name that is not in the label config, or with several names where the config asks for one, is
    quarantined as a whole: kept, told, not counted. It votes again when the config takes it back.
 3. One vote per annotator: the most recent of their answers. Unknown annotators vote each for themselves. The most
@@ -58,16 +59,21 @@ def consensus(annotations: Iterable[Annotation], schema: LabelSchema, rule: Cons
     given = list(annotations)
     answered = [a for a in given if not a.was_cancelled]
     quarantined = {a.id: why for a in answered if (why := _why_quarantined(a, schema))}
-    votes = _one_vote_each(a for a in answered if (a.labels or schema.multiple) and a.id not in quarantined)
+    votes = _one_vote_each(a for a in answered if not is_blank(a, schema) and a.id not in quarantined)
     label = _decide(votes, schema, rule) if votes else None
     return Verdict(
         label=label,
         conflict=len({frozenset(v.labels) for v in votes}) > 1,
         answers=len(answered),
         skips=len(given) - len(answered),
-        blanks=0 if schema.multiple else sum(not a.labels for a in answered),
+        blanks=sum(is_blank(a, schema) for a in answered),
         quarantined=quarantined,
     )
+
+
+def is_blank(answer: Annotation, schema: LabelSchema) -> bool:
+    """Whether nothing is chosen, and that does not say "none of them"."""
+    return not answer.labels and not (schema.multiple and answer.none_of == schema.from_name)
 
 
 def _why_quarantined(annotation: Annotation, schema: LabelSchema) -> str | None:

@@ -89,23 +89,28 @@ class HeldOut(Rounds):
             return connection.execute(statement).rowcount
 
     def slice_counts(self, project: Project) -> SliceCounts:
-        """How far measuring is; by the rule of `PoolRows.measured`."""
+        """How far measuring is; by the rules of `PoolRows.measured` and `PoolRows.undecided`."""
         held_out = sa.and_(tasks.c.project_id == project.id, sa.not_(tasks.c.gone), is_held_out(project))
         reached = sa.and_(held_out, tasks.c.reached.is_not(None))
         first_open = sa.select(sa.func.min(tasks.c.reached)).where(reached, still_waiting()).scalar_subquery()
-        mixed = sa.select(tasks.c.reached).where(reached, tasks.c.found)
-        has_label = labels.c.task_id.is_not(None)
-        counts = sa.and_(
-            has_label,
-            tasks.c.reached.is_not(None),
-            sa.or_(tasks.c.reached.not_in(mixed), tasks.c.reached < sa.func.coalesce(first_open, tasks.c.reached + 1)),
-        )
+        chosen = sa.select(tasks.c.reached).where(reached, tasks.c.found)
+        held_up = sa.or_(still_waiting(), sa.and_(tasks.c.reached.in_(chosen), tasks.c.reached >= first_open))
+        end = sa.select(sa.func.coalesce(sa.func.min(tasks.c.place), 1.0)).where(reached, held_up).scalar_subquery()
+        last = sa.select(sa.func.max(tasks.c.place)).where(reached).scalar_subquery()
+        answered = sa.select(sa.func.max(tasks.c.place)).where(reached, tasks.c.answers > 0).scalar_subquery()
+        together = sa.select(sa.func.max(tasks.c.reached)).where(reached, tasks.c.found).scalar_subquery()
+        in_the_way = sa.or_(tasks.c.place < answered, tasks.c.reached <= together)
+        has_label, before = labels.c.task_id.is_not(None), tasks.c.place < end
+        counts = sa.and_(has_label, tasks.c.reached.is_not(None), before)
+        settled = sa.and_(sa.not_(has_label), sa.not_(still_waiting()), tasks.c.image_error.is_(None))
         statement = (
             sa.select(
                 sa.func.count(),
                 sa.func.count().filter(has_label),
                 sa.func.count().filter(counts),
                 sa.func.count().filter(sa.and_(counts, tasks.c.found)),
+                sa.func.count().filter(sa.and_(tasks.c.reached.is_not(None), still_waiting(), in_the_way)),
+                sa.func.count().filter(sa.and_(settled, before, tasks.c.place <= last)),
             )
             .select_from(tasks.outerjoin(labels, SAME_TASK))
             .where(held_out)

@@ -17,11 +17,12 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from ml_backend.records import Annotation, Label, LabelSchema, ProjectKey, Task
+from ml_backend.store.answers import blank
 from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.heldout import HeldOut, is_held_out
 from ml_backend.store.pictures import Pictures, resting
 from ml_backend.store.projects import Project
-from ml_backend.store.reconcile import ReconcileReport, blank, reconcile
+from ml_backend.store.reconcile import ReconcileReport, reconcile
 from ml_backend.store.rounds import Left, Round, still_waiting
 from ml_backend.store.rows import SAME_TASK, STREAM, annotation_of, label_of, pieces, task_of
 from ml_backend.store.schema import answers, labels, queries, rounds, tasks
@@ -154,7 +155,7 @@ class Ledger(Pictures, HeldOut):
         by_annotation = sa.select(
             sa.func.count().filter(answers.c.quarantine.is_not(None)),
             sa.func.count().filter(answers.c.was_cancelled),
-            sa.func.count().filter(blank()),
+            sa.func.count().filter(blank(project.schema)),
         ).where(answers.c.project_id == project.id)
         with self.database.read() as connection:
             every, labelled, conflicts, failed, waiting = connection.execute(by_task).one()
@@ -167,12 +168,14 @@ class Ledger(Pictures, HeldOut):
             holdout_labelled=held.labelled,
             holdout_measured=held.measured,
             holdout_found=held.found,
+            holdout_open=held.open,
+            holdout_undecided=held.undecided,
             conflicts=conflicts,
             quarantined=quarantined,
             skips=skips,
             failed_images=failed,
             waiting=waiting,
-            blanks=0 if project.schema.multiple else blanks,
+            blanks=blanks,
         )
 
     def tasks(self, project: Project, task_ids: Iterable[int] | None = None) -> Iterator[Task]:

@@ -20,7 +20,8 @@ def to_schema_2(connection: Connection) -> None:
     """Tasks get their place in the split, by which they are held out; what was drawn by the rule before is forgotten.
 
     Images whose fault was once for good are tried again. Annotations get who made them say what they say,
-    versions the order in which they were served.
+    versions the order in which they were served. Answers in which nothing is chosen are read again: some of them say
+    "none of them".
     """
     task = schema.tasks.c
     added = (
@@ -30,6 +31,8 @@ def to_schema_2(connection: Connection) -> None:
         task.image_attempts,
         task.image_retry_at,
         schema.answers.c.answered_by,
+        schema.answers.c.none_of,
+        schema.projects.c.several_of,
         schema.versions.c.turn,
     )
     for column in added:
@@ -41,6 +44,7 @@ def to_schema_2(connection: Connection) -> None:
     for former in ("split", "drawn_at", "first_answered_at"):
         connection.exec_driver_sql(f"ALTER TABLE tasks DROP COLUMN {former}")
     _give_places(connection)
+    _read_blanks_again(connection)
 
 
 MIGRATIONS: tuple[Migration, ...] = (to_schema_2,)
@@ -50,6 +54,14 @@ MIGRATIONS: tuple[Migration, ...] = (to_schema_2,)
 def _add_column(connection: Connection, column: sa.Column[object]) -> None:
     definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
     connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}")
+
+
+def _read_blanks_again(connection: Connection) -> None:
+    blank = "labels = '[]' AND NOT was_cancelled"
+    connection.exec_driver_sql(
+        f"UPDATE projects SET full_at = NULL WHERE id IN (SELECT project_id FROM annotations WHERE {blank})"  # noqa: S608
+    )
+    connection.exec_driver_sql(f"DELETE FROM annotations WHERE {blank}")  # noqa: S608
 
 
 def _give_places(connection: Connection) -> None:

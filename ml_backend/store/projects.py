@@ -19,7 +19,7 @@ from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.schema import answers, events, jobs, labels, projects, queries, tasks
 
 PIECE = 1_000
-_MULTIPLE = "an answer without a choice is one"
+_MULTIPLE = "an answer that says nothing at all is one"
 """Stores that were judged before that was so are judged again."""
 KEPT = ("choices", "image", "split_seed")
 """Settings that a project takes over from the one it replaces: what was selected for it comes before it is noticed."""
@@ -33,6 +33,8 @@ class Project:
     for what changed since then, less an overlap for clocks that differ.
     `full_at`: the same of the last full reconcile; None as well after the label config changed, so that the answers
     are read again under the new one.
+    `several_of`: the `Choices` of which several could be ticked at that time, "" where one could; None before it. Only
+    empty answers read from then on are known to be about it.
     """
 
     id: int
@@ -45,6 +47,7 @@ class Project:
     created_at: datetime
     reconciled_at: datetime | None
     full_at: datetime | None
+    several_of: str | None
 
     @property
     def split_seed(self) -> int:
@@ -232,4 +235,5 @@ def _record(row: Any) -> Project:
         created_at=row.created_at,
         reconciled_at=row.reconciled_at,
         full_at=row.full_at,
+        several_of=row.several_of,
     )

@@ -11,8 +11,8 @@ import json
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ml_backend.records import Annotation, Label, Task
+from ml_backend.store.answers import as_given, blank, several_of
 from ml_backend.store.consensus import Verdict, consensus
 from ml_backend.store.database import Database
 from ml_backend.store.projects import Project, lock
@@ -32,8 +33,6 @@ CHUNK = 100
 """Tasks compared at a time."""
 PIECE = 25
 """Tasks written before looking whether a webhook waits."""
-AT_ONCE = timedelta(seconds=1)
-"""Label Studio stamps a new annotation twice."""
 
 Item = TypeVar("Item")
 Reported = tuple[Task, list[Annotation] | None]
@@ -84,7 +83,7 @@ def reconcile(
     for ids in _chunks(missing):
         _remove(database, project, ids, report)
     with database.write() as connection:
-        reached = {"reconciled_at": now, "full_at": now} if full else {"reconciled_at": now}
+        reached = {"reconciled_at": now, **({"full_at": now, "several_of": several_of(project)} if full else {})}
         connection.execute(projects.update().where(projects.c.id == project.id).values(reached))
     _count_state(database, project, report)
     return report
@@ -155,7 +154,7 @@ def _take(database: Database, project: Project, given: Mapping[int, Reported], r
         labels_before = _known_labels(connection, project.id, asked)
     changed_tasks = _changed_tasks(project, given, before, report)
     decisions = [
-        _decide(project, task_id, [_signed(a, known_before[task_id]) for a in given[task_id][1] or []])
+        _decide(project, task_id, [as_given(project, a, known_before[task_id]) for a in given[task_id][1] or []])
         for task_id in asked
         if set(given[task_id][1] or []) != set(known_before[task_id])
     ]
@@ -246,19 +245,6 @@ def _decide(project: Project, task_id: int, known: Sequence[Annotation]) -> _Dec
     return _Decision(task_id, known, consensus(known, project.schema, project.rule))
 
 
-def _signed(now: Annotation, known: Sequence[Annotation]) -> Annotation:
-    """Say who made the answer say what it says.
-
-    Label Studio names as its editor also who only set or unset the ground truth: what was not seen to change its labels
-    leaves the name as it is.
-    """
-    before = next((annotation for annotation in known if annotation.id == now.id), None)
-    if before is not None and (before.labels, before.was_cancelled) == (now.labels, now.was_cancelled):
-        return replace(now, answered_by=before.answered_by or now.annotator)
-    as_given = before is None and (now.ground_truth or now.updated_at - now.created_at < AT_ONCE)
-    return replace(now, answered_by=now.annotator if as_given else now.editor or now.annotator)
-
-
 def _tally(decisions: Sequence[_Decision], before: Mapping[int, Label], report: ReconcileReport) -> None:
     for decision in decisions:
         old, new = before.get(decision.task_id), decision.verdict.label
@@ -306,6 +292,7 @@ def _annotation_row(project_id: int, annotation: Annotation, verdict: Verdict) -
         "created_at": annotation.created_at,
         "updated_at": annotation.updated_at,
         "answered_by": annotation.answered_by,
+        "none_of": annotation.none_of,
         "quarantine": verdict.quarantined.get(annotation.id),
     }
 
@@ -386,13 +373,7 @@ def _count_state(database: Database, project: Project, report: ReconcileReport) 
         report.conflicts = count(connection, tasks, tasks.c.conflict)
         report.quarantined = count(connection, answers, answers.c.quarantine.is_not(None))
         report.skips = count(connection, answers, answers.c.was_cancelled)
-        report.blanks = 0 if project.schema.multiple else count(connection, answers, blank())
-
-
-def blank() -> sa.ColumnElement[bool]:
-    """An answer in which nothing was chosen; where several choices may be, it is a label: none of them."""
-    empty = sa.type_coerce(answers.c.labels, sa.Text) == "[]"
-    return sa.and_(empty, sa.not_(answers.c.was_cancelled))
+        report.blanks = count(connection, answers, blank(project.schema))
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:

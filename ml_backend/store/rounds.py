@@ -176,6 +176,12 @@ class Rounds(Projects):
         with self.database.read() as connection:
             return list(connection.scalars(drawn.distinct().order_by(queries.c.task_id)))
 
+    def first_asked(self, project: Project) -> list[int]:
+        """The tasks of the first order, which was drawn at random from all before there was a model, ascending."""
+        drawn = sa.select(queries.c.task_id).where(queries.c.project_id == project.id, queries.c.round == 0)
+        with self.database.read() as connection:
+            return list(connection.scalars(drawn.order_by(queries.c.task_id)))
+
     def _rounds(self, project: Project, *conditions: sa.ColumnElement[bool], limit: int | None = None) -> list[Round]:
         statement = (
             sa.select(rounds)

@@ -42,6 +42,7 @@ def annotation_of(row: Any) -> Annotation:
         created_at=row.created_at,
         updated_at=row.updated_at,
         answered_by=row.answered_by,
+        none_of=row.none_of,
     )
 
 

@@ -104,6 +104,7 @@ projects = Table(
     Column("created_at", UTCDateTime, nullable=False),
     Column("reconciled_at", UTCDateTime),
     Column("full_at", UTCDateTime),
+    Column("several_of", Text),  # the `Choices` that asked for several when all was last listed, ""; NULL before
     UniqueConstraint("host", "external_id"),
     sqlite_autoincrement=True,  # an id is never given twice: folders and logs name it
 )
@@ -157,6 +158,7 @@ answers = Table(
     Column("created_at", UTCDateTime, nullable=False),
     Column("updated_at", UTCDateTime, nullable=False),
     Column("answered_by", BigInteger),  # who made it say what it says: the annotator, or whoever changed that
+    Column("none_of", Text),  # the `Choices` of which it says: none of them
     Column("quarantine", Text),  # why this answer cannot count under the present label config
     Index("annotations_by_task", "project_id", "task_id"),
 )

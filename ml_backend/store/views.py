@@ -54,13 +54,31 @@ class PoolRows:
     def measured(self) -> NDArray[np.bool_]:
         """(N,) labelled and fit to measure the accuracy: together a random sample of all tasks.
 
-        Held-out tasks are asked for in rounds, each a random sample. Of a round with tasks that somebody had answered
-        before, and so had chosen, labels count when all up to that round are settled; of others, as they come in.
+        The first of the held-out tasks in their order, up to one that is asked for and open: what is left open, as hard
+        images may be, is not passed over.
+        """
+        asked, end = self._asked()
+        return np.asarray(asked & self.labelled & (self.places < end))
+
+    @property
+    def undecided(self) -> NDArray[np.bool_]:
+        """(N,) in the same part of the order, and without a label for good: skipped, or answered with what is none."""
+        asked, end = self._asked()
+        within = self.holdout & (self.places < end) & (self.places <= self.places[asked].max(initial=-1.0))
+        return np.asarray(within & ~self.labelled & ~self.waiting & ~self.failed)
+
+    def _asked(self) -> tuple[NDArray[np.bool_], float]:
+        """(N,) the held-out tasks that are asked for, and the place of the first of them that is open.
+
+        Those that are asked for from one round on count as open together where somebody had answered some of them before,
+        and so had chosen, until all up to that round are settled.
         """
         asked = self.holdout & (self.reached > 0)
-        first_open = self.reached[asked & self.waiting].min(initial=np.iinfo(np.int64).max)
-        mixed = np.isin(self.reached, np.unique(self.reached[asked & self.found]))
-        return np.asarray(asked & self.labelled & (~mixed | (self.reached < first_open)))
+        open_ = asked & self.waiting
+        first_open = self.reached[open_].min(initial=np.iinfo(np.int64).max)
+        chosen = asked & np.isin(self.reached, np.unique(self.reached[asked & self.found]))
+        held_up = open_ | (chosen & (self.reached >= first_open))
+        return asked, float(self.places[held_up].min(initial=1.0))
 
 
 @dataclass(frozen=True)
@@ -98,12 +116,17 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class SliceCounts:
-    """The held-out tasks of a project: how many there are, have a label, measure; and of these, were found labelled."""
+    """The held-out tasks of a project: how many there are, have a label, measure; and of these, were found labelled.
+
+    open: asked for, not answered yet, and before or with such as are. undecided: as `PoolRows.undecided`.
+    """
 
     tasks: int
     labelled: int
     measured: int
     found: int
+    open: int
+    undecided: int
 
 
 @dataclass(frozen=True)
@@ -111,8 +134,9 @@ class Counts:
     """How far a project is. labelled: tasks with a label that counts, held-out ones included.
 
     holdout_measured: held-out labels that measure the accuracy; holdout_found: those of them that somebody had given
-    before they were asked for. waiting: tasks that can still be asked for. blanks: answers in which nothing was chosen,
-    though one choice had to be.
+    before they were asked for. holdout_open: held-out tasks that others wait for, as `SliceCounts.open`. holdout_undecided:
+    those that belong to the measured ones and have no label for good. waiting: tasks that can still be asked for. blanks: answers in which nothing was chosen
+    and that do not say "none of them".
     """
 
     tasks: int
@@ -121,6 +145,8 @@ class Counts:
     holdout_labelled: int
     holdout_measured: int
     holdout_found: int
+    holdout_open: int
+    holdout_undecided: int
     conflicts: int
     quarantined: int
     skips: int

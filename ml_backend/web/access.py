@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ipaddress
+import re
 import secrets
 import socket
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ BODY_SECONDS = 60.0
 BODIES = 4
 """As many bodies of the largest size may be held at a time, of all requests together."""
 _MIB = 2**20
+_HOST = r"(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
+"""A name or an address, and a port. User, path and whatever else makes an address read in two ways have no place in it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> _Refusal | None:
         headers = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
-        hosts = [value for name, value in headers if name == b"host"]
+        hosts = [value.strip().lower() for name, value in headers if name == b"host"]
+        if len(hosts) > 1 or not all(re.fullmatch(_HOST, host) for host in hosts):
+            return _Refusal(400, "The Host header is not a name or an address, with or without a port.")
         if not all(map(self._is_ours, hosts)):
             return _Refusal(
                 HTTPStatus.MISDIRECTED_REQUEST,
@@ -109,8 +114,8 @@ class Gate:
     def _is_ours(self, host: str) -> bool:
         """An address is no name that somebody could let lead elsewhere."""
         try:
-            name = urlsplit(f"//{host.strip()}").hostname or ""
-        except ValueError:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # brackets around what is no address
             return False
         return address_of(name) is not None or plain(name) in self._names or self._further.lists("http", name, None)
 
@@ -126,7 +131,7 @@ class Gate:
         elsewhere = said.get(b"sec-fetch-site", "none") not in {"none", "same-origin"}
         if method in READING:
             return elsewhere and said.get(b"sec-fetch-mode") != "navigate"  # a link may lead here
-        own = {self._own, *(host.strip().lower() for host in hosts)}
+        own = {self._own, *hosts}
         origins = [value for name, value in headers if name == b"origin"]
         return elsewhere or any(_place(origin) not in own for origin in origins)
 
@@ -176,11 +181,9 @@ class _Body:
 
 
 def _place(origin: str) -> str:
-    """Host and port of an `Origin`; empty for `null` and whatever else is none."""
-    try:
-        return urlsplit(origin.strip()).netloc.lower()
-    except ValueError:
-        return ""
+    """Host and port of an `Origin`; empty for `null` and whatever else no browser sends for a page of ours."""
+    found = re.fullmatch(f"https?://({_HOST})", origin.strip().lower())
+    return found[1] if found else ""
 
 
 def _basic(user: str, password: str) -> bytes:

@@ -36,7 +36,7 @@ class Refusal(BaseModel):
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Refusal, "description": description}
     for status, description in {
-        400: "The body is not JSON.",
+        400: "The body is not JSON, or the Host header no name.",
         401: "User and password are missing or wrong.",
         403: "A page of another site called.",
         404: "There is no such project, version or host.",

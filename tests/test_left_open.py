@@ -1,0 +1,158 @@
+"""What is measured where people leave hard held-out images open, skip or delete them, or whatever else happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml_backend.services import Services
+from ml_backend.settings import Settings
+from tests.bench import Bench
+from tests.labelling import Labelling, task
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k", holdout_share=0.2, seed=3))
+    yield opened
+    opened.database.close()
+
+
+def hard(task: int) -> bool:
+    """A quarter of the images: whoever labels leaves, skips or deletes them."""
+    return task % 4 == 0
+
+
+def before_the_first_open(work: Labelling) -> list[int]:
+    """Held-out tasks with an answer, in their order, up to one without."""
+    return list(takewhile(lambda task: task in work.answers, work.in_order()))
+
+
+def label_the_easy(work: Labelling, turns: int) -> list[int]:
+    """So many queues, of which the hard held-out images stay open; returns those."""
+    for _ in range(turns):
+        round_ = work.turn()
+        assert round_ is not None
+        held = set(work.asked(round_, "holdout"))
+        work.answer([task for task in work.asked(round_) if not (task in held and hard(task))])
+    rows = work.corpus().rows
+    return [int(task) for task in rows.ids[rows.holdout & (rows.reached > 0) & rows.waiting]]
+
+
+def test_hard_images_that_are_left_open_do_not_bend_what_is_measured(services: Services) -> None:
+    work = Labelling(services, 300)
+    left = label_the_easy(work, 4)
+    assert len(left) > 4
+    assert work.measured() == sorted(before_the_first_open(work))
+    counts = services.ledger.counts(work.project)
+    assert counts.holdout_labelled > counts.holdout_measured + 10
+    in_order = work.in_order()
+    last = max(in_order.index(task) for task in in_order if task in work.answers)
+    assert counts.holdout_open == sum(in_order.index(task) < last for task in left)
+    work.answer(left)
+    assert sorted(work.measured()) == sorted(before_the_first_open(work))
+    assert sum(map(hard, work.measured())) >= len(left)
+
+
+def test_images_that_are_left_open_come_first_in_every_queue_as_long_as_it_takes(services: Services) -> None:
+    work = Labelling(services, 300)
+    left = label_the_easy(work, 2)
+    for _ in range(3):
+        round_ = work.turn()
+        assert round_ is not None
+        asked = work.asked(round_)
+        assert asked[1 : 2 * len(left) : 2] == [task for task in work.in_order() if task in left]
+        work.answer([task for task in asked if task not in left and not hard(task)])
+
+
+@pytest.mark.parametrize("hard_ones", ["skipped", "deleted"])
+def test_hard_images_that_are_skipped_are_counted_and_those_deleted_open_the_way(
+    services: Services, hard_ones: str
+) -> None:
+    work = Labelling(services, 300)
+    left = label_the_easy(work, 4)
+    if hard_ones == "skipped":
+        work.answer(left, skip=True)
+    else:
+        services.ledger.reconcile(work.project, [], full=False, gone=left)
+    counts = services.ledger.counts(work.project)
+    assert counts.holdout_measured == counts.holdout_labelled > 10
+    undecided = len(left) if hard_ones == "skipped" else 0
+    assert (counts.holdout_open, counts.holdout_undecided) == (0, undecided)
+    assert work.corpus().examples(held_out=True).undecided == undecided, "kept with each version"
+
+
+def test_an_image_settled_without_a_label_has_the_model_measured_on_the_labels_that_waited_for_it(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path / "bench", tasks=60)
+    bench.label(*range(2, 21), *range(21, 51))
+    bench.turn()
+    assert bench.versions[0].meta["metrics"]["holdout"]["n"] == 0, "task 1 comes first, and is open"
+    bench.services.ledger.set_image_errors(bench.project, {1: "gone"})
+    bench.turn()
+    assert [version.meta["metrics"]["holdout"]["n"] for version in bench.versions] == [19, 0]
+    bench.turn()
+    assert len(bench.versions) == 2
+    bench.services.database.close()
+
+
+def test_after_an_import_ten_times_as_large_what_is_measured_is_a_part_of_the_new_order(services: Services) -> None:
+    work = Labelling(services, 60)
+    for _ in range(2):
+        round_ = work.turn()
+        assert round_ is not None
+        work.answer(work.asked(round_))
+    before = len(work.measured())
+    work.grow(600)
+    for _ in range(3):
+        round_ = work.turn()
+        assert round_ is not None
+        assert set(work.measured()) <= set(before_the_first_open(work))
+        work.answer(work.asked(round_))
+    assert work.measured() == sorted(before_the_first_open(work))
+    assert len(work.measured()) > before
+    assert sum(task <= 60 for task in work.measured()) < before / 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_the_status_counts_what_is_measured(services: Services, seed: int) -> None:
+    work, rng = Labelling(services, 80), np.random.default_rng(seed)
+    for step in range(40):
+        some_history(work, rng)
+        rows = work.corpus().rows
+        counts = services.ledger.slice_counts(work.project)
+        asked = rows.holdout & (rows.reached > 0)
+        assert (counts.measured, counts.undecided) == (rows.measured.sum(), rows.undecided.sum()), step
+        assert counts.found == (rows.measured & rows.found).sum()
+        late = (asked & rows.labelled & ~rows.measured).any()
+        assert not late or 0 < counts.open <= (asked & rows.waiting).sum()
+        first_open = rows.places[asked & rows.waiting].min(initial=1.0)
+        assert (rows.places[rows.measured | rows.undecided] < first_open).all()
+
+
+def some_history(work: Labelling, rng: np.random.Generator) -> None:
+    """Something that people, programs or hosts do to a project."""
+    ledger, ids = work.services.ledger, range(1, work.tasks + 1)
+    some = rng.choice(ids, rng.integers(1, 12), replace=False).tolist()
+    match rng.integers(9):
+        case 0 | 1 | 2:
+            round_ = work.turn()
+            work.answer([task for task in work.asked(round_) if rng.random() < 0.7] if round_ else [])
+        case 3:
+            work.answer(some)
+        case 4:
+            work.answer(some, skip=True)
+        case 5:
+            ledger.reconcile(work.project, [(task(i), []) for i in some], full=False)
+        case 6:
+            ledger.reconcile(work.project, [], full=False, gone=some)
+        case 7:
+            ledger.set_image_errors(work.project, dict.fromkeys(some, "gone"))
+        case _:
+            work.set(holdout_share=float(rng.choice([0.0, 0.2, 0.5])))
+            work.grow(5)
