@@ -6,6 +6,7 @@ import logging
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from ml_backend.encoding import Encoding
 from ml_backend.errors import StoreError
@@ -26,6 +27,9 @@ from ml_backend.store.model_versions import Versions
 from ml_backend.store.scheduling import Debounce, RetryPolicy
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.unlisted_images import UnlistedImages
+
+if TYPE_CHECKING:
+    from ml_backend.manual_queue import ManualQueue
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,15 @@ class Services:
     def queue_pusher(self) -> QueuePusher:
         store_id = self.database.store_id
         return QueuePusher(self.hosts, self.ledger, self.versions, self.predictor, self.settings, store_id)
+
+    @property
+    def manual_queue(self) -> ManualQueue:
+        from ml_backend.manual_queue import ManualQueue  # noqa: PLC0415 - torch takes seconds: a status does not wait
+
+        return ManualQueue(
+            self.settings, self.ledger, self.versions, self.features, self.predictor, self.encoding,
+            self.label_sync, self.corpus_builder, self.queue_pusher,
+        )  # fmt: skip
 
     @classmethod
     def open(cls, settings: Settings) -> Services:

@@ -14,14 +14,14 @@ import pytest
 from ml_backend import cli
 from ml_backend.commands import import_model
 from ml_backend.errors import InvalidInputError
-from ml_backend.exports import shared_exports
-from ml_backend.exports.shared_exports import Kind
 from ml_backend.learning.head import Head
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
+from ml_backend.web import shared_exports
 from ml_backend.web.app import create_app
+from ml_backend.web.shared_exports import Kind
 from tests.test_large_projects import CONFIG, HOST, NOW, encoder, picture
 
 MADE = b"a model"

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     answer = Answer(as_json=args.json)
-    services = open_services(tell=False)
+    services = open_services(name_store=False)
     from ml_backend.diagnostics import Diagnosis  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
     from ml_backend.store.projects import Project  # noqa: PLC0415
 
