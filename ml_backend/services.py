@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from ml_backend.diagnostics import Diagnosis
 from ml_backend.encoding import Encoding
 from ml_backend.errors import StoreError
 from ml_backend.hosts import Hosts, Registry
@@ -29,6 +30,8 @@ from ml_backend.store.vectors import FeatureStore
 from ml_backend.unlisted_images import UnlistedImages
 
 if TYPE_CHECKING:
+    from ml_backend.exports.model_files import ModelExporter
+    from ml_backend.imports.trained_model import ModelImporter
     from ml_backend.manual_queue import ManualQueue
 
 logger = logging.getLogger(__name__)
@@ -84,6 +87,22 @@ class Services:
             self.settings, self.ledger, self.versions, self.features, self.predictor, self.encoding,
             self.label_sync, self.corpus_builder, self.queue_pusher,
         )  # fmt: skip
+
+    @property
+    def model_importer(self) -> ModelImporter:
+        from ml_backend.imports.trained_model import ModelImporter  # noqa: PLC0415 - torch
+
+        return ModelImporter(self.ledger, self.jobs, self.versions, self.encoding, self.label_sync, self.settings)
+
+    @property
+    def model_exporter(self) -> ModelExporter:
+        from ml_backend.exports.model_files import ModelExporter  # noqa: PLC0415 - torch
+
+        return ModelExporter(self.predictor, self.encoding, self.database.store_id, self.settings.seed)
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        return Diagnosis(self.hosts, self.ledger, self.jobs, self.database, self.settings)
 
     @classmethod
     def open(cls, settings: Settings) -> Services:

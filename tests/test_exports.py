@@ -126,7 +126,7 @@ def test_a_model_is_imported_while_no_turn_runs(
 
     monkeypatch.setattr(import_model, "open_services", lambda **_: services)
     monkeypatch.setattr(import_model, "find_project", lambda *_: project)
-    monkeypatch.setattr("ml_backend.imports.trained_model.start_from", start)
+    monkeypatch.setattr("ml_backend.imports.trained_model.ModelImporter.start_from", start)
     assert cli.main(["import-model", "model.safetensors"]) == 1
     assert meanwhile == [("import-model", None)]
     assert services.jobs.claim("worker") is not None
