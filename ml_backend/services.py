@@ -60,8 +60,11 @@ class Services:
         self.encoding = Encoding(self.ledger, self.features, self.hosts)
         unlisted = UnlistedImages(self.ledger, self.features, self.hosts)
         self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, settings)
-        self.status = ProjectStatus(self.ledger, self.jobs, self.versions, settings)
         self.encoders = ProjectEncoders(self.versions, self.predictor, self.encoding, settings)
+
+    @property
+    def status(self) -> ProjectStatus:
+        return ProjectStatus(self.ledger, self.jobs, self.versions, self.settings)
 
     @property
     def label_sync(self) -> LabelSync:
