@@ -181,7 +181,6 @@ def exporting(run: Run, large: int, small: int) -> None:
 
 def prioritizing(run: Run, project: int) -> None:
     """The whole of `prioritize` (pushed, read back and checked), against one SDK call a task."""
-    from ml_backend.manual_queue import by_hand, push
     from ml_backend.services import Services
     from ml_backend.settings import Settings
     from ml_backend.worker.foreground import alone
@@ -190,9 +189,9 @@ def prioritizing(run: Run, project: int) -> None:
     known = next(p for p in services.ledger.projects() if p.key.project_id == project)
     rows = services.ledger.pool(known)
     tasks = [int(i) for i in rows.ids[~rows.answered][:QUEUE]]
-    batch = by_hand(known, services, {task: float(len(tasks) - place) for place, task in enumerate(tasks)})
+    batch = services.manual_queue.batch(known, {task: float(len(tasks) - place) for place, task in enumerate(tasks)})
     with alone(services, known, "benchmark"):
-        ours = len(tasks) / timed(lambda: push(known, services, batch))
+        ours = len(tasks) / timed(lambda: services.manual_queue.push(known, batch))
     services.database.close()
     run.note(f"prioritize, {len(tasks):,} tasks, tasks/s", ours)
     schema = parse_label_config(label_config(CLASSES))

@@ -8,14 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
+from ml_backend.encoding import Encoding
 from ml_backend.errors import InvalidInputError, NothingToAskError
-from ml_backend.predictor import predicted
+from ml_backend.predictor import Predictor, predicted
 from ml_backend.records import Query
-from ml_backend.services import Services
+from ml_backend.settings import Settings
 from ml_backend.steps.choose import BY_HAND, build_pool, picks, spare
-from ml_backend.steps.encode_images import places
+from ml_backend.steps.encode_images import CorpusBuilder, places
+from ml_backend.steps.push_queue import QueuePusher
+from ml_backend.steps.sync_labels import LabelSync
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
+from ml_backend.store.vectors import FeatureStore
 from ml_backend.store.views import PoolRows
 from ml_backend.strategies import STRATEGIES
 from ml_backend.tabular import read_csv, unguarded
@@ -25,7 +31,7 @@ MANUAL = "manual"
 
 
 @dataclass(frozen=True)
-class Wish:
+class QueryOptions:
     """What is asked of a strategy. None: as the service is set."""
 
     strategy: str | None = None
@@ -46,76 +52,130 @@ class Batch:
     skipped: Mapping[int, str]
 
 
-def query(
-    project: Project, services: Services, wish: Wish, on_progress: Callable[[float, str], None] = lambda *_: None
-) -> Batch:
-    """Compute what a strategy would ask for now; records and pushes nothing.
+@dataclass(frozen=True)
+class ManualQueue:
+    """Batches that a person asks for, and the queue made of one."""
 
-    Call it in `runner.alone`. Raises NothingToAskError where every task is answered, skipped, held out or unreadable,
-    InvalidInputError for an unknown strategy.
-    """
-    settings = services.settings
-    strategy = wish.strategy or settings.strategy
-    if strategy not in STRATEGIES:
-        raise InvalidInputError(f"There is no strategy {strategy!r}. Choose one of: {', '.join(STRATEGIES)}.")
-    seed = settings.seed if wish.seed is None else wish.seed
-    on_progress(0.0, "labels")
-    project, _ = services.label_sync.sync(project, full=False, lazily=True)
-    corpus = services.corpus_builder.encode_missing(
-        project, lambda done, total: on_progress(done / max(total, 1), f"{done} of {total} images")
-    )
-    model = services.predictor.current(project)
-    on_progress(0.9, "choose")
-    pool = build_pool(corpus, model) if corpus else None
-    wanted = replace(
-        settings,
-        strategy=strategy,
-        batch_size=wish.size or settings.batch_size,
-        pool_size=wish.pool_size if wish.pool_size is not None else settings.pool_size,
-        power=wish.power if wish.power is not None else settings.power,
-        random_share=0.0,
-        holdout_share=0.0,
-    )
-    chosen = picks(pool, wanted, 0, np.random.default_rng([seed, project.id]))
-    if not chosen:
-        raise NothingToAskError(
-            f"{project.key} has no tasks left to choose from: all are answered, skipped, unreadable or held out to "
-            "measure the accuracy. Import more images."
+    settings: Settings
+    ledger: Ledger
+    versions: Versions
+    features: FeatureStore
+    predictor: Predictor
+    encoding: Encoding
+    label_sync: LabelSync
+    corpus_builder: CorpusBuilder
+    queue_pusher: QueuePusher
+
+    def query(
+        self, project: Project, options: QueryOptions, on_progress: Callable[[float, str], None] = lambda *_: None
+    ) -> Batch:
+        """Compute what a strategy would ask for now; records and pushes nothing.
+
+        Call it in `foreground.alone`. Raises NothingToAskError where every task is answered, skipped, held out or unreadable,
+        InvalidInputError for an unknown strategy.
+        """
+        settings = self.settings
+        strategy = options.strategy or settings.strategy
+        if strategy not in STRATEGIES:
+            raise InvalidInputError(f"There is no strategy {strategy!r}. Choose one of: {', '.join(STRATEGIES)}.")
+        seed = settings.seed if options.seed is None else options.seed
+        on_progress(0.0, "labels")
+        project, _ = self.label_sync.sync(project, full=False, lazily=True)
+        corpus = self.corpus_builder.encode_missing(
+            project, lambda done, total: on_progress(done / max(total, 1), f"{done} of {total} images")
         )
-    queries = [replace(query, rank=rank) for rank, query in enumerate(chosen)]
-    return Batch(queries, strategy, seed, model.number if model else 0, {})
+        model = self.predictor.current(project)
+        on_progress(0.9, "choose")
+        pool = build_pool(corpus, model) if corpus else None
+        wanted = replace(
+            settings,
+            strategy=strategy,
+            batch_size=options.size or settings.batch_size,
+            pool_size=options.pool_size if options.pool_size is not None else settings.pool_size,
+            power=options.power if options.power is not None else settings.power,
+            random_share=0.0,
+            holdout_share=0.0,
+        )
+        chosen = picks(pool, wanted, 0, np.random.default_rng([seed, project.id]))
+        if not chosen:
+            raise NothingToAskError(
+                f"{project.key} has no tasks left to choose from: all are answered, skipped, unreadable or held out to "
+                "measure the accuracy. Import more images."
+            )
+        queries = [replace(query, rank=rank) for rank, query in enumerate(chosen)]
+        return Batch(queries, strategy, seed, model.number if model else 0, {})
+
+    def batch(self, project: Project, priorities: Mapping[int, float]) -> Batch:
+        """Put a person's own list in order: the highest priority first, ties as given. `priorities`: by task id.
+
+        Tasks that are answered already, do not exist or have an image that cannot be read are skipped and named; images that
+        nobody has read yet are read now. Raises NothingToAskError where none is left.
+        """
+        ledger = self.ledger
+        rows = ledger.pool(project)
+        unread = rows.ids[(rows.hashes == b"") & ~rows.failed & ~rows.answered & np.isin(rows.ids, list(priorities))]
+        if len(unread):
+            self.encoding.look_at(project, list(ledger.tasks(project, unread.tolist())))
+            rows = ledger.pool(project)
+        skipped = _left_out(rows, priorities, ledger.image_errors(project))
+        ordered = sorted(priorities.items(), key=lambda item: -item[1])
+        chosen = [(task, priority) for task, priority in ordered if task not in skipped]
+        if not chosen:
+            raise NothingToAskError(_nothing_left(project, skipped, ledger))
+        held_out = {int(task) for task in rows.ids[rows.holdout]}
+        queries = [
+            Query(task, rank, "holdout" if task in held_out else "strategy", priority, "chosen by hand")
+            for rank, (task, priority) in enumerate(chosen)
+        ]
+        current = self.versions.current(project)
+        queries = self._with_predictions(project, queries, rows)
+        return Batch(queries, MANUAL, 0, current.number if current else 0, skipped)
+
+    def push(self, project: Project, batch: Batch) -> Round:
+        """Make the batch the queue, as a round of its own that stays until half of it is answered.
+
+        Pushed again unchanged, it stays the round it is. Raises LabelStudioError where Label Studio refuses it.
+        """
+        ledger = self.ledger
+        last = ledger.last_round(project)
+        params = {BY_HAND: True}
+        if last is not None and (last.strategy, last.seed, last.version, last.params) == (
+            batch.strategy, batch.seed, batch.version, params,
+        ) and _order(ledger.queries(last)) == _order(batch.queries):  # fmt: skip
+            return self.queue_pusher.serve(project, last)
+        round_ = ledger.open_round(
+            project,
+            version=batch.version,
+            strategy=batch.strategy,
+            seed=batch.seed,
+            queries=batch.queries,
+            params=params,
+        )
+        reserve = spare(project, None, round_, ledger, self.settings)
+        return self.queue_pusher.serve(project, round_, reserve)
+
+    def _with_predictions(self, project: Project, queries: Sequence[Query], rows: PoolRows) -> list[Query]:
+        """Add what the current model says of each task whose vector is stored; held-out tasks get no prediction."""
+        model = self.predictor.current(project)
+        if model is None:
+            return list(queries)
+        hashes = rows.hashes[np.searchsorted(rows.ids, [q.task_id for q in queries])]
+        at = places(self.features, model.encoder, hashes)
+        known = [i for i, q in enumerate(queries) if at[i] >= 0 and q.arm != "holdout"]
+        complete = list(queries)
+        if known:
+            matrix = self.features.matrix(model.encoder.id)
+            for i, row in zip(known, model.head.predict_proba(matrix[at[known]]), strict=True):
+                prediction = predicted(row, model.head.classes, multiple=model.head.multilabel)
+                complete[i] = replace(queries[i], confidence=prediction.confidence, prediction=prediction.labels)
+        return complete
 
 
-def by_hand(project: Project, services: Services, wanted: Mapping[int, float]) -> Batch:
-    """Put a person's own list in order: the highest priority first, ties as given. `wanted`: task id -> priority.
-
-    Tasks that are answered already, do not exist or have an image that cannot be read are skipped and named; images that
-    nobody has read yet are read now. Raises NothingToAskError where none is left.
-    """
-    rows = services.ledger.pool(project)
-    unread = rows.ids[(rows.hashes == b"") & ~rows.failed & ~rows.answered & np.isin(rows.ids, list(wanted))]
-    if len(unread):
-        services.encoding.look_at(project, list(services.ledger.tasks(project, unread.tolist())))
-        rows = services.ledger.pool(project)
-    skipped = _left_out(rows, wanted, services.ledger.image_errors(project))
-    ordered = sorted(wanted.items(), key=lambda item: -item[1])
-    chosen = [(task, priority) for task, priority in ordered if task not in skipped]
-    if not chosen:
-        raise NothingToAskError(_nothing_left(project, services, skipped))
-    held_out = {int(task) for task in rows.ids[rows.holdout]}
-    queries = [
-        Query(task, rank, "holdout" if task in held_out else "strategy", priority, "chosen by hand")
-        for rank, (task, priority) in enumerate(chosen)
-    ]
-    current = services.versions.current(project)
-    return Batch(_with_beliefs(project, services, queries, rows), MANUAL, 0, current.number if current else 0, skipped)
-
-
-def _left_out(rows: PoolRows, wanted: Iterable[int], errors: Mapping[int, str]) -> dict[int, str]:
+def _left_out(rows: PoolRows, tasks: Iterable[int], errors: Mapping[int, str]) -> dict[int, str]:
     """Which of these tasks cannot be asked for, and why."""
     at = {int(task): row for row, task in enumerate(rows.ids)}
     skipped: dict[int, str] = {}
-    for task in wanted:
+    for task in tasks:
         if task not in at:
             skipped[task] = "not in this project"
         elif rows.answered[at[task]]:
@@ -125,37 +185,14 @@ def _left_out(rows: PoolRows, wanted: Iterable[int], errors: Mapping[int, str]) 
     return skipped
 
 
-def _nothing_left(project: Project, services: Services, skipped: Mapping[int, str]) -> str:
+def _nothing_left(project: Project, skipped: Mapping[int, str], ledger: Ledger) -> str:
     shown = list(skipped)[:SHOWN]
-    names = {task.id: called(task) for task in services.ledger.tasks(project, shown)}
+    names = {task.id: called(task) for task in ledger.tasks(project, shown)}
     reasons = [f"{names.get(task, f'task {task}')}: {printable(skipped[task]).rstrip('.')}" for task in shown]
     return f"None of these tasks can be queued: {and_more(reasons, len(skipped))}."
 
 
-def push(project: Project, services: Services, batch: Batch) -> Round:
-    """Make the batch the queue, as a round of its own that stays until half of it is answered.
-
-    Pushed again unchanged, it stays the round it is. Raises LabelStudioError where Label Studio refuses it.
-    """
-    last = services.ledger.last_round(project)
-    params = {BY_HAND: True}
-    if last is not None and (last.strategy, last.seed, last.version, last.params) == (
-        batch.strategy, batch.seed, batch.version, params,
-    ) and _order(services.ledger.queries(last)) == _order(batch.queries):  # fmt: skip
-        return services.queue_pusher.serve(project, last)
-    round_ = services.ledger.open_round(
-        project,
-        version=batch.version,
-        strategy=batch.strategy,
-        seed=batch.seed,
-        queries=batch.queries,
-        params=params,
-    )
-    reserve = spare(project, None, round_, services.ledger, services.settings)
-    return services.queue_pusher.serve(project, round_, reserve)
-
-
-def priorities_from_csv(project: Project, services: Services, path: Path) -> dict[int, float]:
+def priorities_from_csv(project: Project, path: Path, ledger: Ledger) -> dict[int, float]:
     """Read `task_id` or `filename` (or `path`, or `content_hash`), and `priority` if there is one: higher is sooner.
 
     Without priorities the first line comes first. Raises InvalidInputError naming the lines that cannot be used.
@@ -164,28 +201,28 @@ def priorities_from_csv(project: Project, services: Services, path: Path) -> dic
     names = [
         row.get("task_id") or row.get("path") or row.get("filename") or row.get("content_hash") or "" for row in rows
     ]
-    found = resolve(project, services, names)
-    wanted: dict[int, float] = {}
+    found = resolve(project, names, ledger)
+    priorities: dict[int, float] = {}
     for place, (row, task) in enumerate(zip(rows, found, strict=True)):
         text = row.get("priority") or ""
         try:
             priority = float(text) if text else float(len(rows) - place)
         except ValueError:
             raise InvalidInputError(f"{path}, row {place + 1}: the priority {text!r} is not a number.") from None
-        wanted.setdefault(task, priority)
-    return wanted
+        priorities.setdefault(task, priority)
+    return priorities
 
 
-def resolve(project: Project, services: Services, names: Sequence[str]) -> list[int]:
+def resolve(project: Project, names: Sequence[str], ledger: Ledger) -> list[int]:
     """Task ids, filenames, relative paths or content hashes -> task ids, in the order given.
 
     Raises InvalidInputError that lists names which are no task, and filenames that several tasks have.
     """
-    numbers = {task.id for task in services.ledger.tasks(project)} if any(n.isdigit() for n in names) else set()
-    known = names_of_tasks(services.ledger.tasks(project)) if any(not n.isdigit() for n in names) else {}
+    numbers = {task.id for task in ledger.tasks(project)} if any(n.isdigit() for n in names) else set()
+    known = names_of_tasks(ledger.tasks(project)) if any(not n.isdigit() for n in names) else {}
     found: list[int] = []
     unknown: list[str] = []
-    doubtful: list[str] = []
+    ambiguous: list[str] = []
     for name in names:
         tasks = (
             [int(name)]
@@ -194,39 +231,22 @@ def resolve(project: Project, services: Services, names: Sequence[str]) -> list[
         )
         found += tasks[:1]
         if len(tasks) != 1:
-            (doubtful if tasks else unknown).append(name)
-    if unknown or doubtful:
-        raise InvalidInputError(_not_resolved(project, unknown, doubtful))
+            (ambiguous if tasks else unknown).append(name)
+    if unknown or ambiguous:
+        raise InvalidInputError(_not_resolved(project, unknown, ambiguous))
     return found
-
-
-def _with_beliefs(project: Project, services: Services, queries: Sequence[Query], rows: PoolRows) -> list[Query]:
-    """Add what the current model says of each task whose vector is stored; held-out tasks keep their silence."""
-    model = services.predictor.current(project)
-    if model is None:
-        return list(queries)
-    hashes = rows.hashes[np.searchsorted(rows.ids, [q.task_id for q in queries])]
-    at = places(services.features, model.encoder, hashes)
-    known = [i for i, q in enumerate(queries) if at[i] >= 0 and q.arm != "holdout"]
-    told = list(queries)
-    if known:
-        matrix = services.features.matrix(model.encoder.id)
-        for i, row in zip(known, model.head.predict_proba(matrix[at[known]]), strict=True):
-            belief = predicted(row, model.head.classes, multiple=model.head.multilabel)
-            told[i] = replace(queries[i], confidence=belief.confidence, prediction=belief.labels)
-    return told
 
 
 def _order(queries: Sequence[Query]) -> list[tuple[int, float]]:
     return [(query.task_id, query.acquisition) for query in queries]
 
 
-def _not_resolved(project: Project, unknown: Sequence[str], doubtful: Sequence[str]) -> str:
+def _not_resolved(project: Project, unknown: Sequence[str], ambiguous: Sequence[str]) -> str:
     parts = []
     if unknown:
         parts.append(f"{project.title!r} has no task called {_some(unknown)}")
-    if doubtful:
-        parts.append(f"several tasks are called {_some(doubtful)}: use their path or task id")
+    if ambiguous:
+        parts.append(f"several tasks are called {_some(ambiguous)}: use their path or task id")
     return f"Nothing was changed: {'; '.join(parts)}."
 
 

@@ -6,7 +6,9 @@ import logging
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
+from ml_backend.diagnostics import Diagnosis
 from ml_backend.encoding import Encoding
 from ml_backend.errors import StoreError
 from ml_backend.hosts import Hosts, Registry
@@ -26,6 +28,11 @@ from ml_backend.store.model_versions import Versions
 from ml_backend.store.scheduling import Debounce, RetryPolicy
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.unlisted_images import UnlistedImages
+
+if TYPE_CHECKING:
+    from ml_backend.exports.model_files import ModelExporter
+    from ml_backend.imports.trained_model import ModelImporter
+    from ml_backend.manual_queue import ManualQueue
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +60,11 @@ class Services:
         self.encoding = Encoding(self.ledger, self.features, self.hosts)
         unlisted = UnlistedImages(self.ledger, self.features, self.hosts)
         self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, settings)
-        self.status = ProjectStatus(self.ledger, self.jobs, self.versions, settings)
         self.encoders = ProjectEncoders(self.versions, self.predictor, self.encoding, settings)
+
+    @property
+    def status(self) -> ProjectStatus:
+        return ProjectStatus(self.ledger, self.jobs, self.versions, self.settings)
 
     @property
     def label_sync(self) -> LabelSync:
@@ -71,6 +81,31 @@ class Services:
     def queue_pusher(self) -> QueuePusher:
         store_id = self.database.store_id
         return QueuePusher(self.hosts, self.ledger, self.versions, self.predictor, self.settings, store_id)
+
+    @property
+    def manual_queue(self) -> ManualQueue:
+        from ml_backend.manual_queue import ManualQueue  # noqa: PLC0415 - torch takes seconds: a status does not wait
+
+        return ManualQueue(
+            self.settings, self.ledger, self.versions, self.features, self.predictor, self.encoding,
+            self.label_sync, self.corpus_builder, self.queue_pusher,
+        )  # fmt: skip
+
+    @property
+    def model_importer(self) -> ModelImporter:
+        from ml_backend.imports.trained_model import ModelImporter  # noqa: PLC0415 - torch
+
+        return ModelImporter(self.ledger, self.jobs, self.versions, self.encoding, self.label_sync, self.settings)
+
+    @property
+    def model_exporter(self) -> ModelExporter:
+        from ml_backend.exports.model_files import ModelExporter  # noqa: PLC0415 - torch
+
+        return ModelExporter(self.predictor, self.encoding, self.database.store_id, self.settings.seed)
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        return Diagnosis(self.hosts, self.ledger, self.jobs, self.database, self.settings)
 
     @classmethod
     def open(cls, settings: Settings) -> Services:

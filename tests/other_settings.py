@@ -13,5 +13,4 @@ def use(services: Services, **changes: Any) -> Settings:
     settings = replace(services.settings, **changes)
     for holder in (services, services.hosts, services.registry, services.predictor, services.encoders):
         holder.settings = settings
-    services.status = replace(services.status, settings=settings)
     return settings

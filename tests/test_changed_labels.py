@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_backend.exports.model_files import save_model
 from ml_backend.learning.head import Head
 from ml_backend.manual_promotion import compare
 from tests.bench import KINDS, Bench
@@ -207,15 +206,5 @@ def test_a_former_version_is_exported_as_it_was_trained(
     monkeypatch.setattr("ml_backend.exports.model_files.sample_images", lambda *_: ["an image"])
     bench.configure(("oak", "elm"))
     version = bench.services.versions.version(bench.project, 1)
-    services = bench.services
-    save_model(
-        bench.project,
-        version,
-        "bundle",
-        tmp_path / "v1",
-        predictor=services.predictor,
-        encoding=services.encoding,
-        store_id=services.database.store_id,
-        seed=services.settings.seed,
-    )
+    bench.services.model_exporter.save(bench.project, version, "bundle", tmp_path / "v1")
     assert Head.load(tmp_path / "v1").classes == KINDS

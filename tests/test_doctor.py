@@ -61,18 +61,8 @@ def opened(tmp_path: Path, host: str, key: str = "k" * 40, **settings: Any) -> S
     return Services.open(Settings(data_dir=tmp_path, label_studio_url=host, label_studio_api_key=key, **settings))
 
 
-def diagnosis(services: Services) -> diagnostics.Diagnosis:
-    return diagnostics.Diagnosis(
-        hosts=services.hosts,
-        ledger=services.ledger,
-        jobs=services.jobs,
-        database=services.database,
-        settings=services.settings,
-    )
-
-
 def results(services: Services, host: str, projects: list[Project] | None = None) -> dict[str, diagnostics.Result]:
-    return {result.name: result for result in diagnosis(services).examine(host, lambda: projects or [])}
+    return {result.name: result for result in services.diagnosis.examine(host, lambda: projects or [])}
 
 
 def test_all_is_well_without_a_project(tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +207,7 @@ def test_a_project_that_is_gone_and_a_training_that_stopped(
         raise LabelStudioUnavailableError("Label Studio has no such project.")
 
     monkeypatch.setattr(diagnostics, "check", gone)
-    assert [r.state for r in diagnosis(services)._project(known, client, several=False)] == ["FIX"]
+    assert [r.state for r in services.diagnosis._project(known, client, several=False)] == ["FIX"]
     monkeypatch.setattr(diagnostics, "check", lambda *_, **__: [])
     monkeypatch.setattr(client, "get_project", lambda number: {"id": number, "title": "Pets", "model_version": ""})
     monkeypatch.setattr(client, "tasks", lambda *_, **__: iter([]))
@@ -226,7 +216,7 @@ def test_a_project_that_is_gone_and_a_training_that_stopped(
         job = services.jobs.claim("w", project=known)
         assert job is not None
         services.jobs.fail(job, "the head exploded")
-    found = {r.name: r for r in diagnosis(services)._project(known, client, several=False)}
+    found = {r.name: r for r in services.diagnosis._project(known, client, several=False)}
     assert found["training"].state == "FIX"
     assert "the head exploded" in found["training"].message
 

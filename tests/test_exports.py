@@ -14,14 +14,14 @@ import pytest
 from ml_backend import cli
 from ml_backend.commands import import_model
 from ml_backend.errors import InvalidInputError
-from ml_backend.exports import shared_exports
-from ml_backend.exports.shared_exports import Kind
 from ml_backend.learning.head import Head
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
+from ml_backend.web import shared_exports
 from ml_backend.web.app import create_app
+from ml_backend.web.shared_exports import Kind
 from tests.test_large_projects import CONFIG, HOST, NOW, encoder, picture
 
 MADE = b"a model"
@@ -126,7 +126,7 @@ def test_a_model_is_imported_while_no_turn_runs(
 
     monkeypatch.setattr(import_model, "open_services", lambda **_: services)
     monkeypatch.setattr(import_model, "find_project", lambda *_: project)
-    monkeypatch.setattr("ml_backend.imports.trained_model.start_from", start)
+    monkeypatch.setattr("ml_backend.imports.trained_model.ModelImporter.start_from", start)
     assert cli.main(["import-model", "model.safetensors"]) == 1
     assert meanwhile == [("import-model", None)]
     assert services.jobs.claim("worker") is not None

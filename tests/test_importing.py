@@ -159,10 +159,10 @@ def test_labels_find_their_image_by_path_or_unique_name(tmp_path: Path) -> None:
     assert {s.relative: s.cells for s in found.sources} == {"a/x.png": ("cat",), "b/x.png": (), "y.png": ("dog",)}
     assert found.missing == ["z.png (in the labels file): no image has this name."]
     report = ImportReport()
-    inspect(found.sources, {}, report, lambda _: None, doubtful=found.doubtful)
+    inspect(found.sources, {}, report, lambda _: None, ambiguous=found.ambiguous)
     assert report.missing == []
     picture(tmp_path / "b/x.png", 9)
-    inspect(found.sources, {}, report, lambda _: None, doubtful=found.doubtful)
+    inspect(found.sources, {}, report, lambda _: None, ambiguous=found.ambiguous)
     assert report.missing == ["x.png (in the labels file): several images have this name; give the path."]
 
 
@@ -184,8 +184,8 @@ def inspected(folder: Path, labels: Mapping[str, str] | None = None) -> tuple[li
     """The images of a folder, with `labels` as if from a CSV of filename and label."""
     found = with_labels(find_images([str(folder)]), {name: (label,) for name, label in (labels or {}).items()})
     report = ImportReport(missing=found.missing)
-    checked = check_labels(SCHEMA, [*found.sources, *found.doubtful], "|")
-    return inspect(found.sources, checked, report, lambda _: None, doubtful=found.doubtful), report
+    checked = check_labels(SCHEMA, [*found.sources, *found.ambiguous], "|")
+    return inspect(found.sources, checked, report, lambda _: None, ambiguous=found.ambiguous), report
 
 
 def test_files_that_cannot_be_decoded_are_named_with_the_reason_and_left_out(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from ml_backend import cycle, manual_queue
+from ml_backend import cycle
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.patches import fit_patches
 from ml_backend.records import Annotation, LabelSchema, Task
@@ -116,7 +116,7 @@ def test_no_statement_of_a_turn_or_a_command_grows_with_the_project(services: Se
         services.label_sync.sync(project, full=False)
         services.predictor.predict(project, [{"id": task.id, "data": task.data} for task in tasks])
         services.ledger.content_hashes(project, [_task(i, project.schema) for i in range(1, host.size + 1)])
-        manual_queue.by_hand(project, services, dict.fromkeys(range(1, host.size + 1), 1.0))
+        services.manual_queue.batch(project, dict.fromkeys(range(1, host.size + 1), 1.0))
         list(services.ledger.tasks(project, range(1, host.size + 1)))
         services.ledger.held_out(project, range(1, host.size + 1))
         services.ledger.forget(project)

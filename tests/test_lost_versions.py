@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_backend.imports.trained_model import start_from
+from ml_backend.imports.trained_model import ModelSource
 from ml_backend.learning.encoders import build_encoder
 from ml_backend.learning.head import Head
 from tests.bench import KINDS, Bench
@@ -36,7 +36,7 @@ def bundle(tmp_path: Path) -> Path:
 
 def imported(bench: Bench, bundle: Path) -> None:
     bench.set(allowed_encoders=("tests.bench:Wider",))
-    start_from(bench.project, bench.services, bundle)
+    bench.services.model_importer.start_from(bench.project, ModelSource(bundle))
 
 
 def test_an_imported_model_is_there_as_long_as_training_goes_on_from_it(bench: Bench, bundle: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from ml_backend.encoding import LOGGED
 from ml_backend.errors import InvalidInputError, NothingToAskError
 from ml_backend.learning.training import train_head
-from ml_backend.manual_queue import MANUAL, Batch, by_hand, priorities_from_csv, push, resolve
+from ml_backend.manual_queue import MANUAL, Batch, priorities_from_csv, resolve
 from ml_backend.records import Annotation, Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
@@ -80,28 +80,28 @@ def order(batch: Batch) -> list[int]:
 
 
 def test_tasks_are_named_by_number_filename_path_or_address(services: Services, project: Project) -> None:
-    assert resolve(project, services, ["4", "3.png", "/i/5.png"]) == [4, 3, 5]
+    assert resolve(project, ["4", "3.png", "/i/5.png"], services.ledger) == [4, 3, 5]
 
 
 def test_unknown_and_ambiguous_names_are_all_told_and_nothing_is_done(services: Services, project: Project) -> None:
     with pytest.raises(InvalidInputError) as told:
-        resolve(project, services, ["3.png", "nobody.png", "sub/1.png", "99"])
+        resolve(project, ["3.png", "nobody.png", "sub/1.png", "99"], services.ledger)
     assert "'nobody.png', '99'" in str(told.value)
     assert "several tasks are called 'sub/1.png'" in str(told.value)
 
 
 def test_the_highest_priority_comes_first_and_ties_as_given(services: Services, project: Project) -> None:
-    batch = by_hand(project, services, {5: 1.0, 6: 3.0, 7: 1.0})
+    batch = services.manual_queue.batch(project, {5: 1.0, 6: 3.0, 7: 1.0})
     assert order(batch) == [6, 5, 7]
     assert batch.strategy == MANUAL
 
 
 def test_labelled_and_missing_tasks_are_left_out_with_the_reason(services: Services, project: Project) -> None:
-    batch = by_hand(project, services, {1: 9.0, 5: 1.0, 77: 5.0})
+    batch = services.manual_queue.batch(project, {1: 9.0, 5: 1.0, 77: 5.0})
     assert order(batch) == [5]
     assert batch.skipped == {1: "already labelled", 77: "not in this project"}
     with pytest.raises(NothingToAskError):
-        by_hand(project, services, {1: 9.0})
+        services.manual_queue.batch(project, {1: 9.0})
 
 
 def test_an_image_that_cannot_be_read_is_left_out_with_its_reason_and_the_rest_is_queued(
@@ -110,12 +110,12 @@ def test_an_image_that_cannot_be_read_is_left_out_with_its_reason_and_the_rest_i
     """Whether the service has read it before, or nobody has."""
     serve(services, 5, 6)
     services.encoding.look_at(project, list(services.ledger.tasks(project, [6])))
-    batch = by_hand(project, services, {4: 4.0, 5: 3.0, 6: 2.0, 7: 1.0})
+    batch = services.manual_queue.batch(project, {4: 4.0, 5: 3.0, 6: 2.0, 7: 1.0})
     assert order(batch) == [4, 7]
     assert set(batch.skipped) == {5, 6}
     assert all("cannot be read: The image is truncated" in why for why in batch.skipped.values())
     with pytest.raises(NothingToAskError, match=r"5\.png \(task 5\): its image cannot be read: The image is truncated"):
-        by_hand(project, services, {5: 1.0})
+        services.manual_queue.batch(project, {5: 1.0})
 
 
 def test_tasks_that_are_held_out_or_not_encoded_yet_are_queued_beside_a_model(
@@ -135,7 +135,7 @@ def test_tasks_that_are_held_out_or_not_encoded_yet_are_queued_beside_a_model(
     new = Task(11, "/i/11.png", {"image": "/i/11.png"}, NOW)
     services.ledger.reconcile(project, [(new, [])], full=False)
     project = held_out(services.ledger, project, 8)
-    batch = by_hand(project, services, {11: 3.0, 8: 2.0, 9: 1.0})
+    batch = services.manual_queue.batch(project, {11: 3.0, 8: 2.0, 9: 1.0})
     assert order(batch) == [11, 8, 9]
     assert [bool(query.prediction) for query in batch.queries] == [False, False, True]
 
@@ -160,7 +160,7 @@ def test_each_newly_unreadable_image_is_logged_once_and_the_log_is_bounded(
 def test_a_held_out_task_stays_held_out_and_gets_no_prelabel(services: Services, project: Project) -> None:
     services.encoding.look_at(project, list(services.ledger.tasks(project)))
     project = held_out(services.ledger, project, 8)
-    batch = by_hand(project, services, {8: 2.0, 9: 1.0})
+    batch = services.manual_queue.batch(project, {8: 2.0, 9: 1.0})
     assert [query.arm for query in batch.queries] == ["holdout", "strategy"]
 
 
@@ -168,10 +168,14 @@ def test_a_csv_may_have_priorities_or_only_an_order(services: Services, project:
     (tmp_path / "a.csv").write_text("filename,priority\n5.png,1\n6.png,2.5\n")
     (tmp_path / "b.csv").write_text("task_id\n5\n6\n")
     (tmp_path / "c.csv").write_text("filename,priority\n5.png,soon\n")
-    assert order(by_hand(project, services, priorities_from_csv(project, services, tmp_path / "a.csv"))) == [6, 5]
-    assert order(by_hand(project, services, priorities_from_csv(project, services, tmp_path / "b.csv"))) == [5, 6]
+    assert order(
+        services.manual_queue.batch(project, priorities_from_csv(project, tmp_path / "a.csv", services.ledger))
+    ) == [6, 5]
+    assert order(
+        services.manual_queue.batch(project, priorities_from_csv(project, tmp_path / "b.csv", services.ledger))
+    ) == [5, 6]
     with pytest.raises(InvalidInputError, match="row 1: the priority 'soon'"):
-        priorities_from_csv(project, services, tmp_path / "c.csv")
+        priorities_from_csv(project, tmp_path / "c.csv", services.ledger)
 
 
 def test_a_queue_made_by_hand_stays_until_half_of_it_is_answered(services: Services, project: Project) -> None:
@@ -196,7 +200,7 @@ def test_there_are_tasks_in_reserve_for_who_asks_while_a_colleague_has_the_only_
         return round_
 
     monkeypatch.setattr(QueuePusher, "serve", serve)
-    push(project, services, by_hand(project, services, {5: 1.0}))
+    services.manual_queue.push(project, services.manual_queue.batch(project, {5: 1.0}))
     (reserve,) = reserves
     assert sorted(reserve) == [3, 4, 6, 7, 8, 9, 10]
 

@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from ml_backend.exports.model_files import save_model
-from ml_backend.imports.trained_model import start_from
+from ml_backend.imports.trained_model import ModelSource
 from ml_backend.learning.record import UNKNOWN, Record, digests
 from ml_backend.steps.promotion import Answers, first_better
 from ml_backend.store import schema
@@ -158,17 +157,7 @@ def test_a_record_that_is_damaged_is_none(tmp_path: Path) -> None:
 def exported(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ml_backend.learning.export_formats._compare", lambda *_: 0.0)
     monkeypatch.setattr("ml_backend.exports.model_files.sample_images", lambda *_: ["an image"])
-    services = bench.services
-    save_model(
-        bench.project,
-        bench.versions[0],
-        "bundle",
-        tmp_path / "v1",
-        predictor=services.predictor,
-        encoding=services.encoding,
-        store_id=services.database.store_id,
-        seed=services.settings.seed,
-    )
+    bench.services.model_exporter.save(bench.project, bench.versions[0], "bundle", tmp_path / "v1")
     return tmp_path / "v1"
 
 
@@ -181,7 +170,7 @@ def test_a_model_exported_from_this_very_project_is_not_measured_on_its_own_labe
     if not told:  # a bundle of an earlier release
         (exported / "meta.json").write_text(json.dumps({**meta, "origin": None}))
         (exported / "record.safetensors").unlink()
-    version, _ = start_from(bench.project, bench.services, exported)
+    version, _ = bench.services.model_importer.start_from(bench.project, ModelSource(exported))
     assert version.meta["knows_labels"] is True
     corpus = bench.corpus()
     answers = bench.promotion.answers(bench.project, corpus, version)
@@ -202,7 +191,7 @@ def test_a_model_from_elsewhere_is_measured_on_all_labels(bench: Bench, exported
     elsewhere = {"store": "another", "project": "http://elsewhere/projects/1"}
     (exported / "meta.json").write_text(json.dumps({**meta, "origin": elsewhere}))
     (exported / "record.safetensors").unlink()
-    version, _ = start_from(bench.project, bench.services, exported)
+    version, _ = bench.services.model_importer.start_from(bench.project, ModelSource(exported))
     corpus = bench.corpus()
     answers = bench.promotion.answers(bench.project, corpus, version)
     assert answers.record is not None
@@ -218,7 +207,7 @@ def test_a_model_of_another_project_with_the_same_images_is_not_measured_on_thos
     (exported / "meta.json").write_text(json.dumps({**meta, "origin": elsewhere}))
     bench.label(*range(71, 81))
     bench.turn()
-    version, _ = start_from(bench.project, bench.services, exported)
+    version, _ = bench.services.model_importer.start_from(bench.project, ModelSource(exported))
     corpus = bench.corpus()
     _hold_out(corpus.rows, 40)
     answers = bench.promotion.answers(bench.project, corpus, version)

@@ -24,9 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     answer = Answer(as_json=args.json)
-    services = open_services(tell=False)
-    from ml_backend.diagnostics import Diagnosis  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
-    from ml_backend.store.projects import Project  # noqa: PLC0415
+    services = open_services(name_store=False)
+    from ml_backend.store.projects import Project  # noqa: PLC0415 - the store takes a second: `--help` does not wait
 
     host = (args.host or services.settings.label_studio_url).rstrip("/")
 
@@ -35,15 +34,8 @@ def run(args: argparse.Namespace) -> int:
             return [find_project(services, args, register=False)]
         return [project for project in services.ledger.projects() if project.key.host == host]
 
-    diagnosis = Diagnosis(
-        hosts=services.hosts,
-        ledger=services.ledger,
-        jobs=services.jobs,
-        database=services.database,
-        settings=services.settings,
-    )
     results = []
-    for result in diagnosis.examine(host, wanted):
+    for result in services.diagnosis.examine(host, wanted):
         results.append(result)
         if not args.json:
             answer.say(f"{MARKS[result.state]}  {result.name}: {result.message}")

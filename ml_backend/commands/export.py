@@ -172,8 +172,6 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_model(args: argparse.Namespace) -> int:
-    from ml_backend.exports.model_files import save_model  # noqa: PLC0415
-
     services = open_services(dry_run=args.dry_run)
     project = find_project(services, args)
     version = _version(services, project, args.version)
@@ -185,16 +183,7 @@ def _run_model(args: argparse.Namespace) -> int:
         document = {"path": str(out), "format": args.format, "version": version.name, "dry_run": True}
         Answer(as_json=args.json).result(document, f"{version.name} would be written to {out} (--dry-run).")
         return 0
-    saved = save_model(
-        project,
-        version,
-        args.format,
-        out,
-        predictor=services.predictor,
-        encoding=services.encoding,
-        store_id=services.database.store_id,
-        seed=services.settings.seed,
-    )
+    saved = services.model_exporter.save(project, version, args.format, out)
     document = {
         "path": str(out),
         "format": saved.format,

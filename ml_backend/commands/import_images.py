@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     found = find_images(args.images, by_class=args.by_class)
     if args.labels:
         found = with_labels(found, read_labels(args.labels))
-    labels = check_labels(schema, [*found.sources, *found.doubtful], args.separator)
+    labels = check_labels(schema, [*found.sources, *found.ambiguous], args.separator)
     report = ImportReport(missing=found.missing)
     reader = ImageReader(client.transport, hosts=HostList(settings.image_hosts), seconds=CHECK_TIMEOUT_S, retries=1)
 
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
 
     answer.say(f"{amount(len(found.sources), 'image')} found; reading them ...")
     with bar("reading", len(found.sources)) as advance:
-        ready = inspect(found.sources, labels, report, advance, doubtful=found.doubtful, fetch=fetch)
+        ready = inspect(found.sources, labels, report, advance, ambiguous=found.ambiguous, fetch=fetch)
     number = int(project["id"])
     report.unconnected = unconnected_buckets(client, number, [str(image.source.address) for image in ready])
     if args.strict and (faults := _faults(report)):

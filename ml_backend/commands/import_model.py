@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ml_backend.commands.options import (
     ENVIRONMENT,
@@ -47,26 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ml_backend.imports.trained_model import fit_of, start_from  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+    from ml_backend.imports.trained_model import ModelSource  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
     from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
     services = open_services(dry_run=args.dry_run)
     answer = Answer(as_json=args.json)
     project = find_project(services, args)
-    given: dict[str, Any] = {
-        "model_type": args.model_type,
-        "class_names": [name.strip() for name in args.classes.split(",")] if args.classes else None,
-        "n_classes": args.n_classes,
-        "input_size": args.input_size,
-    }
+    class_names = [name.strip() for name in args.classes.split(",")] if args.classes else None
+    source = ModelSource(args.path, args.model_type, class_names, args.n_classes, args.input_size)
     if args.dry_run:
-        match = fit_of(project, services, args.path, **given)
+        match = services.model_importer.match(project, source)
         name = f"v{services.versions.next_number(project)}"
         document = {"version": name, "dry_run": True, **vars(match)}
         answer.result(document, f"{name} would be served. {match}. Nothing was changed (--dry-run).")
         return 0
     with alone(services, project, "import-model"):
-        version, match = start_from(project, services, args.path, **given)
+        version, match = services.model_importer.start_from(project, source)
     size = services.predictor.encoder(project, version.number).input_size
     document = {
         "version": version.name,

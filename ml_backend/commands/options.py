@@ -44,10 +44,10 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done without changing anything")
 
 
-def read_settings(*, service: str | None = None, tell: bool = True) -> Settings:
+def read_settings(*, service: str | None = None, name_store: bool = True) -> Settings:
     """Settings of the environment; warnings of what happens meanwhile go to standard error.
 
-    tell: name the store on standard error; for commands whose answer does not.
+    name_store: name the store on standard error; for commands whose answer does not.
     Raises AnotherStoreError where the service that runs (at `service`, if it is not where the settings say) uses another
     store: whatever a command did then, it would not be about what people see.
     """
@@ -57,14 +57,14 @@ def read_settings(*, service: str | None = None, tell: bool = True) -> Settings:
     if former := look_for_former_folder(settings, os.environ):
         print(f"Note: {former}", file=sys.stderr)
     refuse_another(settings, service)
-    if tell:
+    if name_store:
         print(f"Data folder: {Store.of(settings)}", file=sys.stderr)
     return settings
 
 
-def open_services(*, dry_run: bool = False, tell: bool = True) -> Services:
+def open_services(*, dry_run: bool = False, name_store: bool = True) -> Services:
     """The same store and Label Studio as the service has, by the same settings; for a dry run, a copy of the store."""
-    settings = read_settings(tell=tell)
+    settings = read_settings(name_store=name_store)
     if dry_run:
         from ml_backend.dry_run import rehearsal  # noqa: PLC0415 - as below
 

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         "watch": _watch,
         "retry-images": _retry_images,
     }
-    services = open_services(dry_run=getattr(args, "dry_run", False), tell=args.what != "status")
+    services = open_services(dry_run=getattr(args, "dry_run", False), name_store=args.what != "status")
     project = find_project(services, args, register=args.what != "status")
     return doing[args.what](args, Answer(as_json=args.json), services, project)
 
@@ -145,8 +145,7 @@ def _query(args: argparse.Namespace, answer: Answer, services: Services, project
 
 
 def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
-    from ml_backend.manual_queue import push  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
-    from ml_backend.worker.foreground import alone  # noqa: PLC0415
+    from ml_backend.worker.foreground import alone  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
 
     batch = _chosen(args, services, project)
     left_out = _left_out(services, project, batch)
@@ -166,7 +165,7 @@ def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, pr
         answer.result(document, lambda: f"{_shown(batch, rows)}\nNothing was changed (--dry-run).")
         return 0
     with alone(services, project, "prioritize"):
-        round_ = push(project, services, batch)
+        round_ = services.manual_queue.push(project, batch)
     document |= {"served_as": round_.served_name, "state": round_.state}
     answer.result(
         document,
@@ -189,8 +188,8 @@ def _run(args: argparse.Namespace, answer: Answer, services: Services, project: 
     from ml_backend.worker.foreground import run_turn  # noqa: PLC0415
 
     before = services.ledger.last_round(project)
-    with _progress(project.title) as tell:
-        summary = run_turn(services, project, "sync run", tell)
+    with _progress(project.title) as on_progress:
+        summary = run_turn(services, project, "sync run", on_progress)
     after = services.ledger.last_round(project)
     summary |= {"new_queue": after is not None and (before is None or before.number != after.number)}
     answer.result(summary, lambda: turn_sentence(summary))
@@ -228,29 +227,29 @@ def _retry_images(args: argparse.Namespace, answer: Answer, services: Services, 
     images = services.ledger.retry_images(project)
     if images:
         services.jobs.mark_due(project, immediately=True, reason="images to be tried again")
-    told = (
+    text = (
         f"{amount(images, 'image')} could not be read before and will be tried again: at once by the service, or with "
         "`ml-backend sync run`."
         if images
         else "Every image that was looked at could be read: there is nothing to try again."
     )
     dry = "\nNothing was changed (--dry-run)." if args.dry_run else ""
-    answer.result({"images": images, "dry_run": args.dry_run}, told + dry)
+    answer.result({"images": images, "dry_run": args.dry_run}, text + dry)
     return 0
 
 
 def _computed(args: argparse.Namespace, services: Services, project: Project) -> Batch:
-    from ml_backend.manual_queue import Wish, query  # noqa: PLC0415
+    from ml_backend.manual_queue import QueryOptions  # noqa: PLC0415
     from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
-    wish = Wish(args.strategy, args.size, args.pool_size, args.power, args.seed)
-    with _progress(project.title) as tell, alone(services, project, args.what, tell):
-        return query(project, services, wish, tell)
+    options = QueryOptions(args.strategy, args.size, args.pool_size, args.power, args.seed)
+    with _progress(project.title) as on_progress, alone(services, project, args.what, on_progress):
+        return services.manual_queue.query(project, options, on_progress)
 
 
 def _chosen(args: argparse.Namespace, services: Services, project: Project) -> Batch:
     """A list of the person's own, or what the strategy computes."""
-    from ml_backend.manual_queue import by_hand, priorities_from_csv, resolve  # noqa: PLC0415
+    from ml_backend.manual_queue import priorities_from_csv, resolve  # noqa: PLC0415
     from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
     if not (args.tasks or args.files or args.csv):
@@ -258,14 +257,13 @@ def _chosen(args: argparse.Namespace, services: Services, project: Project) -> B
     with alone(services, project, args.what):
         project, _ = services.label_sync.sync(project, full=False, lazily=True)
     if args.csv:
-        return by_hand(project, services, priorities_from_csv(project, services, args.csv))
+        return services.manual_queue.batch(project, priorities_from_csv(project, args.csv, services.ledger))
     names = [name.strip() for name in args.tasks.split(",") if name.strip()] if args.tasks else args.files
     if not names:
         raise InvalidInputError("--tasks names no task: give numbers separated by commas.")
-    tasks = resolve(project, services, names)
-    return by_hand(
-        project, services, {task: float(len(tasks) - place) for place, task in enumerate(dict.fromkeys(tasks))}
-    )
+    tasks = resolve(project, names, services.ledger)
+    priorities = {task: float(len(tasks) - place) for place, task in enumerate(dict.fromkeys(tasks))}
+    return services.manual_queue.batch(project, priorities)
 
 
 def _left_out(services: Services, project: Project, batch: Batch) -> list[dict[str, Any]]:
@@ -388,9 +386,9 @@ def _progress(title: str) -> Iterator[Callable[[float, str], None]]:
     with bar(title, 100, "%") as advance:
         shown = 0
 
-        def tell(share: float, _message: str) -> None:
+        def on_progress(share: float, _message: str) -> None:
             nonlocal shown
             advance(max(round(share * 100) - shown, 0))
             shown = max(round(share * 100), shown)
 
-        yield tell
+        yield on_progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +18,24 @@ from ml_backend.store.projects import Project
 SAMPLE = 64
 
 
-def save_model(
-    project: Project,
-    version: Version,
-    kind: Format,
-    path: Path,
-    *,
-    predictor: Predictor,
-    encoding: Encoding,
-    store_id: str,
-    seed: int,
-) -> Export:
-    """Write a version to `path`, read it back and compare it on images of the project; then it gets its name.
+@dataclass(frozen=True)
+class ModelExporter:
+    """Writes versions to files. store_id: where they come from."""
 
-    Raises InvalidInputError where no image of the project can be read, BackendError where the copy does not agree.
-    """
-    model = predictor.stored(project, version.number)
-    record = Record.load(version.folder)
-    images = sample_images(project, encoding, SAMPLE, np.random.default_rng(seed))
-    origin = {"store": store_id, "project": str(project.key)}
-    return export_model(
-        model.encoder, model.head, path, kind, version=version.name, images=images, origin=origin, record=record
-    )
+    predictor: Predictor
+    encoding: Encoding
+    store_id: str
+    seed: int
+
+    def save(self, project: Project, version: Version, kind: Format, path: Path) -> Export:
+        """Write a version to `path`, read it back and compare it on images of the project; then it gets its name.
+
+        Raises InvalidInputError where no image of the project can be read, BackendError where the copy does not agree.
+        """
+        model = self.predictor.stored(project, version.number)
+        record = Record.load(version.folder)
+        images = sample_images(project, self.encoding, SAMPLE, np.random.default_rng(self.seed))
+        origin = {"store": self.store_id, "project": str(project.key)}
+        return export_model(
+            model.encoder, model.head, path, kind, version=version.name, images=images, origin=origin, record=record
+        )

@@ -52,12 +52,12 @@ def inspect(
     report: ImportReport,
     on_progress: Callable[[int], None],
     *,
-    doubtful: Mapping[Source, Sequence[Source]] | None = None,
+    ambiguous: Mapping[Source, Sequence[Source]] | None = None,
     fetch: Fetch | None = None,
 ) -> list[Ready]:
     """Decode every file, fetch the http addresses, and put files with the same bytes together; fills in `report`.
 
-    labels: of `sources` and of the keys of `doubtful`, names that several sources have: where these turn out to be the
+    labels: of `sources` and of the keys of `ambiguous`, names that several sources have: where these turn out to be the
     same image, the name's labels are the image's. Without `fetch`, addresses are taken as they are.
     """
     report.found = len(sources)
@@ -76,7 +76,7 @@ def inspect(
                 keys[source] = key = sha256 or str(source.address)
                 same.setdefault(key, []).append(source)
     given = {key: [(source.relative, labels.get(source)) for source in group] for key, group in same.items()}
-    for name, places in (doubtful or {}).items():
+    for name, places in (ambiguous or {}).items():
         images = {keys[source] for source in places if source in keys}
         if len(images) == 1:
             given[images.pop()].append((name.relative, labels.get(name)))

@@ -46,12 +46,12 @@ class Source:
 class Found:
     """Images in order, and sentences about what was named and is not there.
 
-    doubtful: a name of the labels file with its cells -> the images that have it, where these are several.
+    ambiguous: a name of the labels file with its cells -> the images that have it, where these are several.
     """
 
     sources: list[Source] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    doubtful: dict[Source, list[Source]] = field(default_factory=dict)
+    ambiguous: dict[Source, list[Source]] = field(default_factory=dict)
 
 
 def find_images(wanted: Sequence[str], *, by_class: bool = False) -> Found:
@@ -216,7 +216,7 @@ def _columns(row: Mapping[str, str], names: Sequence[str]) -> list[str]:
 def with_labels(found: Found, labels: Mapping[str, tuple[str, ...]]) -> Found:
     """Give each image the cells that a labels file has for its path or filename; tells of names that are no image here.
 
-    A filename that several images have is doubtful: it is a name for them only where they are the same image.
+    A filename that several images have is ambiguous: it is a name for them only where they are the same image.
     """
     names: dict[str, list[int]] = {}
     for place, source in enumerate(found.sources):
@@ -233,5 +233,5 @@ def with_labels(found: Found, labels: Mapping[str, tuple[str, ...]]) -> Found:
             several[name] = places
         else:
             missing.append(f"{name} (in the labels file): no image has this name.")
-    doubtful = {Source(name, cells=labels[name]): [sources[i] for i in places] for name, places in several.items()}
-    return Found(sources, missing, doubtful)
+    ambiguous = {Source(name, cells=labels[name]): [sources[i] for i in places] for name, places in several.items()}
+    return Found(sources, missing, ambiguous)

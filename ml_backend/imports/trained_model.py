@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ml_backend.encoding import Encoding
 from ml_backend.errors import InvalidInputError
 from ml_backend.image_sample import sample_images
 from ml_backend.learning.encoders import Encoder
@@ -17,57 +19,110 @@ from ml_backend.learning.head import Head
 from ml_backend.learning.networks import Preprocessing
 from ml_backend.learning.pretrained import LabelMatch, import_classifier, match_labels
 from ml_backend.learning.record import Record
-from ml_backend.services import Services
-from ml_backend.store.model_versions import Verdict, Version
+from ml_backend.settings import Settings
+from ml_backend.steps.sync_labels import LabelSync
+from ml_backend.store.jobs import Jobs
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.model_versions import Verdict, Version, Versions
 from ml_backend.store.projects import Project
 
 SAMPLE = 64
 
 
-def start_from(
-    project: Project,
-    services: Services,
-    path: Path,
-    *,
-    model_type: str | None = None,
-    class_names: Sequence[str] | None = None,
-    n_classes: int | None = None,
-    input_size: int | None = None,
-) -> tuple[Version, LabelMatch]:
-    """Publish and promote a model from `path`, and train on its features from now on.
+@dataclass(frozen=True)
+class ModelSource:
+    """A model trained elsewhere, and what is known of it.
 
     path: a folder that `export model` wrote, or a state dict of `model_type` (torchvision or `timm:`), read without
     running code. input_size: pixels a side it was trained on, where neither the file nor the model type's weights say so.
-    Raises InvalidInputError where file, model type and names do not fit; the message lists what differs.
     """
-    encoder, head, match = _read(project, services, path, model_type, class_names, n_classes, input_size)
-    bundle = _bundle_meta(path)
-    own = _same_project(project, bundle)
-    meta = {
-        "classes": list(head.classes),
-        "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
-        "multiple": head.multilabel,
-        "mode": "import",
-        "imported_from": path.name,
-        "labels_matched": match.matched,
-        "knows_labels": own,
-        "origin": bundle.get("origin"),
-    }
 
-    record = Record.load(path)
+    path: Path
+    model_type: str | None = None
+    class_names: Sequence[str] | None = None
+    n_classes: int | None = None
+    input_size: int | None = None
 
-    def write(folder: Path) -> None:
-        head.save(folder)
-        encoder.save(folder)
-        if record is not None:
-            record.save(folder)
 
-    number = services.versions.next_number(project)
-    services.versions.check_pin(project, number)
-    version = services.versions.publish(project, number, write, meta, verdict=Verdict())
-    services.ledger.configure(project, imported=number)
-    services.jobs.mark_due(project, immediately=True, reason=f"started from {path.name}")
-    return version, match
+@dataclass(frozen=True)
+class ModelImporter:
+    """Makes a model that was trained elsewhere a version of a project."""
+
+    ledger: Ledger
+    jobs: Jobs
+    versions: Versions
+    encoding: Encoding
+    label_sync: LabelSync
+    settings: Settings
+
+    def start_from(self, project: Project, source: ModelSource) -> tuple[Version, LabelMatch]:
+        """Publish and promote the model, and train on its features from now on.
+
+        Raises InvalidInputError where file, model type and names do not fit; the message lists what differs.
+        """
+        encoder, head, match = self._read(project, source)
+        bundle = _bundle_meta(source.path)
+        own = _same_project(project, bundle)
+        meta = {
+            "classes": list(head.classes),
+            "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
+            "multiple": head.multilabel,
+            "mode": "import",
+            "imported_from": source.path.name,
+            "labels_matched": match.matched,
+            "knows_labels": own,
+            "origin": bundle.get("origin"),
+        }
+
+        record = Record.load(source.path)
+
+        def write(folder: Path) -> None:
+            head.save(folder)
+            encoder.save(folder)
+            if record is not None:
+                record.save(folder)
+
+        number = self.versions.next_number(project)
+        self.versions.check_pin(project, number)
+        version = self.versions.publish(project, number, write, meta, verdict=Verdict())
+        self.ledger.configure(project, imported=number)
+        self.jobs.mark_due(project, immediately=True, reason=f"started from {source.path.name}")
+        return version, match
+
+    def match(self, project: Project, source: ModelSource) -> LabelMatch:
+        """How the names of its classes match the project's labels; nothing is published. Raises what `start_from` does."""
+        return self._read(project, source)[2]
+
+    def _read(self, project: Project, source: ModelSource) -> tuple[Encoder, Head, LabelMatch]:
+        path, size = source.path, source.input_size
+        labels, multiple = project.schema.labels, project.schema.multiple
+        if not path.exists():
+            raise InvalidInputError(f"There is no {path}: name a model file, or a folder written by `export model`.")
+        if path.is_dir():
+            encoder, head, _ = load_bundle(path, self.settings.trusted_encoders)
+            match = match_labels(labels, head.classes)
+            if match.labels_without_class or head.multilabel != multiple:
+                raise InvalidInputError(f"{path.name} does not predict this project's labels: {match}.")
+            order = [head.classes.index(match.matched[label]) for label in labels]
+            return encoder, Head(labels, head.weight[order], head.bias[order], head.temperature, multiple), match
+        if source.model_type is None:
+            raise InvalidInputError(
+                f"Say which network {path.name} belongs to, for example with --model-type resnet18."
+            )
+        if not len(self.ledger.pool(project).ids):
+            project, _ = self.label_sync.sync(project, full=True)
+        images = sample_images(project, self.encoding, SAMPLE, np.random.default_rng(self.settings.seed))
+        imported = import_classifier(
+            path,
+            model_type=source.model_type,
+            labels=labels,
+            class_names=source.class_names,
+            n_classes=source.n_classes,
+            multilabel=multiple,
+            preprocessing=Preprocessing(resize=size, crop=size) if size else None,
+            sample=images,
+        )
+        return imported.encoder, imported.head, imported.match
 
 
 def _bundle_meta(path: Path) -> dict[str, Any]:
@@ -79,54 +134,3 @@ def _same_project(project: Project, bundle: Mapping[str, Any]) -> bool:
     """Whether the model may have learned from this project's labels: a bundle that names no origin may, a state dict not."""
     origin = bundle.get("origin")
     return bool(bundle) and (not isinstance(origin, dict) or origin.get("project") in (None, str(project.key)))
-
-
-def fit_of(
-    project: Project,
-    services: Services,
-    path: Path,
-    *,
-    model_type: str | None = None,
-    class_names: Sequence[str] | None = None,
-    n_classes: int | None = None,
-    input_size: int | None = None,
-) -> LabelMatch:
-    """How the names in `path` match the project's labels; nothing is published. Raises what `start_from` does."""
-    return _read(project, services, path, model_type, class_names, n_classes, input_size)[2]
-
-
-def _read(
-    project: Project,
-    services: Services,
-    path: Path,
-    model_type: str | None,
-    class_names: Sequence[str] | None,
-    n_classes: int | None,
-    input_size: int | None,
-) -> tuple[Encoder, Head, LabelMatch]:
-    labels, multiple = project.schema.labels, project.schema.multiple
-    if not path.exists():
-        raise InvalidInputError(f"There is no {path}: name a model file, or a folder written by `export model`.")
-    if path.is_dir():
-        encoder, head, _ = load_bundle(path, services.settings.trusted_encoders)
-        match = match_labels(labels, head.classes)
-        if match.labels_without_class or head.multilabel != multiple:
-            raise InvalidInputError(f"{path.name} does not predict this project's labels: {match}.")
-        order = [head.classes.index(match.matched[label]) for label in labels]
-        return encoder, Head(labels, head.weight[order], head.bias[order], head.temperature, multiple), match
-    if model_type is None:
-        raise InvalidInputError(f"Say which network {path.name} belongs to, for example with --model-type resnet18.")
-    if not len(services.ledger.pool(project).ids):
-        project, _ = services.label_sync.sync(project, full=True)
-    images = sample_images(project, services.encoding, SAMPLE, np.random.default_rng(services.settings.seed))
-    imported = import_classifier(
-        path,
-        model_type=model_type,
-        labels=labels,
-        class_names=class_names,
-        n_classes=n_classes,
-        multilabel=multiple,
-        preprocessing=Preprocessing(resize=input_size, crop=input_size) if input_size else None,
-        sample=images,
-    )
-    return imported.encoder, imported.head, imported.match

@@ -10,13 +10,13 @@ from fastapi.responses import FileResponse
 
 from ml_backend import manual_promotion
 from ml_backend.errors import NotFoundError
-from ml_backend.exports.shared_exports import Exports
 from ml_backend.services import Services
 from ml_backend.status import job_status, round_status, version_status
 from ml_backend.store.model_versions import Version, version_number
 from ml_backend.store.projects import Project
 from ml_backend.web import replies
 from ml_backend.web.protocol import LARGEST_ID
+from ml_backend.web.shared_exports import Exports
 
 FILE = {"description": "The model.", "content": {"application/octet-stream": {}}}
 

@@ -19,7 +19,7 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
 from ml_backend.labelstudio.queue import read_back
 from ml_backend.learning.head import Head
-from ml_backend.manual_queue import Wish, by_hand, push, query
+from ml_backend.manual_queue import QueryOptions
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.split import SHARE
@@ -168,9 +168,11 @@ def test_no_held_out_task_has_a_guess_in_label_studio_after_a_queue_by_hand_a_ro
     assert guessed(stack) == before != set()
     held_out = next(task for task in ledger.holdout(stack.project) if not ledger.annotations(stack.project, task))
     others = [task for task in served(stack) if task not in ledger.holdout(stack.project)][:3]
-    push(stack.project, services, by_hand(stack.project, services, {held_out: 9.0, **dict.fromkeys(others, 1.0)}))
+    manual = services.manual_queue
+    batch = manual.batch(stack.project, {held_out: 9.0, **dict.fromkeys(others, 1.0)})
+    manual.push(stack.project, batch)
     assert guessed(stack) == set(others)
-    push(stack.project, services, query(stack.project, services, Wish(size=20)))
+    manual.push(stack.project, manual.query(stack.project, QueryOptions(size=20)))
     assert len(guessed(stack)) == 20
 
 

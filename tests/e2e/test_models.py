@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ from ml_backend.demo.digits import CLASSES
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import InvalidInputError
 from ml_backend.exports.label_rows import export_rows
-from ml_backend.exports.model_files import save_model
-from ml_backend.imports.trained_model import start_from
+from ml_backend.imports.trained_model import ModelSource
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
 from ml_backend.learning.export_formats import load_bundle
@@ -63,7 +61,9 @@ def accuracy(stack: Stack, number: int) -> float:
 def test_an_imported_classifier_predicts_before_any_label_and_is_better_after_fifty(
     stack: Stack, state_dict: Path
 ) -> None:
-    version, match = start_from(stack.project, stack.services, state_dict, model_type="resnet18")
+    version, match = stack.services.model_importer.start_from(
+        stack.project, ModelSource(state_dict, model_type="resnet18")
+    )
     assert version.name == "v1"
     assert sorted(match.matched) == sorted(CLASSES)
     first = stack.turn()
@@ -89,23 +89,16 @@ def test_a_version_is_taken_away_and_starts_another_project(stack: Stack, client
     stack.turn()
     version = stack.services.versions.current(stack.project)
     assert version is not None
-    services = stack.services
-    export = partial(
-        save_model,
-        predictor=services.predictor,
-        encoding=services.encoding,
-        store_id=services.database.store_id,
-        seed=services.settings.seed,
-    )
+    export = stack.services.model_exporter.save
     for kind in ("pt2", "onnx"):
         saved = export(stack.project, version, kind, tmp_path / f"model.{kind}")
         assert saved.difference < 1e-3
     saved = export(stack.project, version, "bundle", tmp_path / "bundle")
     assert load_bundle(saved.path)[1].classes == CLASSES
-    again, _ = start_from(stack.project, stack.services, saved.path)
+    again, _ = stack.services.model_importer.start_from(stack.project, ModelSource(saved.path))
     assert accuracy(stack, again.number) == accuracy(stack, version.number)
     with pytest.raises(InvalidInputError, match="--model-type"):
-        start_from(stack.project, stack.services, tmp_path / "model.onnx")
+        stack.services.model_importer.start_from(stack.project, ModelSource(tmp_path / "model.onnx"))
 
 
 def test_several_labels_an_image_from_the_first_answer_to_the_csv(

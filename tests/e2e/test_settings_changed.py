@@ -10,7 +10,6 @@ import pytest
 
 from ml_backend.demo.digits import CLASSES
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
-from ml_backend.diagnostics import Diagnosis
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
 from ml_backend.labelstudio.queue import UNCERTAINTY
@@ -35,15 +34,7 @@ def problems(stack: Stack) -> str:
 
 
 def order_of_the_doctor(stack: Stack) -> tuple[str, str]:
-    services = stack.services
-    diagnosis = Diagnosis(
-        hosts=services.hosts,
-        ledger=services.ledger,
-        jobs=services.jobs,
-        database=services.database,
-        settings=services.settings,
-    )
-    results = diagnosis.examine(stack.client.url, lambda: [stack.project])
+    results = stack.services.diagnosis.examine(stack.client.url, lambda: [stack.project])
     return next((result.state, result.message) for result in results if result.name.endswith("order"))
 
 

@@ -67,22 +67,11 @@ def _export(
     path: Path,
 ) -> None:
     """In the process: make the file, and send what went wrong, or None."""
-    from ml_backend.exports.model_files import save_model  # noqa: PLC0415 - torch, which the web process has no use for here
-
     os.nice(NICENESS)
     services = Services.open(settings)
     try:
         project = next(known for known in services.ledger.projects() if known.id == project_id)
-        save_model(
-            project,
-            services.versions.version(project, version),
-            kind,
-            path,
-            predictor=services.predictor,
-            encoding=services.encoding,
-            store_id=services.database.store_id,
-            seed=services.settings.seed,
-        )
+        services.model_exporter.save(project, services.versions.version(project, version), kind, path)
     except ConfigError as error:
         outcome.send(ConflictError(str(error)))  # of the model, not of the service
     except BackendError as error:
