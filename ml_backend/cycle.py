@@ -54,30 +54,6 @@ class Outcome:
         }
 
 
-@dataclass(frozen=True)
-class Steps:
-    """The steps that work with several collaborators, put together for a turn."""
-
-    first_order: FirstOrder
-    label_sync: LabelSync
-    corpus_builder: CorpusBuilder
-    trainer: Trainer
-    queue_pusher: QueuePusher
-    advisor: Advisor
-
-    @classmethod
-    def of(cls, s: Services) -> Steps:
-        promotion = Promotion(s.versions, s.predictor, s.features, s.settings)
-        return cls(
-            first_order=FirstOrder(s.hosts, s.ledger, s.label_sync, s.queue_pusher, s.settings),
-            label_sync=s.label_sync,
-            corpus_builder=s.corpus_builder,
-            trainer=Trainer(s.versions, s.predictor, s.ledger, s.encoding, promotion, s.settings),
-            queue_pusher=s.queue_pusher,
-            advisor=Advisor(s.ledger, s.versions, s.predictor, s.features, s.settings),
-        )
-
-
 def run(
     project: Project,
     services: Services,
@@ -136,6 +112,37 @@ def _in_own_vectors(
     if model is None or corpus is None or model.encoder.id == corpus.encoder.id:
         return corpus
     return steps.corpus_builder.encode_missing(project, on_progress, model.encoder)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps that work with several collaborators, put together for a turn."""
+
+    first_order: FirstOrder
+    label_sync: LabelSync
+    corpus_builder: CorpusBuilder
+    trainer: Trainer
+    queue_pusher: QueuePusher
+    advisor: Advisor
+
+    @classmethod
+    def of(cls, services: Services) -> Steps:
+        ledger, versions, predictor, settings = (
+            services.ledger,
+            services.versions,
+            services.predictor,
+            services.settings,
+        )
+        label_sync, queue_pusher = services.label_sync, services.queue_pusher
+        promotion = Promotion(versions, predictor, services.features, settings)
+        return cls(
+            first_order=FirstOrder(services.hosts, ledger, label_sync, queue_pusher, settings),
+            label_sync=label_sync,
+            corpus_builder=services.corpus_builder,
+            trainer=Trainer(versions, predictor, ledger, services.encoding, promotion, settings),
+            queue_pusher=queue_pusher,
+            advisor=Advisor(ledger, versions, predictor, services.features, settings),
+        )
 
 
 class _Timer:

@@ -96,7 +96,7 @@ class ManualQueue:
             random_share=0.0,
             holdout_share=0.0,
         )
-        chosen = picks(pool, wanted, 0, np.random.default_rng([seed, project.id]))
+        chosen = picks(pool, 0, np.random.default_rng([seed, project.id]), wanted)
         if not chosen:
             raise NothingToAskError(
                 f"{project.key} has no tasks left to choose from: all are answered, skipped, unreadable or held out to "

@@ -130,12 +130,12 @@ class Services:
 
 def open_patiently(settings: Settings) -> Services:
     """Open the stores as soon as they can be: a database starts when it starts, and space is freed when it is."""
-    pause, told = 0.5, False
+    pause, warned = 0.5, False
     while True:
         try:
             return Services.open(settings)
         except StoreError as error:
-            if not told:
+            if not warned:
                 logger.warning("%s Trying again until it can be.", error)
-            pause, told = min(2 * pause, LONGEST_PAUSE), True
+            pause, warned = min(2 * pause, LONGEST_PAUSE), True
             time.sleep(pause)

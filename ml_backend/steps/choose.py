@@ -43,7 +43,7 @@ def choose(
     rng = np.random.default_rng([settings.seed, project.id, last.number if last else 0])
     pool = build_pool(corpus, model) if corpus else None
     held = [Query(int(task), 0, "holdout", 0.0, "held out at random to measure the accuracy") for task in due(rows)]
-    queries = alternate(picks(pool, settings, len(held), rng), held)
+    queries = alternate(picks(pool, len(held), rng, settings), held)
     if not queries:
         raise NothingToAskError(f"{project.key} has no tasks to ask for: {_why_not(rows)}.")
     return ledger.open_round(
@@ -180,7 +180,7 @@ def interleave(ordered: Sequence[Query], others: Sequence[Query], rng: np.random
     return [replace(query, rank=rank) for rank, query in enumerate(mixed)]
 
 
-def picks(pool: Pool | None, settings: Settings, held_out: int, rng: np.random.Generator) -> list[Query]:
+def picks(pool: Pool | None, held_out: int, rng: np.random.Generator, settings: Settings) -> list[Query]:
     """The strategy's picks and the random arm; at least `1 - holdout_share` of a batch, however many are held out."""
     if pool is None or pool.candidates is None:
         return []

@@ -70,18 +70,9 @@ class QueuePusher:
         queries = ledger.queries(round_)
         spare = () if client.has_members() else spare
         if round_.state in {"pushed", "verified"} and not held_back:
-            try:
-                verify(client, number, round_.served_name, [query.task_id for query in queries])
-            except LabelStudioUnavailableError:
-                raise
-            except OrderBentError as error:
-                refill(client, number, round_.served_name, spare)
-                return self._note_bent(project, round_, error)
-            except LabelStudioError as error:
-                logger.warning("%s: %s Pushing the queue again.", project.key, error)
-            else:
-                refill(client, number, round_.served_name, spare)
-                return round_ if round_.state == "verified" else ledger.mark_verified(round_)
+            checked = self._checked(project, round_, queries, spare)
+            if checked is not None:
+                return checked
         try:
             items = queue_items(project, queries, self._ticked_from(project, round_))
             pushed = push(client, number, project.schema, round_.served_name, items, spare)
@@ -94,6 +85,22 @@ class QueuePusher:
             ledger.mark_failed(round_, str(error))
             raise
         return ledger.mark_verified(round_)
+
+    def _checked(self, project: Project, round_: Round, queries: Sequence[Query], spare: Sequence[int]) -> Round | None:
+        """A round that was pushed before, as Label Studio serves it now; None where it has to be pushed again."""
+        client, number = self.hosts.client(project.key.host), project.key.project_id
+        try:
+            verify(client, number, round_.served_name, [query.task_id for query in queries])
+        except LabelStudioUnavailableError:
+            raise
+        except OrderBentError as error:
+            refill(client, number, round_.served_name, spare)
+            return self._note_bent(project, round_, error)
+        except LabelStudioError as error:
+            logger.warning("%s: %s Pushing the queue again.", project.key, error)
+            return None
+        refill(client, number, round_.served_name, spare)
+        return round_ if round_.state == "verified" else self.ledger.mark_verified(round_)
 
     def _note_bent(self, project: Project, round_: Round, error: OrderBentError) -> Round:
         if round_.error != str(error):

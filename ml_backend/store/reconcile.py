@@ -73,7 +73,7 @@ def reconcile(
 ) -> ReconcileReport:
     """Do what `Ledger.reconcile` promises."""
     report = ReconcileReport()
-    project = judge_again(database, project, report)
+    project = _reapply_consensus(database, project, report)
     seen = array("q")  # eight bytes a task: all that is remembered of the listing
     for chunk in _chunks(reported):
         given = {task.id: (task, known) for task, known in chunk}
@@ -89,7 +89,7 @@ def reconcile(
     return report
 
 
-def judge_again(database: Database, project: Project, report: ReconcileReport) -> Project:
+def _reapply_consensus(database: Database, project: Project, report: ReconcileReport) -> Project:
     """Decide every label anew if the label config or the rule has changed since. Returns the project as it is now."""
     with database.read() as connection:
         row = connection.execute(sa.select(projects.c.judged).where(projects.c.id == project.id)).one_or_none()
@@ -99,14 +99,18 @@ def judge_again(database: Database, project: Project, report: ReconcileReport) -
         project = lock(connection, project.id)
     for ids in _answered(database, project):
         parts = (ids[start : start + PIECE] for start in range(0, len(ids), PIECE))
-        database.write_pieces(partial(_judge, project=project, task_ids=part, report=report) for part in parts)
+        database.write_pieces(
+            partial(_apply_consensus, project=project, task_ids=part, report=report) for part in parts
+        )
     with database.write() as connection:
         if lock(connection, project.id).judged_by == project.judged_by:
             connection.execute(projects.update().where(projects.c.id == project.id).values(judged=project.judged_by))
     return project
 
 
-def _judge(connection: Connection, *, project: Project, task_ids: Sequence[int], report: ReconcileReport) -> None:
+def _apply_consensus(
+    connection: Connection, *, project: Project, task_ids: Sequence[int], report: ReconcileReport
+) -> None:
     """Decide these tasks by what is known of them now: what was reconciled a moment ago must not be undone."""
     _lock_tasks(connection, project.id, task_ids)
     known = _known_annotations(connection, project.id, task_ids)
