@@ -26,6 +26,7 @@ lint: setup-service
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vulture
 
 # The pages of docs/ as a site, in site/. A broken link fails.
 docs: .venv-docs/installed

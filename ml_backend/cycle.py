@@ -139,7 +139,7 @@ class Steps:
             first_order=FirstOrder(services.hosts, ledger, label_sync, queue_pusher, settings),
             label_sync=label_sync,
             corpus_builder=services.corpus_builder,
-            trainer=Trainer(versions, predictor, ledger, services.encoding, promotion, settings),
+            trainer=Trainer(versions, predictor, ledger, services.features, services.encoding, promotion, settings),
             queue_pusher=queue_pusher,
             advisor=Advisor(ledger, versions, predictor, services.features, settings),
         )

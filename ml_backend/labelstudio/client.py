@@ -98,9 +98,6 @@ class LabelStudio:
         """Label Studio sends PROJECT_UPDATED to the project's webhooks inside this request."""
         self.transport.call("PATCH", f"/api/projects/{project_id}/", params={"include": "id"}, json=fields)
 
-    def delete_project(self, project_id: int) -> None:
-        self._delete(f"/api/projects/{project_id}/", timeout=BULK_TIMEOUT_S)
-
     def schema(self, project: int | Json, *, default: Selection = NOTHING) -> LabelSchema:
         """What is learned of a project, given by number or as `get_project` returned it.
 
@@ -200,14 +197,6 @@ class LabelStudio:
             created += int(self._post(path, list(chunk), timeout=BULK_TIMEOUT_S)["task_count"])
         return created
 
-    def local_storages(self, project_id: int) -> list[Json]:
-        return list(self._get("/api/storages/localfiles/", project=project_id))
-
-    def create_local_storage(self, project_id: int, path: str, **fields: Any) -> Json:
-        """Let tasks of the project show files below `path`, a folder inside Label Studio's document root. Imports none."""
-        body = {"project": project_id, "path": path, "use_blob_urls": True, **fields}
-        return dict(self._post("/api/storages/localfiles/", body))
-
     def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
         self._act(project_id, "delete_tasks", task_ids)
 
@@ -242,15 +231,8 @@ class LabelStudio:
             # On SQLite, Label Studio can store an answer and then fail on the draft (500, locked): sent again, it is there.
             return dict(self.task(task["id"])["annotations"][-1])
 
-    def skip(self, task_id: int) -> Json:
-        path = f"/api/tasks/{task_id}/annotations/?was_cancelled=1"
-        return dict(self._post(path, {"result": [], "was_cancelled": True}))
-
     def update_annotation(self, annotation_id: int, **fields: Any) -> Json:
         return dict(self.transport.call("PATCH", f"/api/annotations/{annotation_id}/", json=fields))
-
-    def delete_annotation(self, annotation_id: int) -> None:
-        self._delete(f"/api/annotations/{annotation_id}/")
 
     # -- predictions --------------------------------------------------------------------------------------------------
 
@@ -301,10 +283,6 @@ class LabelStudio:
     def delete_single_predictions(self, prediction_ids: Sequence[int]) -> None:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda number: self._delete(f"/api/predictions/{number}/"), prediction_ids))
-
-    def delete_predictions_of(self, project_id: int, task_ids: Sequence[int]) -> None:
-        """Delete every prediction of these tasks, whatever its version."""
-        self._act(project_id, "delete_tasks_predictions", task_ids)
 
     def set_model_version(self, project_id: int, model_version: str) -> None:
         """Refused by Label Studio unless a stored prediction (or a connected backend's title) has this name."""
@@ -357,9 +335,6 @@ class LabelStudio:
 
     def update_tab(self, tab_id: int, data: Json) -> Json:
         return dict(self.transport.call("PATCH", f"/api/dm/views/{tab_id}/", json={"data": data}))
-
-    def delete_tab(self, tab_id: int) -> None:
-        self._delete(f"/api/dm/views/{tab_id}/")
 
     # -- requests -----------------------------------------------------------------------------------------------------
 

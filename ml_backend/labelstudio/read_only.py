@@ -52,5 +52,3 @@ class DryRun(LabelStudio):
 
     def update_tab(self, tab_id: int, data: Json) -> Json:
         return {"id": tab_id, "data": data}
-
-    def delete_tab(self, tab_id: int) -> None: ...

@@ -29,6 +29,7 @@ from ml_backend.steps.promotion import Promotion, answers_of, is_foreign_import,
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Verdict, Version, Versions
 from ml_backend.store.projects import Project
+from ml_backend.store.vectors import FeatureStore
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Trainer:
     versions: Versions
     predictor: Predictor
     ledger: Ledger
+    features: FeatureStore
     encoding: Encoding
     promotion: Promotion
     settings: Settings
@@ -198,7 +200,9 @@ class Trainer:
         self.versions.publish(project, number, write, meta, verdict=verdict, check=partial(on_progress, "publish"))
         if verdict.reason is not None:
             logger.warning("%s: v%d is kept but not served: %s", project.key, number, verdict.reason)
-        self.versions.prune(project, keep=self.settings.keep_versions)
+        pruned = self.versions.prune(project, keep=self.settings.keep_versions)
+        for encoder_id in self.versions.encoders_of_none_but(project, pruned):
+            self.features.drop(encoder_id)
 
 
 def trained_on(project: Project, encoder_id: str | None, ledger: Ledger, settings: Settings) -> dict[str, Any]:

@@ -230,6 +230,19 @@ class Versions:
             )
         return version.folder
 
+    def encoders_of_none_but(self, project: Project, numbers: Collection[int]) -> set[str]:
+        """Ids of the encoders that these versions were fine-tuned to, and that no version still on disk has."""
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(versions.c.project_id, versions.c.number, versions.c.state, versions.c.meta))
+            found, needed = set(), set()
+            for row in rows:
+                encoder_id = row.meta.get("encoder", {}).get("id")
+                if row.project_id == project.id and row.number in numbers and row.meta.get("mode") == "finetune":
+                    found.add(encoder_id)
+                elif row.state != "pruned":
+                    needed.add(encoder_id)
+        return found - needed - {None}
+
     def prune(self, project: Project, *, keep: int) -> Sequence[int]:
         """Delete the files of all but the newest `keep` versions.
 

@@ -24,6 +24,7 @@ from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.split import SHARE
 from ml_backend.worker.loop import Worker
+from tests.e2e import acts
 from tests.e2e.stack import Stack, digits, import_digits, inline
 from tests.other_settings import use
 
@@ -110,14 +111,14 @@ def test_skips_are_no_labels_updates_replace_and_deletes_unlearn(stack: Stack) -
     ids = [stack.label_next() for _ in range(6)]
     skipped = stack.client.next_task(stack.project_id)
     assert skipped is not None
-    stack.client.skip(skipped["id"])
+    acts.skip(stack.client, skipped["id"])
     stack.turn()
     by_task = {label.task_id: label for label in stack.services.ledger.labels(stack.project)}
     assert sorted(by_task) == sorted(ids)
     changed, deleted = by_task[ids[0]], by_task[ids[1]]
     other = next(name for name in stack.schema.labels if name not in changed.labels)
     stack.client.update_annotation(changed.annotation_id, result=annotation_result(stack.schema, [other]))
-    stack.client.delete_annotation(deleted.annotation_id)
+    acts.delete_annotation(stack.client, deleted.annotation_id)
     stack.turn()
     after = {label.task_id: label.labels for label in stack.services.ledger.labels(stack.project)}
     assert after[ids[0]] == (other,)

@@ -27,6 +27,7 @@ from ml_backend.labelstudio.config import annotation_result
 from ml_backend.learning.vision import torchvision
 from ml_backend.settings import Settings
 from tests.documented import command_lines
+from tests.e2e import acts
 from tests.e2e.stack import service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,7 +123,7 @@ def reader(
     label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Reader]:
     for project in list(client.projects()):
-        client.delete_project(int(project["id"]))
+        acts.delete_project(client, int(project["id"]))
     for name, value in {
         "HOME": str(tmp_path),
         "XDG_DATA_HOME": str(tmp_path / "share"),

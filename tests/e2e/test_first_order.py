@@ -17,6 +17,7 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.queue import EVERYTHING, TAB
 from ml_backend.steps import sync_labels
 from ml_backend.steps.encode_images import CorpusBuilder
+from tests.e2e import acts
 from tests.e2e.stack import Stack, inline
 
 TASKS = 60
@@ -92,7 +93,7 @@ def test_a_tab_of_all_tasks_is_made_once_and_a_person_may_remove_it(stack: Stack
     assert titles(stack) == [TAB, EVERYTHING]
     assert len(shown(stack, EVERYTHING)) == TASKS
     (tab,) = (tab for tab in stack.client.tabs(stack.project_id) if tab["data"]["title"] == EVERYTHING)
-    stack.client.delete_tab(tab["id"])
+    acts.delete_tab(stack.client, tab["id"])
     for _ in range(12):
         stack.label_next()
     assert stack.turn().number == 2

@@ -20,6 +20,7 @@ from ml_backend.errors import BackendError, NothingToAskError
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result
 from ml_backend.labelstudio.queue import read_back
+from tests.e2e import acts
 from tests.e2e.faults import Clock, Faults
 from tests.e2e.lossy import lossy_proxy
 from tests.e2e.stack import Stack, running, wait_until
@@ -58,7 +59,7 @@ class Annotator(threading.Thread):
         self.mine[int(made["id"])] = int(task["id"])
 
     def skip(self) -> None:
-        self.who.skip(self.served()["id"])
+        acts.skip(self.who, self.served()["id"])
 
     def update(self) -> None:
         if self.mine:
@@ -69,7 +70,7 @@ class Annotator(threading.Thread):
         if self.mine:
             annotation = self.rng.choice(list(self.mine))
             del self.mine[annotation]
-            self.who.delete_annotation(annotation)
+            acts.delete_annotation(self.who, annotation)
 
     def answer_again(self) -> None:
         if self.mine:

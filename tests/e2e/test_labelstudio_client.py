@@ -14,6 +14,7 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import annotation_result, label_config
 from ml_backend.labelstudio.transport import jwt_claims
 from ml_backend.records import Annotation
+from tests.e2e import acts
 from tests.e2e.helpers import FakeBackend
 
 NewProject = Callable[..., int]
@@ -55,11 +56,11 @@ def test_every_change_of_an_annotation_moves_its_tasks_updated_at(client: LabelS
     assert annotation.ground_truth
 
     seen = last_change(client, project_id)
-    client.delete_annotation(created["id"])
+    acts.delete_annotation(client, created["id"])
     assert changed(client, project_id, task.id, seen) == []
 
     seen = last_change(client, project_id)
-    client.skip(task.id)
+    acts.skip(client, task.id)
     (skip,) = changed(client, project_id, task.id, seen)
     assert (skip.was_cancelled, skip.labels) == (True, ())
 
@@ -119,7 +120,7 @@ def test_reading_all_or_what_changed_gives_the_same_labels(
     for task in tasks[3:20:4]:
         client.create_annotation(task.id, annotation_result(schema, ["cat"]))
         client.create_annotation(task.id, annotation_result(schema, ["dog"]))
-    client.skip(tasks[-1].id)
+    acts.skip(client, tasks[-1].id)
     everything = {task.id: found for task, found in client.annotated(project_id)}
     since = {task.id: found for task, found in client.annotated(project_id, updated_since=tasks[0].updated_at)}
     assert {task_id: found for task_id, found in since.items() if found} == everything
@@ -216,9 +217,10 @@ def test_what_is_not_there_is_not_found_and_deleting_it_is_done(client: LabelStu
     with pytest.raises(NotFoundError, match="/api/projects/999999"):
         client.get_project(999999)
     project_id = new_project(tasks=1)
-    client.delete_project(project_id)
-    client.delete_project(project_id)
-    assert project_id not in {project["id"] for project in client.projects()}
+    webhook = client.create_webhook(project_id, url="http://127.0.0.1:9/webhook", send_payload=True)
+    client.delete_webhook(webhook["id"])
+    client.delete_webhook(webhook["id"])
+    assert client.webhooks(project_id) == []
 
 
 def test_nobody_at_the_address_is_told_as_such() -> None:

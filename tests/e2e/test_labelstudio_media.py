@@ -15,6 +15,7 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.records import Task
+from tests.e2e import acts
 from tests.e2e.helpers import write_pngs
 
 NewProject = Callable[..., int]
@@ -71,7 +72,7 @@ def test_local_files_need_a_storage_over_http_and_none_from_disk(
     reference = "/data/local-files/?d=birds%20%26%20bees/0000.png"
     with pytest.raises(ImageError, match="Local Files storage"):
         reader.fetch(reference)
-    client.create_local_storage(new_project(), str(folder.resolve()))
+    acts.show_files_below(client, new_project(), str(folder.resolve()))
     assert reader.fetch(reference) == path.read_bytes()
     on_disk = ImageReader(client.transport, document_root=label_studio.document_root)
     assert on_disk.fetch(reference) == path.read_bytes()

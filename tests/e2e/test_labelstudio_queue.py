@@ -30,6 +30,7 @@ from ml_backend.labelstudio.queue import (
 )
 from ml_backend.predictor import serving_score
 from ml_backend.records import LabelSchema, Task
+from tests.e2e import acts
 from tests.e2e.helpers import FakeBackend, add_members
 
 NewProject = Callable[..., int]
@@ -297,7 +298,7 @@ def test_verify_says_what_is_served_instead(client: LabelStudio, cats: tuple[int
         verify(client, project_id, "v1-r1", [ids[1], ids[0], *ids[2:]])
     with pytest.raises(LabelStudioError, match=f"serves task {ids[-1]}, which is not in the batch"):
         verify(client, project_id, "v1-r1", ids[:-1])
-    client.delete_predictions_of(project_id, ids[3:4])
+    acts.delete_predictions_of(client, project_id, ids[3:4])
     with pytest.raises(LabelStudioError, match=f"does not serve these tasks of the batch: {ids[3]}"):
         verify(client, project_id, "v1-r1", ids)
     client.update_project(project_id, sampling="Sequential sampling")

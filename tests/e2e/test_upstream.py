@@ -13,6 +13,7 @@ import requests
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.worker.supervisor import die_with_parent
+from tests.e2e import acts
 from tests.e2e.stack import Stack, inline, wait_until
 
 PYTHON = Path(__file__).resolve().parents[2] / ".venv-upstream" / "bin" / "python"
@@ -76,7 +77,7 @@ def test_label_studio_connects_predicts_and_a_label_makes_our_job_due(stack: Sta
     backend = stack.client.create_backend(stack.project_id, url=upstream, title="upstream")
     assert backend["state"] == "CO", backend
     waiting = stack.ranking(version)[:5]
-    stack.client.delete_predictions_of(stack.project_id, waiting)
+    acts.delete_predictions_of(stack.client, stack.project_id, waiting)
     stack.client.transport.call(
         "POST",
         f"/api/dm/actions?id=retrieve_tasks_predictions&project={stack.project_id}",
