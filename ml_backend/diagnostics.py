@@ -90,7 +90,7 @@ class Diagnosis:
             return
         client = self.hosts.client(host)
         if not projects:
-            yield from _addresses(client, self.hosts.backend_url(host))
+            yield from _addresses(self.hosts.backend_url(host), client)
             yield Result("project", "note", "No project is connected yet: run `ml-backend setup-project`.")
         for project in projects:
             yield from self._project(project, client, several=len(projects) > 1)
@@ -176,7 +176,7 @@ def _service(url: str) -> Result:
     )
 
 
-def _addresses(client: LabelStudio, backend_url: str) -> Iterator[Result]:
+def _addresses(backend_url: str, client: LabelStudio) -> Iterator[Result]:
     for finding in check_addresses(client, backend_url):
         yield Result(finding.name, "ok" if finding.ok else "FIX", finding.message)
 
@@ -209,7 +209,7 @@ def _images(project: Project, tasks: Sequence[Task], client: LabelStudio, hosts:
     if not kinds:
         yield Result("images", "note", "The project has no tasks yet: run `ml-backend import-images`.")
     for kind, task in sorted(kinds.items()):
-        problem = _unreadable(project, task, hosts) or _unseen(client, task)
+        problem = _unreadable(project, task, hosts) or _not_served(task, client)
         state: State = "FIX" if problem else "ok"
         yield Result(
             f"images ({kind})", state, problem or (f"Images can be read ({kind}), for example that of task {task.id}.")
@@ -262,7 +262,7 @@ def _unreadable(project: Project, task: Task, hosts: Hosts) -> str | None:
     return None
 
 
-def _unseen(client: LabelStudio, task: Task) -> str | None:
+def _not_served(task: Task, client: LabelStudio) -> str | None:
     """Why Label Studio would not show a file that it serves itself, even where this service reads it from disk."""
     kind = kind_of(task.image)
     if kind not in {"upload", "local files"} or task.image is None:

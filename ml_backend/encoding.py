@@ -124,7 +124,7 @@ class Encoding:
 
     def read(self, project: Project, task: Task) -> bytes:
         """The image file of a task; raises what `read_image` does."""
-        return read_image(self.hosts, project, task)
+        return read_image(project, task, self.hosts)
 
     def look_at(self, project: Project, tasks: Sequence[Task]) -> dict[int, str]:
         """Read and decode images that nobody has read yet, without encoding them; notes their hashes and faults.
@@ -224,7 +224,7 @@ def _host(task: Task) -> str:
     return "/".join((task.image or "").split("/", 3)[:3])
 
 
-def read_image(hosts: Hosts, project: Project, task: Task) -> bytes:
+def read_image(project: Project, task: Task, hosts: Hosts) -> bytes:
     """The image file of a task. Raises ImageError with the fix, LabelStudioUnavailableError to try again later."""
     if not task.image:
         raise ImageError(no_image(project, task))

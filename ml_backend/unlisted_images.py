@@ -60,7 +60,7 @@ class UnlistedImages:
                     f"Task {tasks[place].id} of this project does not show this image in Label Studio, so it is not read: send "
                     "the task as Label Studio has it."
                 )
-            return read_image(self.hosts, project, tasks[place])
+            return read_image(project, tasks[place], self.hosts)
 
         result = encode_all(
             range(len(tasks)),

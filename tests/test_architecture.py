@@ -47,7 +47,7 @@ ROOMS = (
 """Every room. Imports point down this list."""
 APART = {"strategies": {"learning"}, "labelstudio": {"store"}}
 """And these stand beside each other: the first knows nothing of the others."""
-EDGES = {"cli", "commands", "web", "demo", "worker", "cycle", "services", "dry_run"}
+EDGES = ROOMS[: ROOMS.index("services") + 1]
 """Where everything is put together, or taken apart; below, a function takes what it uses."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -193,9 +193,9 @@ def test_local_files_that_only_this_service_can_read(tmp_path: Path, serve: Any)
     image = "/data/local-files/?d=a.png"
     off = LabelStudio(serve({"/data/local-files/": (403, "")}), "k")
     gone = LabelStudio(serve({}), "k")
-    assert "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true" in str(diagnostics._unseen(off, Task(1, image)))
-    assert "no local storage" in str(diagnostics._unseen(gone, Task(1, image)))
-    assert diagnostics._unseen(LabelStudio(serve({"/data/local-files/": (200, "")}), "k"), Task(1, image)) is None
+    assert "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true" in str(diagnostics._not_served(Task(1, image), off))
+    assert "no local storage" in str(diagnostics._not_served(Task(1, image), gone))
+    assert diagnostics._not_served(Task(1, image), LabelStudio(serve({"/data/local-files/": (200, "")}), "k")) is None
 
 
 def test_a_project_that_is_gone_and_a_training_that_stopped(

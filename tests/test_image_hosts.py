@@ -156,9 +156,9 @@ def test_of_a_host_that_is_down_no_image_is_even_tried_and_those_of_other_hosts_
     looked: list[int] = []
     read = encoding.read_image
 
-    def counted(hosts: Hosts, project: Project, task: Task) -> bytes:
+    def counted(project: Project, task: Task, hosts: Hosts) -> bytes:
         looked.append(task.id)
-        return read(hosts, project, task)
+        return read(project, task, hosts)
 
     monkeypatch.setattr(encoding, "read_image", counted)
     found = services.encoding.encode(project, learned, tasks)
