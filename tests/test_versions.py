@@ -286,12 +286,16 @@ def test_a_version_that_is_still_needed_is_never_pruned(versions: Versions, proj
 def test_vectors_of_a_fine_tuned_encoder_go_with_the_last_version_that_has_it(
     versions: Versions, project: Project
 ) -> None:
-    for number, (mode, encoder) in enumerate([("finetune", "a"), ("head", "b"), ("finetune", "c"), ("finetune", "d")], 1):
+    for number, (mode, encoder) in enumerate(
+        [("finetune", "a"), ("head", "b"), ("finetune", "c"), ("finetune", "d")], 1
+    ):
         versions.publish(project, number, weights, {"mode": mode, "encoder": {"id": encoder}}, verdict=Verdict())
     versions.publish(project, 5, weights, {"mode": "import", "encoder": {"id": "c"}}, verdict=Verdict())
     versions.publish(project, 6, weights, {}, verdict=Verdict())
     assert list(versions.prune(project, keep=2)) == [4, 3, 2, 1]
-    assert versions.encoders_of_none_but(project, [4, 3, 2, 1]) == {"a", "d"}, "c was taken up by an import, b is shared"
+    assert versions.encoders_of_none_but(project, [4, 3, 2, 1]) == {"a", "d"}, (
+        "c was taken up by an import, b is shared"
+    )
 
 
 def test_rejected_versions_push_no_good_ones_out(versions: Versions, project: Project) -> None:

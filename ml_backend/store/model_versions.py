@@ -233,7 +233,9 @@ class Versions:
     def encoders_of_none_but(self, project: Project, numbers: Collection[int]) -> set[str]:
         """Ids of the encoders that these versions were fine-tuned to, and that no version still on disk has."""
         with self.database.read() as connection:
-            rows = connection.execute(sa.select(versions.c.project_id, versions.c.number, versions.c.state, versions.c.meta))
+            rows = connection.execute(
+                sa.select(versions.c.project_id, versions.c.number, versions.c.state, versions.c.meta)
+            )
             found, needed = set(), set()
             for row in rows:
                 encoder_id = row.meta.get("encoder", {}).get("id")
