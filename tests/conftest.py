@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from ml_backend.records import LabelSchema, ProjectKey
+from ml_backend.services import Services
+from ml_backend.settings import Settings
 from ml_backend.store import database as store
 from ml_backend.store import schema
 from ml_backend.store.database import Database
@@ -88,6 +90,13 @@ def database(tmp_path: Path) -> Iterator[Database]:
     opened = quick_database(tmp_path)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
+    yield opened
+    opened.database.close()
 
 
 @pytest.fixture

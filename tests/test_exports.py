@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -25,13 +24,6 @@ from ml_backend.web.shared_exports import Kind
 from tests.test_large_projects import CONFIG, HOST, NOW, encoder, picture
 
 MADE = b"a model"
-
-
-@pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
-    yield opened
-    opened.database.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,6 @@ from tests.test_server import CONFIG, SETUP
 
 Client = Callable[..., TestClient]
 STATE_CHANGING = ["/projects/1/cancel", "/projects/1/pin/v1", "/projects/1/roll-back", "/projects/1/train", "/webhook"]
-
-
-@pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
-    yield opened
-    opened.database.close()
 
 
 @pytest.fixture

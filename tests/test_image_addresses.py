@@ -15,9 +15,8 @@ from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.transport import Transport
 from ml_backend.records import LabelSchema, Task
 from ml_backend.settings import Settings
-from tests.test_labelstudio_transport import Host, running
+from tests.test_labelstudio_transport import PICTURE, Host, picture_host, running
 
-PICTURE = b"\x89PNG picture"
 PRIVATE = [
     "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
     "255.255.255.255", "::1", "::", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "fd00:ec2::254", "fe80::1", "fec0::1",
@@ -29,14 +28,14 @@ PRIVATE = [
 
 @pytest.fixture
 def studio() -> Iterator[Host]:
-    with running(Host(reply=lambda *_: (200, PICTURE))) as host:
+    with picture_host() as host:
         yield host
 
 
 @pytest.fixture
 def target() -> Iterator[Host]:
     """A service in the private network that nobody outside should reach through us."""
-    with running(Host(reply=lambda *_: (200, PICTURE))) as host:
+    with picture_host() as host:
         yield host
 
 

@@ -18,20 +18,18 @@ from ml_backend.labelstudio import inline
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.transport import Transport
 from ml_backend.records import Task
-from tests.test_labelstudio_transport import Host, running
-
-PICTURE = b"\x89PNG picture"
+from tests.test_labelstudio_transport import PICTURE, Host, picture_host
 
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with running(Host(reply=lambda *_: (200, PICTURE))) as host:
+    with picture_host() as host:
         yield host
 
 
 @pytest.fixture
 def elsewhere() -> Iterator[Host]:
-    with running(Host(reply=lambda *_: (200, PICTURE))) as host:
+    with picture_host() as host:
         yield host
 
 

@@ -6,7 +6,7 @@ import base64
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -59,6 +59,14 @@ def running(host: Host) -> Iterator[Host]:
     yield host
     server.shutdown()
     server.server_close()
+
+
+PICTURE = b"\x89PNG picture"
+
+
+def picture_host() -> AbstractContextManager[Host]:
+    """A host that answers each request with a picture."""
+    return running(Host(reply=lambda *_: (200, PICTURE)))
 
 
 @pytest.fixture

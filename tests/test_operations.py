@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from ml_backend.services import Services
-from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
 from ml_backend.web.app import create_app
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
-
-
-@pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
-    yield opened
-    opened.database.close()
 
 
 @pytest.fixture

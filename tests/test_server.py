@@ -1,6 +1,5 @@
 """The HTTP service without a Label Studio: the protocol's shapes, and every kind of bad input as a sentence."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,6 @@ TWO_CHOICES = CONFIG.replace(
     "</View>", '<Choices name="mood" toName="image"><Choice value="calm"/><Choice value="cross"/></Choices></View>'
 )
 SETUP = {"project": "3.1700000000", "schema": CONFIG, "hostname": "http://localhost:8080", "access_token": "t"}
-
-
-@pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
-    yield opened
-    opened.database.close()
 
 
 @pytest.fixture

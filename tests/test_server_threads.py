@@ -12,7 +12,7 @@ import pytest
 
 from ml_backend.services import Services
 from ml_backend.web.app import create_app
-from tests.test_server import SETUP, services
+from tests.test_server import SETUP
 
 __all__ = ["services"]
 

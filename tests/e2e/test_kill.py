@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,40 +89,32 @@ class Annotator(threading.Thread):
         return self.rng.choice(self.stack.schema.labels)
 
 
-@dataclass(frozen=True)
-class Afternoon:
-    """How often is killed, and where the service keeps its state."""
-
-    kills: int
-    postgresql: bool
+LONG = (pytest.mark.long, pytest.mark.timeout(3600))
+AFTERNOONS = {
+    "fifteen-sqlite": (15, False, ()),
+    "twenty-five-postgresql": (25, True, ()),
+    "hundred-sqlite": (120, False, LONG),
+    "hundred-postgresql": (120, True, LONG),
+}
+"""How often is killed, whether the state is in PostgreSQL, and the marks of the run."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("afternoon", [Afternoon(15, postgresql=False), Afternoon(25, postgresql=True)], ids=str)
+@pytest.mark.parametrize(
+    ("kills", "postgresql"),
+    [pytest.param(kills, there, id=name, marks=marks) for name, (kills, there, marks) in AFTERNOONS.items()],
+)
 def test_kills_and_faults_lose_no_label_and_leave_the_newest_good_version_serving(
     label_studio: EmbeddedLabelStudio,
     client: LabelStudio,
     three_users: list[LabelStudio],
     tmp_path: Path,
-    afternoon: Afternoon,
+    kills: int,
+    postgresql: bool,
 ) -> None:
-    with restartable() if afternoon.postgresql else nullcontext() as database:
-        survive(label_studio, client, three_users, tmp_path, afternoon.kills, database)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("afternoon", [Afternoon(120, postgresql=False), Afternoon(120, postgresql=True)], ids=str)
-def test_a_hundred_kills_and_faults_lose_no_label(
-    label_studio: EmbeddedLabelStudio,
-    client: LabelStudio,
-    three_users: list[LabelStudio],
-    tmp_path: Path,
-    afternoon: Afternoon,
-) -> None:
-    with restartable() if afternoon.postgresql else nullcontext() as database:
-        survive(label_studio, client, three_users, tmp_path, afternoon.kills, database)
+    with restartable() if postgresql else nullcontext() as database:
+        survive(label_studio, client, three_users, tmp_path, kills, database)
 
 
 def survive(
