@@ -14,8 +14,6 @@ from ml_backend.services import Services
 from ml_backend.web.app import create_app
 from tests.test_server import SETUP
 
-__all__ = ["services"]
-
 MANY = 100
 """More than all threads that the web server has."""
 
