@@ -21,8 +21,8 @@ import requests
 from benchmarks.live import Spread, Training, live_service, machine
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.hosts import host_slug
-from ml_backend.labelstudio.config import annotation_result
 from ml_backend.labelstudio.connection import connect
+from ml_backend.labelstudio.results import annotation_result
 from tests.e2e.stack import Stack, import_digits
 
 LIMIT = 1.25

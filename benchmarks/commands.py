@@ -24,7 +24,8 @@ from typing import Any
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, find_binary, make_template
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, label_config, parse_label_config
+from ml_backend.labelstudio.config import label_config, parse_label_config
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.labelstudio.storage import create_project, sdk
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

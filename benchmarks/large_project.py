@@ -32,8 +32,9 @@ from benchmarks.live import label_studio, machine
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.hosts import host_slug
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, label_config
+from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.connection import connect
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.learning.images import decode
 from ml_backend.learning.networks import build_network
 from ml_backend.learning.vision import torchvision

@@ -17,7 +17,7 @@ import numpy as np
 
 from ml_backend.demo.label_studio import CONNECTED, EmbeddedLabelStudio, find_binary
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.records import Annotation
 from ml_backend.store.scheduling import Job
 from tests.e2e.stack import Stack, running

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ml_backend import split
 from ml_backend.encoding import no_image
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
-from ml_backend.labelstudio.config import prediction_result, task_from_json
 from ml_backend.labelstudio.queue import LIVE
+from ml_backend.labelstudio.results import prediction_result, task_from_json
 from ml_backend.records import LabelSchema, Prediction, Task
 from ml_backend.settings import Settings
 from ml_backend.store.ledger import Ledger

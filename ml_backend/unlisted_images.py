@@ -20,7 +20,7 @@ from ml_backend.errors import ImageError, NotFoundError
 from ml_backend.host_lists import split
 from ml_backend.hosts import Hosts
 from ml_backend.labelstudio.client import PAGE
-from ml_backend.labelstudio.config import task_from_json
+from ml_backend.labelstudio.results import task_from_json
 from ml_backend.records import Task
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project

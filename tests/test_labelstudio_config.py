@@ -11,18 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_backend.errors import InvalidInputError
-from ml_backend.labelstudio.config import (
-    GUESS,
-    SeveralError,
-    annotation_from_json,
-    annotation_result,
-    hotkeys,
-    label_config,
-    parse_label_config,
-    prediction_result,
-    selection_from,
-    task_from_json,
-)
+from ml_backend.labelstudio.config import GUESS, SeveralError, hotkeys, label_config, parse_label_config, selection_from
+from ml_backend.labelstudio.results import annotation_from_json, annotation_result, prediction_result, task_from_json
 from ml_backend.records import LabelSchema, Selection
 from tests.label_configs import TEMPLATES, VARIANTS, outcome, templates
 

@@ -14,7 +14,8 @@ from ml_backend.imports.annotations import import_labels
 from ml_backend.imports.inspection import inspect
 from ml_backend.imports.sources import find_images, read_labels
 from ml_backend.imports.uploading import ImportReport, check_labels, import_images
-from ml_backend.labelstudio.config import annotation_from_json, label_config
+from ml_backend.labelstudio.config import label_config
+from ml_backend.labelstudio.results import annotation_from_json
 from ml_backend.learning.training import train_head
 from ml_backend.records import LabelSchema
 from ml_backend.services import Services

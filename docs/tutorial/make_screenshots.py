@@ -28,7 +28,7 @@ from playwright.sync_api import Page
 from ml_backend.demo.digits import CLASSES, write_digits
 from ml_backend.demo.label_studio import CONNECTED, find_binary, free_port
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.worker.supervisor import die_with_parent
 from tests.e2e.annotator import Annotator, Diary, browser
 

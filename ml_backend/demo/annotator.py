@@ -10,7 +10,8 @@ from pathlib import Path
 from ml_backend.errors import BackendError, LabelStudioUnavailableError
 from ml_backend.exports.label_rows import COLUMNS, export_rows, write_csv
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, parse_label_config
+from ml_backend.labelstudio.config import parse_label_config
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.store.scheduling import Job

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ml_backend.errors import InvalidInputError
 from ml_backend.imports.uploading import IMPORTED, LabelsAs, parse_labels, raise_for_invalid_labels
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, prediction_result
+from ml_backend.labelstudio.results import annotation_result, prediction_result
 from ml_backend.records import Annotation, LabelSchema, Task
 from ml_backend.store.consensus import is_blank
 from ml_backend.task_names import names_of_tasks

@@ -14,7 +14,7 @@ from ml_backend.errors import InvalidInputError
 from ml_backend.imports.placement import Placement, Ready, Storage, chunks
 from ml_backend.imports.sources import Source
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, prediction_result
+from ml_backend.labelstudio.results import annotation_result, prediction_result
 from ml_backend.records import LabelSchema
 
 LabelsAs = Literal["annotations", "predictions"]

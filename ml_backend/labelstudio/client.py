@@ -11,14 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from ml_backend.errors import LabelStudioError, NotFoundError
-from ml_backend.labelstudio.config import (
-    NOTHING,
-    SeveralError,
-    annotation_from_json,
-    parse_label_config,
-    selection_from,
-    task_from_json,
-)
+from ml_backend.labelstudio.config import NOTHING, SeveralError, parse_label_config, selection_from
+from ml_backend.labelstudio.results import annotation_from_json, task_from_json
 from ml_backend.labelstudio.transport import Transport, detail_of, parsed
 from ml_backend.records import Annotation, LabelSchema, Selection, Task
 

@@ -1,4 +1,4 @@
-"""Label configs and annotation results <-> labels. Pure: no network, no state."""
+"""Label configs: what is to be learned, and what is to be changed where nothing can be. Pure: no network, no state."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from ml_backend.errors import InvalidInputError
-from ml_backend.records import Annotation, LabelSchema, Selection, Task
-from ml_backend.wording import encodable
+from ml_backend.records import LabelSchema, Selection
 
 GUESS = "guess"
 """Name of a `TextArea` in a label config that shows the model's guess with its confidence, where there is one."""
@@ -315,105 +313,3 @@ def hotkeys(labels: Sequence[str]) -> list[str]:
         taken.add(key)
         found.append(key)
     return found
-
-
-def task_from_json(schema: LabelSchema, raw: dict[str, Any]) -> Task:
-    """A task as Label Studio lists, predicts or sends it. `image` is None where the data has no such key."""
-    data = raw.get("data") or {}
-    # Tasks imported as bare strings before the config was set keep them under this key.
-    image = data.get(schema.image_key, data.get("$undefined$"))
-    return Task(
-        id=int(raw["id"]),
-        image=encodable(image).replace("\0", "\\0") if isinstance(image, str) and image else None,
-        data=data,
-        updated_at=parse_time(raw["updated_at"]) if raw.get("updated_at") else None,
-    )
-
-
-def annotation_from_json(schema: LabelSchema, raw: dict[str, Any], *, task_id: int | None = None) -> Annotation:
-    """One annotation of the API or of a webhook. Labels are kept as given, also those the config no longer has."""
-    cancelled = bool(raw.get("was_cancelled"))
-    task = raw.get("task", task_id) if task_id is None else task_id
-    if task is None:
-        raise InvalidInputError(f"Annotation {raw.get('id')} does not name a task.")
-    result = raw.get("result") or []
-    return Annotation(
-        id=int(raw["id"]),
-        task_id=int(task["id"] if isinstance(task, dict) else task),
-        labels=() if cancelled else _chosen(schema, result),
-        was_cancelled=cancelled,
-        ground_truth=bool(raw.get("ground_truth")),
-        annotator=_user(raw.get("completed_by")),
-        editor=_user(raw.get("updated_by")),
-        created_at=parse_time(raw["created_at"]),
-        updated_at=parse_time(raw["updated_at"]),
-        none_of=schema.from_name if not cancelled and _says_nothing(schema, result) else None,
-    )
-
-
-def _user(given: Any) -> int | None:
-    """A user of the API, which names or describes one."""
-    found = given.get("id") if isinstance(given, dict) else given
-    return found if isinstance(found, int) else None
-
-
-def _chosen(schema: LabelSchema, result: Any) -> tuple[str, ...]:
-    """The distinct choices made under the schema's `Choices`, in the order given.
-
-    A person with a token may store any JSON as a result: what does not have the form of choices holds none.
-    """
-    chosen: dict[str, None] = {}
-    for item in result if isinstance(result, list) else ():
-        if not isinstance(item, dict) or (item.get("from_name"), item.get("type")) != (schema.from_name, "choices"):
-            continue
-        value = item.get("value")
-        choices = value.get("choices") if isinstance(value, dict) else None
-        if isinstance(choices, list):
-            chosen.update(
-                dict.fromkeys(encodable(str(name)) for name in choices if isinstance(name, str | int | float))
-            )
-    return tuple(chosen)
-
-
-def _says_nothing(schema: LabelSchema, result: Any) -> bool:
-    """Whether nothing is answered, here or to another control. The model's guess comes back with an answer and is none."""
-    guess, here = (GUESS, "textarea"), (schema.from_name, "choices")
-    return isinstance(result, list) and all(
-        isinstance(item, dict)
-        and (
-            (of := (item.get("from_name"), item.get("type"))) == guess
-            or (of == here and item.get("value") == {"choices": []})
-        )
-        for item in result
-    )
-
-
-def prediction_result(schema: LabelSchema, labels: Sequence[str], confidence: float) -> list[dict[str, Any]]:
-    """The `result` of a Label Studio prediction; `confidence` in 0..1 goes into its own score. [] for no labels.
-
-    Where the label config has a place for it, the guess stands beside the choices in words, too.
-    """
-    if not labels:
-        return []
-    ticked = annotation_result(schema, labels)[0] | {"score": float(confidence)}
-    if not schema.guess:
-        return [ticked]
-    text = f"Model's guess: {', '.join(labels)}, {min(int(100 * confidence), 99)}% sure"
-    return [
-        ticked,
-        {"from_name": schema.guess, "to_name": schema.to_name, "type": "textarea", "value": {"text": [text]}},
-    ]
-
-
-def annotation_result(schema: LabelSchema, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The `result` of an annotation with these labels, as the labelling page would send it: [] where none is ticked."""
-    if not labels:
-        return []
-    value = {"choices": list(labels)}
-    return [{"from_name": schema.from_name, "to_name": schema.to_name, "type": "choices", "value": value}]
-
-
-def parse_time(text: str) -> datetime:
-    """A time of the API, aware, in UTC."""
-    moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

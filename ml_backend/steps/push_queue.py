@@ -13,7 +13,6 @@ from typing import Any
 
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.hosts import Hosts
-from ml_backend.labelstudio.config import prediction_result
 from ml_backend.labelstudio.queue import (
     OrderBentError,
     QueueItem,
@@ -26,6 +25,7 @@ from ml_backend.labelstudio.queue import (
     sweep,
     verify,
 )
+from ml_backend.labelstudio.results import prediction_result
 from ml_backend.predictor import Predictor, confident_from_meta, serving_score, ticked_from
 from ml_backend.records import Query
 from ml_backend.settings import Settings

@@ -24,8 +24,8 @@ from playwright.sync_api import expect
 from ml_backend.demo.digits import CLASSES
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result
 from ml_backend.labelstudio.queue import TAB
+from ml_backend.labelstudio.results import annotation_result
 from tests.e2e.annotator import Annotator, Diary, annotator
 from tests.e2e.helpers import sign_up
 from tests.e2e.stack import Stack, running, service, wait_until

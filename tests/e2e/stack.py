@@ -19,8 +19,9 @@ from ml_backend.demo.digits import CLASSES, write_digits
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.hosts import host_slug
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, label_config
+from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.connection import connect
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.records import LabelSchema
 from ml_backend.services import Services
 from ml_backend.settings import Settings

@@ -7,7 +7,8 @@ from playwright.sync_api import expect
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import label_config, prediction_result
+from ml_backend.labelstudio.config import label_config
+from ml_backend.labelstudio.results import prediction_result
 from tests.e2e.annotator import annotator, find_chromium
 
 LABELS = ("0", "1", "2")

@@ -25,8 +25,8 @@ from ml_backend import cli
 from ml_backend.demo.digits import CLASSES, write_digits
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result
 from ml_backend.labelstudio.queue import LIVE
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.settings import Settings
 from ml_backend.strategies import STRATEGIES
 from tests.e2e.stack import service

@@ -16,8 +16,8 @@ from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import DiskFullError, NothingToAskError
 from ml_backend.labelstudio import queue as labelstudio_queue
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result
 from ml_backend.labelstudio.queue import read_back
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.learning.head import Head
 from ml_backend.manual_queue import QueryOptions
 from ml_backend.services import Services

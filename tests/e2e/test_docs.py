@@ -23,7 +23,7 @@ from ml_backend import cli
 from ml_backend.demo.digits import write_digits
 from ml_backend.demo.label_studio import CONNECTED, EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.learning.vision import torchvision
 from ml_backend.settings import Settings
 from tests.documented import command_lines

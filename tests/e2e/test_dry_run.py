@@ -13,7 +13,7 @@ from ml_backend import cli
 from ml_backend.demo.digits import CLASSES
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.settings import Settings
 from tests.e2e.stack import Stack, inline, service
 

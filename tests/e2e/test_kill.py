@@ -17,8 +17,8 @@ import pytest
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.errors import BackendError, NothingToAskError
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result
 from ml_backend.labelstudio.queue import read_back
+from ml_backend.labelstudio.results import annotation_result
 from tests.e2e import acts
 from tests.e2e.faults import Clock, Faults
 from tests.e2e.lossy import lossy_proxy

@@ -11,7 +11,8 @@ from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.labelstudio import client as client_module
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, label_config
+from ml_backend.labelstudio.config import label_config
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.labelstudio.transport import jwt_claims
 from ml_backend.records import Annotation
 from tests.e2e import acts

@@ -11,9 +11,10 @@ from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.errors import InvalidInputError, LabelStudioError
 from ml_backend.labelstudio.checks import LABEL_EVENTS, TASK_EVENTS, Access, Finding, check_addresses
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, label_config
+from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.connection import check, connect, disconnect, repair_webhooks
 from ml_backend.labelstudio.queue import QueueItem, push
+from ml_backend.labelstudio.results import annotation_result
 from tests.e2e import acts
 from tests.e2e.helpers import FakeBackend, fake_backend
 

@@ -14,7 +14,7 @@ from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import InvalidInputError, LabelStudioError
 from ml_backend.labelstudio.checks import TITLE
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, label_config, prediction_result
+from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.connection import connect
 from ml_backend.labelstudio.queue import (
     LIVE,
@@ -28,6 +28,7 @@ from ml_backend.labelstudio.queue import (
     sweep,
     verify,
 )
+from ml_backend.labelstudio.results import annotation_result, prediction_result
 from ml_backend.predictor import serving_score
 from ml_backend.records import LabelSchema, Task
 from tests.e2e import acts

@@ -13,8 +13,8 @@ import pytest
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result
 from ml_backend.labelstudio.queue import LIVE
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.store.rounds import Round
 from tests.e2e.helpers import add_members, sign_up
 from tests.e2e.stack import Stack, running

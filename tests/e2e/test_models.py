@@ -16,7 +16,8 @@ from ml_backend.errors import InvalidInputError
 from ml_backend.exports.label_rows import export_rows
 from ml_backend.imports.trained_model import ModelSource
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, label_config
+from ml_backend.labelstudio.config import label_config
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.learning.export_formats import load_bundle
 from ml_backend.learning.vision import torchvision
 from tests.e2e.stack import Stack, inline

@@ -10,7 +10,8 @@ import requests
 from ml_backend import cli
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, label_config
+from ml_backend.labelstudio.config import label_config
+from ml_backend.labelstudio.results import annotation_result
 from tests.e2e.stack import running
 from tests.label_configs import ANOTHER, IMAGE, KIND, MOOD
 

@@ -11,8 +11,9 @@ import pytest
 from ml_backend.demo.digits import CLASSES
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.config import annotation_result, label_config
+from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.queue import UNCERTAINTY
+from ml_backend.labelstudio.results import annotation_result
 from tests.e2e.stack import Stack, inline, running, wait_until
 
 POLL_S = 12
