@@ -120,7 +120,7 @@ def _next_version(project: Project, services: Services) -> tuple[int | None, str
     from ml_backend.steps.train import trained_on  # noqa: PLC0415 - torch takes seconds
 
     versions, ledger = services.versions.list(project), services.ledger
-    before = versions[0].meta.get("trained_on") if versions else None
+    before = versions[0].meta.trained_on if versions else None
     if isinstance(before, dict) and before == trained_on(project, before.get("encoder"), ledger, services.settings):
         return None, f"Would not train: no label has changed since {versions[0].name}."
     if len({label.labels for label in ledger.labels(project, split="train")}) < 2:

@@ -120,9 +120,8 @@ class Registry:
         selection = selection or selected(known)
         schema = self.schema(label_config, selection)
         if known is not None and (known.label_config, known.schema) == (label_config, schema):
-            changed = {"created": created or known.settings.get("created"), **vars(selection)}
-            same = all(known.settings.get(name) == value for name, value in changed.items())
-            return known if same else self.ledger.configure(known, **changed)
+            changes = {"created": created or known.state.created, **vars(selection)}
+            return known if known.state.changed(**changes) == known.state else self.ledger.configure(known, **changes)
         if known is None:
             self._refuse_many_unread(host)
         title = known.title if known else f"project {project_id}"
@@ -132,7 +131,7 @@ class Registry:
             label_config=label_config,
             schema=schema,
             rule=self.rule,
-            settings=vars(selection) | ({"created": created} if created else {}),
+            state=vars(selection) | ({"created": created} if created else {}),
         )
         self.jobs.mark_due(project, immediately=True, reason="set up" if known is None else "label config changed")
         return project
@@ -147,7 +146,7 @@ class Registry:
             return _same(self.ledger.project(ProjectKey(self.hosts.named(slug, None), project_id)), created)
         found = [p for p in self.ledger.projects() if p.key.project_id == project_id]
         if len(found) > 1 and created is not None:
-            found = [p for p in found if p.settings.get("created") == created]
+            found = [p for p in found if p.state.created == created]
         if not found:
             raise NotFoundError(
                 f"Project {project_id} is not connected to this service: run `ml-backend setup-project`, or open "
@@ -178,7 +177,7 @@ class Registry:
 
 def selected(project: Project | None) -> Selection:
     """What was selected for the project, when it was set up."""
-    return Selection(project.settings.get("choices"), project.settings.get("image")) if project else NOTHING
+    return Selection(project.state.choices, project.state.image) if project else NOTHING
 
 
 def created_at(remote: Mapping[str, Any]) -> int | None:
@@ -189,7 +188,7 @@ def created_at(remote: Mapping[str, Any]) -> int | None:
 
 def is_another(known: Project, created: int | None) -> bool:
     """Whether a project of that time of creation is another one, under the number of the one that is known."""
-    return None not in {created, known.settings.get("created")} and known.settings["created"] != created
+    return None not in {created, known.state.created} and known.state.created != created
 
 
 def _same(known: Project, created: int | None) -> Project:

@@ -27,6 +27,7 @@ from ml_backend.store.model_versions import Version, Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.vectors import FeatureStore
+from ml_backend.store.version_meta import UNCALIBRATED
 from ml_backend.unlisted_images import UnlistedImages
 from ml_backend.wording import encodable
 
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from ml_backend.learning.head import Head
 
 logger = logging.getLogger(__name__)
-
-UNCALIBRATED = 0.9
-"""A version that no answer has measured yet, as an imported one, is taken at its word from this confidence on."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,7 @@ def confident_from_meta(version: Version, schema: LabelSchema) -> float | None:
 
     None for a version that was trained for other labels: what it does not know it takes for something else.
     """
-    found = version.meta.get("confident_from", UNCALIBRATED)
-    return None if found is None or not version.fits(schema) else float(found)
+    return version.meta.confident_from if version.fits(schema) else None
 
 
 def ticked_from(project: Project, policy: str, confident_from: float | None) -> float | None:
@@ -111,7 +108,7 @@ def ticked_from(project: Project, policy: str, confident_from: float | None) -> 
     A guess that is ticked is half an answer. Where each task is labelled more than once nobody is shown one, so that
     the opinions are independent, and the second annotator sees what the first one saw.
     """
-    if policy == "never" or int(project.settings.get("overlap", 1)) > 1:
+    if policy == "never" or project.state.overlap > 1:
         return None
     return 0.0 if policy == "always" else confident_from
 
@@ -230,10 +227,10 @@ class Predictor:
 
     def _held_out(self, project: Project, task_ids: Sequence[int], contents: Mapping[int, str]) -> set[int]:
         """Which of the tasks, by their place here, the split holds out: by the image shown, and by what the ledger knows."""
-        share = project.settings.get(split.SHARE)
+        share = project.state.reserved_share
         if share is None:  # no turn yet: a share that a first turn of whatever size stays within
             share = split.reserved_share(self.settings.holdout_share, self.settings.holdout_first, 0)
-        known, seed = self.ledger.held_out(project, task_ids), project.split_seed
+        known, seed = self.ledger.held_out(project, task_ids), project.state.split_seed
         by_ledger = {place for place, task_id in enumerate(task_ids) if task_id in known}
         return by_ledger | {place for place, content in contents.items() if split.place(content, seed) < share}
 

@@ -59,11 +59,11 @@ class ProjectEncoders:
 
         None where nothing was imported, or where nobody has the encoder any more: then the images are encoded anew.
         """
-        number = project.settings.get("imported")
+        number = project.state.imported
         if not number:
             return None
         versions = self.versions.list(project)
-        ids = {version.number: version.meta.get("encoder", {}).get("id") for version in versions}
+        ids = {version.number: version.meta.encoder.id for version in versions}
         problem = "there is no such version"
         for version in sorted(versions, key=lambda version: version.number != number):
             if ids[version.number] != ids.get(number):

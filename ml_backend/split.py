@@ -15,8 +15,6 @@ PLACES = 1 << 53
 
 LARGEST = 0.2
 """Of a small project, at most this share is held out for a start, whatever `first` says."""
-SEED, SHARE = "split_seed", "reserved_share"
-"""Names in a project's settings: the key of its hash, for ever, and the share of places held out, as of the last turn."""
 
 
 def place(content: str, seed: int) -> float:

@@ -9,7 +9,6 @@ from typing import Any
 
 from ml_backend.records import LabelSchema
 from ml_backend.settings import Settings
-from ml_backend.split import SHARE
 from ml_backend.store.faults import disk_full, scarce
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
@@ -55,7 +54,7 @@ class ProjectStatus:
                 "last": job_status(jobs.last),
                 "stopped": jobs.stopped,
             },
-            "advice": project.settings.get("advice"),
+            "advice": project.state.advice and project.state.advice.as_json(),
             "former": [self._former(known) for known in self.ledger.former(project)],
             "problems": [
                 *self._obstacles(jobs),
@@ -78,7 +77,7 @@ class ProjectStatus:
             "id": former.id,
             "title": former.title,
             "labelled": self.ledger.counts(former).labelled,
-            "replaced_at": former.settings["replaced"]["at"],
+            "replaced_at": former.state.replaced and former.state.replaced.at,
         }
 
     def _queue(self, last: Round) -> dict[str, Any]:
@@ -125,12 +124,12 @@ class ProjectStatus:
                 f"{amount(away.images, 'image')} cannot be fetched at present and {them} can be; tried again by itself, "
                 f"next at {away.next_at:%H:%M:%S} UTC: {away.reason}"
             )
-        if waiting := project.settings.get("images_waiting"):
-            yield str(waiting)
+        if waiting := project.state.images_waiting:
+            yield waiting
 
     def _held_back(self, project: Project) -> Iterator[str]:
         """Why fewer images are held out than are asked for (see `steps.hold_out.reserve`)."""
-        wanted, share = self.settings.holdout_share, project.settings.get(SHARE)
+        wanted, share = self.settings.holdout_share, project.state.reserved_share
         if share is None or wanted <= share or self.versions.next_number(project) == 1:
             return
         yield (
@@ -162,11 +161,11 @@ def version_status(version: Version) -> dict[str, Any]:
         "state": version.state,
         "reason": version.reason,
         "created_at": version.created_at.isoformat(),
-        "encoder": version.meta.get("encoder", {}).get("name"),
-        "holdout": (holdout := version.meta.get("metrics", {}).get("holdout")),
+        "encoder": version.meta.encoder.name,
+        "holdout": (holdout := version.meta.metrics.holdout),
         "in_words": small_slice(holdout),
         "undecided_in_words": undecided(holdout),
-        "labels": version.meta.get("labels"),
+        "labels": version.meta.labels,
     }
 
 
@@ -227,11 +226,11 @@ def _problems(counts: Counts, project: Project, last: Round | None, stopped: str
     found = []
     if stopped:
         found.append(f"Training stopped: {stopped}")
-    if project.settings.get("gone"):
+    if project.state.gone:
         found.append("Label Studio no longer has this project, or the access token may not see it.")
-    if other := project.settings.get("another_store"):
+    if other := project.state.another_store:
         found.append(other)
-    if fault := project.settings.get("webhook", {}).get("problem"):
+    if project.state.webhook and (fault := project.state.webhook.problem):
         found.append(f"Label Studio's events do not arrive, so labels are noticed late: {fault}")
     if last is not None and last.error and last.state == "pushed":
         found.append(f"The queue {last.served_name} is not served in its order: {last.error}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ml_backend.split import SHARE
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.schema import tasks
@@ -16,4 +15,4 @@ def held_out(ledger: Ledger, project: Project, *task_ids: int, round_: int | Non
         for rank, task in enumerate(task_ids):
             this = mine.where(tasks.c.task_id == task)
             connection.execute(this.values(place=rank / 1e6, reached=round_, found=False))
-    return ledger.configure(project, **{SHARE: 0.001})  # as good as nothing else lies below
+    return ledger.configure(project, reserved_share=0.001)  # as good as nothing else lies below

@@ -11,6 +11,7 @@ import pytest
 
 from ml_backend.learning.head import Head
 from ml_backend.manual_promotion import compare
+from ml_backend.store.project_state import Advice
 from tests.bench import KINDS, Bench
 
 
@@ -78,7 +79,7 @@ def test_under_reordered_choices_a_pinned_version_guesses_right(bench: Bench) ->
 def test_a_changed_label_config_is_trained_on_at_the_next_turn(bench: Bench, kinds: tuple[str, ...]) -> None:
     bench.configure(kinds)
     assert bench.turn().version == 3
-    assert bench.versions[0].meta["classes"] == list(kinds)
+    assert bench.versions[0].meta.classes == list(kinds)
     assert bench.turn().version == 3, "once"
 
 
@@ -97,10 +98,15 @@ def test_a_choice_added_to_either_kind_of_project_fails_no_turn(tmp_path: Path, 
     bench.services.database.close()
 
 
+def advice(bench: Bench) -> Advice:
+    assert bench.project.state.advice is not None
+    return bench.project.state.advice
+
+
 def test_advice_begins_anew_with_other_labels(bench: Bench) -> None:
     bench.configure((*KINDS, "fox"))
     assert bench.turn().version == 3
-    assert bench.project.settings["advice"]["kappa"] == []
+    assert advice(bench).kappa == []
 
 
 @pytest.mark.parametrize("multiple", [False, True])
@@ -148,15 +154,15 @@ def test_a_version_of_other_labels_ticks_nothing_it_is_not_sure_to_know(bench: B
 
 
 def test_a_changed_encoder_fails_no_turn_and_each_version_is_asked_in_its_own_vectors(bench: Bench) -> None:
-    before = bench.project.settings["advice"]
-    assert len(before["kappa"]) == 1
+    before = advice(bench)
+    assert len(before.kappa) == 1
     bench.set(encoder="tests.bench:Wider", allowed_encoders=("tests.bench:Blobs",))
     for labels in (70, 80):
         bench.label(*range(61, labels + 1))
         bench.turn()
-    after = bench.project.settings["advice"]
-    assert (after["version"], len(after["kappa"])) == (4, 3)
-    assert min(after["kappa"]) > 0.8, "two encoders, and nearly the same answers"
+    after = advice(bench)
+    assert (after.version, len(after.kappa)) == (4, 3)
+    assert min(after.kappa) > 0.8, "two encoders, and nearly the same answers"
     assert right(bench) > 0.9
 
 

@@ -16,6 +16,7 @@ from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
+from ml_backend.store.version_meta import VersionMeta
 from tests.slices import held_out
 
 HOST = "http://127.0.0.1:9"
@@ -40,7 +41,9 @@ def project(services: Services) -> Project:
     """Three versions, the last one served; nothing due; held-out tasks whose vector says what they are."""
     project = services.registry.register(HOST, 1, CONFIG, created=None)
     for number in (1, 2, 3):
-        services.versions.publish(project, number, lambda folder: (folder / "weights").touch(), {"labels": 10 * number})
+        services.versions.publish(
+            project, number, lambda folder: (folder / "weights").touch(), VersionMeta(labels=10 * number)
+        )
         services.versions.promote(project, number)
     job = services.jobs.claim("worker")
     assert job is not None

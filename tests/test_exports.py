@@ -18,6 +18,7 @@ from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
+from ml_backend.store.version_meta import EncoderMeta, VersionMeta
 from ml_backend.web import shared_exports
 from ml_backend.web.app import create_app
 from ml_backend.web.shared_exports import Kind
@@ -43,10 +44,9 @@ def project(services: Services) -> Project:
         head.save(folder)
         encoder().save(folder)
 
-    meta = {
-        "classes": list(head.classes),
-        "encoder": {"name": encoder().name, "id": encoder().id, "dim": encoder().dim},
-    }
+    meta = VersionMeta(
+        classes=head.classes, encoder=EncoderMeta(name=encoder().name, id=encoder().id, dim=encoder().dim)
+    )
     services.versions.publish(project, 1, write, meta)
     services.versions.promote(project, 1)
     return project

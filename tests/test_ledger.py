@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.fakes import FakeClock, FakeLabelStudio
 
 
 def test_a_project_is_found_again_by_host_and_number(ledger: Ledger) -> None:
-    project = known(ledger, settings={"strategy": "margin"})
+    project = known(ledger, state={"choices": "kind"})
     assert ledger.project(ProjectKey(HOST, 1)) == project
     assert known(ledger) == project
     assert ledger.projects() == [project]
@@ -25,10 +26,21 @@ def test_an_unknown_project_says_how_to_set_it_up(ledger: Ledger) -> None:
         ledger.project(ProjectKey(HOST, 9))
 
 
-def test_settings_are_merged_and_none_takes_one_away(ledger: Ledger) -> None:
-    project = known(ledger, settings={"a": 1, "b": 2})
-    assert known(ledger, settings={"b": None, "c": 3}).settings == {"a": 1, "c": 3, "split_seed": 0}
-    assert ledger.configure(project, a=None).settings == {"c": 3, "split_seed": 0}
+def test_state_is_merged_and_none_takes_a_field_away(ledger: Ledger) -> None:
+    project = known(ledger, state={"choices": "kind", "image": "photo"})
+    merged = known(ledger, state={"image": None, "created": 3}).state
+    assert merged.as_json() == {"choices": "kind", "created": 3, "split_seed": 0}
+    assert ledger.configure(project, choices=None).state.as_json() == {"created": 3, "split_seed": 0}
+
+
+@pytest.mark.parametrize(("changes", "error"), [({"overlapp": 2}, TypeError), ({"overlap": "two"}, ValueError)])
+def test_a_field_that_state_has_not_and_a_value_of_another_type_are_refused(
+    ledger: Ledger, changes: dict[str, Any], error: type[Exception]
+) -> None:
+    project = known(ledger)
+    with pytest.raises(error, match="overlap"):
+        ledger.configure(project, **changes)
+    assert known(ledger) == project
 
 
 def test_two_hosts_with_the_same_project_number_do_not_mix(ledger: Ledger, clock: FakeClock) -> None:

@@ -47,7 +47,7 @@ def test_an_imported_model_is_there_as_long_as_training_goes_on_from_it(bench: B
     assert outcome.version > 4
     kept = [version.number for version in bench.versions if version.state != "pruned"]
     assert kept == [outcome.version, outcome.version - 1, 1]
-    assert bench.versions[0].meta["encoder"]["name"] == "tests.bench:Wider"
+    assert bench.versions[0].meta.encoder.name == "tests.bench:Wider"
 
 
 @pytest.mark.parametrize("heirs", [False, True])
@@ -65,7 +65,7 @@ def test_an_imported_model_that_was_deleted_fails_no_turn(
     outcome = bench.turn()
     newest = bench.versions[0]
     assert (newest.number, newest.state) == (outcome.version, "promoted")
-    assert newest.meta["encoder"]["name"] == ("tests.bench:Wider" if heirs else "tests.bench:Blobs")
+    assert newest.meta.encoder.name == ("tests.bench:Wider" if heirs else "tests.bench:Blobs")
     assert ("is lost" in caplog.text) != heirs
 
 
@@ -116,4 +116,5 @@ def test_the_version_that_the_last_advice_was_about_may_be_gone(bench: Bench) ->
     shutil.rmtree(bench.versions[0].folder)
     bench.label(*range(61, 81))
     assert bench.turn().version == 2
-    assert bench.project.settings["advice"]["version"] == 2
+    assert bench.project.state.advice is not None
+    assert bench.project.state.advice.version == 2

@@ -13,6 +13,7 @@ from ml_backend.split import place
 from ml_backend.store import migrations
 from ml_backend.store.database import Database
 from ml_backend.store.ledger import Ledger
+from ml_backend.store.model_versions import Versions
 from tests.postgresql import cluster
 
 HERE = Path(__file__).parent
@@ -23,12 +24,18 @@ STATEMENTS = (
         "INSERT INTO projects (host, external_id, title, label_config, label_schema, rule, settings, created_at) VALUES "
         "('http://label-studio', 1, 'Pets', '<View/>', "
         '\'{"from_name": "choice", "to_name": "image", "image_key": "image", "labels": ["cat", "dog"]}\', '
-        "'{}', '{}', '2026-01-01 00:00:00')"
+        '\'{}\', \'{"gone": true, "strategy": "margin"}\', '
+        "'2026-01-01 00:00:00')"
     ),
     *(
         f"INSERT INTO tasks (project_id, task_id, gone, split, answers, skips, conflict, content_hash, data) VALUES "
         f"(1, {task}, false, 'holdout', 1, 0, false, {'NULL' if task == 3 else repr(f'{task:064x}')}, '{{}}')"
         for task in range(1, TASKS + 1)
+    ),
+    (
+        "INSERT INTO versions (project_id, number, state, reason, meta, created_at) VALUES "
+        '(1, 1, \'promoted\', \'\', \'{"classes": ["cat", "dog"], "trained_on": "4f2a", "head": "ridge"}\', '
+        "'2026-01-01 00:00:00')"
     ),
     "UPDATE tasks SET image_error = 'status 503' WHERE task_id = 3",
     "UPDATE projects SET full_at = '2026-01-02 00:00:00'",
@@ -76,6 +83,12 @@ def brought_up_to_date(url: str, new_url: str) -> None:
         kept = connection.scalars(sa.text("SELECT annotation_id FROM annotations ORDER BY annotation_id")).all()
     assert (project.full_at, list(kept)) == (None, [1, 2]), "where nothing was chosen, it is read again"
     assert project.title == "Pets"
+    assert (project.state.gone, project.state.overlap, project.reserved_share) == (True, 1, 0.0)
+    found = Ledger(database).configure(project, gone=None, overlap=2).state
+    assert found.as_json() == {"strategy": "margin", "overlap": 2}, "what nobody reads any more is kept"
+    (version,) = Versions(Path(), database).list(project)
+    assert (version.fits(project.schema), version.meta.trained_on, version.meta.encoder.id) == (True, "4f2a", "")
+    assert version.meta.as_json() == {"classes": ["cat", "dog"], "trained_on": "4f2a", "head": "ridge"}
     assert [task.id for task in Ledger(database).tasks_without_hash(project)] == [3], "its fault was for good, once"
 
 

@@ -171,7 +171,7 @@ def test_a_model_exported_from_this_very_project_is_not_measured_on_its_own_labe
         (exported / "meta.json").write_text(json.dumps({**meta, "origin": None}))
         (exported / "record.safetensors").unlink()
     version, _ = bench.services.model_importer.start_from(bench.project, ModelSource(exported))
-    assert version.meta["knows_labels"] is True
+    assert version.meta.knows_labels is True
     corpus = bench.corpus()
     answers = bench.promotion.answers(bench.project, corpus, version)
     assert answers.tasks.tolist() == [1, 2, 3, 4]

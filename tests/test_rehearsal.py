@@ -14,6 +14,7 @@ from ml_backend.records import Annotation, Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store import schema
+from ml_backend.store.version_meta import VersionMeta
 from tests.postgresql import cluster
 
 HOST = "http://127.0.0.1:9"
@@ -31,7 +32,7 @@ def filled(settings: Settings) -> Services:
     services.ledger.reconcile(project, [(task, answers if task.id == 1 else []) for task in tasks], full=True)
     queries = [Query(2, 0, "strategy", 0.5, "why not", 0.7, ("cat",))]
     services.ledger.open_round(project, version=1, strategy="margin", seed=3, queries=queries)
-    services.versions.publish(project, 1, lambda folder: (folder / "weights").touch(), {"labels": 1})
+    services.versions.publish(project, 1, lambda folder: (folder / "weights").touch(), VersionMeta(labels=1))
     services.versions.promote(project, 1)
     assert services.jobs.claim("somebody") is not None
     return services
@@ -54,7 +55,7 @@ def rehearsed(settings: Settings) -> None:
     (project,) = copy.ledger.projects()
     assert copy.jobs.status(project).running is None, "nobody is waited for"
     before = rows(services)
-    copy.ledger.configure(project, gone=True)
+    copy.ledger.configure(project, gone="2026-01-01T00:00:00+00:00")
     copy.versions.pin(project, 1)
     assert rows(services) == before
     copy.database.close()

@@ -111,7 +111,7 @@ def test_until_it_is_found_out_nobody_gets_the_former_ones_predictions(services:
 
 def test_a_project_known_without_its_time_of_creation_learns_it(services: Services, host: Dated) -> None:
     project, _ = services.label_sync.sync(connected(services, host), full=True)
-    assert project.settings["created"] == int(MADE.timestamp())
+    assert project.state.created == int(MADE.timestamp())
 
 
 def test_a_project_that_is_gone_is_asked_for_less_and_less_often(

@@ -23,7 +23,7 @@ from ml_backend.predictor import LoadedModel, _Kept
 from ml_backend.records import Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.split import SHARE, place
+from ml_backend.split import place
 from ml_backend.store.projects import Project
 from ml_backend.web.app import create_app
 from tests.other_settings import use
@@ -90,7 +90,7 @@ def with_version(services: Services, host: str, trained: tuple[Encoder, Head]) -
         for part in trained:
             part.save(folder)
 
-    services.versions.publish(known, 1, write, {})
+    services.versions.publish(known, 1, write)
     services.versions.promote(known, 1)
     return known
 
@@ -161,7 +161,7 @@ def by_place(services: Services, project: Project) -> list[str]:
     files = sorted((png(picture("upright", i)) for i in range(3)), key=lambda file: place(content_hash(file), 0))
     images = [address(file) for file in files]
     services.ledger.reconcile(project, [(Task(i, image), []) for i, image in enumerate(images)], full=True)
-    services.ledger.configure(project, **{SHARE: place(content_hash(files[1]), 0)})
+    services.ledger.configure(project, reserved_share=place(content_hash(files[1]), 0))
     return images
 
 
@@ -232,7 +232,7 @@ def test_a_new_version_is_served_as_soon_as_it_is_promoted(
         turned.save(folder)
         model.encoder.save(folder)
 
-    services.versions.publish(project, 2, write, {})
+    services.versions.publish(project, 2, write)
     assert choice(predict(client, image)[0]) == "upright"
     services.versions.promote(project, 2)
     assert choice(predict(client, image)[0]) == "level"

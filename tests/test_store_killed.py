@@ -24,6 +24,7 @@ from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger, Project
 from ml_backend.store.model_versions import Verdict, Versions
 from ml_backend.store.schema import jobs as jobs_table
+from ml_backend.store.version_meta import VersionMeta
 from tests.fakes import FakeClock, FakeLabelStudio, quick_database
 
 STORE = str(Path(reconcile_module.__file__).parent)
@@ -149,7 +150,7 @@ def test_a_publish_killed_anywhere_leaves_a_whole_version_or_none(folder: Path, 
         database = opened(folder)
         versions, project = Versions(root, database), known(database)
         number = versions.next_number(project)
-        versions.publish(project, number, weights, {"classes": ["cat", "dog"]}, verdict=Verdict())
+        versions.publish(project, number, weights, VersionMeta(classes=["cat", "dog"]), verdict=Verdict())
 
     def check() -> None:
         database = opened(folder)

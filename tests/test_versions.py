@@ -13,6 +13,8 @@ from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.ledger import Ledger, Project
 from ml_backend.store.model_versions import Verdict, Version, Versions
+from ml_backend.store.project_state import Advice
+from ml_backend.store.version_meta import EncoderMeta, VersionMeta
 from tests.fakes import FakeClock
 
 
@@ -29,7 +31,7 @@ def weights(folder: Path) -> None:
 
 def trained(versions: Versions, project: Project, *, promote: bool = True) -> int:
     number = versions.next_number(project)
-    versions.publish(project, number, weights, {"classes": ["cat", "dog"], "seed": 7})
+    versions.publish(project, number, weights, VersionMeta(classes=["cat", "dog"], seed=7))
     if promote:
         versions.promote(project, number)
     return number
@@ -47,14 +49,14 @@ def left(versions: Versions, project: Project) -> list[str]:
 
 def test_a_published_version_is_complete_on_disk_and_not_yet_served(versions: Versions, project: Project) -> None:
     number = versions.next_number(project)
-    version = versions.publish(project, number, weights, {"classes": ["cat", "dog"]})
+    version = versions.publish(project, number, weights, VersionMeta(classes=["cat", "dog"]))
     assert (version.name, version.state) == ("v1", "candidate")
     assert versions.current(project) is None
     folder = versions.folder(version)
     assert (folder / "encoder" / "filters.safetensors").read_bytes() == b"filters"
     meta = json.loads((folder / "meta.json").read_text())
     assert (meta["classes"], meta["version"], meta["project"]) == (["cat", "dog"], 1, str(project.key))
-    assert meta == version.meta
+    assert meta == version.meta.as_json()
     assert left(versions, project) == ["v1"]
 
 
@@ -269,7 +271,7 @@ def test_pruning_keeps_the_newest_and_never_touches_the_served_one(versions: Ver
     assert list(versions.prune(project, keep=2)) == [3, 2]
     assert left(versions, project) == ["v1", "v4", "v5"]
     assert versions.version(project, 3).state == "pruned"
-    assert versions.version(project, 3).meta["seed"] == 7
+    assert versions.version(project, 3).meta.seed == 7
     assert list(versions.prune(project, keep=2)) == []
     assert list(versions.prune(project, keep=0)) == [5, 4]
     assert versions.folder(served(versions, project)).is_dir()
@@ -278,7 +280,7 @@ def test_pruning_keeps_the_newest_and_never_touches_the_served_one(versions: Ver
 def test_a_version_that_is_still_needed_is_never_pruned(versions: Versions, project: Project, ledger: Ledger) -> None:
     for _ in range(6):
         trained(versions, project)
-    ledger.configure(project, imported=1, advice={"version": 3})
+    ledger.configure(project, imported=1, advice=Advice(version=3))
     assert list(versions.prune(project, keep=2)) == [4, 2]
     assert left(versions, project) == ["v1", "v3", "v5", "v6"]
 
@@ -289,9 +291,11 @@ def test_vectors_of_a_fine_tuned_encoder_go_with_the_last_version_that_has_it(
     for number, (mode, encoder) in enumerate(
         [("finetune", "a"), ("head", "b"), ("finetune", "c"), ("finetune", "d")], 1
     ):
-        versions.publish(project, number, weights, {"mode": mode, "encoder": {"id": encoder}}, verdict=Verdict())
-    versions.publish(project, 5, weights, {"mode": "import", "encoder": {"id": "c"}}, verdict=Verdict())
-    versions.publish(project, 6, weights, {}, verdict=Verdict())
+        meta = VersionMeta(mode=mode, encoder=EncoderMeta(id=encoder))
+        versions.publish(project, number, weights, meta, verdict=Verdict())
+    taken_up = VersionMeta(mode="import", encoder=EncoderMeta(id="c"))
+    versions.publish(project, 5, weights, taken_up, verdict=Verdict())
+    versions.publish(project, 6, weights, verdict=Verdict())
     assert list(versions.prune(project, keep=2)) == [4, 3, 2, 1]
     assert versions.encoders_of_none_but(project, [4, 3, 2, 1]) == {"a", "d"}, (
         "c was taken up by an import, b is shared"

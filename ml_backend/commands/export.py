@@ -188,7 +188,7 @@ def _run_model(args: argparse.Namespace) -> int:
         "path": str(out),
         "format": saved.format,
         "version": version.name,
-        "classes": version.meta.get("classes"),
+        "classes": version.meta.classes,
         "images_compared": saved.images_compared,
         "largest_difference": saved.difference,
     }

@@ -100,8 +100,8 @@ class Annotator:
         number = (job.summary or {}).get("version")
         if not number:
             return "no model yet"
-        measured = self.services.versions.version(self.project, number).meta["metrics"]["holdout"]
-        if not measured["n"]:
+        measured = self.services.versions.version(self.project, number).meta.metrics.holdout
+        if not measured or not measured["n"]:
             return "no held-out labels yet"
         low, high = measured["low"], measured["high"]
         return f"{measured['accuracy']:.1%} ({low:.1%} to {high:.1%}, n={measured['n']})"

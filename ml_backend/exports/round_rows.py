@@ -10,6 +10,7 @@ from ml_backend.exports.label_rows import filename
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
+from ml_backend.store.version_meta import VersionMeta
 
 ROUND_COLUMNS: Mapping[str, type] = {
     "round": int, "model_version": str, "served_as": str, "strategy": str, "seed": int, "params": str, "state": str,
@@ -27,8 +28,8 @@ def round_rows(project: Project, ledger: Ledger, versions: Versions) -> Iterator
     meta = {version.number: version.meta for version in versions.list(project)}
     for round_ in reversed(ledger.rounds(project)):
         queries = ledger.queries(round_)
-        model = meta.get(round_.version, {})
-        measured = model.get("metrics", {}).get("holdout", {})
+        model = meta.get(round_.version, VersionMeta())
+        measured = model.metrics.holdout or {}
         yield {
             "round": round_.number,
             "model_version": f"v{round_.version}",
@@ -39,7 +40,7 @@ def round_rows(project: Project, ledger: Ledger, versions: Versions) -> Iterator
             "state": round_.state,
             "queries": len(queries),
             "held_out": sum(query.arm == "holdout" for query in queries),
-            "labels": model.get("labels"),
+            "labels": model.labels,
             "accuracy": measured.get("accuracy"),
             "accuracy_low": measured.get("low"),
             "accuracy_high": measured.get("high"),

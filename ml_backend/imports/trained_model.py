@@ -25,6 +25,7 @@ from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Verdict, Version, Versions
 from ml_backend.store.projects import Project
+from ml_backend.store.version_meta import EncoderMeta, VersionMeta
 
 SAMPLE = 64
 
@@ -63,16 +64,16 @@ class ModelImporter:
         encoder, head, match = self._read(project, source)
         bundle = _bundle_meta(source.path)
         own = _same_project(project, bundle)
-        meta = {
-            "classes": list(head.classes),
-            "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
-            "multiple": head.multilabel,
-            "mode": "import",
-            "imported_from": source.path.name,
-            "labels_matched": match.matched,
-            "knows_labels": own,
-            "origin": bundle.get("origin"),
-        }
+        meta = VersionMeta(
+            classes=head.classes,
+            encoder=EncoderMeta(name=encoder.name, id=encoder.id, dim=encoder.dim),
+            multiple=head.multilabel,
+            mode="import",
+            imported_from=source.path.name,
+            labels_matched=match.matched,
+            knows_labels=own,
+            origin=bundle.get("origin"),
+        )
 
         record = Record.load(source.path)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
+from ml_backend.store.project_state import Advice
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.strategies.advice import Saved, cohen_kappa, interval_text, labels_saved, stopping_advice
@@ -44,29 +44,29 @@ class Advisor:
 
         Advice fails no turn: what goes wrong is logged, and the next version is a new occasion.
         """
-        if corpus is None or model is None or project.settings.get("advice", {}).get("version") == model.number:
+        known = project.state.advice
+        if corpus is None or model is None or (known and known.version == model.number):
             return
         try:
-            self._advise(project, corpus, model)
+            self._advise(project, corpus, model, known)
         except Exception:
             logger.exception("%s: no advice on v%d", project.key, model.number)
 
-    def _advise(self, project: Project, corpus: Corpus, model: LoadedModel) -> None:
-        known = project.settings.get("advice", {})
-        agreement = self._agreement(project, corpus, known.get("version"), model.head)
-        kappas = [] if agreement is None else [*known.get("kappa", []), agreement]
+    def _advise(self, project: Project, corpus: Corpus, model: LoadedModel, known: Advice | None) -> None:
+        agreement = self._agreement(project, corpus, known.version, model.head) if known else None
+        kappas = [] if known is None or agreement is None else [*known.kappa, agreement]
         stopping = stopping_advice(kappas)
         saved = self._saved(project, corpus, model)
-        advice: dict[str, Any] = {
-            "version": model.number,
-            "kappa": kappas[-10:],
-            "stop": stopping.advised,
-            "stopping": stopping.reason,
-            "saved": interval_text(saved) if saved else f"not known until {ENOUGH} held-out tasks are labelled",
-        }
+        advice = Advice(
+            version=model.number,
+            kappa=kappas[-10:],
+            stop=stopping.advised,
+            stopping=stopping.reason,
+            saved=interval_text(saved) if saved else f"not known until {ENOUGH} held-out tasks are labelled",
+        )
         self.ledger.configure(project, advice=advice)
 
-    def _agreement(self, project: Project, corpus: Corpus, before: int | None, head: Head) -> float | None:
+    def _agreement(self, project: Project, corpus: Corpus, before: int, head: Head) -> float | None:
         """Kappa of a former version and this one on a fixed set: the tasks whose content hashes come first.
 
         That is a random draw that stays. Each is asked in vectors of its own encoder. None where the former is gone, was
@@ -81,7 +81,7 @@ class Advisor:
             return None
         encoded = np.flatnonzero(corpus.encoded)
         fixed = np.sort(encoded[np.argsort(corpus.rows.hashes[encoded], kind="stable")[:FIXED_SET]])
-        encoder_id = former.meta["encoder"]["id"]
+        encoder_id = former.meta.encoder.id
         at = self.features.rows(encoder_id, [digest.decode() for digest in corpus.rows.hashes[fixed].tolist()])
         if not (at >= 0).any():
             return None

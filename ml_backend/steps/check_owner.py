@@ -18,7 +18,7 @@ def check(project: Project, remote: Mapping[str, Any], ledger: Ledger, store_id:
 
     Raises AnotherStoreError where it is another store's; that is kept with the project, for the status.
     """
-    said = project.settings.get("another_store")
+    said = project.state.another_store
     made = partial(ledger.made, project.key)
     try:
         marked = require_own(dict(remote), store_id, made) is not None

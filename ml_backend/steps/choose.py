@@ -115,7 +115,7 @@ def _params(project: Project, settings: Settings) -> dict[str, Any]:
     """What else decides a batch, or which of its guesses are ticked; kept with the round."""
     return {
         **_labels(project),
-        "overlap": int(project.settings.get("overlap", 1)),
+        "overlap": project.state.overlap,
         "batch_size": settings.batch_size,
         "pool_size": settings.pool_size,
         "power": settings.power,

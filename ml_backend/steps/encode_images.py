@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WAITING = "images_waiting"
-"""Set in a project's settings while images are not read because their hosts are away."""
-
 
 @dataclass(frozen=True)
 class CorpusBuilder:
@@ -72,8 +69,8 @@ class CorpusBuilder:
 
     def _note_waiting(self, project: Project, waiting: str | None) -> None:
         """Keep with the project why images are not read yet, for its status."""
-        if project.settings.get(WAITING) != waiting:
-            self.ledger.configure(project, **{WAITING: waiting})
+        if project.state.images_waiting != waiting:
+            self.ledger.configure(project, images_waiting=waiting)
         if waiting:
             logger.warning("%s: %s", project.key, waiting)
 

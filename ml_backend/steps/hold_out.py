@@ -27,11 +27,11 @@ def reserve(project: Project, ledger: Ledger, versions: Versions, settings: Sett
 
     It only falls once there is a model: above it, answers are then given with a guess in sight, and models learn from them.
     """
-    known = project.settings.get(split.SHARE)
+    known = project.state.reserved_share
     share = split.reserved_share(settings.holdout_share, settings.holdout_first, ledger.size(project))
     if share == known or (known is not None and share > known and versions.next_number(project) > 1):
         return project
-    return ledger.configure(project, **{split.SHARE: share})
+    return ledger.configure(project, reserved_share=share)
 
 
 def reach(project: Project, corpus: Corpus | None, ledger: Ledger, settings: Settings) -> Corpus | None:

@@ -55,7 +55,7 @@ def unseen(record: Record | None, corpus: Corpus, examples: Examples) -> Example
 
 def is_foreign_import(version: Version) -> bool:
     """Whether it came from elsewhere, so that it has seen none of the project's labels."""
-    return version.meta.get("mode") == "import" and not version.meta.get("knows_labels")
+    return version.meta.mode == "import" and not version.meta.knows_labels
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Promotion:
 
     def _in_own_vectors(self, version: Version, corpus: Corpus, examples: Examples) -> Examples:
         """The examples in vectors of the version's own encoder; those without one are left out."""
-        encoder_id = version.meta["encoder"]["id"]
+        encoder_id = version.meta.encoder.id
         if encoder_id == corpus.encoder.id or not len(examples.tasks):
             return examples
         at = self.features.rows(encoder_id, [h.decode() for h in corpus.rows.hashes[examples.tasks].tolist()])

@@ -38,9 +38,6 @@ from ml_backend.store.rounds import Round
 
 logger = logging.getLogger(__name__)
 
-SHOWN = "all_tasks_tab"
-"""Set in a project's settings once it has had a tab of all tasks."""
-
 
 @dataclass(frozen=True)
 class QueuePusher:
@@ -109,9 +106,9 @@ class QueuePusher:
 
     def _show_everything_once(self, project: Project) -> None:
         """Beside the queue's tab one that shows all tasks; a person who removes or renames it is not given it again."""
-        if not project.settings.get(SHOWN):
+        if not project.state.all_tasks_tab:
             show_everything(self.hosts.client(project.key.host), project.key.project_id)
-            self.ledger.configure(project, **{SHOWN: True})
+            self.ledger.configure(project, all_tasks_tab=True)
 
     def _ticked_from(self, project: Project, round_: Round) -> float | None:
         try:
@@ -139,7 +136,7 @@ class QueuePusher:
 
     def _superseded(self, project: Project, served: str) -> dict[str, str]:
         """Former queues that Label Studio has predictions of -> since when they are out of service; looked up once a queue."""
-        noted: dict[str, Any] = project.settings.get("superseded", {})
+        noted: dict[str, Any] = project.state.superseded or {}
         since: dict[str, str] = noted.get("since", {})
         if noted.get("by") != served:
             now = datetime.now(UTC).isoformat()

@@ -26,10 +26,10 @@ def watch(project: Project, *, hosts: Hosts, ledger: Ledger, settings: Settings)
     Only where our ML backend is connected: whoever removes that wants no events either. The webhook has to lead where
     the backend does, whatever address this process believes to have.
     """
-    now, before = datetime.now(UTC), project.settings.get("webhook", {})
-    if before and now - datetime.fromisoformat(before["checked_at"]) < EVERY:
+    now, before = datetime.now(UTC), project.state.webhook
+    if before and now - datetime.fromisoformat(before.checked_at) < EVERY:
         return
-    found: dict[str, Any] = {**before, "checked_at": now.isoformat(), "problem": None}
+    found: dict[str, Any] = {**(before.as_json() if before else {}), "checked_at": now.isoformat(), "problem": None}
     try:
         if done := _repair(project, hosts, settings):
             logger.warning("%s: %s", project.key, "; ".join(done))

@@ -79,7 +79,7 @@ class LabelSync:
         try:
             remote = client.get_project(project.key.project_id)
         except NotFoundError as error:
-            if not project.settings.get("gone"):
+            if not project.state.gone:
                 self.ledger.configure(project, gone=datetime.now(UTC).isoformat())
             raise ProjectGoneError(
                 f"{project.key} no longer exists in Label Studio, or the access token may not see it; its labels are "
@@ -88,12 +88,12 @@ class LabelSync:
         created = created_at(remote)
         self._refuse_replaced(project, remote, created)
         check_owner.check(project, remote, self.ledger, self.store_id)
-        settings = {"gone": None, "overlap": remote["maximum_annotations"], "created": created}
+        state = {"gone": None, "overlap": remote["maximum_annotations"], "created": created}
         known = {
             "title": remote["title"],
             "label_config": remote["label_config"],
             "rule": self.registry.rule,
-            "settings": settings,
+            "state": state,
         }
         try:
             schema = self.registry.schema(remote["label_config"], selected(project))

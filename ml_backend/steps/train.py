@@ -30,6 +30,7 @@ from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Verdict, Version, Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
+from ml_backend.store.version_meta import EncoderMeta, Metrics, VersionMeta
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +99,13 @@ class Trainer:
 
     def _still_valid(self, project: Project, corpus: Corpus, version: Version, digest: dict[str, Any]) -> bool:
         """Whether training would give this version again, which is there. One that nobody judged yet is judged now."""
-        if version.meta.get("trained_on") != digest or not self.versions.folders.there(project.id, version.number):
+        if version.meta.trained_on != digest or not self.versions.folders.there(project.id, version.number):
             return False
         if _measures_more(corpus, version):
             return False
         if version.state != "candidate":
             return True
-        if version.meta["encoder"]["id"] != corpus.encoder.id:
+        if version.meta.encoder.id != corpus.encoder.id:
             return False  # a network of its own, whose answers nobody has: it is tuned again
         try:
             answers = self.promotion.answers(project, corpus, version)
@@ -123,9 +124,9 @@ class Trainer:
 
     def _prior(self, project: Project, corpus: Corpus) -> Head | None:
         """The imported model's head, as long as it answers in the project's labels."""
-        number = project.settings.get("imported")
+        number = project.state.imported
         version = next((v for v in self.versions.list(project) if v.number == number), None)
-        if version is None or not version.fits(project.schema) or version.meta["encoder"]["id"] != corpus.encoder.id:
+        if version is None or not version.fits(project.schema) or version.meta.encoder.id != corpus.encoder.id:
             return None
         if not is_foreign_import(version):
             return None  # it has seen these labels, so folds could not tell what is learned from them
@@ -163,29 +164,29 @@ class Trainer:
 
     def _meta(
         self, project: Project, candidate: Candidate, digest: dict[str, Any], ticked: float | None
-    ) -> dict[str, Any]:
+    ) -> VersionMeta:
         """What `meta.json` says of the candidate. ticked: the confidence from which on its guesses are."""
         encoder = candidate.encoder
-        return {
-            "classes": list(candidate.head.classes),
-            "multiple": candidate.head.multilabel,
-            "encoder": {"name": encoder.name, "id": encoder.id, "dim": encoder.dim},
-            "metrics": {"holdout": _measured(candidate)},
-            "confident_from": ticked,
-            "labels": candidate.report.n,
-            "training": {k: v for k, v in vars(candidate.report).items() if k != "fold_probabilities"},
-            "mode": self.settings.mode,
-            "seed": self.settings.seed,
-            "trained_on": digest,
-            "reserved_share": project.reserved_share,  # learned from no image whose place is below this
-        }
+        return VersionMeta(
+            classes=candidate.head.classes,
+            multiple=candidate.head.multilabel,
+            encoder=EncoderMeta(name=encoder.name, id=encoder.id, dim=encoder.dim),
+            metrics=Metrics(holdout=_measured(candidate)),
+            confident_from=ticked,
+            labels=candidate.report.n,
+            training={k: v for k, v in vars(candidate.report).items() if k != "fold_probabilities"},
+            mode=self.settings.mode,
+            seed=self.settings.seed,
+            trained_on=digest,
+            reserved_share=project.reserved_share,
+        )
 
     def _publish(
         self,
         project: Project,
         candidate: Candidate,
         record: Record,
-        meta: dict[str, Any],
+        meta: VersionMeta,
         verdict: Verdict,
         on_progress: OnProgress,
     ) -> None:
@@ -219,7 +220,7 @@ def trained_on(project: Project, encoder_id: str | None, ledger: Ledger, setting
 
 def _measures_more(corpus: Corpus, version: Version) -> bool:
     """Whether more labels measure than did for the version, without a new one: an image before them was skipped, say."""
-    known = version.meta.get("metrics", {}).get("holdout")
+    known = version.meta.metrics.holdout
     if known is None:
         return False
     held_out = corpus.examples(held_out=True)

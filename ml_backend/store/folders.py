@@ -16,9 +16,9 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ml_backend.errors import DiskFullError
+from ml_backend.store.version_meta import VersionMeta
 
 META = "meta.json"
 TEMPORARY = ".writing-"
@@ -51,7 +51,7 @@ class Folders:
         with _locked(parent / ".lock", wait=True):
             yield
 
-    def write(self, project_id: int, number: int, fill: Callable[[Path], None], meta: dict[str, Any]) -> None:
+    def write(self, project_id: int, number: int, fill: Callable[[Path], None], meta: VersionMeta) -> None:
         """Let `fill` fill a folder, add meta.json, and put it in its place. Raises DiskFullError when there is no room.
 
         After any error nothing of it is left.
@@ -61,7 +61,7 @@ class Folders:
         try:
             temporary.mkdir()
             fill(temporary)
-            (temporary / META).write_text(json.dumps(meta, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            (temporary / META).write_text(json.dumps(meta.as_json(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
             sync_tree(temporary)
             temporary.rename(final)
             _sync(final.parent)
@@ -107,8 +107,8 @@ class Folders:
 
 def _made_by(folder: Path) -> str | None:
     try:
-        return str(json.loads((folder / META).read_text(encoding="utf-8")).get("store"))
-    except (OSError, ValueError, AttributeError):
+        return VersionMeta.model_validate_json((folder / META).read_bytes()).store
+    except (OSError, ValueError):
         return None
 
 

@@ -40,14 +40,14 @@ class Ledger(Pictures, HeldOut):
         label_config: str,
         schema: LabelSchema,
         rule: ConsensusRule | None = None,
-        settings: dict[str, Any] | None = None,
+        state: dict[str, Any] | None = None,
     ) -> Project:
-        """Make a project known, or bring it up to date. `settings` are merged into the known ones, None removes.
+        """Make a project known, or bring it up to date. `state`: as `configure` takes it.
 
         A changed schema makes the next reconcile a full one (`full_at` is None), which judges every answer again by the
         new one.
         """
-        return self._upsert(key, title=title, label_config=label_config, schema=schema, rule=rule, settings=settings)
+        return self._upsert(key, title=title, label_config=label_config, schema=schema, rule=rule, state=state)
 
     def reconcile(
         self,

@@ -21,6 +21,7 @@ from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.folders import Folders
 from ml_backend.store.projects import Project, lock
 from ml_backend.store.schema import serving, versions
+from ml_backend.store.version_meta import VersionMeta
 
 VersionState = Literal["candidate", "passed", "promoted", "rejected", "rolled_back", "pruned"]
 """candidate: not judged yet. passed: good enough, but another version was pinned. promoted: served, now or before.
@@ -40,7 +41,7 @@ class Version:
     number: int
     state: VersionState
     reason: str
-    meta: dict[str, Any]
+    meta: VersionMeta
     created_at: datetime
     promoted_at: datetime | None
     folder: Path
@@ -51,8 +52,8 @@ class Version:
 
     def fits(self, schema: LabelSchema) -> bool:
         """Whether it was trained for the labels that the project has now, in whatever order, and for as many an image."""
-        classes, multiple = self.meta.get("classes", schema.labels), self.meta.get("multiple", schema.multiple)
-        return set(classes) == set(schema.labels) and multiple == schema.multiple
+        classes, multiple = self.meta.classes, self.meta.multiple
+        return (classes is None or set(classes) == set(schema.labels)) and multiple in {None, schema.multiple}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Versions:
         project: Project,
         number: int,
         write: Callable[[Path], None],
-        meta: dict[str, Any] | None = None,
+        meta: VersionMeta | None = None,
         *,
         verdict: Verdict | None = None,
         check: Callable[[], None] = lambda: None,
@@ -94,11 +95,10 @@ class Versions:
         One transaction enters it, judges it and has it served: killed anywhere, the version is as it was judged, or
         there is none of it but a folder that `sweep` takes.
 
-        `meta` becomes meta.json (class names in order, encoder, metrics, seed, label digest: whatever a person or a
-        loader needs). Raises ConflictError for a number already used, DiskFullError when there is no room; then, as for
+        `meta` becomes meta.json. Raises ConflictError for a number already used, DiskFullError when there is no room; then, as for
         any error of `write`, nothing of it is left.
         """
-        meta = {**(meta or {}), "version": number, "project": str(project.key), "store": self.database.store_id}
+        meta = (meta or VersionMeta()).signed(number, str(project.key), self.database.store_id)
         with self.folders.writing(project.id):
             if self.folders.path(project.id, number).exists() or self._row(project.id, number) is not None:
                 raise ConflictError(f"v{number} of {project.key} already exists: use next_number().")
@@ -112,7 +112,11 @@ class Versions:
                     raise
                 connection.execute(
                     versions.insert().values(
-                        project_id=project.id, number=number, state="candidate", meta=meta, created_at=self.clock()
+                        project_id=project.id,
+                        number=number,
+                        state="candidate",
+                        meta=meta.as_json(),
+                        created_at=self.clock(),
                     )
                 )
                 if verdict is not None:
@@ -238,12 +242,12 @@ class Versions:
             )
             found, needed = set(), set()
             for row in rows:
-                encoder_id = row.meta.get("encoder", {}).get("id")
-                if row.project_id == project.id and row.number in numbers and row.meta.get("mode") == "finetune":
-                    found.add(encoder_id)
+                meta = VersionMeta.model_validate(row.meta)
+                if row.project_id == project.id and row.number in numbers and meta.mode == "finetune":
+                    found.add(meta.encoder.id)
                 elif row.state != "pruned":
-                    needed.add(encoder_id)
-        return found - needed - {None}
+                    needed.add(meta.encoder.id)
+        return found - needed - {""}
 
     def prune(self, project: Project, *, keep: int) -> Sequence[int]:
         """Delete the files of all but the newest `keep` versions.
@@ -253,10 +257,9 @@ class Versions:
         numbers pruned. Rows, with their metrics, are kept.
         """
         with self.database.write() as connection:
-            settings = lock(connection, project.id).settings
+            state = lock(connection, project.id).state
             pointer = _pointer(connection, project.id)
-            needed = {pointer.number if pointer else None, settings.get("imported")}
-            needed.add(settings.get("advice", {}).get("version"))
+            needed = {pointer.number if pointer else None, state.imported, state.advice and state.advice.version}
             held = sa.select(versions.c.number).where(versions.c.project_id == project.id, versions.c.state != "pruned")
             newest = held.order_by(versions.c.number.desc())
             needed |= set(connection.scalars(newest.where(versions.c.state.in_(PASSED)).limit(min(keep, LAST))))
@@ -339,7 +342,7 @@ class Versions:
             number=row.number,
             state=row.state,
             reason=row.reason,
-            meta=row.meta,
+            meta=VersionMeta.model_validate(row.meta),
             created_at=row.created_at,
             promoted_at=row.promoted_at,
             folder=self.folders.path(row.project_id, row.number),

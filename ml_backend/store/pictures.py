@@ -42,7 +42,7 @@ class Pictures(Projects):
 
         Clears an earlier failure.
         """
-        known, seed = {"error": None, "attempts": None, "retry_at": None}, project.split_seed
+        known, seed = {"error": None, "attempts": None, "retry_at": None}, project.state.split_seed
         self._set_image(project, [{"of": i, "hash": h, "at": place(h, seed), **known} for i, h in hashes.items()])
 
     def content_hashes(self, project: Project, given: Sequence[Task]) -> dict[int, str]:

@@ -13,16 +13,14 @@ from sqlalchemy.engine import Connection
 
 from ml_backend.errors import NotFoundError
 from ml_backend.records import LabelSchema, ProjectKey
-from ml_backend.split import SEED, SHARE
 from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.database import Clock, Database, utc_now
+from ml_backend.store.project_state import ProjectState, Replaced
 from ml_backend.store.schema import answers, events, jobs, labels, projects, queries, tasks
 
 PIECE = 1_000
 _MULTIPLE = "an answer that says nothing at all is one"
 """Stores that were judged before that was so are judged again."""
-KEPT = ("choices", "image", "split_seed")
-"""Settings that a project takes over from the one it replaces: what was selected for it comes before it is noticed."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,16 @@ class Project:
     label_config: str
     schema: LabelSchema
     rule: ConsensusRule
-    settings: dict[str, Any]
+    state: ProjectState
     created_at: datetime
     reconciled_at: datetime | None
     full_at: datetime | None
     several_of: str | None
 
     @property
-    def split_seed(self) -> int:
-        """The key by which images get their place in the split: what ML_BACKEND_SEED was when the project was first seen."""
-        return int(self.settings.get(SEED, 0))
-
-    @property
     def reserved_share(self) -> float:
-        """Images at a place below this are held out."""
-        return float(self.settings.get(SHARE, 0.0))
+        """Images at a place below this are held out; none before the first turn."""
+        return self.state.reserved_share or 0.0
 
     @property
     def judged_by(self) -> str:
@@ -92,7 +85,7 @@ class Projects:
         return [
             known
             for known in self._listed(projects.c.host == project.key.host, projects.c.external_id < 0)
-            if known.settings["replaced"]["number"] == project.key.project_id
+            if known.state.replaced and known.state.replaced.number == project.key.project_id
         ]
 
     def replace(self, project: Project, *, title: str, label_config: str, schema: LabelSchema, created: int) -> Project:
@@ -105,14 +98,11 @@ class Projects:
             old = lock(connection, project.id)
             if old.key != project.key:
                 return _record(connection.execute(_by_key(project.key)).one())  # somebody else was faster
-            aside = {"number": old.key.project_id, "at": now.isoformat()}
+            aside = old.state.changed(replaced=Replaced(number=old.key.project_id, at=now.isoformat()))
             connection.execute(
-                projects.update()
-                .where(projects.c.id == old.id)
-                .values(external_id=-old.id, settings={**old.settings, "replaced": aside})
+                projects.update().where(projects.c.id == old.id).values(external_id=-old.id, settings=aside.as_json())
             )
             connection.execute(jobs.delete().where(jobs.c.project_id == old.id, jobs.c.state == "due"))
-            kept = {name: value for name, value in old.settings.items() if name in KEPT}
             new = projects.insert().values(
                 host=old.key.host,
                 external_id=old.key.project_id,
@@ -120,7 +110,7 @@ class Projects:
                 label_config=label_config,
                 label_schema=asdict(schema),
                 rule=asdict(old.rule),
-                settings={**kept, "created": created},
+                settings=old.state.successor(created).as_json(),
                 created_at=now,
             )
             return lock(connection, connection.execute(new.returning(projects.c.id)).scalar_one())
@@ -142,11 +132,11 @@ class Projects:
         with self.database.write() as connection:
             connection.execute(projects.delete().where(projects.c.id == project.id))
 
-    def configure(self, project: Project, **settings: Any) -> Project:
-        """Merge `settings` into those of the project; a value of None takes one away."""
+    def configure(self, project: Project, **changes: Any) -> Project:
+        """Change fields of the project's state, by name; None takes one away. Raises TypeError for an unknown name."""
         with self.database.write() as connection:
-            merged = _merged(lock(connection, project.id).settings, settings)
-            connection.execute(projects.update().where(projects.c.id == project.id).values(settings=merged))
+            state = lock(connection, project.id).state.changed(**changes)
+            connection.execute(projects.update().where(projects.c.id == project.id).values(settings=state.as_json()))
             return lock(connection, project.id)
 
     def _upsert(
@@ -157,7 +147,7 @@ class Projects:
         label_config: str,
         schema: LabelSchema,
         rule: ConsensusRule | None,
-        settings: dict[str, Any] | None,
+        state: dict[str, Any] | None,
     ) -> Project:
         new = {
             "host": key.host,
@@ -166,7 +156,7 @@ class Projects:
             "label_config": label_config,
             "label_schema": asdict(schema),
             "rule": asdict(rule or ConsensusRule()),
-            "settings": _merged({SEED: self.seed}, settings or {}),
+            "settings": ProjectState().changed(**{"split_seed": self.seed} | (state or {})).as_json(),
             "created_at": self.clock(),
         }
         with self.database.write() as connection:
@@ -187,8 +177,9 @@ class Projects:
                     changes |= {"full_at": None, "judged": None}
             if rule is not None and row.rule != asdict(rule):
                 changes |= {"rule": asdict(rule), "judged": None}
-            if settings is not None and (merged := _merged(row.settings, settings)) != row.settings:
-                changes["settings"] = merged
+            stored = ProjectState.model_validate(row.settings).changed(**state or {}).as_json()
+            if stored != row.settings:
+                changes["settings"] = stored
             if changes:
                 connection.execute(projects.update().where(projects.c.id == row.id).values(changes))
             return lock(connection, row.id)
@@ -215,10 +206,6 @@ def _by_key(key: ProjectKey) -> sa.Select[Any]:
     return sa.select(projects).where(projects.c.host == key.host, projects.c.external_id == key.project_id)
 
 
-def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in {**old, **new}.items() if value is not None}
-
-
 def _schema(stored: dict[str, Any]) -> LabelSchema:
     return LabelSchema(**{**stored, "labels": tuple(stored["labels"])})
 
@@ -231,7 +218,7 @@ def _record(row: Any) -> Project:
         label_config=row.label_config,
         schema=_schema(row.label_schema),
         rule=ConsensusRule(**row.rule),
-        settings=row.settings,
+        state=ProjectState.model_validate(row.settings),
         created_at=row.created_at,
         reconciled_at=row.reconciled_at,
         full_at=row.full_at,

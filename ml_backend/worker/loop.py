@@ -212,7 +212,7 @@ class Worker:
         if status.stopped is not None or status.due is not None or status.running is not None:
             return False
         now, every = datetime.now(UTC), timedelta(seconds=self.services.settings.poll_seconds)
-        if since := project.settings.get("gone"):
+        if since := project.state.gone:
             asked = status.last.finished_at if status.last and status.last.finished_at else now
             pause = asked - datetime.fromisoformat(since) if isinstance(since, str) else RARELY
             return now - asked >= min(max(pause, every), RARELY)

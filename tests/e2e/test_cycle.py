@@ -22,7 +22,6 @@ from ml_backend.learning.head import Head
 from ml_backend.manual_queue import QueryOptions
 from ml_backend.services import Services
 from ml_backend.settings import Settings
-from ml_backend.split import SHARE
 from ml_backend.worker.loop import Worker
 from tests.e2e import acts
 from tests.e2e.stack import Stack, digits, import_digits, inline
@@ -139,8 +138,9 @@ def test_held_out_tasks_are_served_without_a_prelabel_and_never_learned_from(sta
         assert (prediction["result"] == []) == (task_id in held_out)
     version = stack.services.versions.current(stack.project)
     assert version is not None
-    assert version.meta["labels"] == 38 - 20
-    assert version.meta["metrics"]["holdout"]["n"] == 20
+    assert version.meta.labels == 38 - 20
+    assert version.meta.metrics.holdout is not None
+    assert version.meta.metrics.holdout["n"] == 20
 
 
 def test_no_held_out_task_has_a_guess_in_label_studio_after_a_queue_by_hand_a_roll_back_or_a_re_push(
@@ -154,7 +154,7 @@ def test_no_held_out_task_has_a_guess_in_label_studio_after_a_queue_by_hand_a_ro
     # From here on half of all tasks are held out, among them some that the former queue shows a guess of.
     # The settings could not do that any more; another image in a task could, one by one.
     use(services, holdout_share=0.5)
-    ledger.configure(stack.project, **{SHARE: 0.5})
+    ledger.configure(stack.project, reserved_share=0.5)
     services.versions.pin(stack.project, 1)
     assert stack.turn().version == 1
     queue = ledger.last_round(stack.project)

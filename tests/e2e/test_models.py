@@ -121,7 +121,8 @@ def test_several_labels_an_image_from_the_first_answer_to_the_csv(
         assert round_.version == 1
         version = stack.services.versions.current(stack.project)
         assert version is not None
-        assert version.meta["metrics"]["holdout"]["n"] >= 10
+        assert version.meta.metrics.holdout is not None
+        assert version.meta.metrics.holdout["n"] >= 10
         predictions = client.predictions_of(stack.project_id, stack.ranking(round_))
         shown = [p for given in predictions.values() for p in given if p["model_version"] == round_.served_name]
         chosen = [prediction["result"][0]["value"]["choices"] for prediction in shown if prediction["result"]]

@@ -201,11 +201,11 @@ def test_a_project_is_taken_over_deliberately_and_its_former_store_then_stands_b
 
     stack.label_next()
     stack.services.jobs.mark_due(stack.project, immediately=True, reason="the former store's next turn")
-    wait_until(lambda: stack.project.settings.get("another_store"), "refusal")
+    wait_until(lambda: stack.project.state.another_store, "refusal")
     assert stack.client.get_project(stack.project_id)["model_version"] == served
 
     monkeypatch.setenv("ML_BACKEND_PORT", str(stack.settings.port))
     monkeypatch.setenv("ML_BACKEND_DATA_DIR", "")
     assert cli.main([*ours(stack, "setup-project"), "--take-over"]) == 0
     assert cli.main(ours(stack, "sync run")) == 0
-    assert stack.project.settings.get("another_store") is None
+    assert stack.project.state.another_store is None

@@ -12,6 +12,7 @@ from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.connection import check, connect
 from ml_backend.steps import repair_webhooks
+from ml_backend.store.project_state import WebhookState
 from tests.e2e.helpers import FakeBackend
 from tests.e2e.stack import Stack, inline
 
@@ -22,12 +23,17 @@ def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path
         yield stack
 
 
-def watch_again(stack: Stack) -> dict[str, Any]:
+def watch_again(stack: Stack) -> WebhookState:
     """Look as if five minutes had passed; returns what was found."""
     stack.services.ledger.configure(stack.project, webhook=None)
     services = stack.services
     repair_webhooks.watch(stack.project, hosts=services.hosts, ledger=services.ledger, settings=services.settings)
-    return dict(stack.project.settings["webhook"])
+    return noted(stack)
+
+
+def noted(stack: Stack) -> WebhookState:
+    assert stack.project.state.webhook is not None
+    return stack.project.state.webhook
 
 
 @pytest.mark.parametrize(
@@ -48,8 +54,7 @@ def test_a_broken_webhook_is_repaired_by_the_next_cycle_and_told(
     else:
         stack.client.update_webhook(hook, **harm)
     stack.turn()
-    found = stack.project.settings["webhook"]
-    assert told in found["repaired"][0]
+    assert told in noted(stack).repaired[0]
     assert {f.name: f.ok for f in check(stack.client, stack.project_id, backend.url)}["webhook"]
     assert stack.services.status.of(stack.project)["problems"] == []
 
@@ -59,11 +64,11 @@ def test_a_webhook_that_is_right_is_left_alone_and_looked_at_only_now_and_then(
 ) -> None:
     _, hook = connect(stack.client, stack.project_id, backend.url).webhook_ids
     stack.turn()
-    assert "repaired" not in stack.project.settings["webhook"]
+    assert not noted(stack).repaired
     stack.client.update_webhook(hook, is_active=False)
     stack.turn()
     assert [left["is_active"] for left in stack.client.webhooks(stack.project_id) if left["id"] == hook] == [False]
-    assert "is switched off" in watch_again(stack)["repaired"][0]
+    assert "is switched off" in watch_again(stack).repaired[0]
 
 
 def test_no_webhook_is_made_for_a_project_that_was_disconnected(stack: Stack, backend: FakeBackend) -> None:
@@ -71,5 +76,5 @@ def test_no_webhook_is_made_for_a_project_that_was_disconnected(stack: Stack, ba
     stack.client.delete_backend(backend_id)
     for left in stack.client.webhooks(stack.project_id):
         stack.client.delete_webhook(left["id"])
-    assert watch_again(stack)["problem"] is None
+    assert watch_again(stack).problem is None
     assert stack.client.webhooks(stack.project_id) == []

@@ -1,0 +1,80 @@
+"""What a project remembers from one turn to the next: the JSON in the column `projects.settings`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from ml_backend.store.json_record import JsonRecord
+
+
+class Advice(JsonRecord):
+    """What the labels so far advise. kappa: agreement of each version with the one before it, the oldest first."""
+
+    version: int
+    kappa: Sequence[float] = ()
+    stop: bool = False
+    stopping: str = ""
+    saved: str = ""
+
+
+class WebhookState(JsonRecord):
+    """What was found when the webhook was last looked at, and what was last repaired."""
+
+    checked_at: str
+    problem: str | None = None
+    repaired: Sequence[str] = ()
+    repaired_at: str = ""
+
+
+class Replaced(JsonRecord):
+    """The number that the project had in Label Studio until another got it, and when."""
+
+    number: int
+    at: str
+
+
+class ProjectState(JsonRecord):
+    """Times are in ISO format.
+
+    choices, image: which of them was selected to be learned; None where there is but one.
+    created: when Label Studio made the project, in seconds; None where it does not say.
+    overlap: how many annotators each task is for.
+    split_seed: the key by which images get their place in the split: ML_BACKEND_SEED when the project was first seen.
+    reserved_share: images at a place below this are held out, as of the last turn; None before the first.
+    gone: since when Label Studio has no such project; True in older stores.
+    another_store: why the project may not be touched: another store has it.
+    images_waiting: why images are not read: their hosts are away.
+    imported: the version that training started from.
+    all_tasks_tab: whether it has had a tab of all tasks.
+    superseded: the queue in service ("by"), and since when former ones are not ("since").
+    replaced: set on a project whose number in Label Studio another one has by now.
+    """
+
+    choices: str | None = None
+    image: str | None = None
+    created: int | None = None
+    overlap: int = 1
+    split_seed: int = 0
+    reserved_share: float | None = None
+    gone: str | bool | None = None
+    another_store: str | None = None
+    images_waiting: str | None = None
+    imported: int | None = None
+    all_tasks_tab: bool = False
+    superseded: dict[str, Any] | None = None
+    advice: Advice | None = None
+    webhook: WebhookState | None = None
+    replaced: Replaced | None = None
+
+    def changed(self, **changes: Any) -> Self:
+        """The state with these fields; None takes one away. Raises TypeError for a name that is none of a field."""
+        if unknown := changes.keys() - type(self).model_fields.keys():
+            raise TypeError(f"A project's state has no {', '.join(sorted(unknown))}.")
+        changed = {**self.as_json(), **changes}
+        return self.model_validate({name: value for name, value in changed.items() if value is not None})
+
+    def successor(self, created: int) -> ProjectState:
+        """The state of the project that takes this one's number: what was selected comes before it is noticed."""
+        kept = self.model_dump(include={"choices", "image", "split_seed"}, exclude_unset=True)
+        return ProjectState.model_validate({**kept, "created": created})
