@@ -227,10 +227,9 @@ def _in_words(right: NDArray[np.bool_], undecided: int) -> tuple[float, float]:
 
 def run(data: Data, strategy: str, seed: int, share: float, left: Left) -> list[Measured]:
     with TemporaryDirectory() as folder:
-        settings = Settings(
-            data_dir=Path(folder), label_studio_api_key="k", strategy=strategy, seed=seed,
-            batch_size=math.ceil(len(data.labels) * share),
-        )  # fmt: skip
+        batch = math.ceil(len(data.labels) * share)
+        settings = Settings(data_dir=Path(folder), label_studio_api_key="k", seed=seed, batch_size=batch)
+        settings = settings.model_copy(update={"strategy": strategy})
         services = Services.open(settings)
         try:
             return list(Run(services, data, seed, left).points(strategy, seed))

@@ -9,7 +9,7 @@ import atexit
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,7 +35,7 @@ def rehearsal(settings: Settings) -> Services:
     else:
         _copy_rows(settings.database, copy)
     there = settings.data_dir if settings.data_dir.is_dir() else Path(folder.name)
-    services = Services.open(replace(settings, database_url=f"sqlite:///{copy}", data_dir=there))
+    services = Services.open(settings.model_copy(update={"database_url": f"sqlite:///{copy}", "data_dir": there}))
     services.rehearsal = True
     with services.database.write() as connection:
         connection.execute(schema.jobs.delete())  # a turn of the service that runs has nothing to do with the copy

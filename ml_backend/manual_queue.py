@@ -87,14 +87,15 @@ class ManualQueue:
         model = self.predictor.current(project)
         on_progress(0.9, "choose")
         pool = build_pool(corpus, model) if corpus else None
-        wanted = replace(
-            settings,
-            strategy=strategy,
-            batch_size=options.size or settings.batch_size,
-            pool_size=options.pool_size if options.pool_size is not None else settings.pool_size,
-            power=options.power if options.power is not None else settings.power,
-            random_share=0.0,
-            holdout_share=0.0,
+        wanted = settings.model_copy(
+            update={
+                "strategy": strategy,
+                "batch_size": options.size or settings.batch_size,
+                "pool_size": options.pool_size if options.pool_size is not None else settings.pool_size,
+                "power": options.power if options.power is not None else settings.power,
+                "random_share": 0.0,
+                "holdout_share": 0.0,
+            }
         )
         chosen = picks(pool, 0, np.random.default_rng([seed, project.id]), wanted)
         if not chosen:

@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import platformdirs
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ml_backend.errors import ConfigError
 from ml_backend.host_lists import HostList
 from ml_backend.records import Selection
 
-Parse = Callable[[str], Any]
-
 APP = "label-studio-active-learning"
+NETWORK = r"^@register_model\(\)\n(?:@.*\n)*def %s\("
+"""How torchvision's files declare a network. To import them and ask would take seconds."""
 
 
 def default_data_dir() -> Path:
     """The platform's folder for a user's data: the same from whatever folder a command is run."""
-    return Path(os.path.abspath(platformdirs.user_data_dir(APP, appauthor=False)))  # noqa: PTH100 - resolves no links
+    return Path(platformdirs.user_data_dir(APP, appauthor=False))
 
 
-def _knob(env: str, default: Any, parse: Parse, doc: str) -> Any:
-    metadata = {"env": env, "parse": parse, "doc": doc}
-    if callable(default):
-        return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata)
+def _read(parse: Callable[[str], Any]) -> BeforeValidator:
+    return BeforeValidator(lambda given: parse(given) if isinstance(given, str) else given)
 
 
-def _number(kind: type[int | float], low: float, high: float = float("inf")) -> Parse:
-    def parse(text: str) -> int | float:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
-        if not low <= value <= high:
-            upper = "" if high == float("inf") else f" and at most {high:g}"
-            raise ValueError(f"must be at least {low:g}{upper}")
-        return value
-
-    return parse
+def _unset(text: str) -> str | None:
+    return None if text.lower() in {"", "none"} else text
 
 
 def _url(text: str) -> str:
@@ -53,260 +44,197 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
-def _keys(text: str) -> tuple[tuple[str, str], ...]:
-    pairs = []
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        url, separator, key = item.rpartition("=")
-        if not separator or not key:
-            raise ValueError("must have the form http://one.example=KEY,http://two.example=KEY")
-        pairs.append((_url(url), key))
-    return tuple(pairs)
+def _keys(text: str) -> list[tuple[str, str]]:
+    pairs = [item.rpartition("=")[::2] for item in _names(text)]
+    if not all(url and key for url, key in pairs):
+        raise ValueError("must have the form http://one.example=KEY,http://two.example=KEY")
+    return [(_url(url), key) for url, key in pairs]
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
-def _hosts(text: str) -> tuple[str, ...]:
+def _hosts(names: tuple[str, ...]) -> tuple[str, ...]:
     """Names, `*.suffix`, addresses or networks, each with a port if need be."""
-    HostList(found := _names(text))
-    return found
+    HostList(names)
+    return names
 
 
-def _choice(*names: str) -> Parse:
-    def parse(text: str) -> str:
-        if text not in names:
-            raise ValueError(f"must be one of {', '.join(names)}")
-        return text
-
-    return parse
-
-
-def _folder(text: str) -> Path:
+def _folder(path: Path) -> Path:
     """Absolute, so that what is shown and handed on means the same everywhere; links stay as they are."""
-    return Path(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - a `~nobody` is left as it is
+    return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - a `~nobody` is left as it is
 
 
-def _database(text: str) -> str:
+def _database(url: str) -> str:
     """A database URL; SQLite's with an absolute path."""
-    scheme, path = text[: len("sqlite:///")], text[len("sqlite:///") :]
-    return f"{scheme}{_folder(path)}" if scheme == "sqlite:///" and path not in {"", ":memory:"} else text
+    if not re.match(r"$|sqlite(\+\w+)?://|postgres://|postgresql(\+\w+)?://", url):
+        raise ValueError("must be postgresql+psycopg://user:password@host/name or sqlite:///path")
+    scheme, path = url[: len("sqlite:///")], url[len("sqlite:///") :]
+    return f"{scheme}{_folder(Path(path))}" if scheme == "sqlite:///" and path not in {"", ":memory:"} else url
 
 
-def _optional(parse: Parse) -> Parse:
-    return lambda text: None if text.lower() in {"", "none"} else parse(text)
+def _encoder(name: str) -> str:
+    known = name in {"auto", "patches"} or ":" in name or name.endswith((".pt2", ".onnx", ".torchscript", ".ts"))
+    if not (known or _is_network(name.partition("@")[0])):
+        raise ValueError("must be auto, patches, a torchvision network, timm:<name>, a model file, or module:Class")
+    return name
 
 
-@dataclass(frozen=True)
-class Settings:
+def _is_network(name: str) -> bool:
+    spec = find_spec("torchvision")
+    folders = spec.submodule_search_locations if spec else None
+    declared = re.compile(NETWORK % re.escape(name), re.MULTILINE)
+    files = (file for folder in folders or () for file in Path(folder, "models").glob("*.py"))
+    return any(declared.search(file.read_text(encoding="utf-8")) for file in files)
+
+
+def _with_user(password: str, others: ValidationInfo) -> str:
+    if bool(password) != bool(others.data.get("user")):
+        raise ValueError("and ML_BACKEND_USER belong together: set both or neither")
+    return password
+
+
+OTHERWISE_NAMED = {
+    "label_studio_url": "LABEL_STUDIO_URL",
+    "label_studio_api_key": "LABEL_STUDIO_API_KEY",
+    "label_studio_api_keys": "LABEL_STUDIO_API_KEYS",
+    "media_root": "LABEL_STUDIO_MEDIA_ROOT",
+    "document_root": "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
+    "public_url": "ML_BACKEND_URL",
+    "mode": "ML_BACKEND_TRAINING",
+}
+"""Fields whose variable is not `ML_BACKEND_` and the field's name."""
+
+Secret = Annotated[str, Field(repr=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Unset = _read(_unset)
+Names = Annotated[tuple[str, ...], _read(_names)]
+Hosts = Annotated[Names, AfterValidator(_hosts)]
+
+
+class Settings(BaseSettings):
     """What can be set, with its defaults. One environment variable a field; `NAME_FILE` reads it from a file."""
 
-    label_studio_url: str = _knob(
-        "LABEL_STUDIO_URL", "http://localhost:8080", _url, "Label Studio's address, as this service reaches it"
-    )
-    label_studio_api_key: str = _knob("LABEL_STUDIO_API_KEY", "", str, "its access token, personal or legacy")
-    label_studio_api_keys: tuple[tuple[str, str], ...] = _knob(
-        "LABEL_STUDIO_API_KEYS", (), _keys, "further Label Studio hosts: URL=KEY,URL=KEY"
-    )
-    media_root: Path | None = _knob(
-        "LABEL_STUDIO_MEDIA_ROOT",
-        None,
-        _optional(Path),
-        "Label Studio's media folder, if it is visible here: uploads are then read from disk",
-    )
-    document_root: Path | None = _knob(
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
-        None,
-        _optional(Path),
-        "Label Studio's local-files folder, if it is visible here",
-    )
-    image_hosts: tuple[str, ...] = _knob(
-        "ML_BACKEND_IMAGE_HOSTS",
-        (),
-        _hosts,
-        "hosts besides Label Studio that images may be fetched from: images.example.org,*.example.org,minio:9000; private "
-        "addresses only if they are listed, too: 10.0.0.0/8; *: every public host",
-    )
-    image_megapixels: int = _knob(
-        "ML_BACKEND_IMAGE_MEGAPIXELS",
-        80,
-        _number(int, 1, 2000),
-        "largest image, in megapixels; as many are decoded at a time, by all threads together",
-    )
-    data_dir: Path = _knob(
-        "ML_BACKEND_DATA_DIR",
-        default_data_dir,
-        _folder,
-        "folder for the state, image vectors and model versions; default: the user's data folder",
-    )
-    database_url: str = _knob(
-        "ML_BACKEND_DATABASE_URL",
-        "",
-        _database,
-        "keep the state in PostgreSQL instead of SQLite: postgresql+psycopg://user:password@host/name",
-    )
-    host: str = _knob("ML_BACKEND_HOST", "127.0.0.1", str, "address to listen on; 0.0.0.0 in a container")
-    port: int = _knob("ML_BACKEND_PORT", 9090, _number(int, 1, 65535), "port to listen on")
-    public_url: str = _knob(
-        "ML_BACKEND_URL",
-        "",
-        _optional(_url),
-        "this service's address, as Label Studio reaches it; default: http://localhost:<port>",
-    )
-    names: tuple[str, ...] = _knob(
-        "ML_BACKEND_NAMES",
-        (),
-        _hosts,
-        "further names that this service is called by, beside localhost and the host of ML_BACKEND_URL: "
-        "backend.example.org,*.internal",
-    )
-    authentication: str = _knob(
-        "ML_BACKEND_AUTHENTICATION",
-        "own",
-        _choice("own", "proxy"),
-        "own: an address that others can reach needs a user and a password; proxy: a proxy in front asks for them",
-    )
-    body_mb: int = _knob(
-        "ML_BACKEND_BODY_MB", 64, _number(int, 1, 4096), "largest body of a request, in MiB; a larger one gets 413"
-    )
-    user: str = _knob("ML_BACKEND_USER", "", str, "user name that Label Studio has to send; empty: no authentication")
-    password: str = _knob("ML_BACKEND_PASSWORD", "", str, "password for that user")
-    encoder: str = _knob(
-        "ML_BACKEND_ENCODER",
-        "auto",
-        str,
-        "auto, patches, a torchvision network, timm:<name>, a model file, or module:Class",
-    )
-    encoder_weights: str = _knob("ML_BACKEND_ENCODER_WEIGHTS", "", str, "file with weights for the encoder")
-    allowed_encoders: tuple[str, ...] = _knob(
-        "ML_BACKEND_ALLOWED_ENCODERS",
-        (),
-        _names,
-        "further encoders that may run code of their own when a model is imported or loaded, separated by commas: "
-        "module:Class, or the path of a .pt2 or .torchscript file",
-    )
-    strategy: str = _knob("ML_BACKEND_STRATEGY", "auto", str, "query strategy")
-    batch_size: int = _knob("ML_BACKEND_BATCH_SIZE", 20, _number(int, 1, 100_000), "number of tasks in a batch")
-    pool_size: int | None = _knob(
-        "ML_BACKEND_POOL_SIZE", None, _optional(_number(int, 1)), "rank only a random sample of the pool, of this size"
-    )
-    power: float | None = _knob(
-        "ML_BACKEND_POWER",
-        None,
-        _optional(_number(float, 0)),
-        "draw tasks at random, weighted by acquisition ** POWER, instead of taking the highest: 0 draws evenly; "
-        "larger values come closer to the plain ranking",
-    )
-    random_share: float = _knob(
-        "ML_BACKEND_RANDOM_SHARE",
-        0.0,
-        _number(float, 0, 1),
-        "share of each batch drawn at random, to compare the strategy with",
-    )
-    holdout_share: float = _knob(
-        "ML_BACKEND_HOLDOUT_SHARE",
-        0.1,
-        _number(float, 0, 0.9),
-        "share of labels held out to measure the accuracy, drawn at random before labelling",
-    )
-    holdout_first: int = _knob(
-        "ML_BACKEND_HOLDOUT_FIRST", 20, _number(int, 0), "number of tasks held out at the start, at most a fifth of all"
-    )
-    prelabels: str = _knob(
-        "ML_BACKEND_PRELABELS",
-        "confident",
-        _choice("never", "confident", "always"),
-        "whether the model's guess is already ticked when an image opens; confident: only if such guesses are "
-        "right 9 times in 10",
-    )
-    prediction_grace_seconds: float = _knob(
-        "ML_BACKEND_PREDICTION_GRACE_SECONDS",
-        604_800.0,
-        _number(float, 0),
-        "how long predictions of earlier queues stay in Label Studio; an image left open for longer cannot be "
-        "submitted",
-    )
-    image_seconds: float = _knob(
-        "ML_BACKEND_IMAGE_SECONDS",
-        30.0,
-        _number(float, 0.1),
-        "longest time to fetch one image, in seconds; one that takes longer is tried again later",
-    )
-    train_after_labels: int = _knob(
-        "ML_BACKEND_TRAIN_AFTER_LABELS", 10, _number(int, 1), "train after this many new labels"
-    )
-    train_after_seconds: float = _knob(
-        "ML_BACKEND_TRAIN_AFTER_SECONDS", 30.0, _number(float, 0), "or after this many seconds without a new label"
-    )
-    poll_seconds: float = _knob(
-        "ML_BACKEND_POLL_SECONDS",
-        60.0,
-        _number(float, 1),
-        "seconds between checks for changes that no webhook reported",
-    )
-    full_sync_seconds: float = _knob(
-        "ML_BACKEND_FULL_SYNC_SECONDS", 3600.0, _number(float, 0), "seconds between comparisons with the whole project"
-    )
-    conflicts: str = _knob(
-        "ML_BACKEND_CONFLICTS",
-        "majority",
-        _choice("majority", "latest", "exclude"),
-        "how several annotators' labels of one task become one: majority, latest (the one given last) or exclude",
-    )
-    mode: str = _knob(
-        "ML_BACKEND_TRAINING",
-        "head",
-        _choice("head", "finetune"),
-        "head: train a classifier on fixed vectors; finetune: train the whole network",
-    )
-    choices: str = _knob(
-        "ML_BACKEND_CHOICES", "", str, "name of the <Choices> to learn, if the label config has several"
-    )
-    image: str = _knob(
-        "ML_BACKEND_IMAGE", "", str, "name of the <Image> to learn from, if the label config has several"
-    )
-    seed: int = _knob("ML_BACKEND_SEED", 0, _number(int, 0), "seed for all random draws")
-    promotion_alpha: float = _knob(
-        "ML_BACKEND_PROMOTION_ALPHA",
-        0.05,
-        _number(float, 0, 1),
-        "a new version is not served if it is worse at this significance level",
-    )
-    keep_versions: int = _knob(
-        "ML_BACKEND_KEEP_VERSIONS",
-        20,
-        _number(int, 2),
-        "number of model versions kept on disk, and as many (up to ten) that were good enough",
-    )
-    log_level: str = _knob(
-        "ML_BACKEND_LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR"
-    )
+    model_config = SettingsConfigDict(frozen=True, hide_input_in_errors=True)
+
+    label_studio_url: Annotated[str, AfterValidator(_url)] = "http://localhost:8080"
+    """Label Studio's address, as this service reaches it"""
+    label_studio_api_key: Secret = ""
+    """its access token, personal or legacy"""
+    label_studio_api_keys: Annotated[tuple[tuple[str, str], ...], _read(_keys), Field(repr=False)] = ()
+    """further Label Studio hosts: URL=KEY,URL=KEY"""
+    media_root: Annotated[Path | None, Unset] = None
+    """Label Studio's media folder, if it is visible here: uploads are then read from disk"""
+    document_root: Annotated[Path | None, Unset] = None
+    """Label Studio's local-files folder, if it is visible here"""
+    image_hosts: Hosts = ()
+    """hosts besides Label Studio that images may be fetched from: images.example.org,*.example.org,minio:9000; private addresses only if they are listed, too: 10.0.0.0/8; *: every public host"""
+    image_megapixels: Annotated[int, Field(ge=1, le=2000)] = 80
+    """largest image, in megapixels; as many are decoded at a time, by all threads together"""
+    data_dir: Annotated[Path, AfterValidator(_folder)] = Field(default_factory=default_data_dir)
+    """folder for the state, image vectors and model versions; default: the user's data folder"""
+    database_url: Annotated[Secret, AfterValidator(_database)] = ""
+    """keep the state in PostgreSQL instead of SQLite: postgresql+psycopg://user:password@host/name"""
+    host: str = "127.0.0.1"
+    """address to listen on; 0.0.0.0 in a container"""
+    port: Annotated[int, Field(ge=1, le=65535)] = 9090
+    """port to listen on"""
+    public_url: Annotated[str, _read(lambda text: _url(text) if _unset(text) else "")] = ""
+    """this service's address, as Label Studio reaches it; default: http://localhost:<port>"""
+    names: Hosts = ()
+    """further names that this service is called by, beside localhost and the host of ML_BACKEND_URL: backend.example.org,*.internal"""
+    authentication: Literal["own", "proxy"] = "own"
+    """own: an address that others can reach needs a user and a password; proxy: a proxy in front asks for them"""
+    body_mb: Annotated[int, Field(ge=1, le=4096)] = 64
+    """largest body of a request, in MiB; a larger one gets 413"""
+    user: str = ""
+    """user name that Label Studio has to send; empty: no authentication"""
+    password: Annotated[Secret, AfterValidator(_with_user)] = ""
+    """password for that user"""
+    encoder: Annotated[str, AfterValidator(_encoder)] = "auto"
+    """auto, patches, a torchvision network, timm:<name>, a model file, or module:Class"""
+    encoder_weights: str = ""
+    """file with weights for the encoder"""
+    allowed_encoders: Names = ()
+    """further encoders that may run code of their own when a model is imported or loaded, separated by commas: module:Class, or the path of a .pt2 or .torchscript file"""
+    strategy: Literal[
+        "random", "least_confidence", "margin", "entropy", "diversity", "typiclust", "herding", "uherding", "badge",
+        "cluster_margin", "rare", "auto",
+    ] = "auto"  # fmt: skip
+    """query strategy"""
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 20
+    """number of tasks in a batch"""
+    pool_size: Annotated[int | None, Field(ge=1), Unset] = None
+    """rank only a random sample of the pool, of this size"""
+    power: Annotated[float | None, Field(ge=0), Unset] = None
+    """draw tasks at random, weighted by acquisition ** POWER, instead of taking the highest: 0 draws evenly; larger values come closer to the plain ranking"""
+    random_share: Share = 0.0
+    """share of each batch drawn at random, to compare the strategy with"""
+    holdout_share: Annotated[float, Field(ge=0, le=0.9)] = 0.1
+    """share of labels held out to measure the accuracy, drawn at random before labelling"""
+    holdout_first: Annotated[int, Field(ge=0)] = 20
+    """number of tasks held out at the start, at most a fifth of all"""
+    prelabels: Literal["never", "confident", "always"] = "confident"
+    """whether the model's guess is already ticked when an image opens; confident: only if such guesses are right 9 times in 10"""
+    prediction_grace_seconds: Annotated[float, Field(ge=0)] = 604_800.0
+    """how long predictions of earlier queues stay in Label Studio; an image left open for longer cannot be submitted"""
+    image_seconds: Annotated[float, Field(ge=0.1)] = 30.0
+    """longest time to fetch one image, in seconds; one that takes longer is tried again later"""
+    train_after_labels: Annotated[int, Field(ge=1)] = 10
+    """train after this many new labels"""
+    train_after_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """or after this many seconds without a new label"""
+    poll_seconds: Annotated[float, Field(ge=1)] = 60.0
+    """seconds between checks for changes that no webhook reported"""
+    full_sync_seconds: Annotated[float, Field(ge=0)] = 3600.0
+    """seconds between comparisons with the whole project"""
+    conflicts: Literal["majority", "latest", "exclude"] = "majority"
+    """how several annotators' labels of one task become one: majority, latest (the one given last) or exclude"""
+    mode: Literal["head", "finetune"] = "head"
+    """head: train a classifier on fixed vectors; finetune: train the whole network"""
+    choices: str = ""
+    """name of the <Choices> to learn, if the label config has several"""
+    image: str = ""
+    """name of the <Image> to learn from, if the label config has several"""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """seed for all random draws"""
+    promotion_alpha: Share = 0.05
+    """a new version is not served if it is worse at this significance level"""
+    keep_versions: Annotated[int, Field(ge=2)] = 20
+    """number of model versions kept on disk, and as many (up to ten) that were good enough"""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """DEBUG, INFO, WARNING or ERROR"""
+
+    @classmethod
+    def settings_customise_sources(cls, *_: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is handed over: `Settings()` gives the defaults, whatever the environment says."""
+        return (sources["init_settings"],)
+
+    @classmethod
+    def variables(cls) -> dict[str, str]:
+        """The environment variable of each field."""
+        return {field: OTHERWISE_NAMED.get(field, f"ML_BACKEND_{field.upper()}") for field in cls.model_fields}
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
-        """Read every knob from `environ`. Raises ConfigError that lists all mistakes."""
-        values: dict[str, Any] = {}
+        """Read every setting from `environ`. Raises ConfigError that lists all mistakes."""
+        given: dict[str, Any] = {}
         mistakes: list[str] = []
-        for knob in fields(cls):
-            name = knob.metadata["env"]
+        for field, name in (variables := cls.variables()).items():
             try:
-                text = _lookup(name, environ)
-                if text is not None:
-                    values[knob.name] = knob.metadata["parse"](text)
+                if (text := _lookup(name, environ)) is not None:
+                    given[field] = text
             except (ValueError, OSError) as error:
                 mistakes.append(f"{name} {error}")
-        settings = cls(**values)
-        mistakes += settings._contradictions()
-        mistakes += _unknown(environ, {knob.metadata["env"] for knob in fields(cls)})
+        try:
+            settings = cls(**given)
+        except ValidationError as found:
+            mistakes += [f"{variables[str(error['loc'][0])]} {_sentence(error['msg'])}" for error in found.errors()]
+        mistakes += _unknown(environ, set(variables.values()))
         if mistakes:
             raise ConfigError("Settings: " + "; ".join(mistakes))
         return settings
-
-    def _contradictions(self) -> list[str]:
-        found = []
-        if bool(self.user) != bool(self.password):
-            found.append("ML_BACKEND_USER and ML_BACKEND_PASSWORD belong together: set both or neither")
-        return found
 
     @property
     def url(self) -> str:
@@ -343,7 +271,7 @@ class Settings:
 
 
 def _lookup(name: str, environ: Mapping[str, str]) -> str | None:
-    """What the environment says of a knob. An empty variable counts as not set: docker compose passes on what is missing."""
+    """What the environment says of a setting. An empty variable counts as not set: docker compose passes on what is missing."""
     path, text = environ.get(f"{name}_FILE"), environ.get(name) or None
     if path and text:
         raise ValueError(f"is set twice: unset {name} or {name}_FILE")
@@ -351,6 +279,12 @@ def _lookup(name: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _unknown(environ: Mapping[str, str], known: set[str]) -> list[str]:
-    """A misspelt knob is silently ignored otherwise."""
-    names = {name.removesuffix("_FILE") for name in environ if name.startswith("ML_BACKEND_")}
-    return [f"{name} is not a setting; see docs/settings.md" for name in sorted(names - known)]
+    """A misspelt one is silently ignored otherwise."""
+    names = {name.removesuffix("_FILE") for name in environ if name.startswith("ML_BACKEND_")} - known
+    meant = {name: "".join(f" (did you mean {near}?)" for near in get_close_matches(name, known, 1)) for name in names}
+    return [f"{name} is not a setting{meant[name]}; see docs/settings.md" for name in sorted(names)]
+
+
+def _sentence(message: str) -> str:
+    """What goes on after a name: of `Input should be greater than or equal to 1`, or of what our own checks raised."""
+    return message.removeprefix("Value error, ").replace("Input should", "must").partition(", unable to parse")[0]

@@ -6,7 +6,6 @@ import copy
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ class Bench:
         shutil.copytree(self.settings.data_dir, folder)
         twin = copy.copy(self)
         twin.answers, twin.answered = dict(self.answers), dict(self.answered)
-        twin.settings = replace(self.settings, data_dir=folder)
+        twin.settings = self.settings.model_copy(update={"data_dir": folder})
         twin.services = Services.open(twin.settings)
         return twin
 

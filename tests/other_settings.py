@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ml_backend.services import Services
@@ -10,7 +9,7 @@ from ml_backend.settings import Settings
 
 
 def use(services: Services, **changes: Any) -> Settings:
-    settings = replace(services.settings, **changes)
+    settings = Settings(**dict(services.settings) | changes)
     for holder in (services, services.hosts, services.registry, services.predictor, services.encoders):
         holder.settings = settings
     return settings

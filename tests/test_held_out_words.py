@@ -1,6 +1,5 @@
 """What is told of the answers that measure, before and while they are given."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def test_it_is_told_which_imported_labels_measure(tmp_path: Path) -> None:
         "88 labels, used for training, except on the tasks drawn at random to be held out: those measure the accuracy, 0 "
         "so far."
     )
-    assert "all used for training" in held_out.imported(replace(settings, holdout_share=0.0), HOST, 1, 88)
+    assert "all used for training" in held_out.imported(settings.model_copy(update={"holdout_share": 0.0}), HOST, 1, 88)
     assert not settings.data_dir.exists(), "telling makes no store"
     services = Services.open(settings)
     project = services.registry.register(HOST, 1, CONFIG, created=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -283,7 +282,7 @@ def seen_with_a_guess(work: Labelling) -> set[int]:
 
 
 def test_deleting_tasks_holds_none_out_that_was_answered_with_a_guess(services: Services) -> None:
-    services.settings = replace(services.settings, holdout_share=0.1)
+    services.settings = services.settings.model_copy(update={"holdout_share": 0.1})
     work = with_a_model(services, 190, 60)
     seen = seen_with_a_guess(work)
     services.ledger.reconcile(work.project, [], full=False, gone=range(101, 191))
