@@ -81,6 +81,14 @@ def _encoder(name: str) -> str:
     return name
 
 
+def _strategy(name: str) -> str:
+    """One of the registry's names, read from its source: to import it takes seconds."""
+    source = Path(__file__).with_name("strategies").joinpath("registry.py").read_text(encoding="utf-8")
+    if name not in (known := re.findall(r'^    "(\w+)": ', source, re.MULTILINE)):
+        raise ValueError(f"must be one of {', '.join(known)}")
+    return name
+
+
 def _is_network(name: str) -> bool:
     spec = find_spec("torchvision")
     folders = spec.submodule_search_locations if spec else None
@@ -158,17 +166,14 @@ class Settings(BaseSettings):
     """file with weights for the encoder"""
     allowed_encoders: Names = ()
     """further encoders that may run code of their own when a model is imported or loaded, separated by commas: module:Class, or the path of a .pt2 or .torchscript file"""
-    strategy: Literal[
-        "random", "least_confidence", "margin", "entropy", "diversity", "typiclust", "herding", "uherding", "badge",
-        "cluster_margin", "rare", "auto",
-    ] = "auto"  # fmt: skip
+    strategy: Annotated[str, AfterValidator(_strategy)] = "auto"
     """query strategy"""
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 20
     """number of tasks in a batch"""
     pool_size: Annotated[int | None, Field(ge=1), Unset] = None
     """rank only a random sample of the pool, of this size"""
-    power: Annotated[float | None, Field(ge=0), Unset] = None
-    """draw tasks at random, weighted by acquisition ** POWER, instead of taking the highest: 0 draws evenly; larger values come closer to the plain ranking"""
+    power: Annotated[float | None, Field(gt=0), Unset] = None
+    """draw tasks at random, weighted by acquisition ** POWER, instead of taking the highest: near 0 evenly; larger values come closer to the plain ranking"""
     random_share: Share = 0.0
     """share of each batch drawn at random, to compare the strategy with"""
     holdout_share: Annotated[float, Field(ge=0, le=0.9)] = 0.1

@@ -48,7 +48,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         "set both or neither",
         "ML_BACKEND_HOLDOUT_SHARE must be",
         "ML_BACKEND_TRAINING must be 'head' or 'finetune'",
-        "ML_BACKEND_STRATEGY must be 'random', ",
+        "ML_BACKEND_STRATEGY must be one of random, ",
         "ML_BACKEND_ENCODER must be auto, patches, a torchvision network",
         "ML_BACKEND_DATABASE_URL must be postgresql+psycopg://",
         "LABEL_STUDIO_API_KEY [Errno 2]",

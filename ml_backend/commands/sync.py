@@ -122,7 +122,7 @@ def _wish_arguments(parser: argparse.ArgumentParser) -> None:
         "--power",
         type=float,
         help=(
-            "draw tasks at random, weighted by acquisition ** POWER, instead of taking the highest: 0 draws "
+            "draw tasks at random, weighted by acquisition ** POWER, instead of taking the highest: near 0 "
             "evenly; larger values come closer to the plain ranking"
         ),
     )
