@@ -17,7 +17,7 @@ test: setup lint docs
 	$(BIN)/python -m pytest $(ARGS)
 
 test-fast: setup-service
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not slow" --ignore=tests/e2e --ignore=tests/test_openapi.py -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not slow" --ignore=tests/e2e --ignore=tests/web/test_openapi.py -n 2 $(ARGS)
 
 test-long: setup
 	$(BIN)/python -m pytest -m long $(ARGS)

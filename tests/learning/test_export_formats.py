@@ -29,7 +29,7 @@ from ml_backend.learning.training import train_head
 
 Digits = tuple[list[Image.Image], NDArray[np.int64]]
 
-SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 FRESH_PROCESS = """
 import io, json, sys
 import numpy as np

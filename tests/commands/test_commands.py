@@ -16,7 +16,7 @@ from ml_backend.commands.setup_project import labels_from
 from ml_backend.errors import InvalidInputError
 from tests.documented import parsers, rows
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCUMENTED = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 TOKEN = "f" * 40
 

@@ -26,8 +26,8 @@ from ml_backend.settings import Settings
 from ml_backend.split import place
 from ml_backend.store.projects import Project
 from ml_backend.web.app import create_app
+from tests.labelstudio.test_transport import Host, running
 from tests.other_settings import use
-from tests.test_labelstudio_transport import Host, running
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="upright"/><Choice value="level"/></Choices></View>"""

@@ -258,7 +258,7 @@ def test_a_name_in_a_file_does_not_decide_which_code_runs(tmp_path: Path, monkey
 def test_example_in_the_documentation_is_the_one_that_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Digits
 ) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "encoders.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text()
     code = text.split("```python\n", 1)[1].split("```", 1)[0]
     assert len(code.strip().splitlines()) <= 20
     (tmp_path / "documented_encoder.py").write_text(code)

@@ -22,7 +22,7 @@ from ml_backend.web import access
 from ml_backend.web.access import BODIES, Gate, require_closed
 from ml_backend.web.app import create_app
 from tests.other_settings import use
-from tests.test_server import CONFIG, SETUP
+from tests.web.test_app import CONFIG, SETUP
 
 Client = Callable[..., TestClient]
 STATE_CHANGING = ["/projects/1/cancel", "/projects/1/pin/v1", "/projects/1/roll-back", "/projects/1/train", "/webhook"]

@@ -25,8 +25,8 @@ from schemathesis.specs.openapi.checks import (
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.web.app import create_app
-from tests.test_labelstudio_transport import Host, running
-from tests.test_server import SETUP
+from tests.labelstudio.test_transport import Host, running
+from tests.web.test_app import SETUP
 
 CHECKS: list[Any] = [
     not_a_server_error,

@@ -23,10 +23,10 @@ from ml_backend.settings import Settings
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from tests.conftest import HOST, SCHEMA, full, known, names
+from tests.exports.test_label_rows import row
 from tests.fakes import FakeLabelStudio
-from tests.test_export import row
-from tests.test_importing import MANY, FakeProject, labelled
-from tests.test_importing import SCHEMA as ONE
+from tests.imports.test_importing import MANY, FakeProject, labelled
+from tests.imports.test_importing import SCHEMA as ONE
 
 __all__ = ["labelled"]
 

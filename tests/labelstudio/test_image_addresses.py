@@ -15,7 +15,7 @@ from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.transport import Transport
 from ml_backend.records import LabelSchema, Task
 from ml_backend.settings import Settings
-from tests.test_labelstudio_transport import PICTURE, Host, picture_host, running
+from tests.labelstudio.test_transport import PICTURE, Host, picture_host, running
 
 PRIVATE = [
     "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",

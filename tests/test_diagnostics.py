@@ -17,7 +17,7 @@ from ml_backend.records import Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
-from tests.test_labelstudio_transport import Host, running
+from tests.labelstudio.test_transport import Host, running
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""

@@ -14,8 +14,8 @@ from ml_backend.labelstudio.circuits import FAILURES, LONGEST_S, SHORTEST_S, Cir
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.transport import Transport
 from tests.fakes import LOOPBACK
+from tests.labelstudio.test_transport import Host, running
 from tests.slow_hosts import HEAD, slow_host
-from tests.test_labelstudio_transport import Host, running
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ml_backend.errors import ImageError
 from ml_backend.learning import images
 from ml_backend.learning.containers import SCANS
 from ml_backend.learning.images import PixelBudget, decode
-from tests.test_images import encoded, gradient
+from tests.learning.test_images import encoded, gradient
 
 SIDE = 64
 TURNED = 6

@@ -86,7 +86,7 @@ def test_what_a_hostile_writer_puts_into_a_text_is_refused_in_a_sentence(kind: s
 IN_A_PROCESS = """
 import resource, sys
 from pathlib import Path
-from tests.test_hostile import MEMORY, try_all
+from tests.imports.test_hostile import MEMORY, try_all
 resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 print(*try_all("image_headers", int(sys.argv[1]), int(sys.argv[2]), Path()))
 """
@@ -95,7 +95,7 @@ print(*try_all("image_headers", int(sys.argv[1]), int(sys.argv[2]), Path()))
 def try_images(seed: int, count: int) -> tuple[int, float]:
     """In a process of its own, whose memory is limited: a decoder may crash it."""
     command = [sys.executable, "-W", "ignore", "-c", IN_A_PROCESS, str(seed), str(count)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-3000:]}"
     good, slowest = done.stdout.split()
     return int(good), float(slowest)

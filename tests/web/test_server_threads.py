@@ -12,7 +12,7 @@ import pytest
 
 from ml_backend.services import Services
 from ml_backend.web.app import create_app
-from tests.test_server import SETUP
+from tests.web.test_app import SETUP
 
 MANY = 100
 """More than all threads that the web server has."""

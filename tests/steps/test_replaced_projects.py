@@ -21,7 +21,7 @@ from ml_backend.web.app import create_app
 from ml_backend.worker.loop import RARELY, Worker
 from tests.conftest import KEY, known
 from tests.fakes import FakeClock
-from tests.test_large_projects import CONFIG, HOST, NOW, Host, connected, services_in
+from tests.steps.test_large_projects import CONFIG, HOST, NOW, Host, connected, services_in
 
 MADE, AGAIN = NOW - timedelta(days=9), NOW - timedelta(days=1)
 

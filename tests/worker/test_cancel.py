@@ -21,8 +21,8 @@ from ml_backend.store.model_versions import Verdict
 from ml_backend.store.projects import Project
 from ml_backend.worker import heartbeat
 from ml_backend.worker.loop import Worker
-from tests import test_large_projects as large
-from tests.test_large_projects import Host, connected, services_in
+from tests.steps import test_large_projects as large
+from tests.steps.test_large_projects import Host, connected, services_in
 
 WITHIN = 20.0  # five on a quiet machine; to the end each would take a minute and more
 PATIENCE = 60.0

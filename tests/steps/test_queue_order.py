@@ -18,7 +18,7 @@ from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.web.app import create_app
 from ml_backend.worker.loop import Worker
-from tests.test_server import CONFIG
+from tests.web.test_app import CONFIG
 
 SETTINGS = {
     "id": 3, "model_version": "v0-r1", "sampling": UNCERTAINTY, "maximum_annotations": 1, "show_overlap_first": False,

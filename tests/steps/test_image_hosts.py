@@ -23,9 +23,9 @@ from ml_backend.settings import Settings
 from ml_backend.store.pictures import LONGEST_PAUSE
 from ml_backend.store.projects import Project
 from tests.fakes import FakeClock
-from tests.test_labelstudio_transport import Host, running
-from tests.test_pipeline import MeanColour
-from tests.test_serving import CONFIG, picture, png
+from tests.labelstudio.test_transport import Host, running
+from tests.learning.test_pipeline import MeanColour
+from tests.test_predictor import CONFIG, picture, png
 
 IMAGES = 40
 

@@ -22,7 +22,7 @@ from ml_backend.store.version_meta import EncoderMeta, VersionMeta
 from ml_backend.web import shared_exports
 from ml_backend.web.app import create_app
 from ml_backend.web.shared_exports import Kind
-from tests.test_large_projects import CONFIG, HOST, NOW, encoder, picture
+from tests.steps.test_large_projects import CONFIG, HOST, NOW, encoder, picture
 
 MADE = b"a model"
 

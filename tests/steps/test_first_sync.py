@@ -12,8 +12,8 @@ from ml_backend import cycle
 from ml_backend.errors import LabelStudioUnavailableError
 from ml_backend.records import Annotation, LabelSchema, Task
 from ml_backend.services import Services
-from tests import test_large_projects as large
-from tests.test_large_projects import Host, connected, services_in
+from tests.steps import test_large_projects as large
+from tests.steps.test_large_projects import Host, connected, services_in
 
 
 @dataclass

@@ -18,7 +18,7 @@ from ml_backend.labelstudio import inline
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.transport import Transport
 from ml_backend.records import Task
-from tests.test_labelstudio_transport import PICTURE, Host, picture_host
+from tests.labelstudio.test_transport import PICTURE, Host, picture_host
 
 
 @pytest.fixture

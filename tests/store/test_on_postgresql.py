@@ -20,8 +20,8 @@ TESTS = (
     "ledger_property",
     "ledger_readers",
     "jobs",
-    "inbox",
-    "versions",
+    "events",
+    "model_versions",
     "store_killed",
     "pictures",
 )
@@ -48,7 +48,7 @@ def test_every_test_of_the_store_passes_on_postgresql_too(server: str) -> None:
             *(str(here / f"test_{name}.py") for name in TESTS),
         ],
         env={**os.environ, POSTGRESQL: server},
-        cwd=here.parent,
+        cwd=here.parents[1],
         capture_output=True,
         text=True,
         timeout=280,
@@ -61,9 +61,7 @@ def test_every_test_of_the_store_passes_on_postgresql_too(server: str) -> None:
 def test_a_store_on_postgresql_is_opened_by_many_at_once(server: str) -> None:
     code = f"from ml_backend.store.database import Database; print(Database({server!r}).store_id)"
     opening = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
-        )
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
         for _ in range(3)
     ]
     ids = {process.communicate(timeout=60)[0].strip() for process in opening}
