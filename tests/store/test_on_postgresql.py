@@ -22,7 +22,8 @@ TESTS = (
     "jobs",
     "events",
     "model_versions",
-    "store_killed",
+    "killed",
+    "debounce",
     "pictures",
 )
 
