@@ -99,7 +99,7 @@ class HeldOut(Rounds):
         last = sa.select(sa.func.max(tasks.c.place)).where(reached).scalar_subquery()
         answered = sa.select(sa.func.max(tasks.c.place)).where(reached, tasks.c.answers > 0).scalar_subquery()
         together = sa.select(sa.func.max(tasks.c.reached)).where(reached, tasks.c.found).scalar_subquery()
-        in_the_way = sa.or_(tasks.c.place < answered, tasks.c.reached <= together)
+        in_the_way = sa.or_(tasks.c.place <= answered, tasks.c.reached <= together)
         has_label, before = labels.c.task_id.is_not(None), tasks.c.place < end
         counts = sa.and_(has_label, tasks.c.reached.is_not(None), before)
         settled = sa.and_(sa.not_(has_label), sa.not_(still_waiting()), tasks.c.image_error.is_(None))

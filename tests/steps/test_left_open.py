@@ -12,7 +12,7 @@ import pytest
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from tests.bench import Bench
-from tests.labelling import Labelling, task
+from tests.labelling import Labelling, content, task
 
 
 @pytest.fixture
@@ -56,6 +56,18 @@ def test_hard_images_that_are_left_open_do_not_bend_what_is_measured(services: S
     work.answer(left)
     assert sorted(work.measured()) == sorted(before_the_first_open(work))
     assert sum(map(hard, work.measured())) >= len(left)
+
+
+def test_a_label_that_waits_for_a_copy_of_its_own_image_is_told_that_one_is_open(services: Services) -> None:
+    work = Labelling(services, 100)
+    work.grow(100, contents=[content(i) for i in range(1, 101)])
+    round_ = work.turn()
+    assert round_ is not None
+    asked = [task for task in work.in_order() if task in work.asked(round_)]
+    last = max(place for place, task in enumerate(asked) if task - 100 in asked)
+    work.answer(asked[:last])
+    counts = services.ledger.slice_counts(work.project)
+    assert (counts.labelled, counts.measured, counts.open) == (last, last - 1, 1)
 
 
 def test_images_that_are_left_open_come_first_in_every_queue_as_long_as_it_takes(services: Services) -> None:
