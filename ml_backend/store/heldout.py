@@ -96,12 +96,13 @@ class HeldOut(Rounds):
         chosen = sa.select(tasks.c.reached).where(reached, tasks.c.found)
         held_up = sa.or_(still_waiting(), sa.and_(tasks.c.reached.in_(chosen), tasks.c.reached >= first_open))
         end = sa.select(sa.func.coalesce(sa.func.min(tasks.c.place), 1.0)).where(reached, held_up).scalar_subquery()
-        last = sa.select(sa.func.max(tasks.c.place)).where(reached).scalar_subquery()
         answered = sa.select(sa.func.max(tasks.c.place)).where(reached, tasks.c.answers > 0).scalar_subquery()
         together = sa.select(sa.func.max(tasks.c.reached)).where(reached, tasks.c.found).scalar_subquery()
         in_the_way = sa.or_(tasks.c.place <= answered, tasks.c.reached <= together)
         has_label, before = labels.c.task_id.is_not(None), tasks.c.place < end
         counts = sa.and_(has_label, tasks.c.reached.is_not(None), before)
+        with_label = tasks.join(labels, SAME_TASK)
+        last = sa.select(sa.func.max(tasks.c.place)).select_from(with_label).where(reached, before).scalar_subquery()
         settled = sa.and_(sa.not_(has_label), sa.not_(still_waiting()), tasks.c.image_error.is_(None))
         statement = (
             sa.select(
@@ -110,7 +111,7 @@ class HeldOut(Rounds):
                 sa.func.count().filter(counts),
                 sa.func.count().filter(sa.and_(counts, tasks.c.found)),
                 sa.func.count().filter(sa.and_(tasks.c.reached.is_not(None), still_waiting(), in_the_way)),
-                sa.func.count().filter(sa.and_(settled, before, tasks.c.place <= last)),
+                sa.func.count().filter(sa.and_(settled, tasks.c.place <= last)),
             )
             .select_from(tasks.outerjoin(labels, SAME_TASK))
             .where(held_out)

@@ -62,9 +62,8 @@ class PoolRows:
 
     @property
     def undecided(self) -> NDArray[np.bool_]:
-        """(N,) in the same part of the order, and without a label for good: skipped, or answered with what is none."""
-        asked, end = self._asked()
-        within = self.holdout & (self.places < end) & (self.places <= self.places[asked].max(initial=-1.0))
+        """(N,) up to the last that is measured, and without a label for good: skipped, or answered with what is none."""
+        within = self.holdout & (self.places <= self.places[self.measured].max(initial=-1.0))
         return np.asarray(within & ~self.labelled & ~self.waiting & ~self.failed)
 
     def _asked(self) -> tuple[NDArray[np.bool_], float]:

@@ -93,9 +93,32 @@ def test_hard_images_that_are_skipped_are_counted_and_those_deleted_open_the_way
         services.ledger.reconcile(work.project, [], full=False, gone=left)
     counts = services.ledger.counts(work.project)
     assert counts.holdout_measured == counts.holdout_labelled > 10
-    undecided = len(left) if hard_ones == "skipped" else 0
+    in_order = work.in_order()
+    last = max(map(in_order.index, work.measured()))
+    undecided = sum(in_order.index(task) < last for task in left) if hard_ones == "skipped" else 0
     assert (counts.holdout_open, counts.holdout_undecided) == (0, undecided)
     assert work.corpus().examples(held_out=True).undecided == undecided, "kept with each version"
+
+
+def test_images_skipped_before_an_import_that_puts_them_beyond_what_is_measured_are_not_counted_with_it(
+    services: Services,
+) -> None:
+    work = Labelling(services, 100)
+    round_ = work.turn()
+    assert round_ is not None
+    asked = [task for task in work.in_order() if task in work.asked(round_)]
+    work.answer(asked[::2])
+    work.answer(asked[1::2], skip=True)
+    work.grow(900)
+    for _ in range(2):
+        round_ = work.turn()
+        assert round_ is not None
+        work.answer([task for task in work.asked(round_) if task not in work.answers])
+    rows = work.corpus().rows
+    last = rows.places[rows.measured].max()
+    assert 0 < (rows.skipped & (rows.places <= last)).sum() < (rows.skipped & rows.holdout).sum()
+    assert work.corpus().examples(held_out=True).undecided == (rows.skipped & (rows.places <= last)).sum()
+    assert services.ledger.counts(work.project).holdout_undecided == (rows.skipped & (rows.places <= last)).sum()
 
 
 def measured(bench: Bench) -> list[int]:
