@@ -73,8 +73,12 @@ class Head:
 
     @classmethod
     def load(cls, folder: Path) -> Head:
+        """Raises OSError, ValueError, KeyError or SafetensorError where it is not whole."""
         meta = json.loads((folder / "head.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "head.safetensors")
+        try:
+            tensors = load_file(folder / "head.safetensors")
+        except (TypeError, AttributeError) as error:  # bfloat16, float8: numpy has none
+            raise ValueError(f"head.safetensors holds numbers of a kind that is not supported: {error}") from error
         return cls(
             classes=tuple(meta["classes"]),
             weight=tensors["weight"],

@@ -46,11 +46,11 @@ class Record:
 
     @classmethod
     def load(cls, folder: Path) -> Record | None:
-        """None where a folder has none: a model from a file, or one of an earlier release."""
+        """None where a folder has none that can be read: a model from a file, or one of an earlier release."""
         try:
             found = load_file(folder / FILE)
             record = cls(found["images"], found["labels"], found["right"])
-        except (OSError, KeyError, SafetensorError):
+        except (OSError, KeyError, TypeError, AttributeError, SafetensorError):  # bfloat16, float8: not in numpy
             return None
         kinds = (record.images.dtype, record.labels.dtype, record.right.dtype)
         shapes = {record.images.shape, record.labels.shape, record.right.shape}

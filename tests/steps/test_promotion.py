@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 
+from ml_backend.errors import InvalidInputError
 from ml_backend.imports.trained_model import ModelSource
 from ml_backend.learning.record import UNKNOWN, Record, digests
 from ml_backend.steps.promotion import Answers, first_better
@@ -159,6 +162,20 @@ def exported(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setattr("ml_backend.exports.model_files.sample_images", lambda *_: ["an image"])
     bench.services.model_exporter.save(bench.project, bench.versions[0], "bundle", tmp_path / "v1")
     return tmp_path / "v1"
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e4m3fn])
+def test_numbers_that_numpy_has_not_are_no_record_and_no_head(bench: Bench, exported: Path, kind: torch.dtype) -> None:
+    odd = {"x": torch.ones(2).to(kind)}
+    save_file(load_file(exported / "record.safetensors") | odd, exported / "record.safetensors")
+    assert Record.load(exported) is None
+    bench.services.model_importer.start_from(bench.project, ModelSource(exported))
+    save_file(load_file(exported / "head.safetensors") | odd, exported / "head.safetensors")
+    with pytest.raises(InvalidInputError, match="not a complete model"):
+        bench.services.model_importer.start_from(bench.project, ModelSource(exported))
+    save_file(odd, bench.versions[0].folder / "head.safetensors")
+    with pytest.raises(InvalidInputError, match="not a complete model"):
+        bench.services.predictor.head(bench.project, bench.versions[0].number)
 
 
 @pytest.mark.parametrize("told", [True, False])
