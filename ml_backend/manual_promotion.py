@@ -112,8 +112,7 @@ def _answers_to_measured_tasks(
     """Its answers to the measured tasks; those that it learned from, or that have no vector of its encoder, are left out."""
     from ml_backend.learning.record import Record  # noqa: PLC0415 - torch takes seconds: a list does not wait
     from ml_backend.steps.corpus import Corpus  # noqa: PLC0415
-    from ml_backend.steps.encode_images import places  # noqa: PLC0415
-    from ml_backend.steps.promotion import unseen  # noqa: PLC0415
+    from ml_backend.steps.encode_images import learned_before, places  # noqa: PLC0415
 
     model = predictor.load(project, version.number)
     if not model.fits:
@@ -124,8 +123,16 @@ def _answers_to_measured_tasks(
         nothing = np.zeros(0, dtype=np.int64)
         return _Answers(nothing, np.zeros((0, 0), dtype=np.float32), nothing, np.zeros(0, dtype=np.bool_))
     matrix = features.matrix(model.encoder.id)
-    corpus = Corpus(rows, at, matrix, model.encoder, project.schema.labels, project.schema.multiple)
-    examples = unseen(Record.load(version.folder), corpus, corpus.examples(held_out=True))
+    corpus = Corpus(
+        rows,
+        at,
+        matrix,
+        model.encoder,
+        project.schema.labels,
+        project.schema.multiple,
+        learned_before(project, predictor.versions),
+    )
+    examples = corpus.unseen(Record.load(version.folder), corpus.examples(held_out=True))
     probabilities = model.head.predict_proba(examples.features)
     return _Answers(rows.ids[examples.tasks], probabilities, examples.targets, examples.right(probabilities))
 

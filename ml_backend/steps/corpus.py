@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend.learning.record import Record, image_keys
 from ml_backend.store.views import PoolRows
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ class Corpus:
     """Tasks and vectors of one project at one moment.
 
     rows: the N tasks by id. at: (N,) row of each task's vector in `matrix`, -1 where there is none.
-    matrix: (M, d) float16, memory-mapped. encoder: what made the vectors.
+    matrix: (M, d) float16, memory-mapped. encoder: what made the vectors. imported: what the model that the project
+    started from had learned from; such images measure no model that comes of it.
     """
 
     rows: PoolRows
@@ -30,6 +32,7 @@ class Corpus:
     encoder: Encoder
     classes: tuple[str, ...]
     multiple: bool
+    imported: Record | None = None
 
     @property
     def encoded(self) -> NDArray[np.bool_]:
@@ -50,7 +53,19 @@ class Corpus:
         """
         if not held_out:
             return self._labelled(~self.rows.holdout)
-        return replace(self._labelled(self.rows.measured), undecided=int(self.rows.undecided.sum()))
+        found = self.unseen(self.imported, self._labelled(self.rows.measured))
+        return replace(found, undecided=int(self.rows.undecided.sum()))
+
+    def unseen(self, record: Record | None, examples: Examples) -> Examples:
+        """Those whose image the model of that record did not learn from."""
+        if record is None:
+            return examples
+        return examples.at(np.flatnonzero(~record.has(image_keys(self.rows.hashes[examples.tasks]))))
+
+    @property
+    def to_learn_from(self) -> int:
+        """How many labelled tasks there are to learn from."""
+        return int((self.rows.labelled & self.encoded & ~self.rows.holdout).sum())
 
     def examples_of(self, task_ids: Sequence[int]) -> Examples:
         """Those of these tasks that are labelled and not held out."""

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.encoding import Encoded, Encoding
-from ml_backend.errors import ImageError
+from ml_backend.errors import ImageError, NotFoundError
+from ml_backend.learning.record import Record
 from ml_backend.project_encoders import ProjectEncoders
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.ledger import Ledger
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.wording import amount
@@ -65,7 +67,8 @@ class CorpusBuilder:
         if not (at >= 0).any():
             return None
         matrix = self.features.matrix(encoder.id)
-        return Corpus(rows, at, matrix, encoder, project.schema.labels, project.schema.multiple)
+        classes, multiple = project.schema.labels, project.schema.multiple
+        return Corpus(rows, at, matrix, encoder, classes, multiple, learned_before(project, self.encoders.versions))
 
     def _note_waiting(self, project: Project, waiting: str | None) -> None:
         """Keep with the project why images are not read yet, for its status."""
@@ -73,6 +76,16 @@ class CorpusBuilder:
             self.ledger.configure(project, images_waiting=waiting)
         if waiting:
             logger.warning("%s: %s", project.key, waiting)
+
+
+def learned_before(project: Project, versions: Versions) -> Record | None:
+    """What the model that the project started from had learned from, as far as it says so."""
+    if not project.state.imported:
+        return None
+    try:
+        return Record.load(versions.version(project, project.state.imported).folder)
+    except NotFoundError:
+        return None
 
 
 def _waiting(found: Encoded) -> str | None:

@@ -46,13 +46,6 @@ def record_of(corpus: Corpus, learned: Examples, right: NDArray[np.bool_]) -> Re
     return Record.of(image_keys(corpus.rows.hashes[learned.tasks]), digests(learned.targets, corpus.classes), right)
 
 
-def unseen(record: Record | None, corpus: Corpus, examples: Examples) -> Examples:
-    """Those whose image the version of that record did not learn from: the share that is held out may have grown since."""
-    if record is None:
-        return examples
-    return examples.at(np.flatnonzero(~record.has(image_keys(corpus.rows.hashes[examples.tasks]))))
-
-
 def is_foreign_import(version: Version) -> bool:
     """Whether it came from elsewhere, so that it has seen none of the project's labels."""
     return version.meta.mode == "import" and not version.meta.knows_labels
@@ -75,9 +68,12 @@ class Promotion:
         at least as often: it has seen no label, so all of them measure it.
         """
         current = self.versions.current(project)
+        stuck = self.predictor.current(project) is None
         former: list[tuple[Version, Answers]] = []
         for version in self._former(project, current, number):
             try:
+                if stuck:  # then what could not be served either is no comparison: nothing would ever be
+                    self.predictor.load(project, version.number)
                 former.append((version, self.answers(project, corpus, version)))
             except (NotFoundError, InvalidInputError, OtherLabelsError):
                 continue  # what cannot be asked is no comparison
@@ -97,9 +93,9 @@ class Promotion:
         head = self.predictor.head(project, version.number)
         record = known = Record.load(self.versions.folder(version))
         if is_foreign_import(version):
-            learned = unseen(known, corpus, self._in_own_vectors(version, corpus, corpus.examples(held_out=False)))
+            learned = corpus.unseen(known, self._in_own_vectors(version, corpus, corpus.examples(held_out=False)))
             record = record_of(corpus, learned, learned.correct(head))
-        held_out = unseen(known, corpus, self._in_own_vectors(version, corpus, corpus.examples(held_out=True)))
+        held_out = corpus.unseen(known, self._in_own_vectors(version, corpus, corpus.examples(held_out=True)))
         return answers_of(corpus, held_out, head, record)
 
     def _former(self, project: Project, current: Version | None, number: int | None) -> Sequence[Version]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.steps.promotion import Promotion, answers_of, is_foreign_import, record_of
 from ml_backend.store.ledger import Ledger
-from ml_backend.store.model_versions import Verdict, Version, Versions
+from ml_backend.store.model_versions import PASSED, Verdict, Version, Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.store.version_meta import EncoderMeta, Metrics, VersionMeta
@@ -76,12 +77,16 @@ class Trainer:
 
         on_progress: told what is being done, often; what it raises ends the step, and nothing is published then.
         """
-        current = self.predictor.current(project)
+        current = self.predictor.current(project) or self._serve_another(project)
         if corpus is None:
             return current
         digest = trained_on(project, corpus.encoder.id, self.ledger, self.settings)
         newest = next(iter(self.versions.list(project)), None)
-        if newest and self._still_valid(project, corpus, newest, digest) and (current or self.versions.pinned(project)):
+        if (
+            newest
+            and self._still_valid(project, corpus, newest, digest)
+            and (current or newest.state == "rejected" or self.versions.pinned(project))  # it would be rejected again
+        ):
             return self.predictor.current(project)
         examples = corpus.examples(held_out=False)
         if len(np.unique(examples.targets, axis=0)) < 2:
@@ -97,11 +102,25 @@ class Trainer:
         self._publish(project, candidate, record, meta, Verdict(reason), on_progress)
         return self.predictor.current(project)
 
+    def _serve_another(self, project: Project) -> LoadedModel | None:
+        """Where the version in service cannot answer: the newest other one that was good enough, and can."""
+        served = self.versions.current(project)
+        if served is None or self.versions.pinned(project):
+            return None
+        for version in self.versions.list(project):
+            if version.state in PASSED and version.number != served.number and version.fits(project.schema):
+                with suppress(NotFoundError, InvalidInputError, OtherLabelsError):
+                    self.predictor.load(project, version.number)
+                    self.versions.promote(project, version.number)
+                    logger.warning("%s: %s cannot answer; %s is served.", project.key, served.name, version.name)
+                    return self.predictor.current(project)
+        return None
+
     def _still_valid(self, project: Project, corpus: Corpus, version: Version, digest: dict[str, Any]) -> bool:
         """Whether training would give this version again, which is there. One that nobody judged yet is judged now."""
         if version.meta.trained_on != digest or not self.versions.folders.there(project.id, version.number):
             return False
-        if _measures_more(corpus, version):
+        if version.meta.labels != corpus.to_learn_from or _measures_more(corpus, version):
             return False
         if version.state != "candidate":
             return True
@@ -221,10 +240,7 @@ def trained_on(project: Project, encoder_id: str | None, ledger: Ledger, setting
 def _measures_more(corpus: Corpus, version: Version) -> bool:
     """Whether more labels measure than did for the version, without a new one: an image before them was skipped, say."""
     known = version.meta.metrics.holdout
-    if known is None:
-        return False
-    held_out = corpus.examples(held_out=True)
-    return bool(len(held_out.tasks) > known["n"] or held_out.undecided > known.get("undecided", 0))
+    return known is not None and len(corpus.examples(held_out=True).tasks) > known["n"]
 
 
 def _by_folds(trained: TrainedHead, examples: Examples) -> tuple[NDArray[np.bool_], NDArray[np.floating[Any]]]:

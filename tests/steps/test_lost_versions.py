@@ -118,3 +118,45 @@ def test_the_version_that_the_last_advice_was_about_may_be_gone(bench: Bench) ->
     assert bench.turn().version == 2
     assert bench.project.state.advice is not None
     assert bench.project.state.advice.version == 2
+
+
+def test_where_the_served_version_cannot_answer_the_newest_good_one_that_can_is_served_and_nothing_is_trained_twice(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path / "data", tasks=200, measured=4)
+    bench.label(*range(1, 71))
+    bench.turn()
+    bench.configure(KINDS, multiple=True)
+    assert bench.turn().version == 2
+    for task in range(71, 140):
+        bench.label(task, as_=KINDS[(KINDS.index(bench.truth[task]) + 1) % 3])
+    bench.configure(KINDS)
+    for _ in range(3):
+        assert bench.turn().version == 1
+    assert [version.state for version in bench.versions] == ["rejected", "promoted", "promoted"]
+    bench.services.database.close()
+
+
+def test_what_could_not_be_served_either_keeps_no_version_back(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "data", tasks=120)
+    bench.label(*range(1, 71))
+    bench.turn()
+    bench.set(encoder="tests.bench:Wider")  # v1's own class is not trusted any more, once the service is started again
+    bench.services.predictor._models.clear()
+    for task in range(71, 111):
+        bench.label(task, as_=KINDS[(KINDS.index(bench.truth[task]) + 1) % 3])
+    assert [bench.turn().version for _ in range(2)] == [2, 2]
+    bench.services.database.close()
+
+
+def test_labels_whose_image_could_not_be_read_are_learned_once_it_can(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "data", tasks=130, measured=20)
+    away = range(61, 101)
+    bench.services.ledger.set_image_errors(bench.project, dict.fromkeys(away, "gone"))
+    bench.label(*range(1, 101))
+    bench.turn()
+    bench.services.ledger.set_content_hash(bench.project, {task: bench.hash_of(task) for task in away})
+    bench.turn()
+    bench.turn()
+    assert [version.meta.labels for version in bench.versions] == [80, 40]
+    bench.services.database.close()

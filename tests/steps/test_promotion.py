@@ -22,6 +22,7 @@ from ml_backend.steps.promotion import Answers, first_better
 from ml_backend.store import schema
 from ml_backend.store.views import PoolRows
 from tests.bench import KINDS, Bench
+from tests.slices import held_out
 
 MEASURED, LEARNED, RUNS = 20, 200, 150
 ALIKE = 0.9
@@ -231,6 +232,19 @@ def test_a_model_of_another_project_with_the_same_images_is_not_measured_on_thos
     assert answers.tasks.tolist() == [1, 2, 3, 4]
     assert answers.record is not None
     assert len(answers.record.images) == 10, "the labels that came since"
+
+
+def test_what_an_imported_model_learned_from_measures_nothing_that_comes_of_it(bench: Bench, exported: Path) -> None:
+    meta = json.loads((exported / "meta.json").read_text())
+    elsewhere = {"store": "another", "project": "http://elsewhere/projects/1"}
+    (exported / "meta.json").write_text(json.dumps({**meta, "origin": elsewhere}))
+    bench.services.model_importer.start_from(bench.project, ModelSource(exported))
+    held_out(bench.services.ledger, bench.project, *range(1, 31))  # of which 5 to 30 it has learned from
+    bench.label(*range(71, 81))
+    bench.turn()
+    newest = bench.versions[0]
+    assert newest.meta.mode == "head"
+    assert (newest.meta.metrics.holdout or {})["n"] == 4
 
 
 def test_a_candidate_that_was_never_judged_is_judged_at_the_next_turn(bench: Bench) -> None:
