@@ -38,11 +38,14 @@ def imported(settings: Settings, host: str, project_id: int, count: int) -> str:
 def told(counts: Mapping[str, int]) -> str | None:
     """Which held-out labels measure, and what the others wait for; None where it is enough to say how many there are."""
     measured, found = counts["holdout_measured"], counts["holdout_found"]
-    undecided, waiting = counts["holdout_undecided"], counts["holdout_labelled"] - measured
-    if not found and not undecided and not waiting:
+    undecided, unreadable = counts["holdout_undecided"], counts["holdout_unreadable"]
+    waiting = counts["holdout_labelled"] - measured - unreadable
+    if not found and not undecided and not unreadable and not waiting:
         return None
     text = f"{amount(measured, 'label')} measured" + (f", {found} of them given before asked for" if found else "")
     text += f"; {amount(undecided, 'image')} among them without a label" if undecided else ""
+    them = "its image" if unreadable == 1 else "their images"
+    text += f"; {unreadable} not, as {them} cannot be read" if unreadable else ""
     return text + (f"; {waiting} not yet: {_awaited(counts['holdout_open'])}" if waiting else "")
 
 

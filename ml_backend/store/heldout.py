@@ -99,11 +99,12 @@ class HeldOut(Rounds):
         answered = sa.select(sa.func.max(tasks.c.place)).where(reached, tasks.c.answers > 0).scalar_subquery()
         together = sa.select(sa.func.max(tasks.c.reached)).where(reached, tasks.c.found).scalar_subquery()
         in_the_way = sa.or_(tasks.c.place <= answered, tasks.c.reached <= together)
-        has_label, before = labels.c.task_id.is_not(None), tasks.c.place < end
-        counts = sa.and_(has_label, tasks.c.reached.is_not(None), before)
+        has_label, readable = labels.c.task_id.is_not(None), tasks.c.image_error.is_(None)
+        within = sa.and_(reached, readable, tasks.c.place < end)
+        counts = sa.and_(has_label, within)
         with_label = tasks.join(labels, SAME_TASK)
-        last = sa.select(sa.func.max(tasks.c.place)).select_from(with_label).where(reached, before).scalar_subquery()
-        settled = sa.and_(sa.not_(has_label), sa.not_(still_waiting()), tasks.c.image_error.is_(None))
+        last = sa.select(sa.func.max(tasks.c.place)).select_from(with_label).where(within).scalar_subquery()
+        settled = sa.and_(sa.not_(has_label), sa.not_(still_waiting()), readable)
         statement = (
             sa.select(
                 sa.func.count(),
@@ -112,6 +113,7 @@ class HeldOut(Rounds):
                 sa.func.count().filter(sa.and_(counts, tasks.c.found)),
                 sa.func.count().filter(sa.and_(tasks.c.reached.is_not(None), still_waiting(), in_the_way)),
                 sa.func.count().filter(sa.and_(settled, tasks.c.place <= last)),
+                sa.func.count().filter(sa.and_(has_label, sa.not_(readable))),
             )
             .select_from(tasks.outerjoin(labels, SAME_TASK))
             .where(held_out)

@@ -170,6 +170,7 @@ class Ledger(Pictures, HeldOut):
             holdout_found=held.found,
             holdout_open=held.open,
             holdout_undecided=held.undecided,
+            holdout_unreadable=held.unreadable,
             conflicts=conflicts,
             quarantined=quarantined,
             skips=skips,

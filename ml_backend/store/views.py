@@ -52,13 +52,13 @@ class PoolRows:
 
     @property
     def measured(self) -> NDArray[np.bool_]:
-        """(N,) labelled and fit to measure the accuracy: together a random sample of all tasks.
+        """(N,) labelled, with an image, and fit to measure the accuracy: together a random sample of all tasks.
 
         The first of the held-out tasks in their order, up to one that is asked for and open: what is left open, as hard
         images may be, is not passed over.
         """
         asked, end = self._asked()
-        return np.asarray(asked & self.labelled & (self.places < end))
+        return np.asarray(asked & self.labelled & ~self.failed & (self.places < end))
 
     @property
     def undecided(self) -> NDArray[np.bool_]:
@@ -118,6 +118,7 @@ class SliceCounts:
     """The held-out tasks of a project: how many there are, have a label, measure; and of these, were found labelled.
 
     open: asked for, not answered yet, and before or with such as are. undecided: as `PoolRows.undecided`.
+    unreadable: labelled, and do not measure as their image cannot be read.
     """
 
     tasks: int
@@ -126,6 +127,7 @@ class SliceCounts:
     found: int
     open: int
     undecided: int
+    unreadable: int
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,9 @@ class Counts:
 
     holdout_measured: held-out labels that measure the accuracy; holdout_found: those of them that somebody had given
     before they were asked for. holdout_open: held-out tasks that others wait for, as `SliceCounts.open`. holdout_undecided:
-    those that belong to the measured ones and have no label for good. waiting: tasks that can still be asked for. blanks: answers in which nothing was chosen
-    and that do not say "none of them".
+    those that belong to the measured ones and have no label for good. holdout_unreadable: held-out labels whose image cannot
+    be read. waiting: tasks that can still be asked for. blanks: answers in which nothing was chosen and that do not say "none
+    of them".
     """
 
     tasks: int
@@ -146,6 +149,7 @@ class Counts:
     holdout_found: int
     holdout_open: int
     holdout_undecided: int
+    holdout_unreadable: int
     conflicts: int
     quarantined: int
     skips: int

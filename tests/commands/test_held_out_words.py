@@ -46,13 +46,16 @@ def test_it_is_told_which_imported_labels_measure(tmp_path: Path) -> None:
     services.database.close()
 
 
-def counts(labelled: int, measured: int, *, found: int = 0, open_: int = 0, undecided: int = 0) -> dict[str, int]:
+def counts(
+    labelled: int, measured: int, *, found: int = 0, open_: int = 0, undecided: int = 0, unreadable: int = 0
+) -> dict[str, int]:
     return {
         "holdout_labelled": labelled,
         "holdout_measured": measured,
         "holdout_found": found,
         "holdout_open": open_,
         "holdout_undecided": undecided,
+        "holdout_unreadable": unreadable,
     }
 
 
@@ -65,6 +68,9 @@ def test_it_is_told_how_many_held_out_labels_wait_for_images_that_are_open_or_ha
         "1 label measured; 4 not yet: 1 open image comes before or with them, so label or skip it"
     )
     assert held_out.told(counts(20, 20, undecided=1)) == "20 labels measured; 1 image among them without a label"
+    assert held_out.told(counts(21, 19, unreadable=1)) == (
+        "19 labels measured; 1 not, as its image cannot be read; 1 not yet: their turn is still to come"
+    )
     assert held_out.told(counts(8, 5, found=2)) == (
         "5 labels measured, 2 of them given before asked for; 3 not yet: their turn is still to come"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ml_backend.commands.held_out import told
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from tests.bench import Bench
@@ -141,6 +142,18 @@ def test_an_image_settled_without_a_label_has_the_model_measured_on_the_labels_t
     bench.services.database.close()
 
 
+def test_labels_of_images_that_are_lost_are_not_counted_as_measured(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "bench", tasks=60)
+    bench.label(*range(1, 51))
+    bench.services.ledger.set_image_errors(bench.project, dict.fromkeys(range(1, 9), "gone"))
+    bench.turn()
+    counts = bench.services.ledger.counts(bench.project)
+    assert measured(bench) == [12]
+    assert (counts.holdout_measured, counts.holdout_labelled, counts.holdout_unreadable) == (12, 20, 8)
+    assert told(vars(counts)) == "12 labels measured; 8 not, as their images cannot be read"
+    bench.services.database.close()
+
+
 def test_after_an_import_ten_times_as_large_what_is_measured_is_a_part_of_the_new_order(services: Services) -> None:
     work = Labelling(services, 60)
     for _ in range(2):
@@ -169,7 +182,9 @@ def test_whatever_happens_the_status_counts_what_is_measured(services: Services,
         asked = rows.holdout & (rows.reached > 0)
         assert (counts.measured, counts.undecided) == (rows.measured.sum(), rows.undecided.sum()), step
         assert counts.found == (rows.measured & rows.found).sum()
-        late = (asked & rows.labelled & ~rows.measured).any()
+        assert len(work.corpus().examples(held_out=True).tasks) == counts.measured, "each has an image"
+        assert counts.unreadable == (rows.holdout & rows.labelled & rows.failed).sum()
+        late = (asked & rows.labelled & ~rows.failed & ~rows.measured).any()
         assert not late or 0 < counts.open <= (asked & rows.waiting).sum()
         first_open = rows.places[asked & rows.waiting].min(initial=1.0)
         assert (rows.places[rows.measured | rows.undecided] < first_open).all()
