@@ -44,7 +44,7 @@ class ProjectStatus:
             "project": str(project.key),
             "title": project.title,
             "counts": dict(vars(counts)),
-            "version": version_status(version) if version else None,
+            "version": self._served(project, version) if version else None,
             "pinned": self.versions.pinned(project),
             "queue": self._queue(last) if last else None,
             "job": {
@@ -70,6 +70,21 @@ class ProjectStatus:
         """Up to `limit` images that cannot be read, by task id from above `after`, each with its name and the reason."""
         listed = self.ledger.unreadable(project, after=after, limit=limit)
         return {"images": [Unreadable(task, reason).as_json() for task, reason in listed]}
+
+    def _served(self, project: Project, version: Version) -> dict[str, Any]:
+        """The version in service; in words where a newer one, which is not served, was measured on more labels."""
+        newest = next(iter(self.versions.list(project)), version)
+        before, now = ((each.meta.metrics.holdout or {}).get("n", 0) for each in (version, newest))
+        fix = (
+            "`ml-backend versions unpin` serves the newest that was good enough"
+            if self.versions.pinned(project)
+            else "nothing is to be done, the next that is good enough is served by itself"
+        )
+        told = (
+            f"{version.name} was measured on {amount(before, 'label')}, and {newest.name}, which is not served, on {now:,}: "
+            f"{fix}"
+        )
+        return version_status(version) | {"outdated_in_words": told if now > before else None}
 
     def _former(self, former: Project) -> dict[str, Any]:
         """A project that had the same number in Label Studio before, whose labels are kept."""

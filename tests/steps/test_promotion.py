@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 
+from ml_backend.commands.sync import _accuracy_lines
 from ml_backend.errors import InvalidInputError
 from ml_backend.imports.trained_model import ModelSource
 from ml_backend.learning.record import UNKNOWN, Record, digests
-from ml_backend.steps.promotion import Answers, first_better
+from ml_backend.steps.promotion import Answers, Promotion, first_better
 from ml_backend.store import schema
 from ml_backend.store.views import PoolRows
 from tests.bench import KINDS, Bench
@@ -245,6 +246,31 @@ def test_what_an_imported_model_learned_from_measures_nothing_that_comes_of_it(b
     newest = bench.versions[0]
     assert newest.meta.mode == "head"
     assert (newest.meta.metrics.holdout or {})["n"] == 4
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_that_more_labels_measure_than_when_the_served_version_was_trained_is_told(
+    tmp_path: Path, pinned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path / "data", measured=40)
+    bench.label(*range(1, 6), *range(41, 81))
+    bench.turn()
+    assert "v2" not in accuracy(bench)
+    if pinned:
+        bench.services.versions.pin(bench.project, 1)
+    else:
+        monkeypatch.setattr(Promotion, "refusal", lambda *_, **__: "worse")
+    bench.label(*range(6, 31), *range(81, 101))
+    bench.turn()
+    assert "v1 was measured on 5 labels, and v2, which is not served, on 30: " in accuracy(bench)
+    assert ("`ml-backend versions unpin`" in accuracy(bench)) == pinned
+    assert ("nothing is to be done" in accuracy(bench)) != pinned
+    bench.services.database.close()
+
+
+def accuracy(bench: Bench) -> str:
+    """What the status says of it."""
+    return "\n".join(_accuracy_lines(bench.services.status.of(bench.project)["version"]))
 
 
 def test_a_candidate_that_was_never_judged_is_judged_at_the_next_turn(bench: Bench) -> None:
