@@ -90,6 +90,8 @@ class ModelVersion(_Reply):
     encoder: str | None
     holdout: Metrics | None
     in_words: str | None
+    undecided_in_words: str | None = None
+    outdated_in_words: str | None = None
     labels: int | None
 
 
