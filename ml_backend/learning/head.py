@@ -77,8 +77,13 @@ class Head:
         meta = json.loads((folder / "head.json").read_text(encoding="utf-8"))
         try:
             tensors = load_file(folder / "head.safetensors")
-        except (TypeError, AttributeError) as error:  # bfloat16, float8: numpy has none
+        except (
+            TypeError,
+            AttributeError,
+        ) as error:  # bfloat16, float8: numpy has none, unless some library brings them
             raise ValueError(f"head.safetensors holds numbers of a kind that is not supported: {error}") from error
+        if odd := [name for name in ("weight", "bias") if tensors[name].dtype.kind != "f"]:
+            raise ValueError(f"head.safetensors holds numbers of a kind that is not supported: {', '.join(odd)}")
         return cls(
             classes=tuple(meta["classes"]),
             weight=tensors["weight"],

@@ -168,11 +168,12 @@ def exported(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e4m3fn])
 def test_numbers_that_numpy_has_not_are_no_record_and_no_head(bench: Bench, exported: Path, kind: torch.dtype) -> None:
-    odd = {"x": torch.ones(2).to(kind)}
-    save_file(load_file(exported / "record.safetensors") | odd, exported / "record.safetensors")
+    record, head = load_file(exported / "record.safetensors"), load_file(exported / "head.safetensors")
+    save_file(record | {"right": record["right"].to(kind)}, exported / "record.safetensors")
     assert Record.load(exported) is None
     bench.services.model_importer.start_from(bench.project, ModelSource(exported))
-    save_file(load_file(exported / "head.safetensors") | odd, exported / "head.safetensors")
+    odd = head | {"weight": head["weight"].to(kind)}
+    save_file(odd, exported / "head.safetensors")
     with pytest.raises(InvalidInputError, match="not a complete model"):
         bench.services.model_importer.start_from(bench.project, ModelSource(exported))
     save_file(odd, bench.versions[0].folder / "head.safetensors")
