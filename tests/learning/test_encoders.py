@@ -17,6 +17,8 @@ from ml_backend.learning.networks import NetworkEncoder, Preprocessing, build_ne
 from ml_backend.learning.patches import PatchEncoder, fit_patches
 from ml_backend.learning.training import train_head
 
+pytestmark = pytest.mark.slow
+
 Digits = tuple[list[Image.Image], NDArray[np.int64]]
 
 

@@ -27,6 +27,8 @@ from ml_backend.learning.patches import PatchEncoder, fit_patches
 from ml_backend.learning.pretrained import Imported, import_classifier, match_labels
 from ml_backend.learning.training import train_head
 
+pytestmark = pytest.mark.slow
+
 Digits = tuple[list[Image.Image], NDArray[np.int64]]
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"

@@ -16,6 +16,8 @@ from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless
 from ml_backend.learning.patches import fit_patches
 from ml_backend.learning.training import train_head
 
+pytestmark = pytest.mark.slow
+
 Poor = tuple[NetworkEncoder, NDArray[np.uint8], NDArray[np.int64]]
 
 CLASSES = tuple("0123456789")

@@ -15,6 +15,8 @@ from ml_backend.learning.head import CHUNK, Head
 from ml_backend.learning.logistic import Design, Problems, solve
 from ml_backend.learning.training import train_head
 
+pytestmark = pytest.mark.slow
+
 Digits = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 CLASSES = tuple("0123456789")

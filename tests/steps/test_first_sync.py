@@ -15,6 +15,8 @@ from ml_backend.services import Services
 from tests.steps import test_large_projects as large
 from tests.steps.test_large_projects import Host, connected, services_in
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class CutShort(Host):

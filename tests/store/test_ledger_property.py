@@ -19,6 +19,8 @@ from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger, Project
 from tests.fakes import FakeEvent, FakeLabelStudio, quick_database
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = [("cat", "dog"), ("cat", "dog", "owl"), ("dog", "owl")]
 PROJECTS = (1, 2)
 
