@@ -191,6 +191,7 @@ def test_an_address_below_a_path_is_kept(host: Host) -> None:
     assert host.requests[0][1] == "/label-studio/api/version"
 
 
+@pytest.mark.slow
 def test_a_refusal_that_comes_through_the_sdk_names_the_field_too(host: Host) -> None:
     host.reply = lambda *_: (400, {"detail": "Validation error", "validation_errors": {"title": ["Too short."]}})
     with LabelStudio(host.url, "k" * 40) as client, pytest.raises(LabelStudioError, match="title: Too short"):

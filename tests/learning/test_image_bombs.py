@@ -202,6 +202,7 @@ def test_a_file_in_very_many_pieces_is_refused() -> None:
             decode(data)
 
 
+@pytest.mark.slow
 def test_comments_are_not_collected() -> None:
     photo, frame = encoded(gradient(), "JPEG"), encoded(gradient(), "GIF")
     picture = frame.index(b",", 13 + 768)

@@ -109,6 +109,7 @@ def test_advice_begins_anew_with_other_labels(bench: Bench) -> None:
     assert advice(bench).kappa == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiple", [False, True])
 def test_one_label_an_image_becomes_several_and_back(tmp_path: Path, multiple: bool) -> None:
     bench = Bench(tmp_path, multiple=multiple)
@@ -125,6 +126,7 @@ def test_one_label_an_image_becomes_several_and_back(tmp_path: Path, multiple: b
     bench.services.database.close()
 
 
+@pytest.mark.slow
 def test_labels_that_nobody_has_answered_with_leave_no_guess_and_fail_no_turn(bench: Bench) -> None:
     for pinned in (False, True):
         if pinned:

@@ -123,6 +123,7 @@ def test_each_image_is_fetched_once_where_an_encoder_is_learned_from_it_too(
     assert services.encoding.kept == {}
 
 
+@pytest.mark.slow
 def test_storage_that_is_down_at_the_first_turn_is_told_and_heals_by_itself(
     services: Services, project: Project, storage: Storage
 ) -> None:
@@ -242,6 +243,7 @@ def test_what_is_read_when_a_turn_makes_room_is_neither_read_nor_encoded_again(
     assert storage.fetched == {path(i): 1 for i in range(1, IMAGES + 1)}
 
 
+@pytest.mark.slow
 def test_images_that_are_slow_to_come_are_taken_in_when_the_turn_makes_room(
     services: Services, project: Project, storage: Storage
 ) -> None:

@@ -101,6 +101,7 @@ def connected(services: Services, host: Host) -> Project:
     return services.registry.register(HOST, 1, CONFIG, created=None)
 
 
+@pytest.mark.slow
 def test_no_statement_of_a_turn_or_a_command_grows_with_the_project(services: Services) -> None:
     host = Host(1_500)
     project = connected(services, host)

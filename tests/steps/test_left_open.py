@@ -172,6 +172,7 @@ def test_after_an_import_ten_times_as_large_what_is_measured_is_a_part_of_the_ne
     assert sum(task <= 60 for task in work.measured()) < before / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_the_status_counts_what_is_measured(services: Services, seed: int) -> None:
     work, rng = Labelling(services, 80), np.random.default_rng(seed)

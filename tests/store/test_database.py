@@ -159,6 +159,7 @@ def open_and_work(url: str, number: int, barrier: Barrier) -> None:
         jobs.mark_due(project, labels=1, reason=f"process {number}")
 
 
+@pytest.mark.slow
 def test_processes_started_together_make_one_sound_store_and_lose_no_mark(url: str) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)

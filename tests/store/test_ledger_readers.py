@@ -40,6 +40,7 @@ def test_no_reader_of_a_project_writes(ledger: Ledger, studio: FakeLabelStudio, 
     assert rows.labels.tolist() == [-1, 0]
 
 
+@pytest.mark.slow
 def test_an_answer_reconciled_at_any_moment_of_judging_anew_is_kept(tmp_path: Path) -> None:
     """The other one steps in before each statement in turn, and runs as far as the database lets it."""
     database, other = quick_database(tmp_path), quick_database(tmp_path)

@@ -212,6 +212,7 @@ def _append_for_ever(root: Path, offset: int, ready: Event) -> None:
         ready.set()
 
 
+@pytest.mark.slow
 def test_store_is_whole_after_writers_were_killed_at_random_moments(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     generator = np.random.default_rng(0)

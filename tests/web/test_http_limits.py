@@ -134,6 +134,7 @@ def test_an_answer_that_nobody_takes_is_not_kept_for_ever(served: int, path: byt
         assert is_cut(connection)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [b" /large ", b" /pieces "])
 def test_an_answer_that_is_taken_slowly_is_whole(served: int, path: bytes) -> None:
     with socket.create_connection(("127.0.0.1", served), timeout=20) as connection:
