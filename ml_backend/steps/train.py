@@ -220,8 +220,8 @@ class Trainer:
         self.versions.publish(project, number, write, meta, verdict=verdict, check=partial(on_progress, "publish"))
         if verdict.reason is not None:
             logger.warning("%s: v%d is kept but not served: %s", project.key, number, verdict.reason)
-        pruned = self.versions.prune(project, keep=self.settings.keep_versions)
-        for encoder_id in self.versions.encoders_of_none_but(project, pruned):
+        self.versions.prune(project, keep=self.settings.keep_versions)
+        for encoder_id in self.versions.unused_encoders(project):  # those too that a killed turn left
             self.features.drop(encoder_id)
 
 

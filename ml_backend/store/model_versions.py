@@ -234,20 +234,18 @@ class Versions:
             )
         return version.folder
 
-    def encoders_of_none_but(self, project: Project, numbers: Collection[int]) -> set[str]:
-        """Ids of the encoders that these versions were fine-tuned to, and that no version still on disk has."""
+    def unused_encoders(self, project: Project) -> Sequence[str]:
+        """Ids of the encoders that pruned versions were fine-tuned to, and that no version still on disk has."""
+        encoder_id = versions.c.meta[("encoder", "id")].as_string()
+        needed = sa.select(encoder_id).where(versions.c.state != "pruned", encoder_id.is_not(None))
+        tuned = sa.select(encoder_id).where(
+            versions.c.project_id == project.id,
+            versions.c.state == "pruned",
+            versions.c.meta["mode"].as_string() == "finetune",
+            encoder_id.not_in(needed),
+        )
         with self.database.read() as connection:
-            rows = connection.execute(
-                sa.select(versions.c.project_id, versions.c.number, versions.c.state, versions.c.meta)
-            )
-            found, needed = set(), set()
-            for row in rows:
-                meta = VersionMeta.model_validate(row.meta)
-                if row.project_id == project.id and row.number in numbers and meta.mode == "finetune":
-                    found.add(meta.encoder.id)
-                elif row.state != "pruned":
-                    needed.add(meta.encoder.id)
-        return found - needed - {""}
+            return connection.scalars(tuned.distinct()).all()
 
     def prune(self, project: Project, *, keep: int) -> Sequence[int]:
         """Delete the files of all but the newest `keep` versions.

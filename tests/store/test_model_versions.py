@@ -297,9 +297,11 @@ def test_vectors_of_a_fine_tuned_encoder_go_with_the_last_version_that_has_it(
     versions.publish(project, 5, weights, taken_up, verdict=Verdict())
     versions.publish(project, 6, weights, verdict=Verdict())
     assert list(versions.prune(project, keep=2)) == [4, 3, 2, 1]
-    assert versions.encoders_of_none_but(project, [4, 3, 2, 1]) == {"a", "d"}, (
-        "c was taken up by an import, b is shared"
-    )
+    assert set(versions.unused_encoders(project)) == {"a", "d"}, "c was taken up by an import, b is shared"
+    for number in (7, 8):
+        versions.publish(project, number, weights, verdict=Verdict())
+    versions.prune(project, keep=2)
+    assert set(versions.unused_encoders(project)) == {"a", "c", "d"}, "nor does anybody have c now"
 
 
 def test_rejected_versions_push_no_good_ones_out(versions: Versions, project: Project) -> None:
