@@ -1,6 +1,7 @@
 """The rooms and who may know whom. A module that reaches where it may not fails here, with its name."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 
@@ -73,6 +74,27 @@ def upward(room: str, imported: set[str]) -> set[str]:
     return imported - below - {room}
 
 
+def imported_modules(source: str, known: set[str]) -> set[str]:
+    """Of the known modules, those that are imported, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= inner & known or {node.module}
+    return names & known
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Modules that import each other in a circle, the first again at the end; empty where there is none."""
+    try:
+        TopologicalSorter({name: imported_modules(source, set(sources)) for name, source in sources.items()}).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
 def takes_services(source: str) -> list[str]:
     """Functions with the whole container as a parameter."""
     found = []
@@ -94,6 +116,12 @@ def test_imports_point_down(path: Path) -> None:
     assert not wrong, f"{path.relative_to(PACKAGE)} reaches into {', '.join(sorted(wrong))}"
 
 
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Neither inside a room, nor hidden in a function or behind `TYPE_CHECKING`."""
+    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES}
+    assert circle({name.removesuffix(".__init__"): path.read_text() for name, path in names.items()}) == []
+
+
 def test_below_the_edges_a_function_takes_what_it_uses() -> None:
     inside = [path for path in MODULES if room_of(path) not in EDGES]
     whole = [f"{path.relative_to(PACKAGE)}: {name}" for path in inside for name in takes_services(path.read_text())]
@@ -110,6 +138,8 @@ def test_the_checks_notice_what_is_forbidden() -> None:
     assert upward("cycle", imported_rooms("import ml_backend.web.app")) == {"web"}
     assert upward("strategies", {"learning"}) == {"learning"}
     assert not upward("worker", imported_rooms("from ml_backend import cycle"))
+    assert circle({"a.b": "def f():\n    from a import c", "a.c": "import a.b"}) in (["a.b", "a.c", "a.b"], ["a.c", "a.b", "a.c"])
+    assert circle({"a.b": "from a.c import b", "a.c": "import b"}) == []
     assert takes_services("def f(project, *, services: 'Services | None'): ...") == ["f"]
     assert takes_services("def f(ledger: Ledger): ...") == []
 
