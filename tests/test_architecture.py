@@ -138,7 +138,7 @@ def test_the_checks_notice_what_is_forbidden() -> None:
     assert upward("cycle", imported_rooms("import ml_backend.web.app")) == {"web"}
     assert upward("strategies", {"learning"}) == {"learning"}
     assert not upward("worker", imported_rooms("from ml_backend import cycle"))
-    assert circle({"a.b": "def f():\n    from a import c", "a.c": "import a.b"}) in (["a.b", "a.c", "a.b"], ["a.c", "a.b", "a.c"])
+    assert set(circle({"a.b": "def f():\n    from a import c", "a.c": "import a.b"})) == {"a.b", "a.c"}
     assert circle({"a.b": "from a.c import b", "a.c": "import b"}) == []
     assert takes_services("def f(project, *, services: 'Services | None'): ...") == ["f"]
     assert takes_services("def f(ledger: Ledger): ...") == []
