@@ -1,8 +1,8 @@
 """Images that `/predict` names and the store does not know: read and encoded in memory, with nothing noted anywhere.
 
-Whoever may call `/predict` could otherwise give a task another picture's content, or have this service read any file of
-Label Studio's for them: so what lies in Label Studio is read only for a task that has it, by our store or by Label
-Studio's own word. What a reference carries itself (data:) and what any task may name (listed hosts) needs no such word.
+What lies in Label Studio is read only for a task that has it, by our store or by Label Studio's own word. What a
+reference carries itself (data:) and what any task may name (listed hosts) needs no such word.
+docs/decisions/images-from-listed-hosts.md says against what.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Which hosts images may come from, and where their names may lead.
 
-A task's data is written by whoever may create tasks, and its image is fetched from inside the operator's network. So a
-host has to be listed (ML_BACKEND_IMAGE_HOSTS), and a name must lead to public addresses, or to addresses that are
+A host has to be listed (ML_BACKEND_IMAGE_HOSTS), and a name must lead to public addresses, or to addresses that are
 listed, too. The address that was checked is the one that is connected to: a name that answers differently the second
 time (DNS rebinding) gains nothing.
 """

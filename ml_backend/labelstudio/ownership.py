@@ -1,10 +1,8 @@
 """Whose project it is: the mark by which a project in Label Studio names the one store that may push to it.
 
-The mark is an entry of the project's `control_weights`: it comes with every reading of the project, no page of Label
-Studio shows it, no form of its settings writes it, it stays when backends and webhooks are removed, and a copy of the
-label config does not carry it along. Label Studio's own type of such an entry allows further fields; a weight of zero
-leaves a control out of agreement. A new label config drops the entry; the owner's next turn puts it back, and until then
-the queue that is served, which another store did not make, says that the project is not free.
+The mark is an entry of the project's `control_weights` with a weight of zero, which leaves agreement alone. A new label
+config drops the entry; the owner's next turn puts it back, and until then the queue that is served, which another store
+did not make, says that the project is not free. docs/decisions/one-store-for-a-project.md says why it stands there.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Label Studio's uncertainty sampling serves, among unlabelled tasks with a prediction of `project.model_version`, the
 lowest prediction score first. So a round's batch is imported under a name of its own, with rising scores.
 
-An annotator's browser names the prediction that it showed when it submits, and Label Studio refuses the answer if that
-one is gone. So nothing here deletes a prediction that was ever served, save `sweep`, long after it was superseded.
+Nothing here deletes a prediction that was ever served, save `sweep`, long after it was superseded: an answer that names
+one which is gone is refused.
 """
 
 from __future__ import annotations
@@ -213,8 +213,8 @@ def show_tab(client: LabelStudio, project_id: int, version: str) -> int:
     """A Data Manager tab that shows the queue in the order it is served, and what is in reserve. Returns its id.
 
     It names no version: a page that was opened before the queue was renewed goes on with the new one. Label Studio's
-    own score of a task is over predictions of the version in service. The first order's tab has every unlabelled task, those of the order on top: nobody is to find it empty while the
-    images are being read, however quickly the few are labelled.
+    own score of a task is over predictions of the version in service. The first order's tab has every unlabelled task,
+    those of the order on top: nobody is to find it empty while the images are being read.
     """
     items = [_filter("total_annotations", "equal", "Number", 0)]
     if version != FIRST_ORDER:

@@ -1,7 +1,6 @@
 """Where a project's images lie: folders that Label Studio serves itself, without a copy, and files uploaded to it.
 
-Storages and projects go through label-studio-sdk, whose types follow Label Studio's releases. Bulk transfers do not: the
-SDK has no call for several files at once, and repeats a POST after a 5xx, which would double them.
+Storages and projects go through label-studio-sdk, bulk transfers do not (docs/decisions/requests-not-the-sdk.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """One HTTP session to one Label Studio: tokens, bounded retries, and refusals told as sentences.
 
-Plain `requests`, not the SDK's client: that one repeats a POST after a 5xx (which doubles annotations and predictions),
-parses every answer into typed models (listing tasks is several times slower) and costs a second and 100 MB a process.
+Plain `requests`, whose retries never repeat a POST that may have been done (docs/decisions/requests-not-the-sdk.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Fine-tune a network encoder on the labels: a plain loop, for a GPU (it runs on a CPU, slowly).
 
-The network starts from the encoder's weights, never from an earlier round's fine-tuned ones: warm starts generalise
-worse (J. Ash and R. Adams, "On Warm-Starting Neural Network Training", NeurIPS 2020). The result is an encoder of its
-own, and a head refitted on it, so it is scored, saved and served like any other.
+The network starts from the encoder's weights, never from an earlier round's fine-tuned ones (J. Ash and R. Adams, "On
+Warm-Starting Neural Network Training", NeurIPS 2020). The result is an encoder of its own, and a head refitted on it.
 """
 
 from __future__ import annotations

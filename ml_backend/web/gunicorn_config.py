@@ -1,7 +1,7 @@
 """How gunicorn runs the web service. Loaded by its master, which thereby imports everything once.
 
-A worker that dies is then replaced in milliseconds: it is forked with all of it in memory, and only opens the store. One
-whose master was killed ends too, or it would sit on the port that the next master needs.
+A worker is forked with all of it in memory, and only opens the store. One whose master was killed ends too, or it would
+sit on the port that the next master needs.
 """
 
 from __future__ import annotations

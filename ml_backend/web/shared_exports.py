@@ -1,7 +1,6 @@
 """A version as a file, made once however many ask for it, in a process of its own.
 
-Tracing a network takes many seconds of Python. In the web process it would keep webhooks waiting, which Label Studio gives
-up on after a second; in the worker it would wait for an hour of encoding.
+Tracing a network takes many seconds of Python: it would keep webhooks waiting here, and in the worker wait for encoding.
 """
 
 from __future__ import annotations
