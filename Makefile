@@ -6,7 +6,7 @@ BIN := .venv/bin
 # PyTorch 2.13.0's CPU build for Linux x86-64, Python 3.11: same version number, another file.
 TORCH_CPU_HASH := $(shell sed -n 's/^torch-cpu //p' requirements/hashes)
 
-.PHONY: demo install test test-fast test-long lint docs format setup setup-service lock clean
+.PHONY: demo install test test-fast test-long lint docs commands format setup setup-service lock clean
 
 demo: setup-service .venv-label-studio/installed
 	$(BIN)/python scripts/demo.py $(ARGS)
@@ -31,6 +31,10 @@ lint: setup-service
 # The pages of docs/ as a site, in site/. A broken link fails.
 docs: .venv-docs/installed
 	.venv-docs/bin/zensical build --strict
+
+# The options of every command into docs/commands.md; a test fails where it was forgotten.
+commands: setup-service
+	$(BIN)/python -m docs.generate_commands
 
 format: setup-service
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""What can go wrong, in sentences that name the fix. `server.py` turns these into HTTP in one place."""
+"""What can go wrong, in sentences that name the fix. `web/app.py` turns these into HTTP in one place."""
 
 
 class BackendError(Exception):

@@ -21,7 +21,7 @@ LOOPBACK = HostList(["*", "127.0.0.0/8"])
 CHOICES = "choice"
 """Name of the `Choices` that a FakeLabelStudio's label config asks about."""
 POSTGRESQL = "TEST_POSTGRESQL_URL"
-"""Name of the variable that runs the store's tests on PostgreSQL instead (test_store_postgresql.py sets it)."""
+"""Name of the variable that runs the store's tests on PostgreSQL instead (tests/store/test_on_postgresql.py sets it)."""
 
 
 def quick_database(folder: Path) -> Database:
