@@ -19,14 +19,10 @@ from PIL import Image
 
 from ml_backend import cli, diagnostics
 from ml_backend.commands import options
-from ml_backend.errors import InvalidInputError
-from ml_backend.exports.dataset import write_dataset
-from ml_backend.learning.images import content_hash
 from ml_backend.records import Annotation, Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
-from ml_backend.tabular import read_csv
 from ml_backend.web.app import create_app
 from ml_backend.worker import foreground
 from tests.slices import held_out
@@ -275,45 +271,6 @@ def test_a_data_set_has_a_folder_a_label_and_a_manifest(capsys: pytest.CaptureFi
     assert "train/images/3.png" in files(tmp_path / "flat")
 
 
-def test_a_data_set_follows_the_labels_and_forgets_what_is_no_longer_so(
-    services: Services, project: Project, tmp_path: Path
-) -> None:
-    write_dataset(project, tmp_path / "set", services.ledger, services.hosts)
-    known(services, project, {2: "cat", 3: "cat", 4: "dog/wolf"})
-    report = write_dataset(project, tmp_path / "set", services.ledger, services.hosts)
-    assert report.removed == 2  # same-2.png became same.png again, and 3.png changed its folder
-    assert files(tmp_path / "set") == [".dataset.json", "cat/3.png", "cat/same.png", "dog_wolf/4.png", "labels.csv"]
-
-
-def test_an_image_that_cannot_be_read_is_told_and_the_others_are_there(
-    services: Services, project: Project, tmp_path: Path
-) -> None:
-    known(services, project, {3: "cat", 4: "cat"}, broken=3)
-    report = write_dataset(project, tmp_path / "set", services.ledger, services.hosts)
-    assert (report.images, len(report.problems)) == (1, 1)
-    assert [row["filename"] for row in read(tmp_path / "set" / "labels.csv")] == ["4.png"]
-
-
-def test_a_truncated_image_is_no_part_of_a_data_set_and_is_named(
-    services: Services, project: Project, tmp_path: Path
-) -> None:
-    """Nor is one that an earlier export has copied."""
-    buffer = io.BytesIO()
-    Image.effect_noise((64, 64), 90).save(buffer, "JPEG")
-    half = buffer.getvalue()[:900]
-    image = "data:image/jpeg;base64," + base64.b64encode(half).decode()
-    data = {"image": image, "filename": "half.jpg", "sha256": content_hash(half)}
-    answer = Annotation(9, 9, ("cat",), False, False, 1, NOW, NOW)
-    services.ledger.reconcile(project, [(Task(9, image, data, NOW), [answer])], full=True)
-    first = write_dataset(project, tmp_path / "set", services.ledger, services.hosts)
-    (tmp_path / "set" / "cat").mkdir()
-    (tmp_path / "set" / "cat" / "half.jpg").write_bytes(half)
-    for report in (first, write_dataset(project, tmp_path / "set", services.ledger, services.hosts)):
-        assert (report.images, len(report.problems)) == (0, 1)
-        assert report.problems[0].startswith("half.jpg (task 9): The image is truncated")
-    assert files(tmp_path / "set") == [".dataset.json", "labels.csv"]
-
-
 def test_status_and_export_name_the_images_that_cannot_be_read(
     services: Services, project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -356,35 +313,6 @@ def test_all_unreadable_images_are_listed_over_http_page_by_page(services: Servi
     assert first["total"] == rest["total"] == 5
     assert [i["reason"] for i in first["images"] + rest["images"]] == [f"fault {i}" for i in range(1, 6)]
     assert http.get(f"/projects/{project.id}").json()["unreadable"]["images"][0]["name"] == "same.png (task 1)"
-
-
-def test_a_folder_with_other_files_is_not_touched(services: Services, project: Project, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.pdf").write_text("years of work")
-    with pytest.raises(InvalidInputError, match="choose an empty folder"):
-        write_dataset(project, tmp_path / "mine", services.ledger, services.hosts)
-    assert files(tmp_path / "mine") == ["thesis.pdf"]
-
-
-def test_images_with_several_labels_need_a_manifest(services: Services, tmp_path: Path) -> None:
-    project = services.registry.register(HOST, 2, config("multiple"), created=1)
-    known(services, project, {1: "cat"})
-    with pytest.raises(InvalidInputError, match="--layout manifest"):
-        write_dataset(project, tmp_path / "set", services.ledger, services.hosts)
-    assert write_dataset(project, tmp_path / "set", services.ledger, services.hosts, manifest=True).images == 1
-
-
-def test_an_image_with_none_of_the_labels_is_part_of_a_data_set_with_an_empty_label(
-    services: Services, tmp_path: Path
-) -> None:
-    project = services.registry.register(HOST, 2, config("multiple"), created=1)
-    known(services, project, {1: "cat"})
-    task = next(iter(services.ledger.tasks(project, [3])))
-    none = Annotation(3, 3, (), False, False, 1, NOW, NOW, none_of="c")
-    services.ledger.reconcile(project, [(task, [none])], full=False)
-    assert write_dataset(project, tmp_path / "set", services.ledger, services.hosts, manifest=True).images == 2
-    lines = read_csv(tmp_path / "set" / "labels.csv")
-    assert sorted((line["filename"], line["label"]) for line in lines) == [("3.png", ""), ("same.png", "cat")]
 
 
 @pytest.mark.usefixtures("project")

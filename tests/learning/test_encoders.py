@@ -9,23 +9,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from ml_backend.errors import ConfigError, InvalidInputError
 from ml_backend.learning.encoders import build_encoder, load_encoder
 from ml_backend.learning.networks import NetworkEncoder, Preprocessing, build_network, headless, new_network
 from ml_backend.learning.patches import PatchEncoder, fit_patches
 from ml_backend.learning.training import train_head
+from tests.learning.conftest import Digits
 
 pytestmark = pytest.mark.slow
-
-Digits = tuple[list[Image.Image], NDArray[np.int64]]
-
-
-@pytest.fixture(scope="module")
-def digits() -> Digits:
-    data = load_digits()
-    return [Image.fromarray((image * 15.9).astype(np.uint8)) for image in data.images], data.target
 
 
 @pytest.fixture(scope="module")

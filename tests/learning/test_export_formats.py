@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from sklearn.datasets import load_digits
 
 from ml_backend.errors import BackendError, ConfigError, InvalidInputError
 from ml_backend.learning import export_formats
@@ -26,10 +25,10 @@ from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless
 from ml_backend.learning.patches import PatchEncoder, fit_patches
 from ml_backend.learning.pretrained import Imported, import_classifier, match_labels
 from ml_backend.learning.training import train_head
+from tests.learning.conftest import Digits
 
 pytestmark = pytest.mark.slow
 
-Digits = tuple[list[Image.Image], NDArray[np.int64]]
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 FRESH_PROCESS = """
@@ -67,12 +66,6 @@ pixels = np.stack([prepare(Image.fromarray(each)) for each in stack])
 np.save(images[1], np.concatenate([predict(pixels[i:i + 100]) for i in range(0, len(pixels), 100)]))
 assert not any(name.split(".")[0] == "ml_backend" for name in sys.modules)
 """
-
-
-@pytest.fixture(scope="module")
-def digits() -> Digits:
-    data = load_digits()
-    return [Image.fromarray((image * 15.9).astype(np.uint8)) for image in data.images], data.target
 
 
 @pytest.fixture(scope="module")

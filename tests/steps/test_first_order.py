@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from ml_backend.labelstudio import connection
 from ml_backend.labelstudio.queue import FIRST_ORDER, UNCERTAINTY
 from ml_backend.records import LabelSchema, Task
 from ml_backend.services import Services
-from ml_backend.settings import Settings
 from ml_backend.steps import first_order
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
@@ -64,13 +62,6 @@ def pushes(services: Services, monkeypatch: pytest.MonkeyPatch) -> Pushes:
     pushes = Pushes(services.ledger)
     monkeypatch.setattr("ml_backend.steps.push_queue.QueuePusher.serve", pushes.serve)
     return pushes
-
-
-@pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
-    yield opened
-    opened.database.close()
 
 
 def serve(project: Project, services: Services) -> None:

@@ -25,10 +25,8 @@ from ml_backend.store.projects import Project
 from tests.conftest import HOST, SCHEMA, full, known, names
 from tests.exports.test_label_rows import row
 from tests.fakes import FakeLabelStudio
-from tests.imports.test_importing import MANY, FakeProject, labelled
-from tests.imports.test_importing import SCHEMA as ONE
-
-__all__ = ["labelled"]
+from tests.imports.fake_project import MANY, FakeProject, imported
+from tests.imports.fake_project import SCHEMA as ONE
 
 SEVERAL = LabelSchema("choice", "image", "image", ("cat", "dog"), multiple=True)
 
@@ -207,7 +205,8 @@ def csv(folder: Path, text: str) -> Path:
     return path
 
 
-def test_an_empty_cell_of_a_csv_is_a_label_where_several_may_be_chosen(tmp_path: Path, labelled: FakeProject) -> None:
+def test_an_empty_cell_of_a_csv_is_a_label_where_several_may_be_chosen(tmp_path: Path) -> None:
+    labelled = imported(4)
     given = read_labels(csv(tmp_path, "filename,label\n0.png,\n1.png,cat\n"))
     assert given == {"0.png": ("",), "1.png": ("cat",)}
     report = import_labels(1, MANY, given, labelled)
@@ -217,7 +216,8 @@ def test_an_empty_cell_of_a_csv_is_a_label_where_several_may_be_chosen(tmp_path:
     assert len(differing.differing) == 1, "an empty answer is one, and is not overwritten"
 
 
-def test_an_empty_cell_of_a_csv_is_no_label_where_one_has_to_be_chosen(tmp_path: Path, labelled: FakeProject) -> None:
+def test_an_empty_cell_of_a_csv_is_no_label_where_one_has_to_be_chosen(tmp_path: Path) -> None:
+    labelled = imported(4)
     report = import_labels(1, ONE, read_labels(csv(tmp_path, "filename,label\n0.png,\n1.png,cat\n")), labelled)
     assert (report.written, report.none) == (1, 0)
 

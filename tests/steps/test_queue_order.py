@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,6 @@ from fastapi.testclient import TestClient
 from ml_backend.labelstudio.queue import UNCERTAINTY, bent_by, replaced_by
 from ml_backend.records import Query
 from ml_backend.services import Services
-from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.web.app import create_app
@@ -34,13 +31,6 @@ STRAIGHT: list[dict[str, Any]] = [
     {"show_overlap_first": True, "maximum_annotations": 2},
     {"maximum_annotations": 2, "overlap_cohort_percentage": 30},
 ]
-
-
-@pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
-    yield opened
-    opened.database.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,11 +35,9 @@ class OneProject(LabelStudio):
 
 
 @pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
-    opened.hosts._clients[HOST] = OneProject()
-    yield opened
-    opened.database.close()
+def services(services: Services) -> Services:
+    services.hosts._clients[HOST] = OneProject()
+    return services
 
 
 def test_what_was_selected_holds_when_the_config_is_read_again(services: Services) -> None:

@@ -3,8 +3,6 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,6 @@ from ml_backend import cycle
 from ml_backend.cycle import Outcome
 from ml_backend.errors import BackendError, ConflictError, NothingToAskError
 from ml_backend.services import Services
-from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
 from ml_backend.worker import foreground
 from ml_backend.worker.loop import Worker
@@ -21,13 +18,6 @@ from ml_backend.worker.loop import Worker
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
 DEAD = 2**22 + 1  # above the largest process id Linux gives
-
-
-@pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
-    yield opened
-    opened.database.close()
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ import pytest
 from ml_backend import cycle
 from ml_backend.errors import NotFoundError
 from ml_backend.services import Services
-from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
 from ml_backend.worker import time_slice
 from ml_backend.worker.loop import Worker
@@ -22,13 +20,6 @@ from ml_backend.worker.loop import Worker
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
 HOST = "http://localhost:8080"
-
-
-@pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    opened = Services.open(Settings(data_dir=tmp_path, label_studio_api_key="k"))
-    yield opened
-    opened.database.close()
 
 
 class Turns:
