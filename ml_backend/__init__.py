@@ -1,3 +1,3 @@
 """Active learning for image classification, served to Label Studio as an ML backend."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
