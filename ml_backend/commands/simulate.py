@@ -1,9 +1,9 @@
 """Replay query strategies on labelled data before you trust one.
 
-  simulate digits --strategies random,margin,auto
-  simulate path/to/folder-by-class --labels 400 --batch 20 --seeds 10
-  simulate labels.csv --images path/to/images --strategies random,random+margin,auto
-  simulate project --project 3
+  ml-backend simulate digits --strategies random,margin,auto
+  ml-backend simulate path/to/folder-by-class --labels 400 --batch 20 --seeds 10
+  ml-backend simulate labels.csv --images path/to/images --strategies random,random+margin,auto
+  ml-backend simulate project --project 3
 
 A strategy that needs a model chooses its first batch by coverage; `random+margin` starts with a random batch instead.
 Finished runs are kept in the output folder and not repeated, so a stopped simulation continues where it was.
@@ -12,13 +12,12 @@ Finished runs are kept in the output folder and not repeated, so a stopped simul
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from ml_backend.commands.options import add_dry_run, add_project, find_project, open_services
-from ml_backend.errors import BackendError, InvalidInputError
+from ml_backend.errors import InvalidInputError
 from ml_backend.simulation.data import STRESS, Data, Source, digits
 from ml_backend.simulation.labelled_images import Example, encoded, from_csv, from_folder
 from ml_backend.simulation.picture import draw
@@ -166,15 +165,3 @@ def stressed(source: Source, stress: str) -> Source:
         return STRESS[stress](source(seed), seed)
 
     return harder
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="simulate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except BackendError as error:
-        print(f"simulate: {error}", file=sys.stderr)
-        return 1

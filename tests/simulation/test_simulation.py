@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml_backend.commands.simulate import main
+from ml_backend import cli
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.simulation.data import Data, digits, duplicates, long_tail, unit_rows, wrong_labels
 from ml_backend.simulation.labelled_images import encoded, from_csv, from_folder
@@ -213,7 +213,7 @@ def test_a_csv_without_the_columns_is_refused(tmp_path: Path) -> None:
 def test_the_command_writes_runs_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     arguments = ["digits", "--strategies", "random,margin", "--seeds", "1", "--batch", "10", "--labels", "20"]
-    assert main([*arguments, "--out", str(out), "--quiet"]) == 0
+    assert cli.main(["simulate", *arguments, "--out", str(out), "--quiet"]) == 0
     assert {path.name for path in out.iterdir()} >= {"runs.csv", "table.md", "accuracy.png", "accuracy.svg"}
     assert "margin" in capsys.readouterr().out
 
@@ -222,5 +222,5 @@ def test_the_command_writes_runs_table_and_pictures(tmp_path: Path, capsys: pyte
 def test_a_command_that_cannot_run_says_why_in_one_line(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*arguments, "--out", str(tmp_path), "--quiet"]) == 1
+    assert cli.main(["simulate", *arguments, "--out", str(tmp_path), "--quiet"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
