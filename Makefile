@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-# PyTorch 2.13.0's CPU build for Linux x86-64, Python 3.11: same version number, another file.
+# PyTorch 2.13.0's CPU build for Linux x86-64, Python 3.11: same version number, another file. Others get the CUDA build.
 TORCH_CPU_HASH := $(shell sed -n 's/^torch-cpu //p' requirements/hashes)
 
 .PHONY: demo install test test-fast test-long lint docs commands format setup setup-service lock clean

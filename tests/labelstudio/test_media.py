@@ -167,7 +167,7 @@ def test_files_in_sight_are_read_from_disk(host: Host, tmp_path: Path) -> None:
         ("big.png", "larger than"),
         ("none.png", "No such file"),
         (".", "Is a directory"),
-        ("a%00b", "null byte"),
+        ("a%00b", "embedded null"),
     ):
         with pytest.raises(ImageError, match=told):
             reader.fetch(f"/data/local-files/?d={reference}")
