@@ -74,7 +74,7 @@ def run(
     project, corpus = _read(project, steps, timer, full=full)
     timer.step("tidy", 0.6, lambda: steps.queue_pusher.tidy(project, idle=not timer.outcome.labels_changed))
     corpus = timer.step("hold out", 0.6, lambda: hold_out.reach(project, corpus, ledger, settings))
-    model = timer.step("train", 0.6, lambda: steps.trainer.train(project, corpus, timer.at(0.6)))
+    model = timer.step("train", 0.6, lambda: steps.trainer.train(project, corpus, timer.part(0.6, 0.7)))
     corpus = timer.step("rescore", 0.7, lambda: _in_own_vectors(project, corpus, model, steps, timer.within(0.7, 0.8)))
     round_ = timer.step("choose", 0.8, lambda: choose.choose(project, corpus, model, ledger, settings))
     spare = choose.spare(project, corpus, round_, ledger, settings)
@@ -139,7 +139,16 @@ class Steps:
             first_order=FirstOrder(services.hosts, ledger, label_sync, queue_pusher, settings),
             label_sync=label_sync,
             corpus_builder=services.corpus_builder,
-            trainer=Trainer(versions, predictor, ledger, services.features, services.encoding, promotion, settings),
+            trainer=Trainer(
+                versions,
+                predictor,
+                ledger,
+                services.features,
+                services.encoding,
+                promotion,
+                services.checkpoints,
+                settings,
+            ),
             queue_pusher=queue_pusher,
             advisor=Advisor(ledger, versions, predictor, services.features, settings),
         )
@@ -160,9 +169,9 @@ class _Timer:
         self.outcome.seconds[name] = time.perf_counter() - began
         return result
 
-    def at(self, share: float) -> Callable[[str], None]:
-        """Progress of a step that only says what it is doing."""
-        return lambda doing: self.on_progress(share, doing)
+    def part(self, start: float, end: float) -> Progress:
+        """Progress of a step that says by itself how far it is and what it is doing, mapped onto its part of the turn."""
+        return lambda share, doing: self.on_progress(start + (end - start) * share, doing)
 
     def within(self, start: float, end: float) -> Counter:
         """Progress of a step that counts things, mapped onto its part of the turn."""

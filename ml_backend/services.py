@@ -20,6 +20,7 @@ from ml_backend.status import ProjectStatus
 from ml_backend.steps.encode_images import CorpusBuilder
 from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.steps.sync_labels import LabelSync
+from ml_backend.store.checkpoints import Checkpoints
 from ml_backend.store.database import Database
 from ml_backend.store.events import Inbox
 from ml_backend.store.jobs import Jobs
@@ -61,6 +62,7 @@ class Services:
         unlisted = UnlistedImages(self.ledger, self.features, self.hosts)
         self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, settings)
         self.encoders = ProjectEncoders(self.versions, self.predictor, self.encoding, settings)
+        self.checkpoints = Checkpoints(settings.data_dir / "checkpoints")
 
     @property
     def status(self) -> ProjectStatus:

@@ -377,7 +377,7 @@ def _job_text(job: dict[str, Any], other: dict[str, Any] | None) -> str:
         return f"waiting for project {other['title']!r}" + (f" ({other['message']})" if other["message"] else "")
     if job["state"] != "running":
         return f"waiting to start ({reason})"
-    return f"running, {job['progress']:.0%} ({reason})"
+    return f"running, {job['progress']:.0%}{', ' if job['message'] else ''}{job['message']} ({reason})"
 
 
 @contextmanager

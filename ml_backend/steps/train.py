@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from ml_backend.encoding import Encoding
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.evaluation import confidences, confident_from
-from ml_backend.learning.finetuning import encode, finetune
+from ml_backend.learning.finetuning import OnProgress, encode, finetune
 from ml_backend.learning.head import Head
 from ml_backend.learning.images import decode
 from ml_backend.learning.metrics import NOTHING, measured
@@ -27,6 +26,7 @@ from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.steps.promotion import Promotion, answers_of, is_foreign_import, record_of
+from ml_backend.store.checkpoints import Checkpoints
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import PASSED, Verdict, Version, Versions
 from ml_backend.store.projects import Project
@@ -35,13 +35,12 @@ from ml_backend.store.version_meta import EncoderMeta, Metrics, VersionMeta
 
 logger = logging.getLogger(__name__)
 
-OnProgress = Callable[[str], None]
-"""Told what is being done; what it raises ends that."""
-
 RIGHT = 0.9
 """Guesses are ticked where they are right in at least this share of cases."""
 ENOUGH = 25
 """Fewer answers cannot show that, all of them right."""
+READ, TUNED = 0.1, 0.9
+"""How far a fine-tuning is once the pictures are read, and once the network is trained."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +69,14 @@ class Trainer:
     features: FeatureStore
     encoding: Encoding
     promotion: Promotion
+    checkpoints: Checkpoints
     settings: Settings
 
     def train(self, project: Project, corpus: Corpus | None, on_progress: OnProgress) -> LoadedModel | None:
         """Return the model to serve: the candidate, or the current one where nothing is new or the candidate is worse.
 
-        on_progress: told what is being done, often; what it raises ends the step, and nothing is published then.
+        on_progress: told how far the step is and what is being done, often; what it raises ends the step, and nothing is
+        published then.
         """
         current = self.predictor.current(project) or self._serve_another(project)
         if corpus is None:
@@ -87,6 +88,7 @@ class Trainer:
             and self._still_valid(project, corpus, newest, digest)
             and (current or newest.state == "rejected" or self.versions.pinned(project))  # it would be rejected again
         ):
+            self.checkpoints.discard(project.id)  # the turn that made it was killed before it could
             return self.predictor.current(project)
         examples = corpus.examples(held_out=False)
         if len(np.unique(examples.targets, axis=0)) < 2:
@@ -156,28 +158,37 @@ class Trainer:
 
     def _finetuned(self, project: Project, corpus: Corpus, examples: Examples, on_progress: OnProgress) -> Candidate:
         """The whole network, from the weights the project started with, and a head on top."""
-        check_cancelled = partial(on_progress, "fine-tuning")
-        pixels, targets = self._pictures(project, corpus, examples.tasks, check_cancelled)
+        pixels, targets = self._pictures(
+            project, corpus, examples.tasks, lambda share, doing: on_progress(READ * share, doing)
+        )
         tuned = finetune(
-            corpus.encoder, pixels, targets, corpus.classes, seed=self.settings.seed, check_cancelled=check_cancelled
+            corpus.encoder,
+            pixels,
+            targets,
+            corpus.classes,
+            seed=self.settings.seed,
+            checkpoint=self.checkpoints.path(project.id),
+            owner=f"{self.versions.database.store_id} {project.key}",
+            on_progress=lambda share, doing: on_progress(READ + (TUNED - READ) * share, doing),
         )
         waiting = corpus.examples(held_out=True)
-        shown, answers = self._pictures(project, corpus, waiting.tasks, check_cancelled)
-        vectors = encode(tuned.encoder, shown, check_cancelled)
+        on_measured = partial(on_progress, TUNED)
+        shown, answers = self._pictures(project, corpus, waiting.tasks, lambda _share, doing: on_measured(doing))
+        vectors = encode(tuned.encoder, shown, lambda _share, doing: on_measured(doing))
         held_out = Examples(vectors.astype(np.float16), answers, waiting.tasks, waiting.undecided)
         # Its folds are of no use: the network they stand on has seen every label.
         unknown = np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.float32)
         return Candidate(tuned.encoder, tuned.trained.head, tuned.trained.report, held_out, *unknown)
 
     def _pictures(
-        self, project: Project, corpus: Corpus, tasks: NDArray[np.int64], check_cancelled: Callable[[], None]
+        self, project: Project, corpus: Corpus, tasks: NDArray[np.int64], on_progress: OnProgress
     ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Pictures (n, h, w, 3) as the encoder takes them, and their targets. Raises ImageError for one that went away."""
         ids = corpus.rows.ids[tasks].tolist()
         encoder = corpus.encoder
         images = []
-        for task in self.ledger.tasks(project, ids):
-            check_cancelled()
+        for done, task in enumerate(self.ledger.tasks(project, ids)):
+            on_progress(done / len(ids), f"{done} of {len(ids)} images to train on")
             images.append(encoder.prepare(decode(self.encoding.read(project, task), encoder.input_size)))
         return np.stack(images) if images else np.empty((0,), np.uint8), corpus.targets(tasks)
 
@@ -217,7 +228,8 @@ class Trainer:
             record.save(folder)
 
         number = self.versions.next_number(project)
-        self.versions.publish(project, number, write, meta, verdict=verdict, check=partial(on_progress, "publish"))
+        self.versions.publish(project, number, write, meta, verdict=verdict, check=partial(on_progress, 1.0, "publish"))
+        self.checkpoints.discard(project.id)
         if verdict.reason is not None:
             logger.warning("%s: v%d is kept but not served: %s", project.key, number, verdict.reason)
         self.versions.prune(project, keep=self.settings.keep_versions)

@@ -98,7 +98,9 @@ class Worker:
         """Free the jobs of workers that were killed on this machine: in a container, a restart has the same name."""
         self.services.versions.sweep()
         self.services.jobs.abandon(self.name)
-        for project in self.services.ledger.projects():
+        projects = self.services.ledger.projects()
+        self.services.checkpoints.sweep({project.id for project in projects if not project.state.gone})
+        for project in projects:
             requeue_job_of_dead_process(self.services, project)
         return True
 
@@ -137,6 +139,7 @@ class Worker:
             logger.info("%s: %s", project.key, turn_sentence(summary))
         except JobCancelledError:
             logger.info("%s: cancelled", project.key)
+            self.services.checkpoints.discard(project.id)
             end = partial(jobs.stop, job)
         except (TurnPausedError, WorkerStoppingError, JobLostError):
             end = partial(jobs.hand_back, job)
@@ -163,6 +166,7 @@ class Worker:
             logger.error("%s: %s", project.key, error)
             return partial(jobs.fail, job, sentence)
         logger.error("%s: the turn failed", project.key, exc_info=error)
+        self.services.checkpoints.discard(project.id)  # it may be what it fails of
         return partial(jobs.fail, job, f"{type(error).__name__}: {error}")
 
     def _end(self, job: Job, end: Callable[[], object]) -> None:

@@ -1,6 +1,4 @@
-"""Fine-tuning: better than the head where features are poor, repeatable, and resumable."""
-
-from pathlib import Path
+"""Fine-tuning: better than the head where features are poor. test_checkpoint.py: repeatable, and resumable."""
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from ml_backend.errors import ConfigError
 from ml_backend.learning.augmentation import augment
-from ml_backend.learning.finetuning import Epoch, Recipe, finetune
+from ml_backend.learning.finetuning import Recipe, finetune
 from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
 from ml_backend.learning.patches import fit_patches
 from ml_backend.learning.training import train_head
@@ -48,27 +46,6 @@ def test_tuned_network_beats_the_head_where_features_are_poor(poor: Poor) -> Non
     assert after > before
     assert tuned.encoder.id != encoder.id
     assert tuned.best.accuracy == max(epoch.accuracy for epoch in tuned.history)
-
-
-@pytest.mark.slow
-def test_interrupted_run_goes_on_and_ends_with_the_same_weights(poor: Poor, tmp_path: Path) -> None:
-    encoder, pixels, labels = poor
-    recipe = Recipe(epochs=3, batch_size=16, flip=False)
-    arguments = (encoder, pixels[:64], labels[:64], CLASSES)
-    whole = finetune(*arguments, seed=0, recipe=recipe)
-
-    class InterruptError(Exception):
-        pass
-
-    def interrupt(epoch: Epoch) -> None:
-        if epoch.number == 2:
-            raise InterruptError
-
-    with pytest.raises(InterruptError):
-        finetune(*arguments, seed=0, recipe=recipe, checkpoint=tmp_path / "run.pt", progress=interrupt)
-    resumed = finetune(*arguments, seed=0, recipe=recipe, checkpoint=tmp_path / "run.pt")
-    assert resumed.encoder.id == whole.encoder.id
-    assert resumed.history == whole.history
 
 
 def test_run_stops_when_the_held_out_accuracy_no_longer_rises(poor: Poor) -> None:
