@@ -55,10 +55,7 @@ class Checkpoint:
         began = time.monotonic()
         aside = self.path.with_suffix(".writing")
         try:
-            self._write_aside(
-                aside, state, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            )
-            check_cancelled()
+            self._write_aside(aside, state, tensors, check_cancelled)
             aside.replace(self.path)
         except (OSError, SafetensorError) as error:
             if not self._told:
@@ -70,15 +67,21 @@ class Checkpoint:
         now = time.monotonic()
         self._due = now + max(EVERY_S, OVERHEAD * (now - began))
 
-    def _write_aside(self, aside: Path, state: str, tensors: Tensors) -> None:
+    def _write_aside(self, aside: Path, state: str, tensors: Tensors, check_cancelled: Callable[[], None]) -> None:
+        """In steps: each takes seconds where the network is large."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         size = sum(tensor.nbytes for tensor in tensors.values())
         if shutil.disk_usage(self.path.parent).free < 2 * size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path.parent))
+        here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = {"situation": self.situation, "state": state}
-        save_file(dict(tensors), aside, header | {"digest": digest(header, tensors)})
+        header |= {"digest": digest(header, here)}
+        check_cancelled()
+        save_file(here, aside, header)
+        check_cancelled()
         with aside.open("rb") as file:
             os.fsync(file.fileno())
+        check_cancelled()
 
     def read(self, template: Tensors) -> tuple[str, Tensors] | None:
         """The state and the tensors, on the CPU, whose names, shapes and types are among the template's; else None."""
