@@ -131,12 +131,12 @@ def _compare(args: argparse.Namespace, answer: Answer, services: Services, proje
     names = [row["name"] for row in rows]
     answer.result(
         document,
-        lambda: "\n".join([_listed(project, rows), *_group_commit(names, comparison.measured), comparison.verdict]),
+        lambda: "\n".join([_listed(project, rows), *_compared(names, comparison.measured), comparison.verdict]),
     )
     return 0
 
 
-def _group_commit(names: Sequence[str], both: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _compared(names: Sequence[str], both: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What two versions come to on the same tasks: in all, in words where these are few, and by class."""
     if not both:
         return

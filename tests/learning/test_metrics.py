@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 from ml_backend.commands.output import measured as shown
 from ml_backend.commands.sync import _accuracy_lines
-from ml_backend.commands.versions import _group_commit
+from ml_backend.commands.versions import _compared
 from ml_backend.learning.evaluation import wilson_interval
 from ml_backend.learning.metrics import measured
 from ml_backend.wording import small_slice, undecided
@@ -108,7 +108,7 @@ def test_status_and_comparison_tell_the_intervals_and_what_they_leave_open() -> 
     told = list(_accuracy_lines({"holdout": twelve, "in_words": words}))
     assert [line.split()[0] for line in told] == ["accuracy", "12", "macro-F1"]
     assert told[1].strip() == words
-    before, now, *rest = _group_commit(["v1", "v2"], [twelve, twelve])
+    before, now, *rest = _compared(["v1", "v2"], [twelve, twelve])
     assert "macro-F1" in before
     assert before.replace("v1", "v2") == now
     assert rest[0] == f"v1: {words}."
