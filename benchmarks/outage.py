@@ -14,10 +14,10 @@ import time
 
 from benchmarks.live import live_service, machine
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
-from ml_backend.labelstudio.queue import read_back
+from ml_backend.store.jobs import Job
 from ml_backend.store.rounds import Round
-from ml_backend.store.scheduling import Job
 from tests.e2e.stack import Stack, wait_until
+from tests.readings import read_back
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,7 +25,7 @@ from ml_backend.wording import amount
 PIECE = 5_000
 
 
-def rehearsal(settings: Settings) -> Services:
+def open_copy(settings: Settings) -> Services:
     """Services on a copy of the store as it is now, without its jobs; the copy is gone when the process ends."""
     folder = TemporaryDirectory(prefix="ml-backend-dry-run-")
     atexit.register(folder.cleanup)
@@ -36,7 +36,7 @@ def rehearsal(settings: Settings) -> Services:
         _copy_rows(settings.database, copy)
     there = settings.data_dir if settings.data_dir.is_dir() else Path(folder.name)
     services = Services.open(settings.model_copy(update={"database_url": f"sqlite:///{copy}", "data_dir": there}))
-    services.rehearsal = True
+    services.is_copy = True
     with services.database.write() as connection:
         connection.execute(schema.jobs.delete())  # a turn of the service that runs has nothing to do with the copy
     return services
@@ -89,7 +89,7 @@ class Plan:
 
 
 def plan_turn(project: Project, services: Services) -> Plan:
-    """What a turn would come to, as far as it can be known without training. `services` are a rehearsal's."""
+    """What a turn would come to, as far as it can be known without training. `services` are those of `open_copy`."""
     from ml_backend.steps.choose import still_good  # noqa: PLC0415 - torch takes seconds
 
     ledger = services.ledger

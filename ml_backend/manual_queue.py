@@ -21,8 +21,8 @@ from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
+from ml_backend.store.rows import PoolRows
 from ml_backend.store.vectors import FeatureStore
-from ml_backend.store.views import PoolRows
 from ml_backend.strategies import STRATEGIES
 from ml_backend.tabular import read_csv, unguarded
 from ml_backend.task_names import SHOWN, and_more, called, names_of_tasks, printable

@@ -23,10 +23,9 @@ from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.store.checkpoints import Checkpoints
 from ml_backend.store.database import Database
 from ml_backend.store.events import Inbox
-from ml_backend.store.jobs import Jobs
+from ml_backend.store.jobs import Debounce, Jobs, RetryPolicy
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
-from ml_backend.store.scheduling import Debounce, RetryPolicy
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.unlisted_images import UnlistedImages
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GLANCE = timedelta(seconds=15)
+OBSERVATION = timedelta(seconds=15)
 LONGEST_PAUSE = 15.0
 
 
@@ -52,7 +51,7 @@ class Services:
     inbox: Inbox
     versions: Versions
     features: FeatureStore
-    rehearsal: bool = False  # the store is a copy to be thrown away, and Label Studio is not to be changed
+    is_copy: bool = False  # the store is a copy to be thrown away, and Label Studio is not to be changed
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -72,7 +71,7 @@ class Services:
     def label_sync(self) -> LabelSync:
         return LabelSync(
             self.hosts, self.registry, self.ledger, self.inbox, self.jobs, self.versions, self.settings,
-            store_id=self.database.store_id, repairs_webhooks=not self.rehearsal,
+            store_id=self.database.store_id, repairs_webhooks=not self.is_copy,
         )  # fmt: skip
 
     @property
@@ -117,7 +116,9 @@ class Services:
         database = Database(settings.database)
         quiet = timedelta(seconds=settings.train_after_seconds)
         jobs = Jobs(
-            database, debounce=Debounce(settings.train_after_labels, quiet), retry_policy=RetryPolicy(glance=GLANCE)
+            database,
+            debounce=Debounce(settings.train_after_labels, quiet),
+            retry_policy=RetryPolicy(observation=OBSERVATION),
         )
         return cls(
             settings=settings,

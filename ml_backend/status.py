@@ -10,13 +10,12 @@ from typing import Any
 from ml_backend.records import LabelSchema
 from ml_backend.settings import Settings
 from ml_backend.store.faults import disk_full, scarce
-from ml_backend.store.jobs import Jobs
+from ml_backend.store.jobs import Job, Jobs, JobStatus
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Version, Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
-from ml_backend.store.scheduling import Job, JobStatus
-from ml_backend.store.views import Counts
+from ml_backend.store.rows import Counts
 from ml_backend.task_names import Unreadable
 from ml_backend.wording import amount, small_slice, undecided
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Glance:
+class EncodedTasks:
     """What came of some tasks, by their place: vector and content hash of each, or why there is none."""
 
     vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class UnlistedImages:
     features: FeatureStore
     hosts: Hosts
 
-    def encode(self, project: Project, encoder: Encoder, tasks: Sequence[Task]) -> Glance:
+    def encode(self, project: Project, encoder: Encoder, tasks: Sequence[Task]) -> EncodedTasks:
         """Encode images without noting anything. Raises LabelStudioUnavailableError where Label Studio is away."""
         from ml_backend.learning.pipeline import encode_all  # noqa: PLC0415 - torch
 
@@ -76,7 +76,7 @@ class UnlistedImages:
         if stored:
             at = self.features.rows(encoder.id, stored)
             new |= zip(stored, self.features.matrix(encoder.id)[at], strict=True)
-        return Glance(
+        return EncodedTasks(
             {place: new[digest] for place, digest in result.hashes.items()},
             dict(result.hashes),
             {place: str(error) for place, error in result.failed.items()},

@@ -19,8 +19,9 @@ from ml_backend.store import database as store
 from ml_backend.store import schema
 from ml_backend.store.database import Database
 from ml_backend.store.jobs import Jobs
-from ml_backend.store.ledger import Ledger, ReconcileReport
+from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
+from ml_backend.store.reconcile import ReconcileReport
 from tests.fakes import FakeClock, FakeLabelStudio, quick_database
 
 KEY = ProjectKey("http://label-studio", 1)

@@ -66,9 +66,9 @@ def open_services(*, dry_run: bool = False, name_store: bool = True) -> Services
     """The same store and Label Studio as the service has, by the same settings; for a dry run, a copy of the store."""
     settings = read_settings(name_store=name_store)
     if dry_run:
-        from ml_backend.dry_run import rehearsal  # noqa: PLC0415 - as below
+        from ml_backend.dry_run import open_copy  # noqa: PLC0415 - as below
 
-        return rehearsal(settings)
+        return open_copy(settings)
     from ml_backend.services import Services  # noqa: PLC0415 - the store takes a while to import: mistakes do not wait
 
     return Services.open(settings)

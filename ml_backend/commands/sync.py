@@ -197,7 +197,7 @@ def _run(args: argparse.Namespace, answer: Answer, services: Services, project: 
 
 
 def _planned(answer: Answer, services: Services, project: Project) -> int:
-    """What a turn would do now; `services` are a rehearsal's."""
+    """What a turn would do now; `services` are those of a copy."""
     from ml_backend.dry_run import plan_turn  # noqa: PLC0415
 
     plan = plan_turn(project, services)

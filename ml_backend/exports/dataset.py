@@ -17,7 +17,7 @@ from ml_backend.hosts import Hosts
 from ml_backend.learning.images import content_hash, decode
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
-from ml_backend.store.views import LedgerRow
+from ml_backend.store.rows import LedgerRow
 from ml_backend.tabular import atomic_file, open_table
 from ml_backend.task_names import Unreadable
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.records import Label
-from ml_backend.store.views import LedgerRow
+from ml_backend.store.rows import LedgerRow
 from ml_backend.tabular import FORMATS, open_table, runs_in_a_spreadsheet
 from ml_backend.task_names import SHOWN, Unreadable, address_path, and_more, task_filename
 from ml_backend.wording import amount

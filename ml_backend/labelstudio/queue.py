@@ -104,34 +104,13 @@ def push(
     return PushReport(version, tuple(item.task_id for item in items), gone)
 
 
-def read_back(client: LabelStudio, project_id: int, version: str) -> list[int]:
-    """The unlabelled tasks in the order in which uncertainty sampling would serve them under `version`.
-
-    Lowest score first, to the end of the batch; tasks with nothing but a live prediction come after it and are left out.
-    """
-    served: list[tuple[float, int]] = []
-    page, total = 0, 1
-    while page * PAGE < total:
-        page += 1
-        answer = client.listing(
-            project_id, "id,is_labeled,predictions", _of_version(version), fields="all", page=page, size=PAGE
-        )
-        total = answer["total"]
-        rows = [(score, raw) for raw in answer["tasks"] if (score := _score(raw, version)) is not None]
-        served += [(score, raw["id"]) for score, raw in rows if score < LIVE and not raw["is_labeled"]]
-        scores = [score for score, _ in rows]
-        # Label Studio sorts by the mean score over the project's version; where that is this one, the batch comes first.
-        if scores and scores == sorted(scores) and scores[-1] >= LIVE:
-            break
-    return [task_id for _, task_id in sorted(served)]
-
-
 def _in_order(client: LabelStudio, project_id: int, version: str) -> list[int]:
-    """The same as `read_back` where `version` is the project's, without the predictions (3 ms each to serialize).
+    """The unlabelled tasks of the batch as they would be served, where `version` is the project's.
 
-    Label Studio sorts by the score it samples by, and cuts off what only has a live prediction.
+    Without the predictions (3 ms each to serialize): Label Studio sorts by the score it samples by, and cuts off what only
+    has a live prediction.
     """
-    query = _of_version(version)
+    query = of_version(version)
     query["filters"]["items"].append(_filter("predictions_score", "less", "Number", LIVE))
     served: list[int] = []
     page, total = 0, 1
@@ -316,7 +295,7 @@ def _ids_of(client: LabelStudio, project_id: int, version: str, most: int) -> li
     page, total = 0, 1
     while page * PAGE < total and len(found) < most:
         page += 1
-        answer = client.listing(project_id, "id,predictions", _of_version(version), fields="all", page=page)
+        answer = client.listing(project_id, "id,predictions", of_version(version), fields="all", page=page)
         total = answer["total"]
         found += [p["id"] for raw in answer["tasks"] for p in _of(version, raw["predictions"])]
     return found[:most]
@@ -331,16 +310,10 @@ def refill(client: LabelStudio, project_id: int, version: str, spare: Sequence[i
     )
 
 
-def _of_version(version: str) -> dict[str, Any]:
+def of_version(version: str) -> dict[str, Any]:
     """Tasks with a prediction whose version contains `version` (Label Studio has no exact filter), by score."""
     items = [_filter("predictions_model_versions", "contains", "List", [version])]
     return {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:predictions_score"]}
-
-
-def _score(raw: dict[str, Any], version: str) -> float | None:
-    """The lowest score among a listed task's predictions of this version, None where there is none."""
-    scores = [p["score"] for p in raw["predictions"] if p["model_version"] == version and p["score"] is not None]
-    return min(scores, default=None)
 
 
 def _unlabelled(client: LabelStudio, project_id: int, task_ids: set[int]) -> list[int]:

@@ -19,7 +19,7 @@ from ml_backend.steps.hold_out import due
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
-from ml_backend.store.views import PoolRows
+from ml_backend.store.rows import PoolRows
 from ml_backend.strategies import select
 
 BY_HAND = "by_hand"

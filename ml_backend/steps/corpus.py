@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.learning.record import Record, image_keys
-from ml_backend.store.views import PoolRows
+from ml_backend.store.rows import PoolRows
 
 if TYPE_CHECKING:
     from ml_backend.learning.encoders import Encoder

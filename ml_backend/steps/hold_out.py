@@ -16,7 +16,7 @@ from ml_backend.settings import Settings
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
-from ml_backend.store.views import PoolRows
+from ml_backend.store.rows import PoolRows
 
 if TYPE_CHECKING:
     from ml_backend.steps.corpus import Corpus  # torch takes seconds, which who only reads labels has no use for

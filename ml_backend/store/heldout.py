@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, RowMapping
 
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round, Rounds, still_waiting
 from ml_backend.store.rows import SAME_TASK, pieces
 from ml_backend.store.schema import labels, queries, tasks
-from ml_backend.store.views import SliceCounts
 
 CHUNK = 200
 """Rows written at a time, so that webhooks wait a few milliseconds at most."""
@@ -23,18 +22,13 @@ def is_held_out(project: Project) -> sa.ColumnElement[bool]:
     return sa.func.coalesce(tasks.c.place, 1.0) < project.reserved_share
 
 
+def count_of(name: str, *conditions: sa.ColumnElement[bool]) -> sa.Label[int]:
+    """A column that counts the rows of which all of this is so."""
+    return sa.func.count().filter(*conditions).label(name)
+
+
 class HeldOut(Rounds):
     """The split of each project."""
-
-    def holdout(self, project: Project) -> list[int]:
-        """Ids of the tasks held out, asked for or not, labelled or not, ascending."""
-        statement = (
-            sa.select(tasks.c.task_id)
-            .where(tasks.c.project_id == project.id, is_held_out(project), sa.not_(tasks.c.gone))
-            .order_by(tasks.c.task_id)
-        )
-        with self.database.read() as connection:
-            return list(connection.scalars(statement))
 
     def held_out(self, project: Project, task_ids: Sequence[int]) -> set[int]:
         """Those of the tasks that are held out, asked for or not."""
@@ -88,8 +82,8 @@ class HeldOut(Rounds):
         with self.database.write() as connection:
             return connection.execute(statement).rowcount
 
-    def slice_counts(self, project: Project) -> SliceCounts:
-        """How far measuring is; by the rules of `PoolRows.measured` and `PoolRows.undecided`."""
+    def holdout_counts(self, connection: Connection, project: Project) -> RowMapping:
+        """The fields `holdout...` of `Counts`; by the rules of `PoolRows.measured` and `PoolRows.undecided`."""
         held_out = sa.and_(tasks.c.project_id == project.id, sa.not_(tasks.c.gone), is_held_out(project))
         reached = sa.and_(held_out, tasks.c.reached.is_not(None))
         first_open = sa.select(sa.func.min(tasks.c.reached)).where(reached, still_waiting()).scalar_subquery()
@@ -107,16 +101,15 @@ class HeldOut(Rounds):
         settled = sa.and_(sa.not_(has_label), sa.not_(still_waiting()), readable)
         statement = (
             sa.select(
-                sa.func.count(),
-                sa.func.count().filter(has_label),
-                sa.func.count().filter(counts),
-                sa.func.count().filter(sa.and_(counts, tasks.c.found)),
-                sa.func.count().filter(sa.and_(tasks.c.reached.is_not(None), still_waiting(), in_the_way)),
-                sa.func.count().filter(sa.and_(settled, tasks.c.place <= last)),
-                sa.func.count().filter(sa.and_(has_label, sa.not_(readable))),
+                sa.func.count().label("holdout"),
+                count_of("holdout_labelled", has_label),
+                count_of("holdout_measured", counts),
+                count_of("holdout_found", counts, tasks.c.found),
+                count_of("holdout_open", tasks.c.reached.is_not(None), still_waiting(), in_the_way),
+                count_of("holdout_undecided", settled, tasks.c.place <= last),
+                count_of("holdout_unreadable", has_label, sa.not_(readable)),
             )
             .select_from(tasks.outerjoin(labels, SAME_TASK))
             .where(held_out)
         )
-        with self.database.read() as connection:
-            return SliceCounts(*connection.execute(statement).one())
+        return connection.execute(statement).mappings().one()

@@ -6,9 +6,9 @@ failed or cancelled. Labels that arrive while it runs make one successor due. Al
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -17,7 +17,6 @@ from ml_backend.errors import ConflictError
 from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.liveness import Watch
 from ml_backend.store.projects import Project, lock
-from ml_backend.store.scheduling import Debounce, Job, JobStatus, RetryPolicy
 from ml_backend.store.schema import jobs
 
 # Built once: a webhook pays as long for building such a statement as for running it.
@@ -27,6 +26,90 @@ _MOVE = (
     .where(jobs.c.id == sa.bindparam("job"))
     .values(labels=sa.bindparam("labels"), immediate=sa.bindparam("immediate"), due_at=sa.bindparam("due_at"))
 )
+
+
+JobState = Literal["due", "running", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Debounce:
+    """When a waiting job may start: at once with `labels` new labels, else after `quiet` without another.
+
+    fresh: in place of `quiet` while the project has no queue yet. An import comes in pieces, and all of it is to be in
+        the first one; but people wait, so the first piece waits no longer than `quiet`.
+    """
+
+    labels: int = 10
+    quiet: timedelta = timedelta(seconds=30)
+    fresh: timedelta = timedelta(seconds=2)
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long a silent worker is believed in, and how often a job is tried.
+
+    lease: a worker without a heartbeat for this long is taken for dead, and its job is taken up by another.
+    observation: how long another worker has to have looked on before it does so, by its own watch: several heartbeats.
+    failures: so many errors in a row and the job stops, with its reason. crashes: the same for dead workers; more are
+        borne, because a machine that restarts is nothing against the job.
+    backoff, longest: pause before the first retry, doubled each time up to the longest. away: the longest pause where
+        nothing is wrong but that Label Studio does not answer; one small request each time, and prompt when it is back.
+    """
+
+    lease: timedelta = timedelta(seconds=60)
+    observation: timedelta = timedelta(0)
+    failures: int = 3
+    crashes: int = 10
+    backoff: timedelta = timedelta(seconds=5)
+    longest: timedelta = timedelta(minutes=5)
+    away: timedelta = timedelta(seconds=15)
+
+    def pause(self, times: int) -> timedelta:
+        factor = 2 ** min(times - 1, 20)  # bounded, so that a long outage does not overflow
+        return min(self.backoff * int(factor), self.longest)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, as it was when read. `labels` counts the label events that asked for it, `claims` its claims so far."""
+
+    id: int
+    project_id: int
+    state: JobState
+    reason: str
+    labels: int
+    immediate: bool
+    created_at: datetime
+    due_at: datetime
+    started_at: datetime | None
+    heartbeat_at: datetime | None
+    finished_at: datetime | None
+    worker: str | None
+    claims: int
+    failures: int
+    crashes: int
+    delays: int
+    progress: float
+    message: str
+    cancel_requested: bool
+    summary: dict[str, Any] | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What a person wants to know: what waits, what runs, how the last one ended, and what runs for another project."""
+
+    due: Job | None
+    running: Job | None
+    last: Job | None
+    elsewhere: Job | None = None
+
+    @property
+    def stopped(self) -> str | None:
+        """Why nothing happens any more: the last job failed for good and nothing new has come in."""
+        failed = self.last is not None and self.last.state == "failed"
+        return self.last.error if self.last and failed and not self.due and not self.running else None
 
 
 class Jobs:
@@ -84,9 +167,8 @@ class Jobs:
         enough = immediately or total >= self.debounce.labels
         due_at = now if enough else now + (self.debounce.fresh if fresh else self.debounce.quiet)
         if waiting is None:
-            return _insert(
-                connection, project_id, reason=reason, labels=labels, immediate=immediately, now=now, due_at=due_at
-            )
+            new = {"reason": reason, "labels": labels, "immediate": immediately, "due_at": due_at}
+            return _insert(connection, project_id, now, state="due", **new)
         if not immediately and (waiting.failures or waiting.crashes or waiting.delays):
             due_at = waiting.due_at  # it waits for its next try: new labels do not hurry it, a person does
         elif enough or waiting.immediate or waiting.due_at <= now:
@@ -143,24 +225,9 @@ class Jobs:
             lock(connection, project.id)
             if _one(connection, jobs.c.project_id == project.id, jobs.c.state == "running") is not None:
                 return None
-            row = connection.execute(
-                jobs.insert()
-                .values(
-                    project_id=project.id,
-                    state="running",
-                    reason=reason,
-                    labels=0,
-                    immediate=False,
-                    created_at=now,
-                    due_at=now,
-                    started_at=now,
-                    heartbeat_at=now,
-                    worker=worker,
-                    claims=1,
-                )
-                .returning(jobs)
-            ).one()
-            return _job(row)
+            times = {"due_at": now, "started_at": now, "heartbeat_at": now}
+            asked = {"reason": reason, "labels": 0, "immediate": False, "worker": worker, "claims": 1}
+            return _insert(connection, project.id, now, state="running", **times, **asked)
 
     def heartbeat(self, job: Job, progress: float, message: str = "") -> Job:
         """Say that the job is alive, how far (0..1) and at what. Raises ConflictError if it was given to another."""
@@ -305,7 +372,9 @@ class Jobs:
 
     def _silent(self, connection: Connection, now: datetime) -> list[Job]:
         rows = connection.execute(sa.select(jobs).where(jobs.c.state == "running"))
-        return self._watch.silent([_job(row) for row in rows], now, self.retry_policy)
+        running, policy = {row.id: _job(row) for row in rows}, self.retry_policy
+        beats = {job.id: (job.claims, job.heartbeat_at) for job in running.values()}
+        return [running[silent] for silent in self._watch.silent(beats, now, policy.lease, policy.observation)]
 
     def _crashed(self, connection: Connection, job: Job, now: datetime) -> bool:
         lock(connection, job.project_id)
@@ -359,30 +428,9 @@ def _one(connection: Connection, *conditions: sa.ColumnElement[bool]) -> Job | N
     return None if row is None else _job(row)
 
 
-def _insert(
-    connection: Connection,
-    project_id: int,
-    *,
-    reason: str,
-    labels: int,
-    immediate: bool,
-    now: datetime,
-    due_at: datetime,
-) -> Job:
-    row = connection.execute(
-        jobs.insert()
-        .values(
-            project_id=project_id,
-            state="due",
-            reason=reason,
-            labels=labels,
-            immediate=immediate,
-            created_at=now,
-            due_at=due_at,
-        )
-        .returning(jobs)
-    ).one()
-    return _job(row)
+def _insert(connection: Connection, project_id: int, now: datetime, **values: Any) -> Job:
+    new = jobs.insert().values(project_id=project_id, created_at=now, **values)
+    return _job(connection.execute(new.returning(jobs)).one())
 
 
 def _taken(job: Job) -> ConflictError:

@@ -16,38 +16,29 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from ml_backend.records import Annotation, Label, LabelSchema, ProjectKey, Task
+from ml_backend.records import Annotation, Label, LabelSchema, Task
 from ml_backend.store.answers import blank
-from ml_backend.store.consensus import ConsensusRule
-from ml_backend.store.heldout import HeldOut, is_held_out
+from ml_backend.store.heldout import HeldOut, count_of, is_held_out
 from ml_backend.store.pictures import Pictures, resting
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport, reconcile
-from ml_backend.store.rounds import Left, Round, still_waiting
-from ml_backend.store.rows import SAME_TASK, STREAM, annotation_of, label_of, pieces, task_of
+from ml_backend.store.rounds import still_waiting
+from ml_backend.store.rows import (
+    SAME_TASK,
+    STREAM,
+    Counts,
+    LedgerRow,
+    PoolRows,
+    Split,
+    label_of,
+    pieces,
+    task_of,
+)
 from ml_backend.store.schema import answers, labels, queries, rounds, tasks
-from ml_backend.store.views import Counts, LedgerRow, PoolRows, Quarantined, Split
 
 
 class Ledger(Pictures, HeldOut):
     """The ledger of all projects of one store."""
-
-    def upsert_project(
-        self,
-        key: ProjectKey,
-        *,
-        title: str,
-        label_config: str,
-        schema: LabelSchema,
-        rule: ConsensusRule | None = None,
-        state: dict[str, Any] | None = None,
-    ) -> Project:
-        """Make a project known, or bring it up to date. `state`: as `configure` takes it.
-
-        A changed schema makes the next reconcile a full one (`full_at` is None), which judges every answer again by the
-        new one.
-        """
-        return self._upsert(key, title=title, label_config=label_config, schema=schema, rule=rule, state=state)
 
     def reconcile(
         self,
@@ -99,28 +90,6 @@ class Ledger(Pictures, HeldOut):
                 digest.update(f"{task_id} {split} {names}\n".encode())
         return digest.hexdigest()
 
-    def annotations(self, project: Project, task_id: int) -> list[Annotation]:
-        """What every annotator said of one task, skips and quarantined answers included, by id."""
-        statement = (
-            sa.select(answers)
-            .where(answers.c.project_id == project.id, answers.c.task_id == task_id)
-            .order_by(answers.c.annotation_id)
-        )
-        with self.database.read() as connection:
-            return [annotation_of(row) for row in connection.execute(statement)]
-
-    def quarantined(self, project: Project) -> list[Quarantined]:
-        statement = (
-            sa.select(answers)
-            .where(answers.c.project_id == project.id, answers.c.quarantine.is_not(None))
-            .order_by(answers.c.task_id, answers.c.annotation_id)
-        )
-        with self.database.read() as connection:
-            return [
-                Quarantined(row.task_id, row.annotation_id, row.labels, row.quarantine)
-                for row in connection.execute(statement)
-            ]
-
     def unanswered_between(self, project: Project, start: datetime, end: datetime) -> int:
         """How many tasks without answer or skip Label Studio last changed in [start, end), as far as is known."""
         statement = (
@@ -139,45 +108,26 @@ class Ledger(Pictures, HeldOut):
             return int(connection.scalar(statement) or 0)
 
     def counts(self, project: Project) -> Counts:
-        live = sa.and_(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
-        has_label = labels.c.task_id.is_not(None)
         by_task = (
             sa.select(
-                sa.func.count(),
-                sa.func.count().filter(has_label),
-                sa.func.count().filter(tasks.c.conflict),
-                sa.func.count().filter(tasks.c.image_error.is_not(None)),
-                sa.func.count().filter(still_waiting()),
+                sa.func.count().label("tasks"),
+                count_of("labelled", labels.c.task_id.is_not(None)),
+                count_of("conflicts", tasks.c.conflict),
+                count_of("failed_images", tasks.c.image_error.is_not(None)),
+                count_of("waiting", still_waiting()),
             )
             .select_from(tasks.outerjoin(labels, SAME_TASK))
-            .where(live)
+            .where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
         )
         by_annotation = sa.select(
-            sa.func.count().filter(answers.c.quarantine.is_not(None)),
-            sa.func.count().filter(answers.c.was_cancelled),
-            sa.func.count().filter(blank(project.schema)),
+            count_of("quarantined", answers.c.quarantine.is_not(None)),
+            count_of("skips", answers.c.was_cancelled),
+            count_of("blanks", blank(project.schema)),
         ).where(answers.c.project_id == project.id)
         with self.database.read() as connection:
-            every, labelled, conflicts, failed, waiting = connection.execute(by_task).one()
-            quarantined, skips, blanks = connection.execute(by_annotation).one()
-        held = self.slice_counts(project)
-        return Counts(
-            tasks=every,
-            labelled=labelled,
-            holdout=held.tasks,
-            holdout_labelled=held.labelled,
-            holdout_measured=held.measured,
-            holdout_found=held.found,
-            holdout_open=held.open,
-            holdout_undecided=held.undecided,
-            holdout_unreadable=held.unreadable,
-            conflicts=conflicts,
-            quarantined=quarantined,
-            skips=skips,
-            failed_images=failed,
-            waiting=waiting,
-            blanks=blanks,
-        )
+            found = [connection.execute(statement).mappings().one() for statement in (by_task, by_annotation)]
+            held_out = self.holdout_counts(connection, project)
+        return Counts(**found[0], **found[1], **held_out)
 
     def tasks(self, project: Project, task_ids: Iterable[int] | None = None) -> Iterator[Task]:
         """The tasks as last seen, by id, streamed. Tasks that are gone are left out.
@@ -326,17 +276,3 @@ def _classes(text: str, schema: LabelSchema) -> list[int] | None:
     names = json.loads(text)
     fits = set(names) <= set(schema.labels) and (schema.multiple or len(names) == 1)
     return [schema.labels.index(name) for name in names] if fits else None
-
-
-__all__ = [
-    "Counts",
-    "Ledger",
-    "LedgerRow",
-    "Left",
-    "PoolRows",
-    "Project",
-    "Quarantined",
-    "ReconcileReport",
-    "Round",
-    "Split",
-]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from datetime import datetime
-
-from ml_backend.store.scheduling import Job, RetryPolicy
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 
 Beat = tuple[int, datetime | None]
+"""The claim of a job, and when its worker last gave a sign of life by its own clock."""
 
 
 class Watch:
@@ -21,20 +20,15 @@ class Watch:
     def __init__(self) -> None:
         self._seen: dict[int, tuple[Beat, float]] = {}  # job -> its last sign of life, and since when that is known
 
-    def silent(self, running: Sequence[Job], now: datetime, retry_policy: RetryPolicy) -> list[Job]:
-        """Those of the jobs that run whose worker is to be taken for dead."""
+    def silent(self, running: Mapping[int, Beat], now: datetime, lease: timedelta, observation: timedelta) -> list[int]:
+        """Those of the jobs that run whose worker is to be taken for dead; see `jobs.RetryPolicy`."""
         moment, seen = time.monotonic(), self._seen
         self._seen = {
-            job.id: seen[job.id] if job.id in seen and seen[job.id][0] == _beat(job) else (_beat(job), moment)
-            for job in running
+            job: seen[job] if job in seen and seen[job][0] == beat else (beat, moment) for job, beat in running.items()
         }
-        return [job for job in running if _is_silent(job, now, moment - self._seen[job.id][1], retry_policy)]
 
+        def is_silent(job: int, heartbeat_at: datetime | None) -> bool:
+            old = heartbeat_at is None or heartbeat_at < now - lease
+            return moment - self._seen[job][1] >= (observation if old else lease).total_seconds()
 
-def _is_silent(job: Job, now: datetime, watched: float, retry_policy: RetryPolicy) -> bool:
-    old = job.heartbeat_at is None or job.heartbeat_at < now - retry_policy.lease
-    return watched >= (retry_policy.glance if old else retry_policy.lease).total_seconds()
-
-
-def _beat(job: Job) -> Beat:
-    return job.claims, job.heartbeat_at
+        return [job for job, (_, heartbeat_at) in running.items() if is_silent(job, heartbeat_at)]

@@ -16,9 +16,8 @@ from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.store.consensus import ConsensusRule
 from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.project_state import ProjectState, Replaced
-from ml_backend.store.schema import answers, events, jobs, labels, projects, queries, tasks
+from ml_backend.store.schema import jobs, projects
 
-PIECE = 1_000
 _MULTIPLE = "an answer that says nothing at all is one"
 """Stores that were judged before that was so are judged again."""
 
@@ -120,18 +119,6 @@ class Projects:
         with self.database.read() as connection:
             return [_record(row) for row in connection.execute(statement)]
 
-    def forget(self, project: Project) -> None:
-        """Delete a project and everything kept of it, a piece at a time. Label Studio is not touched."""
-        for table in (queries, answers, labels, tasks, events):
-            key = sa.tuple_(*table.primary_key.columns)
-            piece = sa.select(*table.primary_key.columns).where(table.c.project_id == project.id).limit(PIECE)
-            removed = PIECE
-            while removed == PIECE:
-                with self.database.write(bulk=True) as connection:
-                    removed = connection.execute(table.delete().where(key.in_(piece))).rowcount
-        with self.database.write() as connection:
-            connection.execute(projects.delete().where(projects.c.id == project.id))
-
     def configure(self, project: Project, **changes: Any) -> Project:
         """Change fields of the project's state, by name; None takes one away. Raises TypeError for an unknown name."""
         with self.database.write() as connection:
@@ -139,16 +126,20 @@ class Projects:
             connection.execute(projects.update().where(projects.c.id == project.id).values(settings=state.as_json()))
             return lock(connection, project.id)
 
-    def _upsert(
+    def upsert_project(
         self,
         key: ProjectKey,
         *,
         title: str,
         label_config: str,
         schema: LabelSchema,
-        rule: ConsensusRule | None,
-        state: dict[str, Any] | None,
+        rule: ConsensusRule | None = None,
+        state: dict[str, Any] | None = None,
     ) -> Project:
+        """Make a project known, or bring it up to date. `state`: as `configure` takes it.
+
+        A changed schema makes the next reconcile a full one (`full_at` is None), which decides every label again.
+        """
         new = {
             "host": key.host,
             "external_id": key.project_id,

@@ -22,11 +22,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ml_backend.records import Annotation, Label, Task
-from ml_backend.store.answers import as_given, blank, several_of
+from ml_backend.store.answers import as_given, several_of
 from ml_backend.store.consensus import Verdict, consensus
 from ml_backend.store.database import Database
 from ml_backend.store.projects import Project, lock
-from ml_backend.store.rows import SAME_TASK, annotation_of, label_of, pieces
+from ml_backend.store.rows import ANSWER_FIELDS, SAME_TASK, annotation_of, label_of, pieces
 from ml_backend.store.schema import answers, labels, projects, tasks
 
 CHUNK = 100
@@ -40,11 +40,7 @@ Reported = tuple[Task, list[Annotation] | None]
 
 @dataclass
 class ReconcileReport:
-    """What a reconcile found: the first six count changes, the last four the project's state afterwards.
-
-    added, changed, deleted: tasks; one that came back counts as added.
-    conflicts: tasks whose annotators differ. quarantined, skips, blanks: annotations that give no label.
-    """
+    """What a reconcile changed. added, changed, deleted: tasks; one that came back counts as added."""
 
     added: int = 0
     changed: int = 0
@@ -52,10 +48,6 @@ class ReconcileReport:
     labels_added: int = 0
     labels_changed: int = 0
     labels_removed: int = 0
-    conflicts: int = 0
-    quarantined: int = 0
-    skips: int = 0
-    blanks: int = 0
 
     @property
     def labels_touched(self) -> int:
@@ -85,7 +77,6 @@ def reconcile(
     with database.write() as connection:
         reached = {"reconciled_at": now, **({"full_at": now, "several_of": several_of(project)} if full else {})}
         connection.execute(projects.update().where(projects.c.id == project.id).values(reached))
-    _count_state(database, project, report)
     return report
 
 
@@ -275,12 +266,11 @@ def _write_decisions(connection: Connection, project: Project, decisions: Sequen
     connection.execute(
         tasks.update()
         .where(tasks.c.project_id == project.id, tasks.c.task_id == sa.bindparam("of"))
-        .values(
-            answers=sa.bindparam("answers"),
-            skips=sa.bindparam("skips"),
-            conflict=sa.bindparam("conflict"),
-        ),
-        [_counts_row(decision) for decision in decisions],
+        .values({name: sa.bindparam(name) for name in ("answers", "skips", "conflict")}),
+        [
+            {"of": d.task_id, "answers": d.verdict.answers, "skips": d.verdict.skips, "conflict": d.verdict.conflict}
+            for d in decisions
+        ],
     )
 
 
@@ -288,40 +278,13 @@ def _annotation_row(project_id: int, annotation: Annotation, verdict: Verdict) -
     return {
         "project_id": project_id,
         "annotation_id": annotation.id,
-        "task_id": annotation.task_id,
-        "labels": annotation.labels,
-        "was_cancelled": annotation.was_cancelled,
-        "ground_truth": annotation.ground_truth,
-        "annotator": annotation.annotator,
-        "created_at": annotation.created_at,
-        "updated_at": annotation.updated_at,
-        "answered_by": annotation.answered_by,
-        "none_of": annotation.none_of,
         "quarantine": verdict.quarantined.get(annotation.id),
+        **{name: getattr(annotation, name) for name in ANSWER_FIELDS},
     }
 
 
 def _label_row(project_id: int, label: Label) -> dict[str, Any]:
-    return {
-        "project_id": project_id,
-        "task_id": label.task_id,
-        "labels": label.labels,
-        "annotation_id": label.annotation_id,
-        "annotators": label.annotators,
-        "agreement": label.agreement,
-        "ground_truth": label.ground_truth,
-        "labelled_at": label.labelled_at,
-    }
-
-
-def _counts_row(decision: _Decision) -> dict[str, Any]:
-    verdict = decision.verdict
-    return {
-        "of": decision.task_id,
-        "answers": verdict.answers,
-        "skips": verdict.skips,
-        "conflict": verdict.conflict,
-    }
+    return {"project_id": project_id} | {name: value for name, value in vars(label).items() if name != "conflict"}
 
 
 def _known_labels(connection: Connection, project_id: int, task_ids: Sequence[int]) -> dict[int, Label]:
@@ -366,18 +329,6 @@ def _remove(database: Database, project: Project, task_ids: Sequence[int], repor
         )
     report.labels_removed += held.rowcount
     report.deleted += left.rowcount
-
-
-def _count_state(database: Database, project: Project, report: ReconcileReport) -> None:
-    def count(connection: Connection, table: sa.Table, condition: sa.ColumnElement[bool]) -> int:
-        statement = sa.select(sa.func.count()).select_from(table).where(table.c.project_id == project.id, condition)
-        return int(connection.scalar(statement) or 0)
-
-    with database.read() as connection:
-        report.conflicts = count(connection, tasks, tasks.c.conflict)
-        report.quarantined = count(connection, answers, answers.c.quarantine.is_not(None))
-        report.skips = count(connection, answers, answers.c.was_cancelled)
-        report.blanks = count(connection, answers, blank(project.schema))
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:

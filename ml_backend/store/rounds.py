@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from ml_backend.errors import NotFoundError
 from ml_backend.records import ProjectKey, Query
 from ml_backend.store.projects import Project, Projects, find, lock
+from ml_backend.store.rows import QUERY_COLUMNS
 from ml_backend.store.schema import queries, rounds, tasks
 
 RoundState = Literal["computed", "pushed", "verified", "failed"]
@@ -133,23 +134,12 @@ class Rounds(Projects):
     def queries(self, round_: Round) -> list[Query]:
         """The queries of a round by rank."""
         statement = (
-            sa.select(queries)
+            sa.select(*QUERY_COLUMNS)
             .where(queries.c.project_id == round_.project_id, queries.c.round == round_.number)
             .order_by(queries.c.rank)
         )
         with self.database.read() as connection:
-            return [
-                Query(
-                    task_id=row.task_id,
-                    rank=row.rank,
-                    arm=row.arm,
-                    acquisition=row.acquisition,
-                    reason=row.reason,
-                    confidence=row.confidence,
-                    prediction=row.prediction,
-                )
-                for row in connection.execute(statement)
-            ]
+            return [Query(*row) for row in connection.execute(statement)]
 
     def left(self, round_: Round) -> Left:
         """How much of a round's queue still waits for an answer."""
@@ -210,20 +200,7 @@ def still_waiting() -> sa.ColumnElement[bool]:
 def _write_queries(connection: Connection, project: Project, number: int, given: Sequence[Query]) -> None:
     if not given:
         return
-    rows = [
-        {
-            "project_id": project.id,
-            "round": number,
-            "task_id": q.task_id,
-            "rank": q.rank,
-            "arm": q.arm,
-            "acquisition": q.acquisition,
-            "reason": q.reason,
-            "confidence": q.confidence,
-            "prediction": q.prediction,
-        }
-        for q in given
-    ]
+    rows = [{"project_id": project.id, "round": number, **vars(query)} for query in given]
     connection.execute(queries.insert(), rows)
     connection.execute(
         tasks.update()

@@ -1,23 +1,35 @@
-"""Rows of the tables as the records that travel between rooms."""
+"""What is read of the tables: rows as the records that travel between rooms, the tasks as arrays, and counts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass, fields
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, Literal
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
-from ml_backend.records import Annotation, Label, Task
-from ml_backend.store.schema import labels, tasks
+from ml_backend.records import Annotation, Label, Query, Task
+from ml_backend.store.schema import labels, queries, tasks
+
+Split = Literal["train", "holdout"]
 
 SAME_TASK = sa.and_(labels.c.project_id == tasks.c.project_id, labels.c.task_id == tasks.c.task_id)
 TASK_COLUMNS = (tasks.c.task_id, tasks.c.image, tasks.c.data, tasks.c.updated_at)
+QUERY_COLUMNS = tuple(queries.c[field.name] for field in fields(Query))
+ANSWER_FIELDS = tuple(field.name for field in fields(Annotation) if field.name not in {"id", "editor"})
+"""What is kept of an annotation under the same name."""
 
 STREAM = 5_000
 """Rows fetched at a time where a whole project is read."""
 IDS = 1_000
 """Ids named in one statement, however many a project has: PostgreSQL takes 65,535 parameters, SQLite 250,000."""
+
+_label = attrgetter(*(field.name for field in fields(Label)))
 
 
 def pieces(ids: Iterable[int]) -> Iterator[list[int]]:
@@ -32,29 +44,127 @@ def task_of(row: Any) -> Task:
 
 
 def annotation_of(row: Any) -> Annotation:
-    return Annotation(
-        id=row.annotation_id,
-        task_id=row.task_id,
-        labels=row.labels,
-        was_cancelled=row.was_cancelled,
-        ground_truth=row.ground_truth,
-        annotator=row.annotator,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        answered_by=row.answered_by,
-        none_of=row.none_of,
-    )
+    return Annotation(id=row.annotation_id, **{name: getattr(row, name) for name in ANSWER_FIELDS})
 
 
 def label_of(row: Any) -> Label:
     """Read a row of `labels` joined with its task, which knows of the conflict."""
-    return Label(
-        task_id=row.task_id,
-        labels=row.labels,
-        annotation_id=row.annotation_id,
-        annotators=row.annotators,
-        agreement=row.agreement,
-        conflict=row.conflict,
-        ground_truth=row.ground_truth,
-        labelled_at=row.labelled_at,
-    )
+    return Label(*_label(row))
+
+
+@dataclass(frozen=True)
+class PoolRows:
+    """All tasks of a project as arrays, one row per task, ascending task ids.
+
+    ids: (N,) int64. hashes: (N,) bytes, hex SHA-256 of the image, b"" where not known yet.
+    labelled: (N,) bool, the task has a label that counts. labels: (N,) int64, its class index, -1 elsewhere (with
+    several labels, the first in the label config's order; `pairs` has them all; -1, too, where it is none of them).
+    pairs: (M, 2) int64, one line (row, class index) for every label of every labelled row.
+    answered: (N,) bool, somebody has answered, whether it gave a label or not: Label Studio serves it no more.
+    skipped: (N,) bool, skipped by somebody and labelled by nobody.
+    failed: (N,) bool, the image cannot be read. resting: (N,) bool, and is not to be tried now.
+    holdout: (N,) bool, held out. places: (N,) float64 in [0, 1), the order in which held-out tasks are asked for; NaN
+    where the image was not read yet.
+    reached: (N,) int64, the round from which on a held-out task is asked for, 0 before. found: (N,) bool, somebody had
+    chosen to answer it before that.
+    """
+
+    ids: NDArray[np.int64]
+    hashes: NDArray[np.bytes_]
+    labelled: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+    answered: NDArray[np.bool_]
+    skipped: NDArray[np.bool_]
+    failed: NDArray[np.bool_]
+    resting: NDArray[np.bool_]
+    holdout: NDArray[np.bool_]
+    places: NDArray[np.float64]
+    reached: NDArray[np.int64]
+    found: NDArray[np.bool_]
+
+    @property
+    def waiting(self) -> NDArray[np.bool_]:
+        """(N,) the task can still be asked for."""
+        return np.asarray(~self.answered & ~self.skipped & ~self.failed)
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """(N,) labelled, with an image, and fit to measure the accuracy: together a random sample of all tasks.
+
+        The first of the held-out tasks in their order, up to one that is asked for and open: what is left open, as hard
+        images may be, is not passed over.
+        """
+        asked, end = self._asked()
+        return np.asarray(asked & self.labelled & ~self.failed & (self.places < end))
+
+    @property
+    def undecided(self) -> NDArray[np.bool_]:
+        """(N,) up to the last that is measured, and without a label for good: skipped, or answered with what is none."""
+        within = self.holdout & (self.places <= self.places[self.measured].max(initial=-1.0))
+        return np.asarray(within & ~self.labelled & ~self.waiting & ~self.failed)
+
+    def _asked(self) -> tuple[NDArray[np.bool_], float]:
+        """(N,) the held-out tasks that are asked for, and the place of the first of them that is open.
+
+        Those that are asked for from one round on count as open together where somebody had answered some of them before,
+        and so had chosen, until all up to that round are settled.
+        """
+        asked = self.holdout & (self.reached > 0)
+        open_ = asked & self.waiting
+        first_open = self.reached[open_].min(initial=np.iinfo(np.int64).max)
+        chosen = asked & np.isin(self.reached, np.unique(self.reached[asked & self.found]))
+        held_up = open_ | (chosen & (self.reached >= first_open))
+        return asked, float(self.places[held_up].min(initial=1.0))
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """All that is known of one task, for exports. The query fields are of the last round that asked for it."""
+
+    task: Task
+    split: Split
+    content_hash: str | None
+    image_error: str | None
+    conflict: bool
+    label: Label | None
+    round: int | None = None
+    strategy: str | None = None
+    seed: int | None = None
+    version: int | None = None
+    arm: str | None = None
+    rank: int | None = None
+    acquisition: float | None = None
+    reason: str | None = None
+    confidence: float | None = None
+    prediction: tuple[str, ...] = ()
+    queried_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How far a project is. labelled: tasks with a label that counts, held-out ones included.
+
+    holdout: held-out tasks; holdout_labelled: those of them with a label; holdout_measured: with one that measures the
+    accuracy; holdout_found: and that somebody had given before it was asked for.
+    holdout_open: held-out tasks asked for, not answered yet, and before or with such as are. holdout_undecided: as
+    `PoolRows.undecided`. holdout_unreadable: labelled, and do not measure as their image cannot be read.
+    waiting: tasks that can still be asked for. blanks: answers in which nothing was chosen and that do not say "none of
+    them".
+    """
+
+    tasks: int
+    labelled: int
+    holdout: int
+    holdout_labelled: int
+    holdout_measured: int
+    holdout_found: int
+    holdout_open: int
+    holdout_undecided: int
+    holdout_unreadable: int
+    conflicts: int
+    quarantined: int
+    skips: int
+    failed_images: int
+    waiting: int
+    blanks: int = 0

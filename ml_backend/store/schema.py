@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     Float,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TextClause,
     TypeDecorator,
     UniqueConstraint,
     text,
@@ -82,6 +84,13 @@ def _project_key() -> Column[int]:
     return Column("project_id", ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
 
 
+def _partial_index(
+    name: str, *columns: str | Column[Any], where: ColumnElement[bool] | TextClause, unique: bool = False
+) -> Index:
+    """An index over the rows of which `where` is so, which SQLAlchemy is told once per database."""
+    return Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
 store = Table(  # one row: which schema this is, and which store (model folders name it)
     "store",
     metadata,
@@ -129,20 +138,8 @@ tasks = Table(
     Column("place", Float),  # in the split (split.py); unknown until the image was read
     Column("reached", Integer),  # the round from which on a held-out task is asked for
     Column("found", Boolean),  # answered before that by somebody's choice
-    Index(
-        "tasks_without_hash",
-        "project_id",
-        "task_id",
-        sqlite_where=text("content_hash IS NULL"),
-        postgresql_where=text("content_hash IS NULL"),
-    ),
-    Index(
-        "reached_tasks",
-        "project_id",
-        "reached",
-        sqlite_where=text("reached IS NOT NULL"),
-        postgresql_where=text("reached IS NOT NULL"),
-    ),
+    _partial_index("tasks_without_hash", "project_id", "task_id", where=text("content_hash IS NULL")),
+    _partial_index("reached_tasks", "project_id", "reached", where=text("reached IS NOT NULL")),
 )
 
 answers = Table(
@@ -170,7 +167,7 @@ for _name, _table, _where in (
     ("quarantined_annotations", answers, answers.c.quarantine.is_not(None)),
     ("blank_annotations", answers, type_coerce(answers.c.labels, Text) == "[]"),
 ):
-    Index(_name, _table.c.project_id, sqlite_where=_where, postgresql_where=_where)
+    _partial_index(_name, _table.c.project_id, where=_where)
 
 labels = Table(  # decided by consensus from `answers`, one row per labelled task
     "labels",
@@ -239,20 +236,8 @@ jobs = Table(
     Column("cancel_requested", Boolean, nullable=False, default=False),
     Column("summary", JSON),
     Column("error", Text),
-    Index(
-        "one_due_job",
-        "project_id",
-        unique=True,
-        sqlite_where=text("state = 'due'"),
-        postgresql_where=text("state = 'due'"),
-    ),
-    Index(
-        "one_running_job",
-        "project_id",
-        unique=True,
-        sqlite_where=text("state = 'running'"),
-        postgresql_where=text("state = 'running'"),
-    ),
+    _partial_index("one_due_job", "project_id", unique=True, where=text("state = 'due'")),
+    _partial_index("one_running_job", "project_id", unique=True, where=text("state = 'running'")),
     Index("jobs_by_project", "project_id", "id"),
     Index("jobs_by_state", "state", "due_at"),
     sqlite_autoincrement=True,
@@ -271,13 +256,7 @@ events = Table(
     Column("received_at", UTCDateTime, nullable=False),
     Column("settled_at", UTCDateTime),
     UniqueConstraint("project_id", "fingerprint"),
-    Index(
-        "unsettled_events",
-        "project_id",
-        "id",
-        sqlite_where=text("settled_at IS NULL"),
-        postgresql_where=text("settled_at IS NULL"),
-    ),
+    _partial_index("unsettled_events", "project_id", "id", where=text("settled_at IS NULL")),
     sqlite_autoincrement=True,
 )
 

@@ -77,13 +77,6 @@ class FeatureStore:
             table.refresh()
             return table.matrix()
 
-    def count(self, encoder_id: str) -> int:
-        """Number of rows stored."""
-        table = self._table(encoder_id)
-        with self._lock:
-            table.refresh()
-            return table.count
-
     def drop(self, encoder_id: str) -> None:
         """Remove all rows of an encoder that is no longer used. Maps that are still open stay readable."""
         table = self._table(encoder_id)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ml_backend.store.views import Counts
+from ml_backend.store.rows import Counts
 
 Json = dict[str, Any]
 

@@ -34,8 +34,8 @@ from ml_backend.services import Services, open_patiently
 from ml_backend.settings import Settings
 from ml_backend.status import turn_sentence
 from ml_backend.store.faults import translated
+from ml_backend.store.jobs import Job
 from ml_backend.store.projects import Project
-from ml_backend.store.scheduling import Job
 from ml_backend.worker.heartbeat import Heartbeat, JobCancelledError, JobLostError, WorkerStoppingError
 from ml_backend.worker.requeue import requeue_job_of_dead_process, worker_name
 from ml_backend.worker.supervisor import CANNOT_HEAL

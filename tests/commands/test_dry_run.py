@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from ml_backend.dry_run import rehearsal
+from ml_backend.dry_run import open_copy
 from ml_backend.records import Annotation, Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
@@ -49,7 +49,7 @@ def rows(services: Services) -> dict[str, list[Any]]:
 
 def rehearsed(settings: Settings) -> None:
     services = filled(settings)
-    copy = rehearsal(settings)
+    copy = open_copy(settings)
     assert rows(copy) == rows(services)
     assert copy.database.store_id == services.database.store_id
     (project,) = copy.ledger.projects()

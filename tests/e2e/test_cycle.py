@@ -16,7 +16,6 @@ from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import DiskFullError, NothingToAskError
 from ml_backend.labelstudio import queue as labelstudio_queue
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.queue import read_back
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.learning.head import Head
 from ml_backend.manual_queue import QueryOptions
@@ -26,6 +25,7 @@ from ml_backend.worker.loop import Worker
 from tests.e2e import acts
 from tests.e2e.stack import Stack, digits, import_digits, inline
 from tests.other_settings import use
+from tests.readings import annotations, held_out_tasks, read_back
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_second_turn_with_nothing_new_changes_nothing(stack: Stack) -> None:
 def test_a_candidate_trained_on_shuffled_labels_is_kept_but_not_served(stack: Stack) -> None:
     trained(stack)
     stack.label_next()
-    held_out = set(stack.services.ledger.holdout(stack.project))
+    held_out = set(held_out_tasks(stack.services.ledger, stack.project))
     generator = np.random.default_rng(0)
     for task, answers in list(stack.client.annotated(stack.project_id, schema=stack.schema)):
         if task.id not in held_out:
@@ -128,7 +128,7 @@ def test_skips_are_no_labels_updates_replace_and_deletes_unlearn(stack: Stack) -
 def test_held_out_tasks_are_served_without_a_prelabel_and_never_learned_from(stack: Stack) -> None:
     trained(stack)
     ledger = stack.services.ledger
-    held_out = set(ledger.holdout(stack.project))
+    held_out = set(held_out_tasks(ledger, stack.project))
     assert len(held_out) >= 20
     waiting = [query.task_id for query in ledger.queries(ledger.rounds(stack.project)[0])]
     name = ledger.rounds(stack.project)[0].served_name
@@ -160,15 +160,17 @@ def test_no_held_out_task_has_a_guess_in_label_studio_after_a_queue_by_hand_a_ro
     queue = ledger.last_round(stack.project)
     assert queue is not None
     was_shown = {asked.task_id for asked in ledger.queries(queue) if asked.prediction}
-    assert was_shown > guessed(stack) == was_shown - set(ledger.holdout(stack.project))
+    assert was_shown > guessed(stack) == was_shown - set(held_out_tasks(ledger, stack.project))
     for _ in range(2):
         queue = stack.turn()
         before = guessed(stack)
     stack.client.update_project(stack.project_id, sampling="Sequential sampling")
     assert stack.turn() == replace(queue, pushed_at=ANY, verified_at=ANY)
     assert guessed(stack) == before != set()
-    held_out = next(task for task in ledger.holdout(stack.project) if not ledger.annotations(stack.project, task))
-    others = [task for task in served(stack) if task not in ledger.holdout(stack.project)][:3]
+    held_out = next(
+        task for task in held_out_tasks(ledger, stack.project) if not annotations(ledger, stack.project, task)
+    )
+    others = [task for task in served(stack) if task not in held_out_tasks(ledger, stack.project)][:3]
     manual = services.manual_queue
     batch = manual.batch(stack.project, {held_out: 9.0, **dict.fromkeys(others, 1.0)})
     manual.push(stack.project, batch)
@@ -182,7 +184,7 @@ def guessed(stack: Stack) -> set[int]:
     name = stack.client.get_project(stack.project_id)["model_version"]
     stored = stack.client.predictions_of(stack.project_id, stack.services.ledger.pool(stack.project).ids.tolist())
     shown = {task for task, given in stored.items() for p in given if p["model_version"] == name and p["result"]}
-    assert not shown & set(stack.services.ledger.holdout(stack.project))
+    assert not shown & set(held_out_tasks(stack.services.ledger, stack.project))
     return shown
 
 

@@ -17,13 +17,13 @@ import pytest
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.errors import BackendError, NothingToAskError
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.queue import read_back
 from ml_backend.labelstudio.results import annotation_result
 from tests.e2e import acts
 from tests.e2e.faults import Clock, Faults
 from tests.e2e.lossy import lossy_proxy
 from tests.e2e.stack import Stack, running, wait_until
 from tests.postgresql import Cluster, restartable
+from tests.readings import read_back
 
 TASKS = 1000
 

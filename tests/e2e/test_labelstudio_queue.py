@@ -22,7 +22,6 @@ from ml_backend.labelstudio.queue import (
     UNCERTAINTY,
     QueueItem,
     push,
-    read_back,
     refill,
     superseded,
     sweep,
@@ -33,6 +32,7 @@ from ml_backend.predictor import serving_score
 from ml_backend.records import LabelSchema, Task
 from tests.e2e import acts
 from tests.e2e.helpers import FakeBackend, add_members
+from tests.readings import read_back
 
 NewProject = Callable[..., int]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.exports.label_rows import COLUMNS, MINIMAL, Tally, export_rows, write_csv
 from ml_backend.records import Label, Task
-from ml_backend.store.views import LedgerRow
+from ml_backend.store.rows import LedgerRow
 from ml_backend.tabular import form_of, guarded, open_table, read_csv, runs_in_a_spreadsheet, unguarded
 from ml_backend.task_names import names_of_tasks, task_filename
 

@@ -18,6 +18,7 @@ from ml_backend.steps import first_order
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
+from tests.readings import held_out_tasks
 
 HOST = "http://localhost:8080"
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -90,7 +91,7 @@ def test_a_new_project_is_served_a_random_order_once(services: Services, pushes:
         "for whoever asks while colleagues have the rest open"
     )
     assert services.ledger.project(project.key).full_at is None, "the others are still to be listed"
-    assert services.ledger.holdout(project) == []
+    assert held_out_tasks(services.ledger, project) == []
 
 
 def test_killed_before_it_was_served_the_same_order_is_pushed_again(services: Services, pushes: Pushes) -> None:

@@ -120,7 +120,6 @@ def test_no_statement_of_a_turn_or_a_command_grows_with_the_project(services: Se
         services.manual_queue.batch(project, dict.fromkeys(range(1, host.size + 1), 1.0))
         list(services.ledger.tasks(project, range(1, host.size + 1)))
         services.ledger.held_out(project, range(1, host.size + 1))
-        services.ledger.forget(project)
     assert max(found) < LIMIT
 
 

@@ -67,8 +67,8 @@ def test_a_label_that_waits_for_a_copy_of_its_own_image_is_told_that_one_is_open
     asked = [task for task in work.in_order() if task in work.asked(round_)]
     last = max(place for place, task in enumerate(asked) if task - 100 in asked)
     work.answer(asked[:last])
-    counts = services.ledger.slice_counts(work.project)
-    assert (counts.labelled, counts.measured, counts.open) == (last, last - 1, 1)
+    counts = services.ledger.counts(work.project)
+    assert (counts.holdout_labelled, counts.holdout_measured, counts.holdout_open) == (last, last - 1, 1)
 
 
 def test_images_that_are_left_open_come_first_in_every_queue_as_long_as_it_takes(services: Services) -> None:
@@ -179,14 +179,15 @@ def test_whatever_happens_the_status_counts_what_is_measured(services: Services,
     for step in range(40):
         some_history(work, rng)
         rows = work.corpus().rows
-        counts = services.ledger.slice_counts(work.project)
+        counts = services.ledger.counts(work.project)
         asked = rows.holdout & (rows.reached > 0)
-        assert (counts.measured, counts.undecided) == (rows.measured.sum(), rows.undecided.sum()), step
-        assert counts.found == (rows.measured & rows.found).sum()
-        assert len(work.corpus().examples(held_out=True).tasks) == counts.measured, "each has an image"
-        assert counts.unreadable == (rows.holdout & rows.labelled & rows.failed).sum()
+        told = (counts.holdout_measured, counts.holdout_undecided)
+        assert told == (rows.measured.sum(), rows.undecided.sum()), step
+        assert counts.holdout_found == (rows.measured & rows.found).sum()
+        assert len(work.corpus().examples(held_out=True).tasks) == counts.holdout_measured, "each has an image"
+        assert counts.holdout_unreadable == (rows.holdout & rows.labelled & rows.failed).sum()
         late = (asked & rows.labelled & ~rows.failed & ~rows.measured).any()
-        assert not late or 0 < counts.open <= (asked & rows.waiting).sum()
+        assert not late or 0 < counts.holdout_open <= (asked & rows.waiting).sum()
         first_open = rows.places[asked & rows.waiting].min(initial=1.0)
         assert (rows.places[rows.measured | rows.undecided] < first_open).all()
 

@@ -21,7 +21,7 @@ from ml_backend.imports.trained_model import ModelSource
 from ml_backend.learning.record import UNKNOWN, Record, digests
 from ml_backend.steps.promotion import Answers, Promotion, first_better
 from ml_backend.store import schema
-from ml_backend.store.views import PoolRows
+from ml_backend.store.rows import PoolRows
 from tests.bench import KINDS, Bench
 from tests.slices import held_out
 

@@ -10,9 +10,10 @@ import pytest
 from ml_backend.errors import ConflictError, NotFoundError
 from ml_backend.records import ProjectKey
 from ml_backend.store.database import Database
-from ml_backend.store.jobs import Jobs
-from ml_backend.store.ledger import Ledger, Project
-from ml_backend.store.scheduling import Job, RetryPolicy
+from ml_backend.store.jobs import Job, Jobs, RetryPolicy
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.projects import Project
+from ml_backend.store.schema import projects
 from tests.conftest import KEY, SCHEMA
 from tests.fakes import FakeClock
 
@@ -248,7 +249,7 @@ def test_a_worker_that_lives_keeps_its_job_whatever_another_ones_clock_says(
     mine = Jobs(database, clock=clock)
     job = running(mine, project)
     skewed = FakeClock(clock.now + timedelta(minutes=minutes))
-    other = Jobs(database, clock=skewed, retry_policy=RetryPolicy(glance=timedelta(seconds=0.2)))
+    other = Jobs(database, clock=skewed, retry_policy=RetryPolicy(observation=timedelta(seconds=0.2)))
     for _ in range(3):
         assert other.claim("other") is None
         clock.advance(10)
@@ -338,9 +339,12 @@ def test_a_job_is_claimed_by_one_of_many_workers_asking_at_once(jobs: Jobs, data
     assert sorted(job.project_id for job in taken if job) == [1, 2, 3]
 
 
-def test_a_forgotten_project_has_no_jobs_and_gets_none(jobs: Jobs, database: Database, project: Project) -> None:
+def test_a_project_whose_row_was_deleted_has_no_jobs_and_gets_none(
+    jobs: Jobs, database: Database, project: Project
+) -> None:
     job = running(jobs, project)
-    Ledger(database).forget(project)
+    with database.write() as connection:
+        connection.execute(projects.delete())
     with pytest.raises(NotFoundError):
         jobs.mark_due(project, labels=1, reason="ANNOTATION_CREATED")
     with pytest.raises(NotFoundError):

@@ -16,8 +16,10 @@ from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.events import Inbox
 from ml_backend.store.jobs import Jobs
-from ml_backend.store.ledger import Ledger, Project
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.projects import Project
 from tests.fakes import FakeEvent, FakeLabelStudio, quick_database
+from tests.readings import annotations, quarantined
 
 pytestmark = pytest.mark.slow
 
@@ -87,9 +89,9 @@ class World:
         tasks = list(self.ledger.tasks(project))
         return {
             "tasks": [(task.id, task.image, task.data, task.updated_at) for task in tasks],
-            "annotations": {task.id: self.ledger.annotations(project, task.id) for task in tasks},
+            "annotations": {task.id: annotations(self.ledger, project, task.id) for task in tasks},
             "labels": self.ledger.labels(project),
-            "quarantined": self.ledger.quarantined(project),
+            "quarantined": quarantined(self.ledger, project),
             "conflicts": self.ledger.counts(project).conflicts,
             "skips": self.ledger.counts(project).skips,
         }

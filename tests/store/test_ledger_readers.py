@@ -33,7 +33,6 @@ def test_no_reader_of_a_project_writes(ledger: Ledger, studio: FakeLabelStudio, 
         ledger.counts(changed)
         ledger.labels(changed)
         ledger.label_digest(changed)
-        ledger.quarantined(changed)
         list(ledger.rows(changed))
         rows = ledger.pool(changed)
     assert rows.labelled.tolist() == [False, True], "a label that left the config is none, judged anew or not"

@@ -6,6 +6,7 @@ from ml_backend.records import LabelSchema, Query
 from ml_backend.store.ledger import Ledger
 from tests.conftest import full, known
 from tests.fakes import FakeClock, FakeLabelStudio
+from tests.readings import held_out_tasks
 from tests.slices import held_out
 
 
@@ -66,9 +67,9 @@ def test_a_held_out_task_stays_held_out_labelled_deleted_and_back_again(
     assert [label.task_id for label in ledger.labels(project, split="holdout")] == [task.id]
     assert ledger.labels(project, split="train") == []
     ledger.reconcile(project, [], full=True)
-    assert ledger.holdout(project) == []
+    assert held_out_tasks(ledger, project) == []
     full(ledger, project, studio)
-    assert ledger.holdout(project) == [task.id]
+    assert held_out_tasks(ledger, project) == [task.id]
 
 
 def test_a_round_is_computed_pushed_and_verified_under_a_name_of_its_own(

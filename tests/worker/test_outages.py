@@ -20,8 +20,8 @@ from ml_backend import cycle
 from ml_backend.errors import StoreAwayError
 from ml_backend.services import Services
 from ml_backend.settings import Settings
+from ml_backend.store.jobs import Job
 from ml_backend.store.projects import Project
-from ml_backend.store.scheduling import Job
 from ml_backend.worker import heartbeat, loop
 from ml_backend.worker.heartbeat import Heartbeat, JobLostError
 from ml_backend.worker.loop import Worker
