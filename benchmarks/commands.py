@@ -191,7 +191,7 @@ def prioritizing(run: Run, project: int) -> None:
     rows = services.ledger.pool(known)
     tasks = [int(i) for i in rows.ids[~rows.answered][:QUEUE]]
     batch = services.manual_queue.batch(known, {task: float(len(tasks) - place) for place, task in enumerate(tasks)})
-    with alone(services, known, "benchmark"):
+    with alone(known, services, "benchmark"):
         ours = len(tasks) / timed(lambda: services.manual_queue.push(known, batch))
     services.database.close()
     run.note(f"prioritize, {len(tasks):,} tasks, tasks/s", ours)

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING
 
+from ml_backend.chunks import chunks
 from ml_backend.errors import ImageAwayError, ImageError
 from ml_backend.hosts import Hosts
 from ml_backend.learning.images import content_hash, decode
@@ -110,7 +110,7 @@ class Encoding:
         """
         everything = Encoded()
         away: dict[str, str] = {}
-        for chunk in _chunks(_reachable(tasks, away, everything)):
+        for chunk in chunks(_reachable(tasks, away, everything), CHUNK):
             before = len(everything.hashes) + len(everything.errors)
 
             def told(count: int, before: int = before) -> None:
@@ -233,9 +233,3 @@ def read_image(project: Project, task: Task, hosts: Hosts) -> bytes:
 
 def no_image(project: Project, task: Task) -> str:
     return f"Task {task.id} has no image: put its address into the task data as `{project.schema.image_key}`."
-
-
-def _chunks(tasks: Iterable[Task]) -> Iterator[list[Task]]:
-    rest = iter(tasks)
-    while chunk := list(islice(rest, CHUNK)):
-        yield chunk

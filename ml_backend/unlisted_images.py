@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend.chunks import chunks
 from ml_backend.encoding import read_image
 from ml_backend.errors import ImageError, NotFoundError
 from ml_backend.host_lists import split
@@ -96,8 +97,8 @@ class UnlistedImages:
         }
         client, number = self.hosts.client(project.key.host), project.key.project_id
         ids, shown = sorted({task.id for task in doubtful.values()}), set()
-        for start in range(0, len(ids), PAGE):
-            wanted = {"selectedItems": {"all": False, "included": ids[start : start + PAGE]}}
+        for part in chunks(ids, PAGE):
+            wanted = {"selectedItems": {"all": False, "included": part}}
             with suppress(NotFoundError):  # none of them is there
                 for raw in client.listing(number, "id,data", wanted)["tasks"]:
                     task = task_from_json(project.schema, raw)

@@ -42,6 +42,7 @@ ROOMS = (
     "host_lists",
     "split",
     "wording",
+    "chunks",
     "records",
     "errors",
 )

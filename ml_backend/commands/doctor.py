@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from ml_backend.commands.options import ENVIRONMENT, add_json, add_project, find_project, open_services
+from ml_backend.commands.options import ENVIRONMENT, add_common, find_project, open_services
 from ml_backend.commands.output import Answer
 from ml_backend.wording import amount
 
@@ -18,8 +18,7 @@ MARKS = {"ok": "ok  ", "note": "note", "FIX": "FIX "}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
-    add_project(parser)
-    add_json(parser)
+    add_common(parser, dry_run=False)
 
 
 def run(args: argparse.Namespace) -> int:

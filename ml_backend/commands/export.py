@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from ml_backend.commands.options import add_dry_run, add_json, add_project, find_project, open_services
+from ml_backend.commands.options import add_common, find_project, open_services
 from ml_backend.commands.output import Answer, bar, counted
 from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.tabular import FORMATS, Format, Write, form_of, open_table, text_writer
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     labels = kinds.add_parser("labels", help="one row per labelled task: filename, label and all other columns")
     add_labels_arguments(labels)
     rounds = kinds.add_parser("rounds", help="one row per round, or per chosen task")
-    _common(rounds, Path("rounds.csv"))
+    _add_table_arguments(rounds, Path("rounds.csv"), _run_rounds)
     rounds.add_argument("--queries", action="store_true", help="one row per chosen task instead of per round")
     model = kinds.add_parser("model", help="a model version as files, to serve elsewhere or to import again")
     _add_model_arguments(model)
@@ -52,7 +52,7 @@ def add_labels_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "One row per labelled task; skipped tasks are left out. With several annotators the row is their consensus."
     )
-    _common(parser, Path("labels.csv"))
+    _add_table_arguments(parser, Path("labels.csv"), run_labels)
     parser.add_argument("--minimal", action="store_true", help="only the columns filename and label")
     parser.add_argument(
         "--separator", default="|", metavar="TEXT", help="separator between several labels of a task (default: |)"
@@ -70,20 +70,14 @@ def add_labels_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    doing: dict[str, Callable[[argparse.Namespace], int]] = {
-        "labels": run_labels,
-        "rounds": _run_rounds,
-        "model": _run_model,
-        "dataset": _run_dataset,
-    }
-    return doing[args.what](args)
+    return int(args.do(args))
 
 
 def run_labels(args: argparse.Namespace) -> int:
     from ml_backend.exports.label_rows import COLUMNS, MINIMAL, Tally, export_rows  # noqa: PLC0415 - torch comes with the services
 
     answer = Answer(as_json=args.json)
-    services, project = _up_to_date(args, answer)
+    project, services = _up_to_date(args, answer)
     columns = {name: COLUMNS[name] for name in (MINIMAL if args.minimal else COLUMNS)}
     counts = services.ledger.counts(project)
     tally = Tally()
@@ -131,7 +125,7 @@ def _run_rounds(args: argparse.Namespace) -> int:
     from ml_backend.exports.round_rows import QUERY_COLUMNS, ROUND_COLUMNS, query_rows, round_rows  # noqa: PLC0415
 
     answer = Answer(as_json=args.json)
-    services, project = _up_to_date(args, answer)
+    project, services = _up_to_date(args, answer)
     columns = QUERY_COLUMNS if args.queries else ROUND_COLUMNS
     rows = (
         query_rows(project, services.ledger)
@@ -150,7 +144,7 @@ def _run_rounds(args: argparse.Namespace) -> int:
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "The export is read back and compared with the model on images of the project."
-    add_project(parser)
+    parser.set_defaults(do=_run_model)
     parser.add_argument("--version", metavar="vN", help="model version (default: the one served)")
     parser.add_argument(
         "--format",
@@ -167,14 +161,13 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="new file or folder (default: named after the version, such as v12.onnx)",
     )
-    add_dry_run(parser)
-    add_json(parser)
+    add_common(parser)
 
 
 def _run_model(args: argparse.Namespace) -> int:
     services = open_services(dry_run=args.dry_run)
     project = find_project(services, args)
-    version = _version(services, project, args.version)
+    version = _version(project, services, args.version)
     out: Path = args.out or Path(version.name if args.format == "bundle" else f"{version.name}.{args.format}")
     if out.exists():
         raise InvalidInputError(f"{out} already exists: name another with --out, or move it.")
@@ -197,7 +190,7 @@ def _run_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _version(services: Services, project: Project, name: str | None) -> Version:
+def _version(project: Project, services: Services, name: str | None) -> Version:
     from ml_backend.store.model_versions import version_number  # noqa: PLC0415 - with the store, so that `--help` is quick
 
     if name is not None:
@@ -215,7 +208,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Copies each labelled image once. Run it again to add new images and remove those that no longer belong."
     )
-    add_project(parser)
+    parser.set_defaults(do=_run_dataset)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="a new folder, or one written by this command"
     )
@@ -230,11 +223,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--splits", action="store_true", help=("put the labels in separate train/ and held-out/ folders")
     )
-    parser.add_argument(
-        "--offline", action="store_true", help=("use the labels already known; do not contact Label Studio")
-    )
-    add_dry_run(parser)
-    add_json(parser)
+    _add_offline(parser)
 
 
 def _run_dataset(args: argparse.Namespace) -> int:
@@ -242,7 +231,7 @@ def _run_dataset(args: argparse.Namespace) -> int:
     from ml_backend.task_names import and_more  # noqa: PLC0415
 
     answer = Answer(as_json=args.json)
-    services, project = _up_to_date(args, answer)
+    project, services = _up_to_date(args, answer)
     manifest = args.layout == "manifest"
     if args.dry_run:
         report = plan_dataset(project, args.out, services.ledger, manifest=manifest, splits=args.splits)
@@ -273,8 +262,8 @@ def _run_dataset(args: argparse.Namespace) -> int:
     return 1 if report.problems and not report.images else 0
 
 
-def _common(parser: argparse.ArgumentParser, out: Path) -> None:
-    add_project(parser)
+def _add_table_arguments(parser: argparse.ArgumentParser, out: Path, do: Callable[[argparse.Namespace], int]) -> None:
+    parser.set_defaults(do=do)
     parser.add_argument(
         "--out",
         type=Path,
@@ -283,29 +272,31 @@ def _common(parser: argparse.ArgumentParser, out: Path) -> None:
         help=(f"output file, or - for standard output (default: {out})"),
     )
     parser.add_argument("--format", choices=FORMATS, help="file format (default: from the file extension, else csv)")
-    parser.add_argument(
-        "--offline", action="store_true", help=("use the labels already known; do not contact Label Studio")
-    )
-    add_dry_run(parser)
-    add_json(parser)
+    _add_offline(parser)
 
 
-def _up_to_date(args: argparse.Namespace, answer: Answer) -> tuple[Services, Project]:
+def _add_offline(parser: argparse.ArgumentParser) -> None:
+    offline = "use the labels already known; do not contact Label Studio"
+    parser.add_argument("--offline", action="store_true", help=offline)
+    add_common(parser)
+
+
+def _up_to_date(args: argparse.Namespace, answer: Answer) -> tuple[Project, Services]:
     """Open the store and bring the labels up to date; with Label Studio away, say of when they are."""
     services = open_services(dry_run=args.dry_run)
     project = find_project(services, args)
     if args.offline:
-        return services, project
+        return project, services
     from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
     try:
-        with alone(services, project, args.command):
-            return services, services.label_sync.sync(project, full=False, lazily=True)[0]
+        with alone(project, services, args.command):
+            return services.label_sync.sync(project, full=False, lazily=True)[0], services
     except LabelStudioUnavailableError as error:
         if getattr(args, "strict", False) or project.reconciled_at is None:
             raise
         answer.warn(f"{error} These labels are as of {project.reconciled_at:%Y-%m-%d %H:%M:%S} UTC.")
-        return services, project
+        return project, services
 
 
 @contextmanager

@@ -19,15 +19,14 @@ from ml_backend.commands import held_out
 from ml_backend.commands.first_queue import after_import
 from ml_backend.commands.options import (
     ENVIRONMENT,
-    add_dry_run,
-    add_json,
-    add_project,
+    add_common,
+    add_labels_as,
     existing_file,
     open_client,
     read_settings,
     remote_project,
 )
-from ml_backend.commands.output import Answer, bar
+from ml_backend.commands.output import MOST, Answer, bar
 from ml_backend.errors import InvalidInputError
 from ml_backend.host_lists import HostList
 from ml_backend.imports.inspection import check_imported, in_buckets, inspect
@@ -35,10 +34,9 @@ from ml_backend.imports.sources import find_images, read_labels, with_labels
 from ml_backend.imports.uploading import ImportReport, check_labels, import_images
 from ml_backend.labelstudio.media import ImageReader
 from ml_backend.labelstudio.storage import unconnected_buckets
-from ml_backend.task_names import and_more, printable
+from ml_backend.task_names import and_more
 from ml_backend.wording import amount
 
-MOST = 20
 CHECK_TIMEOUT_S = 10.0
 CONNECT = "connect a storage to the project under Settings, Cloud Storage"
 
@@ -50,7 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="folders, files, quoted globs, CSV files, .txt lists, http(s):// and s3:// addresses",
     )
-    add_project(parser)
     parser.add_argument(
         "--labels",
         type=existing_file,
@@ -58,18 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=("CSV with labels for the images: columns filename and label"),
     )
     parser.add_argument("--by-class", action="store_true", help="the name of an image's folder is its label")
-    parser.add_argument(
-        "--labels-as",
-        choices=["annotations", "predictions"],
-        default="annotations",
-        help=(
-            "annotations: the tasks count as labelled; predictions: the labels are shown for somebody to confirm "
-            "(default: annotations)"
-        ),
-    )
-    parser.add_argument(
-        "--separator", default="|", metavar="TEXT", help=("separator between several labels in a CSV cell (default: |)")
-    )
+    add_labels_as(parser)
     parser.add_argument(
         "--storage",
         choices=["auto", "local", "upload"],
@@ -93,8 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "cannot be read"
         ),
     )
-    add_dry_run(parser)
-    add_json(parser)
+    add_common(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -180,18 +165,12 @@ def _summary(title: str, report: ImportReport, args: argparse.Namespace) -> str:
 
 
 def _warn(answer: Answer, report: ImportReport) -> None:
-    for items, one, several in (
-        (report.unreadable, "image cannot be read and was left out", "images cannot be read and were left out"),
-        (report.missing, "named file is missing", "named files are missing"),
-        (
-            report.doubles,
-            "file is identical to another one and was left out",
-            "files are identical to others and were left out",
-        ),
-        (report.contradictions, "image has contradictory labels", "images have contradictory labels"),
-        (report.unconnected, "bucket has no storage: " + CONNECT, "buckets have no storage: " + CONNECT),
-        (report.faulty, "task shows an image that cannot be read", "tasks show images that cannot be read"),
-    ):
-        if items:
-            shown = and_more([printable(item) for item in items], most=MOST, between="\n  ")
-            answer.warn(f"{amount(len(items), one, several)}:\n  {shown}")
+    answer.warn_of(
+        report.unreadable, "image cannot be read and was left out", "images cannot be read and were left out"
+    )
+    answer.warn_of(report.missing, "named file is missing", "named files are missing")
+    same = ("file is identical to another one and was left out", "files are identical to others and were left out")
+    answer.warn_of(report.doubles, *same)
+    answer.warn_of(report.contradictions, "image has contradictory labels", "images have contradictory labels")
+    answer.warn_of(report.unconnected, f"bucket has no storage: {CONNECT}", f"buckets have no storage: {CONNECT}")
+    answer.warn_of(report.faulty, "task shows an image that cannot be read", "tasks show images that cannot be read")

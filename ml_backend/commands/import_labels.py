@@ -14,9 +14,8 @@ import argparse
 from ml_backend.commands import held_out
 from ml_backend.commands.options import (
     ENVIRONMENT,
-    add_dry_run,
-    add_json,
-    add_project,
+    add_common,
+    add_labels_as,
     existing_file,
     open_client,
     read_settings,
@@ -27,30 +26,15 @@ from ml_backend.imports.annotations import LabelReport, import_labels
 from ml_backend.imports.sources import NAME_COLUMNS, read_labels
 from ml_backend.wording import amount
 
-MOST = 20
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
     parser.add_argument(
         "csv", type=existing_file, help="CSV with the columns filename (or path, image, task_id) and label"
     )
-    add_project(parser)
-    parser.add_argument(
-        "--labels-as",
-        choices=["annotations", "predictions"],
-        default="annotations",
-        help=(
-            "annotations: the tasks count as labelled; predictions: the labels are shown for somebody to confirm "
-            "(default: annotations)"
-        ),
-    )
-    parser.add_argument(
-        "--separator", default="|", metavar="TEXT", help=("separator between several labels in a CSV cell (default: |)")
-    )
+    add_labels_as(parser)
     parser.add_argument("--replace", action="store_true", help="replace labels that differ instead of listing them")
-    add_dry_run(parser)
-    add_json(parser)
+    add_common(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,19 +69,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _warn(answer: Answer, report: LabelReport) -> None:
-    for one, several, items in (
-        ("line names no image of the project", "lines name no image of the project", report.unknown),
-        (
-            "line names several images: give the path or the task id",
-            "lines name several images: give the path or the task id",
-            report.doubtful,
-        ),
-        (
-            "image has a different label and keeps it (--replace changes it)",
-            "images have different labels and keep them (--replace changes them)",
-            report.differing,
-        ),
-    ):
-        if items:
-            shown = "\n  ".join(items[:MOST]) + (f"\n  and {len(items) - MOST} more" if len(items) > MOST else "")
-            answer.warn(f"{amount(len(items), one, several)}:\n  {shown}")
+    answer.warn_of(report.unknown, "line names no image of the project", "lines name no image of the project")
+    fix = "give the path or the task id"
+    answer.warn_of(report.doubtful, f"line names several images: {fix}", f"lines name several images: {fix}")
+    answer.warn_of(
+        report.differing,
+        "image has a different label and keeps it (--replace changes it)",
+        "images have different labels and keep them (--replace changes them)",
+    )

@@ -12,22 +12,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ml_backend.commands.options import (
-    ENVIRONMENT,
-    add_dry_run,
-    add_json,
-    add_project,
-    find_project,
-    open_services,
-    positive,
-)
+from ml_backend.commands.options import ENVIRONMENT, add_common, find_project, open_services, positive
 from ml_backend.commands.output import Answer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
     parser.add_argument("path", type=Path, help="a state dict, or a folder written by `export model`")
-    add_project(parser)
     parser.add_argument(
         "--model-type", metavar="NAME", help=("the network the state dict belongs to: resnet18, timm:...")
     )
@@ -41,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="side in pixels of the images it was trained on, if the file does not say",
     )
-    add_dry_run(parser)
-    add_json(parser)
+    add_common(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         document = {"version": name, "dry_run": True, **vars(match)}
         answer.result(document, f"{name} would be served. {match}. Nothing was changed (--dry-run).")
         return 0
-    with alone(services, project, "import-model"):
+    with alone(project, services, "import-model"):
         version, match = services.model_importer.start_from(project, source)
     size = services.predictor.encoder(project, version.number).input_size
     document = {
@@ -69,13 +59,8 @@ def run(args: argparse.Namespace) -> int:
         "labels_without_class": match.labels_without_class,
         "input_size": size,
     }
-    seen = (
-        (
-            f" Images are scaled to {size} pixels. If it was trained at another size, pass --input-size, or it will "
-            "predict badly."
-        )
-        if size
-        else ""
-    )
-    answer.result(document, f"{version.name} is now served. {match}.{seen}")
+    text = f"{version.name} is now served. {match}."
+    if size:
+        text += f" Images are scaled to {size} pixels. If it was trained at another size, pass --input-size, or it will predict badly."
+    answer.result(document, text)
     return 0

@@ -25,7 +25,8 @@ LABEL_STUDIO_API_KEY_FILE for a file that holds the token. Legacy and personal a
 """
 
 
-def add_project(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: argparse.ArgumentParser, *, dry_run: bool = True, as_json: bool = True) -> None:
+    """Which project is meant, and how to answer."""
     parser.add_argument(
         "--project", metavar="ID", help="number or title of the project; not needed if there is only one"
     )
@@ -34,14 +35,37 @@ def add_project(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="the project's Label Studio, if LABEL_STUDIO_API_KEYS names several (default: LABEL_STUDIO_URL)",
     )
+    if dry_run:
+        parser.add_argument("--dry-run", action="store_true", help="say what would be done without changing anything")
+    if as_json:
+        parser.add_argument("--json", action="store_true", help="print one JSON document, for scripts")
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON document, for scripts")
+def add_labels_as(parser: argparse.ArgumentParser) -> None:
+    """How labels of a CSV are read, and what they become."""
+    parser.add_argument(
+        "--labels-as",
+        choices=["annotations", "predictions"],
+        default="annotations",
+        help="annotations: the tasks count as labelled; predictions: the labels are shown for somebody to confirm "
+        "(default: annotations)",
+    )
+    parser.add_argument(
+        "--separator", default="|", metavar="TEXT", help="separator between several labels in a CSV cell (default: |)"
+    )
 
 
-def add_dry_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done without changing anything")
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How a strategy chooses among the pool."""
+    parser.add_argument(
+        "--pool-size", type=positive, metavar="N", help="rank only a random sample of the pool, of this size"
+    )
+    parser.add_argument(
+        "--power",
+        type=float,
+        help="draw tasks at random, weighted by acquisition ** POWER, instead of taking the highest: near 0 evenly; "
+        "larger values come closer to the plain ranking",
+    )
 
 
 def read_settings(*, service: str | None = None, name_store: bool = True) -> Settings:

@@ -13,6 +13,11 @@ from tqdm import tqdm
 
 from ml_backend.settings import Settings
 from ml_backend.store_identity import Store
+from ml_backend.task_names import and_more, printable
+from ml_backend.wording import amount
+
+MOST = 20
+"""Items named in a warning."""
 
 
 class Answer:
@@ -26,6 +31,12 @@ class Answer:
 
     def warn(self, text: str) -> None:
         print(f"Warning: {text}", file=sys.stderr, flush=True)
+
+    def warn_of(self, items: Sequence[str], one: str, several: str) -> None:
+        """Warn of these items, the first of them by name; says nothing where there are none."""
+        if items:
+            shown = and_more([printable(item) for item in items], most=MOST, between="\n  ")
+            self.warn(f"{amount(len(items), one, several)}:\n  {shown}")
 
     def result(self, document: Any, text: str | Callable[[], str]) -> None:
         """The command's one answer: `document` for programs, with the store it is about, and `text` for people."""

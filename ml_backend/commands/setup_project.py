@@ -26,9 +26,7 @@ from ml_backend.commands import held_out
 from ml_backend.commands.first_queue import await_order, make_tabs
 from ml_backend.commands.options import (
     ENVIRONMENT,
-    add_dry_run,
-    add_json,
-    add_project,
+    add_common,
     existing_file,
     open_client,
     read_settings,
@@ -61,7 +59,6 @@ UNCHANGED = "Nothing was changed (--dry-run)."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
-    add_project(parser)
     parser.add_argument("--title", help="title of a new project; an existing project with this title is adopted")
     parser.add_argument(
         "--labels",
@@ -87,8 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--take-over", action="store_true", help="take the project over if it belongs to another data folder"
     )
-    add_dry_run(parser)
-    add_json(parser)
+    add_common(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ml_backend.commands.options import add_dry_run, add_project, find_project, open_services
+from ml_backend.commands.options import add_common, add_sampling, find_project, open_services
 from ml_backend.errors import InvalidInputError
 from ml_backend.simulation.data import STRESS, Data, Source, digits
 from ml_backend.simulation.labelled_images import Example, encoded, from_csv, from_folder
@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "the labels of a Label Studio project"
         ),
     )
-    add_project(parser)
     parser.add_argument(
         "--images", type=Path, help=("folder that holds the CSV's images (default: the CSV's own folder)")
     )
@@ -53,15 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="paired runs per strategy (default: 5)")
     parser.add_argument("--batch", type=int, default=20, help="labels per batch (default: 20)")
     parser.add_argument("--labels", type=int, default=400, help="labels in total (default: 400)")
-    parser.add_argument("--pool-size", type=int, help="rank only a random sample of the pool, of this size")
-    parser.add_argument(
-        "--power",
-        type=float,
-        help=(
-            "draw tasks at random, weighted by acquisition ** POWER, instead of taking the highest: near 0 "
-            "evenly; larger values come closer to the plain ranking"
-        ),
-    )
+    add_sampling(parser)
     parser.add_argument("--stress", choices=sorted(STRESS), default="none", help="make the data harder (default: none)")
     parser.add_argument("--encoder", default="auto", help="auto, patches or a torchvision model (default: auto)")
     parser.add_argument("--weights", type=Path, help="file with weights for the encoder")
@@ -74,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("simulation"), help="output folder (default: simulation)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_dry_run(parser)
+    add_common(parser, as_json=False)
 
 
 def run(args: argparse.Namespace) -> int:

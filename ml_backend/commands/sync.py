@@ -25,9 +25,8 @@ from ml_backend.commands import held_out
 from ml_backend.commands.export import add_labels_arguments, run_labels
 from ml_backend.commands.options import (
     ENVIRONMENT,
-    add_dry_run,
-    add_json,
-    add_project,
+    add_common,
+    add_sampling,
     existing_file,
     find_project,
     open_services,
@@ -55,12 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
     verbs = parser.add_subparsers(dest="what", metavar="what", required=True)
     query = verbs.add_parser("query", help="choose the next batch with any strategy and print it")
-    _wish_arguments(query)
+    _add_choosing(query, _query)
     query.add_argument(
         "--out", type=Path, metavar="CSV", help="also write it to a file, which `prioritize --csv` can read"
     )
     prioritize = verbs.add_parser("prioritize", help=("make a batch the queue: chosen by a strategy, or your own list"))
-    _wish_arguments(prioritize)
+    _add_choosing(prioritize, _prioritize)
     own = prioritize.add_mutually_exclusive_group()
     own.add_argument("--tasks", metavar="ID,ID,...", help="these tasks, in this order")
     own.add_argument("--files", nargs="+", metavar="NAME", help="these images by filename or path, in this order")
@@ -70,70 +69,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="CSV with the column filename (or path, task_id) and optionally priority: higher is sooner",
     )
     add_labels_arguments(verbs.add_parser("export", help="the same as `ml-backend export labels`"))
-    for name, text in (
-        ("status", "the project's progress: labels, accuracy, queue, job, problems"),
-        ("run", "one turn of the loop: labels, features, training, queue; does nothing if nothing is new"),
-        ("watch", "a turn whenever something changes, until Ctrl-C"),
-        ("retry-images", "try images again that could not be read, once their files or addresses are mended"),
+    for name, do, text in (
+        ("status", _status, "the project's progress: labels, accuracy, queue, job, problems"),
+        ("run", _run, "one turn of the loop: labels, features, training, queue; does nothing if nothing is new"),
+        ("watch", _watch, "a turn whenever something changes, until Ctrl-C"),
+        (
+            "retry-images",
+            _retry_images,
+            "try images again that could not be read, once their files or addresses are mended",
+        ),
     ):
         verb = verbs.add_parser(name, help=text)
-        add_project(verb)
-        if name != "status":
-            add_dry_run(verb)
-        add_json(verb)
+        verb.set_defaults(do=do)
         if name == "watch":
-            verb.add_argument(
-                "--every",
-                type=positive,
-                default=30,
-                metavar="SECONDS",
-                help=("seconds between checks for changes (default: 30)"),
-            )
+            every = "seconds between checks for changes (default: 30)"
+            verb.add_argument("--every", type=positive, default=30, metavar="SECONDS", help=every)
+        add_common(verb, dry_run=name != "status")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.what == "export":
         return run_labels(args)
-    doing: dict[str, Callable[[argparse.Namespace, Answer, Services, Project], int]] = {
-        "query": _query,
-        "prioritize": _prioritize,
-        "status": _status,
-        "run": _run,
-        "watch": _watch,
-        "retry-images": _retry_images,
-    }
     services = open_services(dry_run=getattr(args, "dry_run", False), name_store=args.what != "status")
     project = find_project(services, args, register=args.what != "status")
-    return doing[args.what](args, Answer(as_json=args.json), services, project)
+    return int(args.do(project, services, args, Answer(as_json=args.json)))
 
 
-def _wish_arguments(parser: argparse.ArgumentParser) -> None:
-    add_project(parser)
+def _add_choosing(parser: argparse.ArgumentParser, do: Callable[..., int]) -> None:
+    parser.set_defaults(do=do)
     parser.add_argument(
         "--strategy", help=("query strategy (default: ML_BACKEND_STRATEGY); an unknown name lists them all")
     )
     parser.add_argument(
         "--size", type=positive, metavar="N", help="number of tasks in the batch (default: ML_BACKEND_BATCH_SIZE)"
     )
-    parser.add_argument(
-        "--pool-size", type=positive, metavar="N", help="rank only a random sample of the pool, of this size"
-    )
-    parser.add_argument(
-        "--power",
-        type=float,
-        help=(
-            "draw tasks at random, weighted by acquisition ** POWER, instead of taking the highest: near 0 "
-            "evenly; larger values come closer to the plain ranking"
-        ),
-    )
+    add_sampling(parser)
     parser.add_argument("--seed", type=int, help="seed for random draws (default: ML_BACKEND_SEED)")
-    add_dry_run(parser)
-    add_json(parser)
+    add_common(parser)
 
 
-def _query(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
-    batch = _computed(args, services, project)
-    rows = _rows(services, project, batch)
+def _query(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
+    batch = _computed(project, services, args)
+    rows = _rows(project, services, batch)
     if args.out and not args.dry_run:
         with open_table(args.out, QUERY_COLUMNS) as write:
             for row in rows:
@@ -144,16 +121,16 @@ def _query(args: argparse.Namespace, answer: Answer, services: Services, project
     return 0
 
 
-def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+def _prioritize(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
     from ml_backend.worker.foreground import alone  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
 
-    batch = _chosen(args, services, project)
-    left_out = _left_out(services, project, batch)
+    batch = _chosen(project, services, args)
+    left_out = _left_out(project, services, batch)
     for item in left_out[:SHOWN]:
         answer.warn(f"{item['name']} is left out: {item['reason']}")
     if len(left_out) > SHOWN:
         answer.warn(f"{len(left_out) - SHOWN} more left out; --json lists them all.")
-    rows = _rows(services, project, batch)
+    rows = _rows(project, services, batch)
     document = {
         "strategy": batch.strategy,
         "dry_run": args.dry_run,
@@ -164,7 +141,7 @@ def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, pr
     if args.dry_run:
         answer.result(document, lambda: f"{_shown(batch, rows)}\nNothing was changed (--dry-run).")
         return 0
-    with alone(services, project, "prioritize"):
+    with alone(project, services, "prioritize"):
         round_ = services.manual_queue.push(project, batch)
     document |= {"served_as": round_.served_name, "state": round_.state}
     answer.result(
@@ -175,28 +152,28 @@ def _prioritize(args: argparse.Namespace, answer: Answer, services: Services, pr
     return 0
 
 
-def _status(_args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+def _status(project: Project, services: Services, _args: argparse.Namespace, answer: Answer) -> int:
     status = services.status.of(project)
     answer.result(status, lambda: _status_text(status, Store.of(services.settings)))
     return 0
 
 
-def _run(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+def _run(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
     if args.dry_run:
-        return _planned(answer, services, project)
+        return _planned(project, services, answer)
     from ml_backend.status import turn_sentence  # noqa: PLC0415
     from ml_backend.worker.foreground import run_turn  # noqa: PLC0415
 
     before = services.ledger.last_round(project)
     with _progress(project.title) as on_progress:
-        summary = run_turn(services, project, "sync run", on_progress)
+        summary = run_turn(project, services, "sync run", on_progress)
     after = services.ledger.last_round(project)
     summary |= {"new_queue": after is not None and (before is None or before.number != after.number)}
     answer.result(summary, lambda: turn_sentence(summary))
     return 0
 
 
-def _planned(answer: Answer, services: Services, project: Project) -> int:
+def _planned(project: Project, services: Services, answer: Answer) -> int:
     """What a turn would do now; `services` are those of a copy."""
     from ml_backend.dry_run import plan_turn  # noqa: PLC0415
 
@@ -205,16 +182,16 @@ def _planned(answer: Answer, services: Services, project: Project) -> int:
     return 0
 
 
-def _watch(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+def _watch(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
     if args.dry_run:
-        return _planned(answer, services, project)
+        return _planned(project, services, answer)
     from ml_backend.status import turn_sentence  # noqa: PLC0415
     from ml_backend.worker.foreground import run_turn  # noqa: PLC0415
 
     answer.say(f"Watching {project.title!r}: looks every {args.every} s. Press Ctrl-C to stop.")
     while True:
         try:
-            summary = run_turn(services, project, "sync watch")
+            summary = run_turn(project, services, "sync watch")
         except LabelStudioUnavailableError as error:
             answer.warn(str(error))
         else:
@@ -223,7 +200,7 @@ def _watch(args: argparse.Namespace, answer: Answer, services: Services, project
         time.sleep(args.every)
 
 
-def _retry_images(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+def _retry_images(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
     images = services.ledger.retry_images(project)
     if images:
         services.jobs.mark_due(project, immediately=True, reason="images to be tried again")
@@ -238,23 +215,23 @@ def _retry_images(args: argparse.Namespace, answer: Answer, services: Services, 
     return 0
 
 
-def _computed(args: argparse.Namespace, services: Services, project: Project) -> Batch:
+def _computed(project: Project, services: Services, args: argparse.Namespace) -> Batch:
     from ml_backend.manual_queue import QueryOptions  # noqa: PLC0415
     from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
     options = QueryOptions(args.strategy, args.size, args.pool_size, args.power, args.seed)
-    with _progress(project.title) as on_progress, alone(services, project, args.what, on_progress):
+    with _progress(project.title) as on_progress, alone(project, services, args.what, on_progress):
         return services.manual_queue.query(project, options, on_progress)
 
 
-def _chosen(args: argparse.Namespace, services: Services, project: Project) -> Batch:
+def _chosen(project: Project, services: Services, args: argparse.Namespace) -> Batch:
     """A list of the person's own, or what the strategy computes."""
     from ml_backend.manual_queue import priorities_from_csv, resolve  # noqa: PLC0415
     from ml_backend.worker.foreground import alone  # noqa: PLC0415
 
     if not (args.tasks or args.files or args.csv):
-        return _computed(args, services, project)
-    with alone(services, project, args.what):
+        return _computed(project, services, args)
+    with alone(project, services, args.what):
         project, _ = services.label_sync.sync(project, full=False, lazily=True)
     if args.csv:
         return services.manual_queue.batch(project, priorities_from_csv(project, args.csv, services.ledger))
@@ -266,7 +243,7 @@ def _chosen(args: argparse.Namespace, services: Services, project: Project) -> B
     return services.manual_queue.batch(project, priorities)
 
 
-def _left_out(services: Services, project: Project, batch: Batch) -> list[dict[str, Any]]:
+def _left_out(project: Project, services: Services, batch: Batch) -> list[dict[str, Any]]:
     from ml_backend.task_names import called, printable  # noqa: PLC0415
 
     names = {task.id: called(task) for task in services.ledger.tasks(project, list(batch.skipped))}
@@ -276,7 +253,7 @@ def _left_out(services: Services, project: Project, batch: Batch) -> list[dict[s
     ]
 
 
-def _rows(services: Services, project: Project, batch: Batch) -> list[dict[str, Any]]:
+def _rows(project: Project, services: Services, batch: Batch) -> list[dict[str, Any]]:
     from ml_backend.task_names import task_filename  # noqa: PLC0415
 
     tasks = services.ledger.tasks(project, [query.task_id for query in batch.queries])

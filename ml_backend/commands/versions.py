@@ -11,17 +11,10 @@ Versions never change. These commands choose which one is served; the queue foll
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ml_backend.commands.options import (
-    ENVIRONMENT,
-    add_dry_run,
-    add_json,
-    add_project,
-    find_project,
-    open_services,
-)
+from ml_backend.commands.options import ENVIRONMENT, add_common, find_project, open_services
 from ml_backend.commands.output import Answer, interval, measured, table
 from ml_backend.wording import small_slice
 
@@ -43,38 +36,30 @@ FOLLOWS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = ENVIRONMENT
     verbs = parser.add_subparsers(dest="what", metavar="what", required=True)
-    for name, text in (
-        ("list", "all versions, with accuracy, labels, encoder and state"),
-        ("compare", "compare two versions on the same held-out tasks"),
-        ("promote", "serve this version until a better version is trained; an earlier version is a roll-back"),
-        ("pin", "serve this version until you run `ml-backend versions unpin`"),
-        ("unpin", "serve the newest version that was good enough, and each better one from now on"),
+    for name, do, text in (
+        ("list", _list, "all versions, with accuracy, labels, encoder and state"),
+        ("compare", _compare, "compare two versions on the same held-out tasks"),
+        ("promote", _choose, "serve this version until a better version is trained; an earlier version is a roll-back"),
+        ("pin", _choose, "serve this version until you run `ml-backend versions unpin`"),
+        ("unpin", _unpin, "serve the newest version that was good enough, and each better one from now on"),
     ):
         verb = verbs.add_parser(name, help=text)
+        verb.set_defaults(do=do)
         if name == "compare":
             verb.add_argument("first", help=VERSION)
             verb.add_argument("second", help="the version to compare it with")
         elif name in {"promote", "pin"}:
             verb.add_argument("version", help=VERSION)
-        add_project(verb)
-        if name in {"promote", "pin", "unpin"}:
-            add_dry_run(verb)
-        add_json(verb)
+        add_common(verb, dry_run=name in {"promote", "pin", "unpin"})
 
 
 def run(args: argparse.Namespace) -> int:
-    doing: dict[str, Callable[[argparse.Namespace, Answer, Services, Project], int]] = {
-        "list": _list,
-        "compare": _compare,
-        "promote": _choose,
-        "pin": _choose,
-        "unpin": _unpin,
-    }
     services = open_services(dry_run=getattr(args, "dry_run", False))
-    return doing[args.what](args, Answer(as_json=args.json), services, find_project(services, args, register=False))
+    project = find_project(services, args, register=False)
+    return int(args.do(project, services, args, Answer(as_json=args.json)))
 
 
-def _list(_args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+def _list(project: Project, services: Services, _args: argparse.Namespace, answer: Answer) -> int:
     from ml_backend.manual_promotion import listed  # noqa: PLC0415
 
     rows = listed(project, services.versions)
@@ -108,10 +93,10 @@ def _listed(project: Project, rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _compare(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+def _compare(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
     from ml_backend.manual_promotion import compare, listed  # noqa: PLC0415
 
-    pair = [_version(services, project, name) for name in (args.first, args.second)]
+    pair = [_version(project, services, name) for name in (args.first, args.second)]
     comparison = compare(
         project,
         *pair,
@@ -161,11 +146,11 @@ def _compared(names: Sequence[str], both: Sequence[Mapping[str, Any]]) -> Iterat
         yield f"... and {len(kinds) - CLASSES} more classes (use --json to get them all)"
 
 
-def _choose(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+def _choose(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
     """Promote or pin. Waits for a turn that runs, whose candidate would else replace what was chosen."""
     from ml_backend import manual_promotion  # noqa: PLC0415
 
-    version = _version(services, project, args.version)
+    version = _version(project, services, args.version)
     before = services.versions.current(project)
     do = {"promote": manual_promotion.promote, "pin": manual_promotion.pin}[args.what]
     document = {"version": version.name, "before": before.name if before else None, "dry_run": args.dry_run}
@@ -181,13 +166,13 @@ def _choose(args: argparse.Namespace, answer: Answer, services: Services, projec
         return 0
     from ml_backend.worker.foreground import alone  # noqa: PLC0415 - torch takes seconds
 
-    with alone(services, project, f"versions {args.what}"):
+    with alone(project, services, f"versions {args.what}"):
         do(project, version.number, services.versions, services.jobs)
     answer.result(document, f"{version.name} is now served{instead} {until}. {FOLLOWS}")
     return 0
 
 
-def _unpin(args: argparse.Namespace, answer: Answer, services: Services, project: Project) -> int:
+def _unpin(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
     from ml_backend.manual_promotion import unpin  # noqa: PLC0415
 
     before, after = services.versions.current(project), services.versions.after_unpin(project)
@@ -211,7 +196,7 @@ def _unpin(args: argparse.Namespace, answer: Answer, services: Services, project
     return 0
 
 
-def _version(services: Services, project: Project, name: str) -> Version:
+def _version(project: Project, services: Services, name: str) -> Version:
     from ml_backend.store.model_versions import version_number  # noqa: PLC0415 - with the store
 
     return services.versions.version(project, version_number(name))

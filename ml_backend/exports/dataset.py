@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 
+from ml_backend.chunks import chunks
 from ml_backend.errors import ImageError, InvalidInputError
 from ml_backend.exports.label_rows import SPLITS, filename
 from ml_backend.hosts import Hosts
@@ -23,7 +24,7 @@ from ml_backend.task_names import Unreadable
 
 MARK = ".dataset.json"
 MANIFEST = "labels.csv"
-READERS = 8
+READERS, CHUNK = 8, 256
 LONGEST = 200
 """Bytes of a name: file systems take 255, and a name being written carries an ending of its own."""
 COLUMNS = {"path": str, "filename": str, "label": str, "split": str, "task_id": int, "content_hash": str}
@@ -62,7 +63,7 @@ def write_dataset(
     expected: set[Path] = set()
     with open_table(folder / MANIFEST, COLUMNS) as write, ThreadPoolExecutor(READERS) as readers:
         rows = (row for row in ledger.rows(project) if row.label is not None)
-        for chunk in _chunks(rows):
+        for chunk in chunks(rows, CHUNK):
             places = [_place(row, folders, expected, splits=splits) for row in chunk]
             results = readers.map(
                 lambda pair: _copy(project, pair[0], folder / pair[1], hosts), zip(chunk, places, strict=True)
@@ -209,9 +210,3 @@ def _remove_others(folder: Path, expected: set[Path]) -> int:
 def _others(folder: Path, expected: set[Path]) -> list[Path]:
     kept = {folder / place for place in expected} | {folder / MARK, folder / MANIFEST}
     return [path for path in folder.rglob("*") if path.is_file() and path not in kept]
-
-
-def _chunks(rows: Iterable[LedgerRow], size: int = 256) -> Iterator[list[LedgerRow]]:
-    rest = iter(rows)
-    while chunk := list(islice(rest, size)):
-        yield chunk

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from ml_backend.chunks import chunks
 from ml_backend.errors import BackendError, ImageError
-from ml_backend.imports.placement import Ready, chunks
+from ml_backend.imports.placement import Ready
 from ml_backend.imports.sources import Source, originality
 from ml_backend.imports.uploading import CHUNK, ImportReport
 from ml_backend.labelstudio.client import LabelStudio

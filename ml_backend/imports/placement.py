@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Literal, TypeVar
+from typing import Literal
 
+from ml_backend.chunks import chunks
 from ml_backend.errors import LabelStudioError, NotFoundError
 from ml_backend.imports.sources import Source
 from ml_backend.labelstudio import storage
 from ml_backend.labelstudio.client import LabelStudio
 
 Storage = Literal["auto", "local", "upload"]
-Item = TypeVar("Item")
 
 UPLOADS = 50
 """Files a request."""
@@ -127,12 +126,6 @@ class Placement:
         except NotFoundError:
             return False
         return answer.ok and hashlib.sha256(answer.content).hexdigest() == image.sha256
-
-
-def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
 
 
 def _upload_name(image: Ready) -> str:

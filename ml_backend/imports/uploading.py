@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ml_backend.chunks import chunks
 from ml_backend.errors import InvalidInputError
-from ml_backend.imports.placement import Placement, Ready, Storage, chunks
+from ml_backend.imports.placement import Placement, Ready, Storage
 from ml_backend.imports.sources import Source
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.results import annotation_result, prediction_result

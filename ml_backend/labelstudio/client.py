@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Self
 
+from ml_backend.chunks import chunks
 from ml_backend.errors import LabelStudioError, NotFoundError
 from ml_backend.labelstudio.config import NOTHING, SeveralError, parse_label_config, selection_from
 from ml_backend.labelstudio.results import annotation_from_json, task_from_json
@@ -186,9 +187,9 @@ class LabelStudio:
     def import_tasks(self, project_id: int, data: Sequence[Mapping[str, Any]]) -> int:
         """Create tasks: plain data, or {"data": ..., "annotations": [...]}. Returns how many Label Studio created."""
         created = 0
-        for chunk in _chunks(data, IMPORT_CHUNK):
+        for chunk in chunks(data, IMPORT_CHUNK):
             path = f"/api/projects/{project_id}/import"
-            created += int(self._post(path, list(chunk), timeout=BULK_TIMEOUT_S)["task_count"])
+            created += int(self._post(path, chunk, timeout=BULK_TIMEOUT_S)["task_count"])
         return created
 
     def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
@@ -236,13 +237,13 @@ class LabelStudio:
         Not idempotent: sent twice, they are there twice. Raises LabelStudioError where a task does not exist or where
         Label Studio dropped one without saying so (it answers 201), naming the tasks.
         """
-        for chunk in _chunks(predictions, IMPORT_CHUNK):
+        for chunk in chunks(predictions, IMPORT_CHUNK):
             if self._singly(project_id, len(chunk)):
                 with ThreadPoolExecutor(4) as pool:
                     list(pool.map(lambda item: self._post("/api/predictions/", item | {"project": project_id}), chunk))
                 continue
             path = f"/api/projects/{project_id}/import/predictions"
-            created = int(self._post(path, list(chunk), timeout=BULK_TIMEOUT_S)["created"])
+            created = int(self._post(path, chunk, timeout=BULK_TIMEOUT_S)["created"])
             if created != len(chunk):
                 raise LabelStudioError(self._dropped(project_id, chunk, created))
         return len(predictions)
@@ -250,7 +251,7 @@ class LabelStudio:
     def predictions_of(self, project_id: int, task_ids: Sequence[int]) -> dict[int, list[Json]]:
         """The stored predictions of these tasks; tasks that no longer exist are not in the answer."""
         found: dict[int, list[Json]] = {}
-        for chunk in _chunks(task_ids, PAGE):
+        for chunk in chunks(task_ids, PAGE):
             for raw in self._listed(project_id, chunk, "id,predictions"):
                 found[raw["id"]] = raw["predictions"]
         return found
@@ -258,7 +259,7 @@ class LabelStudio:
     def existing(self, project_id: int, task_ids: Sequence[int]) -> set[int]:
         """Those of the tasks that exist in the project."""
         return {
-            raw["id"] for chunk in _chunks(task_ids, PAGE) for raw in self._listed(project_id, chunk, "id", "task_only")
+            raw["id"] for chunk in chunks(task_ids, PAGE) for raw in self._listed(project_id, chunk, "id", "task_only")
         }
 
     def model_versions(self, project_id: int) -> dict[str, int]:
@@ -446,7 +447,3 @@ def _changed(operator: str, moment: datetime) -> Json:
 
 def _number(column: str, operator: str, value: float) -> Json:
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": "Number", "value": value}
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

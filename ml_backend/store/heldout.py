@@ -8,6 +8,7 @@ from functools import partial
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
+from ml_backend.chunks import chunks
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round, Rounds, still_waiting
 from ml_backend.store.rows import SAME_TASK, pieces
@@ -62,9 +63,7 @@ class HeldOut(Rounds):
         def write(connection: Connection, part: Sequence[dict[str, int | None]]) -> None:
             connection.execute(statement, list(part))
 
-        self.database.write_pieces(
-            partial(write, part=values[start : start + CHUNK]) for start in range(0, len(values), CHUNK)
-        )
+        self.database.write_pieces(partial(write, part=part) for part in chunks(values, CHUNK))
 
     def hold_back(self, project: Project, round_: Round) -> int:
         """Have the split decide which queries of a round are of the arm "holdout"; returns how many have become so."""

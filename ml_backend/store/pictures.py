@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ml_backend.chunks import chunks
 from ml_backend.records import Task
 from ml_backend.split import place
 from ml_backend.store.projects import Project, Projects
@@ -124,9 +125,9 @@ class Pictures(Projects):
                 image_retry_at=sa.bindparam("retry_at", type_=tasks.c.image_retry_at.type),
             )
         )
-        for start in range(0, len(values), CHUNK):
+        for part in chunks(values, CHUNK):
             with self.database.write(bulk=True) as connection:
-                connection.execute(statement, values[start : start + CHUNK])
+                connection.execute(statement, part)
 
     def _set_away(self, project: Project, errors: Mapping[int, str]) -> None:
         statement = (
@@ -143,9 +144,8 @@ class Pictures(Projects):
             )
         )
         attempts = sa.select(tasks.c.task_id, tasks.c.image_attempts).where(tasks.c.project_id == project.id)
-        ids, now = sorted(errors), self.clock()
-        for start in range(0, len(ids), CHUNK):
-            piece = ids[start : start + CHUNK]
+        now = self.clock()
+        for piece in chunks(sorted(errors), CHUNK):
             with self.database.write(bulk=True) as connection:
                 known = connection.execute(attempts.where(tasks.c.task_id.in_(piece)))
                 tried = {task_id: (before or 0) + 1 for task_id, before in known}

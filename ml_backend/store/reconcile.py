@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from ml_backend.chunks import chunks
 from ml_backend.records import Annotation, Label, Task
 from ml_backend.store.answers import as_given, several_of
 from ml_backend.store.consensus import Verdict, consensus
@@ -34,7 +34,6 @@ CHUNK = 100
 PIECE = 25
 """Tasks written before looking whether a webhook waits."""
 
-Item = TypeVar("Item")
 Reported = tuple[Task, list[Annotation] | None]
 
 
@@ -67,12 +66,12 @@ def reconcile(
     report = ReconcileReport()
     project = _reapply_consensus(database, project, report)
     seen = array("q")  # eight bytes a task: all that is remembered of the listing
-    for chunk in _chunks(reported):
+    for chunk in chunks(reported, CHUNK):
         given = {task.id: (task, known) for task, known in chunk}
         seen.extend(given)
         _take(database, project, given, report)
     missing = [*gone, *(_unseen(database, project, seen) if full else ())]
-    for ids in _chunks(missing):
+    for ids in chunks(missing, CHUNK):
         _remove(database, project, ids, report)
     with database.write() as connection:
         reached = {"reconciled_at": now, **({"full_at": now, "several_of": several_of(project)} if full else {})}
@@ -89,10 +88,8 @@ def _reapply_consensus(database: Database, project: Project, report: ReconcileRe
     with database.write() as connection:
         project = lock(connection, project.id)
     for ids in _answered(database, project):
-        parts = (ids[start : start + PIECE] for start in range(0, len(ids), PIECE))
-        database.write_pieces(
-            partial(_apply_consensus, project=project, task_ids=part, report=report) for part in parts
-        )
+        apply = partial(_apply_consensus, project=project, report=report)
+        database.write_pieces(partial(apply, task_ids=part) for part in chunks(ids, PIECE))
     with database.write() as connection:
         if lock(connection, project.id).judged_by == project.judged_by:
             connection.execute(projects.update().where(projects.c.id == project.id).values(judged=project.judged_by))
@@ -171,10 +168,8 @@ def _pieces(
     def write_decisions(connection: Connection, part: Sequence[_Decision]) -> None:
         _write_decisions(connection, project, part)
 
-    for start in range(0, len(rows), PIECE):
-        yield partial(write_tasks, part=rows[start : start + PIECE])
-    for start in range(0, len(decisions), PIECE):
-        yield partial(write_decisions, part=decisions[start : start + PIECE])
+    yield from (partial(write_tasks, part=part) for part in chunks(rows, PIECE))
+    yield from (partial(write_decisions, part=part) for part in chunks(decisions, PIECE))
 
 
 def _changed_tasks(
@@ -329,9 +324,3 @@ def _remove(database: Database, project: Project, task_ids: Sequence[int], repor
         )
     report.labels_removed += held.rowcount
     report.deleted += left.rowcount
-
-
-def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, CHUNK)):
-        yield chunk

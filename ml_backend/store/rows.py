@@ -13,6 +13,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from ml_backend.chunks import chunks
 from ml_backend.records import Annotation, Label, Query, Task
 from ml_backend.store.schema import labels, queries, tasks
 
@@ -34,8 +35,7 @@ _label = attrgetter(*(field.name for field in fields(Label)))
 
 def pieces(ids: Iterable[int]) -> Iterator[list[int]]:
     """The distinct ids, ascending, as many at a time as a statement may name."""
-    ordered = sorted(set(ids))
-    return (ordered[start : start + IDS] for start in range(0, len(ordered), IDS))
+    return chunks(sorted(set(ids)), IDS)
 
 
 def task_of(row: Any) -> Task:

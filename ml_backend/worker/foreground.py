@@ -32,29 +32,29 @@ def silent(_share: float, _message: str) -> None:
     """OnProgress nobody."""
 
 
-def run_turn(services: Services, project: Project, reason: str, on_progress: OnProgress = silent) -> dict[str, Any]:
+def run_turn(project: Project, services: Services, reason: str, on_progress: OnProgress = silent) -> dict[str, Any]:
     """Run one turn of the cycle to its end; returns its summary. Raises BackendError with the reason where it failed."""
-    requeue_job_of_dead_process(services, project)
+    requeue_job_of_dead_process(project, services)
     job = services.jobs.mark_due(project, immediately=True, reason=reason)
-    asked, before = time.monotonic(), _ended(services, project)
+    asked, before = time.monotonic(), _ended(project, services)
     while True:
         status = services.jobs.status(project)
         if status.running is not None:
             on_progress(status.running.progress, status.running.message)
-            requeue_job_of_dead_process(services, project)
+            requeue_job_of_dead_process(project, services)
         elif status.due is None:
-            return _outcome(services, project, job, before)
+            return _outcome(project, services, job, before)
         elif status.due.error and status.due.failures + status.due.delays > job.failures + job.delays:
             raise BackendError(f"{status.due.error} The service will try again by itself while it is running.")
         elif time.monotonic() - asked > WORKER_SECONDS:
-            _run_here(services, project, on_progress)
+            _run_here(project, services, on_progress)
             continue
         time.sleep(LOOK_SECONDS)
 
 
 @contextmanager
 def alone(
-    services: Services, project: Project, reason: str, on_progress: OnProgress = silent, wait: float = 900.0
+    project: Project, services: Services, reason: str, on_progress: OnProgress = silent, wait: float = 900.0
 ) -> Iterator[None]:
     """Do something while no turn of this project runs, here or in the service; waits for the one that does.
 
@@ -67,7 +67,7 @@ def alone(
             raise ConflictError(f"A turn of {project.key} has been running for {wait:.0f} s: try again later.")
         if running is not None:
             on_progress(0.0, f"waiting: {job_reason(running.reason)}, {running.progress:.0%} {running.message}")
-        requeue_job_of_dead_process(services, project)
+        requeue_job_of_dead_process(project, services)
         time.sleep(LOOK_SECONDS)
     try:
         with Heartbeat(services, job):
@@ -80,7 +80,7 @@ def alone(
         services.jobs.finish(job)
 
 
-def _run_here(services: Services, project: Project, on_progress: OnProgress) -> None:
+def _run_here(project: Project, services: Services, on_progress: OnProgress) -> None:
     """Claim the due job, if nobody has meanwhile, and do it in this process."""
     worker = Worker(services, worker_name())
     worker.on_progress = on_progress
@@ -89,12 +89,12 @@ def _run_here(services: Services, project: Project, on_progress: OnProgress) -> 
         worker.attempt(job, project)
 
 
-def _ended(services: Services, project: Project) -> int:
+def _ended(project: Project, services: Services) -> int:
     last = services.jobs.status(project).last
     return last.id if last else 0
 
 
-def _outcome(services: Services, project: Project, job: Job, before: int) -> dict[str, Any]:
+def _outcome(project: Project, services: Services, job: Job, before: int) -> dict[str, Any]:
     """How the job ended; should a failed one have taken it in, how that one did."""
     history = services.jobs.history(project)
     mine = next((known for known in history if known.id == job.id), None)

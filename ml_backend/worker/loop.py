@@ -101,7 +101,7 @@ class Worker:
         projects = self.services.ledger.projects()
         self.services.checkpoints.sweep({project.id for project in projects if not project.state.gone})
         for project in projects:
-            requeue_job_of_dead_process(self.services, project)
+            requeue_job_of_dead_process(project, self.services)
         return True
 
     def work(self) -> bool:

@@ -14,7 +14,7 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def requeue_job_of_dead_process(services: Services, project: Project) -> None:
+def requeue_job_of_dead_process(project: Project, services: Services) -> None:
     """Take the running job from a process of this machine that was killed, rather than wait for its lease to end.
 
     Should the name mislead (another container of the same host name), a worker that lives loses its job, and is told so

@@ -44,7 +44,7 @@ def test_without_a_worker_the_turn_runs_here_and_is_told_of(
 ) -> None:
     monkeypatch.setattr(foreground, "WORKER_SECONDS", 0.0)
     told: list[tuple[float, str]] = []
-    summary = foreground.run_turn(services, project, "asked for", lambda share, text: told.append((share, text)))
+    summary = foreground.run_turn(project, services, "asked for", lambda share, text: told.append((share, text)))
     assert summary["labelled"] == 7
     assert turns == [threading.main_thread().name]
     assert (0.5, "halfway") in told
@@ -55,7 +55,7 @@ def test_beside_a_worker_the_worker_does_it(services: Services, project: Project
     thread = threading.Thread(target=worker.run, name="worker")
     thread.start()
     try:
-        assert foreground.run_turn(services, project, "asked for")["labelled"] == 7
+        assert foreground.run_turn(project, services, "asked for")["labelled"] == 7
     finally:
         worker.stopping.set()
         thread.join()
@@ -71,7 +71,7 @@ def test_a_turn_that_fails_raises_its_reason(
     monkeypatch.setattr(cycle, "run", failing)
     monkeypatch.setattr(foreground, "WORKER_SECONDS", 0.0)
     with pytest.raises(BackendError, match="the disk is full"):
-        foreground.run_turn(services, project, "asked for")
+        foreground.run_turn(project, services, "asked for")
 
 
 def test_nothing_left_to_ask_for_is_no_failure(
@@ -82,17 +82,17 @@ def test_nothing_left_to_ask_for_is_no_failure(
 
     monkeypatch.setattr(cycle, "run", done)
     monkeypatch.setattr(foreground, "WORKER_SECONDS", 0.0)
-    assert foreground.run_turn(services, project, "asked for") == {"note": "every task is labelled."}
+    assert foreground.run_turn(project, services, "asked for") == {"note": "every task is labelled."}
 
 
 def test_while_something_is_done_alone_no_turn_starts_and_the_due_one_is_kept(
     services: Services, project: Project, turns: list[str]
 ) -> None:
-    with foreground.alone(services, project, "export"):
+    with foreground.alone(project, services, "export"):
         assert services.jobs.claim("worker") is None
         with (
             pytest.raises(ConflictError, match="try again later"),
-            foreground.alone(services, project, "export", wait=0.0),
+            foreground.alone(project, services, "export", wait=0.0),
         ):
             pytest.fail("two at once")
     assert services.jobs.claim("worker") is not None
@@ -104,20 +104,20 @@ def test_what_a_killed_command_left_running_is_taken_over_at_once(
     monkeypatch.setattr(foreground, "WORKER_SECONDS", 0.0)
     assert services.jobs.begin(project, f"{socket.gethostname()}:{DEAD}", "prioritize") is not None
     began = time.monotonic()
-    with foreground.alone(services, project, "export", wait=5.0):
+    with foreground.alone(project, services, "export", wait=5.0):
         pass
     assert services.jobs.begin(project, f"{socket.gethostname()}:{DEAD}", "prioritize") is not None
-    assert foreground.run_turn(services, project, "asked for")["labelled"] == 7
+    assert foreground.run_turn(project, services, "asked for")["labelled"] == 7
     assert time.monotonic() - began < services.jobs.retry_policy.lease.total_seconds()
 
 
 def test_work_of_another_machine_is_left_alone(services: Services, project: Project) -> None:
     assert services.jobs.begin(project, f"elsewhere:{DEAD}", "prioritize") is not None
-    with pytest.raises(ConflictError), foreground.alone(services, project, "export", wait=0.2):
+    with pytest.raises(ConflictError), foreground.alone(project, services, "export", wait=0.2):
         pytest.fail("two at once")
 
 
 def test_an_error_in_between_ends_the_job(services: Services, project: Project) -> None:
-    with pytest.raises(ValueError, match="broken"), foreground.alone(services, project, "export"):
+    with pytest.raises(ValueError, match="broken"), foreground.alone(project, services, "export"):
         raise ValueError("broken")
     assert services.jobs.status(project).running is None
