@@ -22,11 +22,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ml_backend.demo.label_studio import EmbeddedLabelStudio, find_binary, make_template
+from ml_backend.demo.label_studio import EmbeddedLabelStudio, find_binary
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config, parse_label_config
 from ml_backend.labelstudio.results import annotation_result
-from ml_backend.labelstudio.storage import create_project, sdk
+from ml_backend.labelstudio.storage import sdk
+from tests.e2e.template import make_template
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 QUEUE = 1_000
@@ -118,7 +119,7 @@ def unpack(archive: Path, target: Path, count: int) -> None:
 def importing(run: Run, folder: Path, count: int, *, labelled: bool) -> int:
     """All images into a project of their own; unlabelled ones twice, the second time with nothing new."""
     title = "Labelled" if labelled else "Pool"
-    project = create_project(run.client, title, label_config(CLASSES))
+    project = int(run.client.create_project(title, label_config(CLASSES))["id"])
     options = ["--by-class"] if labelled else []
     seconds, memory = run.command("import-images", str(folder), "--project", str(project), *options)
     if run.client.get_project(project)["task_number"] != len(list(folder.rglob("*.jpg"))):
@@ -160,7 +161,7 @@ def listing(run: Run, project: int, most_seconds: float, what: str, fields: str 
 
 def small_project(run: Run, root: Path) -> int:
     """4,000 labelled and 1,000 unlabelled tasks of the same images, by a CSV."""
-    project = create_project(run.client, "Small", label_config(CLASSES))
+    project = int(run.client.create_project("Small", label_config(CLASSES))["id"])
     files = sorted((root / "large").rglob("*.jpg"))[:5_000]
     rows = [(str(file), file.parent.name if place % 5 else "") for place, file in enumerate(files)]
     with (root / "small.csv").open("w", encoding="utf-8", newline="") as file:

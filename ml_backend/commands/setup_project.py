@@ -37,12 +37,11 @@ from ml_backend.errors import AnotherStoreError, InvalidInputError
 from ml_backend.host_lists import HostList
 from ml_backend.labelstudio import ownership
 from ml_backend.labelstudio.addresses import SETTING, unlisted
-from ml_backend.labelstudio.checks import CONNECTING
+from ml_backend.labelstudio.checks import CONNECTING, Access, Finding, check, check_selection
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import NOTHING, label_config, parse_label_config
-from ml_backend.labelstudio.connection import Access, Finding, check, check_selection, connect, disconnect
+from ml_backend.labelstudio.connection import connect, disconnect
 from ml_backend.labelstudio.read_only import DryRun
-from ml_backend.labelstudio.storage import create_project
 from ml_backend.records import ProjectKey, Selection
 from ml_backend.settings import Settings
 from ml_backend.store.database import Database, existing_store_id
@@ -103,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     url = (args.backend_url or _backend_url(settings, client.url)).rstrip("/")
     if args.remove:
         return _remove(client, project, url, args, answer)
-    access = Access(settings.user, settings.password) if settings.user else None
+    access = Access.of(settings.user, settings.password)
     number = int(project["id"])
     if args.no_backend:
         later = " Pass --choices and --image again when you connect it: they are stored with the connection."
@@ -118,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         tabs = make_tabs(client, project)
         report = connect(client, number, url, access=access, selection=selection, default=settings.selection)
-        findings, changed = list(report.findings), [*taken, *report.changed, *tabs]
+        findings, changed = report.findings, [*taken, *report.changed, *tabs]
     findings.append(ownership.finding(client.get_project(number), existing_store_id(settings.database), made))
     findings += unlisted_hosts(client, settings, number, findings)
     queue, closing = None, [held_out.first_answers(settings, int(project.get("task_number") or 0))]
@@ -172,7 +171,7 @@ def _project(
             text = would + ("." if args.no_backend else ", and connect it to this service.")
             answer.result({"project": None, "title": args.title, "dry_run": True}, f"{text} {UNCHANGED}")
             return None
-        number = create_project(client, args.title, config)
+        number = int(client.create_project(args.title, config)["id"])
         answer.say(f"Created project {number} ({args.title}): {client.url}/projects/{number}/")
         return client.get_project(number)
     found = titled[0]

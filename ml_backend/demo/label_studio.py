@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +50,7 @@ class EmbeddedLabelStudio:
     `stop` also runs when Python ends in any orderly way, and on Linux the server dies with the process (the thread, to
     the letter) that started it. A SIGTERM is orderly only where the program turns it into SystemExit.
 
-    data_dir: made where missing, kept; `template` (a data folder from `make_template`) is copied there first if empty.
+    data_dir: made where missing, kept; `template` (a data folder that was set up before) is copied there first if empty.
     document_root: the folder behind /data/local-files/, if any. environment: added to and overriding the defaults.
     """
 
@@ -174,29 +173,6 @@ def find_binary(root: Path, environment: Mapping[str, str]) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def make_template(binary: Path, folder: Path) -> Path:
-    """A migrated data folder with the default user in it, made once below `folder` for each Label Studio version.
-
-    Copied to an empty data folder, it brings a start from half a minute down to a few seconds.
-    """
-    target = folder / f"label-studio-{_installed_version(binary)}"
-    if target.is_dir():
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder, prefix="building-"))
-    try:
-        with EmbeddedLabelStudio(binary, building) as server:
-            server.log.unlink()
-        try:
-            building.rename(target)  # atomic: another process may have made it meanwhile
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return target
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -211,11 +187,6 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def _installed_version(binary: Path) -> str:
-    found = sorted(binary.resolve().parent.parent.glob("lib/python*/site-packages/label_studio-*.dist-info"))
-    return found[-1].name.removesuffix(".dist-info").split("-")[1] if found else f"mtime-{binary.stat().st_mtime_ns}"
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

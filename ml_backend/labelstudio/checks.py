@@ -35,6 +35,11 @@ class Access:
     user: str
     password: str
 
+    @classmethod
+    def of(cls, user: str, password: str) -> Access | None:
+        """None for an empty user: nothing is asked then."""
+        return cls(user, password) if user else None
+
     @property
     def header(self) -> str:
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
@@ -65,13 +70,12 @@ def check(
     backend_url: str,
     *,
     access: Access | None = None,
-    title: str = TITLE,
     selection: Selection | None = None,
     default: Selection = NOTHING,
 ) -> list[Finding]:
     """Look, in order, at everything a project needs; changes nothing. Raises only where Label Studio does not answer."""
     project = client.get_project(project_id)
-    backends = our_backends(client, project_id, backend_url, title)
+    backends = our_backends(client, project_id, backend_url)
     hooks = our_webhooks(client, project_id, backend_url)
     return [
         *check_addresses(client, backend_url),
@@ -106,11 +110,11 @@ def webhook_url(backend_url: str) -> str:
     return backend_url.rstrip("/") + "/webhook"
 
 
-def our_backends(client: LabelStudio, project_id: int, backend_url: str, title: str) -> list[Json]:
+def our_backends(client: LabelStudio, project_id: int, backend_url: str) -> list[Json]:
     """Backends at our address, then those of our title elsewhere (the service has moved)."""
     backends = client.backends(project_id)
     here = [b for b in backends if b["url"].rstrip("/") == backend_url.rstrip("/")]
-    return here + [b for b in backends if b["title"] == title and b not in here]
+    return here + [b for b in backends if b["title"] == TITLE and b not in here]
 
 
 def wanted_hooks(project_id: int, backend_url: str) -> tuple[Hook, Hook]:
@@ -246,12 +250,6 @@ def _serving(project: Json, versions: Mapping[str, int], titles: Collection[str]
         )
         findings.append(Finding("overlap", ok=True, message=message))
     return findings
-
-
-def explained(error: LabelStudioError, url: str, what: str) -> LabelStudioError:
-    """The same error with a sentence that names the setting to change, where the refusal is a known one."""
-    sentence = refusal(str(error), url, what)
-    return LabelStudioError(sentence) if sentence else error
 
 
 def refusal(text: str, url: str, what: str) -> str | None:

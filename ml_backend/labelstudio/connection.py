@@ -5,6 +5,8 @@ Every refusal of Label Studio becomes one sentence that names the setting to cha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +23,10 @@ from ml_backend.labelstudio.checks import (
     added,
     check,
     check_selection,
-    explained,
     matching,
     our_backends,
     our_webhooks,
+    refusal,
     wanted_hooks,
     webhook_faults,
 )
@@ -33,30 +35,13 @@ from ml_backend.labelstudio.config import NOTHING
 from ml_backend.labelstudio.queue import FIRST_ORDER, UNCERTAINTY
 from ml_backend.records import Selection
 
-__all__ = [
-    "Access",
-    "ConnectionReport",
-    "Finding",
-    "check",
-    "check_selection",
-    "connect",
-    "disconnect",
-    "repair_webhooks",
-]
-
 
 @dataclass(frozen=True)
 class ConnectionReport:
     """`changed`: what was set up or repaired, in words; empty where everything was so already."""
 
-    backend_id: int
-    webhook_ids: tuple[int, ...]
-    changed: tuple[str, ...]
-    findings: tuple[Finding, ...]
-
-    @property
-    def ok(self) -> bool:
-        return all(finding.ok for finding in self.findings)
+    changed: list[str]
+    findings: list[Finding]
 
 
 def connect(
@@ -65,7 +50,6 @@ def connect(
     backend_url: str,
     *,
     access: Access | None = None,
-    title: str = TITLE,
     selection: Selection | None = None,
     default: Selection = NOTHING,
 ) -> ConnectionReport:
@@ -76,31 +60,23 @@ def connect(
     Raises InvalidInputError for a label config that cannot be learned, LabelStudioError for a refusal.
     """
     check_selection(client.get_project(project_id), client.backends(project_id), selection, default)
-    changed: list[str] = []
     before = {hook["id"] for hook in client.webhooks(project_id)}
     # The webhook first: Label Studio makes one beside a new backend, without auth, unless its address is taken.
-    webhook_ids, done = _set_webhooks(client, project_id, backend_url, access)
-    changed += done
+    webhook_ids, changed = _set_webhooks(client, project_id, backend_url, access)
     try:
-        backend_id, done = _set_backend(client, project_id, backend_url, access, title, selection)
+        changed += _set_backend(client, project_id, backend_url, access, selection)
     except LabelStudioError:
         for webhook_id in set(webhook_ids) - before:
             client.delete_webhook(webhook_id)
         raise
-    changed += done
     changed += _set_project(client, project_id)
-    return ConnectionReport(
-        backend_id,
-        webhook_ids,
-        tuple(changed),
-        tuple(check(client, project_id, backend_url, access=access, default=default)),
-    )
+    return ConnectionReport(changed, check(client, project_id, backend_url, access=access, default=default))
 
 
-def disconnect(client: LabelStudio, project_id: int, backend_url: str, *, title: str = TITLE) -> list[str]:
+def disconnect(client: LabelStudio, project_id: int, backend_url: str) -> list[str]:
     """Remove the backend and its webhooks (Label Studio would leave those); says what was removed. Labels stay."""
     removed = []
-    for backend in our_backends(client, project_id, backend_url, title):
+    for backend in our_backends(client, project_id, backend_url):
         client.delete_backend(backend["id"])
         removed.append(f"ML backend {backend['url']}")
     for hook in our_webhooks(client, project_id, backend_url):
@@ -118,9 +94,9 @@ def repair_webhooks(
 
 def _set_webhooks(
     client: LabelStudio, project_id: int, backend_url: str, access: Access | None
-) -> tuple[tuple[int, ...], list[str]]:
+) -> tuple[list[int], list[str]]:
     hooks, kept, done = wanted_hooks(project_id, backend_url), [], []
-    try:
+    with _explained(hooks[0].url, WEBHOOK_ADDRESS):
         ours = our_webhooks(client, project_id, backend_url)
         for hook in hooks:
             webhook_id, changed = _set_webhook(client, project_id, hook, matching(hook, ours), access)
@@ -130,9 +106,7 @@ def _set_webhooks(
             if double["id"] not in kept:
                 client.delete_webhook(double["id"])
                 done.append(f"removed a duplicate webhook to {double['url']}")
-    except LabelStudioError as error:
-        raise explained(error, hooks[0].url, WEBHOOK_ADDRESS) from error
-    return tuple(kept), done
+    return kept, done
 
 
 def _set_webhook(
@@ -156,34 +130,36 @@ def _set_webhook(
 
 
 def _set_backend(
-    client: LabelStudio,
-    project_id: int,
-    backend_url: str,
-    access: Access | None,
-    title: str,
-    selection: Selection | None,
-) -> tuple[int, list[str]]:
-    auth: Json = (
-        {"auth_method": "BASIC_AUTH", "basic_auth_user": access.user, "basic_auth_pass": access.password}
-        if access
-        else {"auth_method": "NONE"}
-    )
-    wanted: Json = {"url": backend_url, "title": title, "is_interactive": False, **auth}
-    try:
-        backends = our_backends(client, project_id, backend_url, title)
+    client: LabelStudio, project_id: int, backend_url: str, access: Access | None, selection: Selection | None
+) -> list[str]:
+    auth: Json = {"auth_method": "NONE"}
+    if access:
+        auth = {"auth_method": "BASIC_AUTH", "basic_auth_user": access.user, "basic_auth_pass": access.password}
+    wanted: Json = {"url": backend_url, "title": TITLE, "is_interactive": False, **auth}
+    with _explained(backend_url, BACKEND_ADDRESS):
+        backends = our_backends(client, project_id, backend_url)
         wanted["extra_params"] = _extra_params(backends[0] if backends else {}, selection)
         if not backends:
-            created = client.create_backend(project_id, **wanted)
-            return created["id"], [f"connected the ML backend {backend_url}"]
+            client.create_backend(project_id, **wanted)
+            return [f"connected the ML backend {backend_url}"]
         keep = backends[0]
         same = all(keep.get(key) == value for key, value in wanted.items() if key != "basic_auth_pass")
         if same and keep["state"] in WORKING:
-            return keep["id"], []
+            return []
         # Label Studio checks a change by calling the backend with what the change itself says: all of it, each time.
         client.update_backend(keep["id"], project=project_id, **wanted)
-        return keep["id"], [f"changed the ML backend to {backend_url}"]
+    return [f"changed the ML backend to {backend_url}"]
+
+
+@contextmanager
+def _explained(url: str, what: str) -> Iterator[None]:
+    """Raise a sentence that names the setting to change, where a refusal in the block is a known one."""
+    try:
+        yield
     except LabelStudioError as error:
-        raise explained(error, backend_url, BACKEND_ADDRESS) from error
+        if (sentence := refusal(str(error), url, what)) is None:
+            raise
+        raise LabelStudioError(sentence) from error
 
 
 def _extra_params(backend: Json, selection: Selection | None) -> Any:
@@ -213,7 +189,6 @@ def _set_project(client: LabelStudio, project_id: int) -> list[str]:
     if changes:
         client.update_project(project_id, **changes)
     if "model_version" in changes and client.model_versions(project_id).get(FIRST_ORDER):
-        client.set_model_version(
-            project_id, FIRST_ORDER
-        )  # it was pushed since the look above, and cleared with the other
+        # It was pushed since the look above, and cleared with the other.
+        client.set_model_version(project_id, FIRST_ORDER)
     return done

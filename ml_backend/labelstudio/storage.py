@@ -1,6 +1,6 @@
 """Where a project's images lie: folders that Label Studio serves itself, without a copy, and files uploaded to it.
 
-Storages and projects go through label-studio-sdk, bulk transfers do not (docs/decisions/requests-not-the-sdk.md).
+Storages go through label-studio-sdk, all else does not (docs/decisions/requests-not-the-sdk.md).
 """
 
 from __future__ import annotations
@@ -40,12 +40,6 @@ def sdk(client: LabelStudio) -> Iterator[Any]:
         raise kind(f"Label Studio refused ({error.status_code}): {detail_of_body(error.body)}") from error
     except httpx.HTTPError as error:
         raise unavailable(client.url, error) from error
-
-
-def create_project(client: LabelStudio, title: str, label_config: str) -> int:
-    """Make a project; returns its number."""
-    with sdk(client) as api:
-        return int(api.projects.create(title=title, label_config=label_config).id)
 
 
 def document_root(client: LabelStudio, project_id: int) -> PurePosixPath | None:

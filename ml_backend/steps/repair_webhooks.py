@@ -8,8 +8,8 @@ from typing import Any
 
 from ml_backend.errors import BackendError
 from ml_backend.hosts import Hosts
-from ml_backend.labelstudio.checks import TITLE, our_backends
-from ml_backend.labelstudio.connection import Access, repair_webhooks
+from ml_backend.labelstudio.checks import Access, our_backends
+from ml_backend.labelstudio.connection import repair_webhooks
 from ml_backend.settings import Settings
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
@@ -42,8 +42,7 @@ def watch(project: Project, *, hosts: Hosts, ledger: Ledger, settings: Settings)
 
 def _repair(project: Project, hosts: Hosts, settings: Settings) -> list[str]:
     client, number = hosts.client(project.key.host), project.key.project_id
-    backends = our_backends(client, number, hosts.backend_url(project.key.host), TITLE)
+    backends = our_backends(client, number, hosts.backend_url(project.key.host))
     if not backends:
         return []
-    access = Access(settings.user, settings.password) if settings.user else None
-    return repair_webhooks(client, number, backends[0]["url"], access=access)
+    return repair_webhooks(client, number, backends[0]["url"], access=Access.of(settings.user, settings.password))

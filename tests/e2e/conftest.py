@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ml_backend.demo.label_studio import CONNECTED, EmbeddedLabelStudio, find_binary, make_template
+from ml_backend.demo.label_studio import CONNECTED, EmbeddedLabelStudio, find_binary
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
 from tests.e2e.helpers import FakeBackend, fake_backend, sign_up
+from tests.e2e.template import make_template
 from tests.postgresql import cluster
 
 ROOT = Path(__file__).resolve().parents[2]

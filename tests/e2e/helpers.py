@@ -17,8 +17,14 @@ import requests
 from PIL import Image
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
-from ml_backend.labelstudio.checks import Access
+from ml_backend.labelstudio.checks import MARK, Access
 from ml_backend.labelstudio.client import LabelStudio
+
+
+def webhook_ids(client: LabelStudio, project_id: int) -> tuple[int, int]:
+    """Our webhooks of a project: for tasks, and for labels."""
+    ours = {hook["headers"].get(MARK): hook["id"] for hook in client.webhooks(project_id)}
+    return ours["tasks"], ours["labels"]
 
 
 class FakeBackend:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
+from ml_backend.labelstudio.checks import check
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.connection import check, connect
+from ml_backend.labelstudio.connection import connect
 from ml_backend.steps import repair_webhooks
 from ml_backend.store.project_state import WebhookState
-from tests.e2e.helpers import FakeBackend
+from tests.e2e.helpers import FakeBackend, webhook_ids
 from tests.e2e.stack import Stack, inline
 
 
@@ -48,7 +49,8 @@ def noted(stack: Stack) -> WebhookState:
 def test_a_broken_webhook_is_repaired_by_the_next_cycle_and_told(
     stack: Stack, backend: FakeBackend, harm: dict[str, Any] | None, told: str
 ) -> None:
-    _, hook = connect(stack.client, stack.project_id, backend.url).webhook_ids
+    connect(stack.client, stack.project_id, backend.url)
+    _, hook = webhook_ids(stack.client, stack.project_id)
     if harm is None:
         stack.client.delete_webhook(hook)
     else:
@@ -62,7 +64,8 @@ def test_a_broken_webhook_is_repaired_by_the_next_cycle_and_told(
 def test_a_webhook_that_is_right_is_left_alone_and_looked_at_only_now_and_then(
     stack: Stack, backend: FakeBackend
 ) -> None:
-    _, hook = connect(stack.client, stack.project_id, backend.url).webhook_ids
+    connect(stack.client, stack.project_id, backend.url)
+    _, hook = webhook_ids(stack.client, stack.project_id)
     stack.turn()
     assert not noted(stack).repaired
     stack.client.update_webhook(hook, is_active=False)
@@ -72,8 +75,9 @@ def test_a_webhook_that_is_right_is_left_alone_and_looked_at_only_now_and_then(
 
 
 def test_no_webhook_is_made_for_a_project_that_was_disconnected(stack: Stack, backend: FakeBackend) -> None:
-    backend_id = connect(stack.client, stack.project_id, backend.url).backend_id
-    stack.client.delete_backend(backend_id)
+    connect(stack.client, stack.project_id, backend.url)
+    for connected in stack.client.backends(stack.project_id):
+        stack.client.delete_backend(connected["id"])
     for left in stack.client.webhooks(stack.project_id):
         stack.client.delete_webhook(left["id"])
     assert watch_again(stack).problem is None

@@ -15,7 +15,7 @@ import pytest
 
 from ml_backend.errors import ConfigError, LabelStudioError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.storage import create_project
+from ml_backend.labelstudio.storage import sdk
 from ml_backend.labelstudio.transport import Transport
 
 Answer = tuple[int, Any]
@@ -194,5 +194,9 @@ def test_an_address_below_a_path_is_kept(host: Host) -> None:
 @pytest.mark.slow
 def test_a_refusal_that_comes_through_the_sdk_names_the_field_too(host: Host) -> None:
     host.reply = lambda *_: (400, {"detail": "Validation error", "validation_errors": {"title": ["Too short."]}})
-    with LabelStudio(host.url, "k" * 40) as client, pytest.raises(LabelStudioError, match="title: Too short"):
-        create_project(client, "ab", "<View/>")
+    with (
+        LabelStudio(host.url, "k" * 40) as client,
+        pytest.raises(LabelStudioError, match="title: Too short"),
+        sdk(client) as api,
+    ):
+        api.projects.create(title="ab", label_config="<View/>")
