@@ -35,6 +35,7 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.connection import connect
 from ml_backend.labelstudio.results import annotation_result
+from ml_backend.labelstudio.storage import add_local_storage
 from ml_backend.learning.images import decode
 from ml_backend.learning.networks import build_network
 from ml_backend.learning.vision import torchvision
@@ -178,7 +179,7 @@ def project(
     """A project of these images, `labelled` of them already; no service yet, but the environment to start it in."""
     number = int(client.create_project("benchmark", label_config(CLASSES))["id"])
     first = next(iter(truth)).relative_to(root(server))
-    client.add_local_folder(number, root(server) / first.parts[0])
+    add_local_storage(client, number, root(server) / first.parts[0])
     schema = client.schema(number)
     client.import_tasks(
         number,

@@ -21,6 +21,7 @@ from ml_backend.hosts import host_slug
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.connection import connect
+from ml_backend.labelstudio.storage import add_local_storage
 from ml_backend.settings import Settings
 from ml_backend.worker.supervisor import die_with_parent
 
@@ -103,7 +104,7 @@ def project(client: LabelStudio, data: Path, filenames: list[str], settings: Set
     if known is None:
         known = client.create_project(TITLE, label_config(CLASSES))
     project_id = int(known["id"])
-    client.add_local_folder(project_id, data / "images" / "digits")
+    add_local_storage(client, project_id, data / "images" / "digits")
     if not known.get("task_number"):
         tasks = [{"image": f"/data/local-files/?d=digits/{name}", "filename": name} for name in filenames]
         client.import_tasks(project_id, tasks)

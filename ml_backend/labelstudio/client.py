@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any, Self
 
 from ml_backend.chunks import chunks
@@ -252,15 +251,13 @@ class LabelStudio:
         """The stored predictions of these tasks; tasks that no longer exist are not in the answer."""
         found: dict[int, list[Json]] = {}
         for chunk in chunks(task_ids, PAGE):
-            for raw in self._listed(project_id, chunk, "id,predictions"):
+            for raw in self.listed(project_id, chunk, "id,predictions", "all"):
                 found[raw["id"]] = raw["predictions"]
         return found
 
     def existing(self, project_id: int, task_ids: Sequence[int]) -> set[int]:
         """Those of the tasks that exist in the project."""
-        return {
-            raw["id"] for chunk in chunks(task_ids, PAGE) for raw in self._listed(project_id, chunk, "id", "task_only")
-        }
+        return {raw["id"] for chunk in chunks(task_ids, PAGE) for raw in self.listed(project_id, chunk, "id")}
 
     def model_versions(self, project_id: int) -> dict[str, int]:
         """Model versions among the stored predictions, with their counts (0 for a mere name of the project)."""
@@ -311,17 +308,6 @@ class LabelStudio:
     def delete_webhook(self, webhook_id: int) -> None:
         self._delete(f"/api/webhooks/{webhook_id}/")
 
-    def add_local_folder(self, project_id: int, folder: Path, title: str = "Images") -> None:
-        """Let the project's annotators see the files below `folder`, as Label Studio itself sees it; copies nothing.
-
-        Their address is /data/local-files/?d=<path below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT>. Safe to repeat.
-        """
-        path = str(folder)
-        known = self._get("/api/storages/localfiles", project=project_id)
-        if not any(storage["path"] == path for storage in known):
-            fields = {"project": project_id, "path": path, "title": title, "use_blob_urls": True}
-            self._post("/api/storages/localfiles", fields)
-
     def tabs(self, project_id: int) -> list[Json]:
         return list(self._get("/api/dm/views/", project=project_id))
 
@@ -363,9 +349,13 @@ class LabelStudio:
             if len(page) < PAGE:
                 return
 
-    def _listed(self, project_id: int, task_ids: Sequence[int], include: str, fields: str = "all") -> list[Json]:
+    def listed(self, project_id: int, task_ids: Collection[int], include: str, fields: str = "task_only") -> list[Json]:
+        """Those of the tasks that exist, PAGE at most, each with the fields that `include` names."""
         query = {"selectedItems": {"all": False, "included": list(task_ids)}}
-        return list(self.listing(project_id, include, query, fields=fields, size=len(task_ids))["tasks"])
+        try:
+            return list(self.listing(project_id, include, query, fields=fields, size=len(task_ids))["tasks"])
+        except NotFoundError:  # none of them is there
+            return []
 
     def _act(self, project_id: int, action: str, task_ids: Sequence[int]) -> None:
         items = {"selectedItems": {"all": False, "included": list(task_ids)}}

@@ -10,8 +10,9 @@ one which is gone is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from ml_backend.errors import InvalidInputError, LabelStudioError, LabelStudioUnavailableError
@@ -49,15 +50,6 @@ class QueueItem:
     result: list[dict[str, Any]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class PushReport:
-    """What a push did: the tasks served in order, and those that no longer exist."""
-
-    version: str
-    task_ids: tuple[int, ...]
-    gone: tuple[int, ...]
-
-
 def push(
     client: LabelStudio,
     project_id: int,
@@ -65,8 +57,10 @@ def push(
     version: str,
     items: Sequence[QueueItem],
     spare: Sequence[int] = (),
-) -> PushReport:
+) -> list[int]:
     """Make `items` what Label Studio serves next, under the prediction and project version `version`; then `spare`.
+
+    Returns the tasks served, in order: those that were deleted since are left out.
 
     Safe to repeat: after a crash at any line, the same call ends in the same state. The queue in service stays complete
     until the new one is. Raises InvalidInputError for a label the config does not have, LabelStudioError for a refusal,
@@ -77,7 +71,7 @@ def push(
         raise LabelStudioError(
             "The batch is empty, so there is nothing to serve: import more images if every task is labelled."
         )
-    items, gone = sorted(items, key=lambda item: item.score), tuple[int, ...]()
+    items = sorted(items, key=lambda item: item.score)
     after = [QueueItem(task_id, LIVE) for task_id in spare]
     try:
         _store(client, project_id, version, [*items, *after])
@@ -86,7 +80,6 @@ def push(
     except LabelStudioError:
         # A task that was deleted since refuses them all. That is rare, and looking first would cost as much as storing.
         there = client.existing(project_id, [item.task_id for item in (*items, *after)])
-        gone = tuple(item.task_id for item in items if item.task_id not in there)
         if len(there) == len(items) + len(after):
             raise
         items = [item for item in items if item.task_id in there]
@@ -101,7 +94,7 @@ def push(
     if changes := {key: value for key, value in wanted.items() if project.get(key) != value}:
         client.update_project(project_id, **changes)
     show_tab(client, project_id, version)
-    return PushReport(version, tuple(item.task_id for item in items), gone)
+    return [item.task_id for item in items]
 
 
 def _in_order(client: LabelStudio, project_id: int, version: str) -> list[int]:
@@ -112,14 +105,7 @@ def _in_order(client: LabelStudio, project_id: int, version: str) -> list[int]:
     """
     query = of_version(version)
     query["filters"]["items"].append(_filter("predictions_score", "less", "Number", LIVE))
-    served: list[int] = []
-    page, total = 0, 1
-    while page * PAGE < total:
-        page += 1
-        answer = client.listing(project_id, "id,is_labeled", query, page=page, size=PAGE)
-        total = answer["total"]
-        served += [raw["id"] for raw in answer["tasks"] if not raw["is_labeled"]]
-    return served
+    return [raw["id"] for raw in _ordered(client, project_id, "id,is_labeled", query) if not raw["is_labeled"]]
 
 
 def verify(client: LabelStudio, project_id: int, version: str, task_ids: Sequence[int]) -> None:
@@ -291,14 +277,20 @@ def sweep(client: LabelStudio, project_id: int, expired: Collection[str]) -> set
 
 def _ids_of(client: LabelStudio, project_id: int, version: str, most: int) -> list[int]:
     """Some predictions of exactly this version."""
-    found: list[int] = []
+    rows = _ordered(client, project_id, "id,predictions", of_version(version), "all")
+    return list(islice((p["id"] for raw in rows for p in _of(version, raw["predictions"])), most))
+
+
+def _ordered(
+    client: LabelStudio, project_id: int, include: str, query: dict[str, Any], fields: str = "task_only"
+) -> Iterator[dict[str, Any]]:
+    """The listed tasks in the order of `query`, read a page at a time as they are taken."""
     page, total = 0, 1
-    while page * PAGE < total and len(found) < most:
+    while page * PAGE < total:
         page += 1
-        answer = client.listing(project_id, "id,predictions", of_version(version), fields="all", page=page)
+        answer = client.listing(project_id, include, query, fields=fields, page=page)
         total = answer["total"]
-        found += [p["id"] for raw in answer["tasks"] for p in _of(version, raw["predictions"])]
-    return found[:most]
+        yield from answer["tasks"]
 
 
 def refill(client: LabelStudio, project_id: int, version: str, spare: Sequence[int]) -> None:
@@ -317,10 +309,7 @@ def of_version(version: str) -> dict[str, Any]:
 
 
 def _unlabelled(client: LabelStudio, project_id: int, task_ids: set[int]) -> list[int]:
-    if not task_ids:
-        return []
-    query = {"selectedItems": {"all": False, "included": sorted(task_ids)}}
-    rows = client.listing(project_id, "id,is_labeled", query, size=len(task_ids))["tasks"]
+    rows = client.listed(project_id, sorted(task_ids), "id,is_labeled") if task_ids else []
     return [raw["id"] for raw in rows if not raw["is_labeled"]]
 
 

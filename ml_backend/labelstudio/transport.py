@@ -44,16 +44,11 @@ class TokenAuth(AuthBase):
 
     def __init__(self, url: str, api_key: str) -> None:
         self._refresh_url = f"{url}/api/token/refresh/"
-        self._api_key = api_key
+        self.api_key = api_key  # never to be shown
         self._claims = jwt_claims(api_key)
         self._lock = threading.Lock()
         self._access = ""
         self._good_until = 0.0
-
-    @property
-    def api_key(self) -> str:
-        """The token as given, for the SDK's own client. Never to be shown."""
-        return self._api_key
 
     @property
     def renewable(self) -> bool:
@@ -65,8 +60,8 @@ class TokenAuth(AuthBase):
 
     def header(self) -> str:
         if not self._claims:
-            return f"Token {self._api_key}"
-        return f"Bearer {self._current_access() if self.renewable else self._api_key}"
+            return f"Token {self.api_key}"
+        return f"Bearer {self._current_access() if self.renewable else self.api_key}"
 
     def forget_access(self) -> None:
         """Make the next request fetch a new access token (the old one was refused)."""
@@ -87,7 +82,7 @@ class TokenAuth(AuthBase):
         try:
             answer = requests.post(
                 self._refresh_url,
-                json={"refresh": self._api_key},
+                json={"refresh": self.api_key},
                 timeout=(CONNECT_TIMEOUT_S, 30),
                 allow_redirects=False,
             )

@@ -72,10 +72,10 @@ class QueuePusher:
                 return checked
         try:
             items = queue_items(project, queries, self._ticked_from(project, round_))
-            pushed = push(client, number, project.schema, round_.served_name, items, spare)
+            served = push(client, number, project.schema, round_.served_name, items, spare)
             round_ = ledger.mark_pushed(round_)
             self._show_everything_once(project)
-            verify(client, number, round_.served_name, pushed.task_ids)
+            verify(client, number, round_.served_name, served)
         except OrderBentError as error:
             return self._note_bent(project, round_, error)
         except LabelStudioError as error:

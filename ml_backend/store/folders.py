@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ml_backend.errors import DiskFullError
+from ml_backend.store.faults import FULL
 from ml_backend.store.version_meta import VersionMeta
 
 META = "meta.json"
@@ -65,16 +65,13 @@ class Folders:
             sync_tree(temporary)
             temporary.rename(final)
             _sync(final.parent)
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if isinstance(error, OSError) and error.errno in FULL:
                 raise DiskFullError(
                     f"No space left under {self.root} for v{number}; the previous version is still served. Free "
                     "some space, or lower ML_BACKEND_KEEP_VERSIONS."
                 ) from error
-            raise
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
             raise
 
     def remove(self, project_id: int, number: int) -> None:

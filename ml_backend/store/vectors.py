@@ -103,17 +103,9 @@ class _Table:
     sorted_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     recent: dict[bytes, int] = field(default_factory=dict)
 
-    @property
-    def hashes_path(self) -> Path:
-        return self.folder / "hashes.bin"
-
-    @property
-    def table_path(self) -> Path:
-        return self.folder / "table.json"
-
-    @property
-    def vectors_path(self) -> Path:
-        return self.folder / "vectors.f16"
+    def __post_init__(self) -> None:
+        self.hashes_path, self.vectors_path = self.folder / "hashes.bin", self.folder / "vectors.f16"
+        self.table_path = self.folder / "table.json"
 
     def append(self, keys: NDArray[np.uint8], rows: NDArray[np.float16]) -> int:
         with self._locked():

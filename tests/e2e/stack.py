@@ -22,6 +22,7 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.connection import connect
 from ml_backend.labelstudio.results import annotation_result
+from ml_backend.labelstudio.storage import add_local_storage
 from ml_backend.records import LabelSchema
 from ml_backend.services import Services
 from ml_backend.settings import Settings
@@ -131,7 +132,7 @@ def import_digits(
     """Make a project of these images; returns its id."""
     assert server.document_root is not None
     project_id = int(client.create_project("digits", config or label_config(CLASSES))["id"])
-    client.add_local_folder(project_id, server.document_root / "samples" / "digits")
+    add_local_storage(client, project_id, server.document_root / "samples" / "digits")
     client.import_tasks(
         project_id, [{"image": f"/data/local-files/?d=samples/digits/{name}", "filename": name} for name in truth]
     )
