@@ -6,12 +6,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 import requests
@@ -20,7 +19,7 @@ from ml_backend.errors import BackendError, ImageError, LabelStudioError
 from ml_backend.host_lists import split
 from ml_backend.hosts import Hosts
 from ml_backend.labelstudio import ownership
-from ml_backend.labelstudio.checks import CONNECTING, Access, check, check_addresses
+from ml_backend.labelstudio.checks import CONNECTING, Access, Finding, check, check_addresses
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.queue import OrderBentError, verify
 from ml_backend.learning.images import decode
@@ -34,8 +33,6 @@ from ml_backend.store_identity import Store
 from ml_backend.task_names import SHOWN, Unreadable, and_more
 from ml_backend.wording import amount
 
-State = Literal["ok", "note", "FIX"]
-
 TESTED = ("1.23.",)
 GIB = 2**30
 LEAST_DISK = 1 * GIB
@@ -48,19 +45,6 @@ READERS = 8
 
 
 @dataclass(frozen=True)
-class Result:
-    """One thing looked at. `message` says how it is; where `state` is FIX, what to change."""
-
-    name: str
-    state: State
-    message: str
-
-    @property
-    def ok(self) -> bool:
-        return self.state != "FIX"
-
-
-@dataclass(frozen=True)
 class Diagnosis:
     """Puts together what has to be right."""
 
@@ -70,7 +54,7 @@ class Diagnosis:
     database: Database
     settings: Settings
 
-    def examine(self, host: str, wanted: Callable[[], list[Project]]) -> Iterator[Result]:
+    def examine(self, host: str, wanted: Callable[[], list[Project]]) -> Iterator[Finding]:
         """Look at Label Studio, the way to it and back, and the projects that `wanted` names; then at this machine.
 
         What cannot be looked at before something else is repaired is left out: run again afterwards.
@@ -79,62 +63,58 @@ class Diagnosis:
         found = list(_label_studio(host, self.hosts))
         yield from found
         yield _service(settings.url)
-        yield Result("store", "ok", f"{Store.of(settings)}.")
+        yield Finding("store", "ok", f"{Store.of(settings)}.")
         yield from _machine(settings.data_dir)
         if not all(result.ok for result in found):
             return
         try:
             projects = wanted()
         except BackendError as error:
-            yield Result("project", "FIX", str(error))
+            yield Finding("project", "FIX", str(error))
             return
         client = self.hosts.client(host)
         if not projects:
-            yield from _addresses(self.hosts.backend_url(host), client)
-            yield Result("project", "note", "No project is connected yet: run `ml-backend setup-project`.")
+            yield from check_addresses(client, self.hosts.backend_url(host))
+            yield Finding("project", "note", "No project is connected yet: run `ml-backend setup-project`.")
         for project in projects:
-            yield from self._project(project, client, several=len(projects) > 1)
+            prefix = f"{project.title}: " if len(projects) > 1 else ""
+            for finding in self._project(project, client):
+                yield replace(finding, name=prefix + finding.name)
 
-    def _project(self, project: Project, client: LabelStudio, *, several: bool) -> Iterator[Result]:
+    def _project(self, project: Project, client: LabelStudio) -> Iterator[Finding]:
         """The connection, the order really served, the images, and what the worker last said."""
-        prefix = f"{project.title}: " if several else ""
-        settings = self.settings
-        access = Access(settings.user, settings.password) if settings.user else None
-        number = project.key.project_id
+        settings, number = self.settings, project.key.project_id
+        access = Access.of(settings.user, settings.password)
         try:
             url = self.hosts.backend_url(project.key.host)
             findings = check(client, number, url, access=access, default=settings.selection)
             made = partial(self.ledger.made, project.key)
             findings.append(ownership.finding(client.get_project(number), self.database.store_id, made))
         except BackendError as error:
-            yield Result(f"{prefix}project", "FIX", str(error))
+            yield Finding("project", "FIX", str(error))
             return
         for finding in findings:
-            how = f" Run `ml-backend setup-project --project {number}`." if finding.name in CONNECTING else ""
-            yield Result(
-                prefix + finding.name, *(("ok", finding.message) if finding.ok else ("FIX", finding.message + how))
-            )
-        order = _order(project, client, self.ledger)
-        yield Result(prefix + order.name, order.state, order.message)
-        tasks = list(islice(client.tasks(project.key.project_id, schema=project.schema), SAMPLE))
-        for image in [
-            *_images(project, tasks, client, self.hosts),
-            _every_image(project, tasks, self.ledger, self.hosts),
-        ]:
-            yield Result(prefix + image.name, image.state, image.message)
+            again = not finding.ok and finding.name in CONNECTING
+            how = f" Run `ml-backend setup-project --project {number}`." if again else ""
+            yield replace(finding, message=finding.message + how)
+        yield _order(project, client, self.ledger)
+        tasks = list(islice(client.tasks(number, schema=project.schema), SAMPLE))
+        yield from _images(project, tasks, client, self.hosts)
+        yield _every_image(project, tasks, self.ledger, self.hosts)
         stopped = self.jobs.status(project).stopped
-        state: State = "FIX" if stopped else "ok"
-        yield Result(
-            f"{prefix}training", state, f"Training stopped: {stopped}" if stopped else "No training has failed."
-        )
+        yield _found("training", "No training has failed.", stopped and f"Training stopped: {stopped}")
 
 
-def _label_studio(host: str, hosts: Hosts) -> Iterator[Result]:
+def _found(name: str, well: str, fault: str | None) -> Finding:
+    return Finding(name, "FIX", fault) if fault else Finding(name, "ok", well)
+
+
+def _label_studio(host: str, hosts: Hosts) -> Iterator[Finding]:
     """Reachable, a version that was tested, a token that is accepted."""
     try:
         client = hosts.client(host)
     except BackendError as error:
-        yield Result("token", "FIX", str(error))
+        yield Finding("token", "FIX", str(error))
         return
     try:
         answer = requests.get(f"{host}/health", timeout=10)
@@ -142,81 +122,74 @@ def _label_studio(host: str, hosts: Hosts) -> Iterator[Result]:
             raise requests.RequestException(f"it answers {answer.status_code}")  # noqa: TRY301 - the same sentence for both
     except requests.RequestException as error:
         why = "it answers, but not like Label Studio" if getattr(error, "response", None) else type(error).__name__
-        yield Result("Label Studio", "FIX", f"{host} cannot be reached ({why}): start it, or set LABEL_STUDIO_URL.")
+        yield Finding("Label Studio", "FIX", f"{host} cannot be reached ({why}): start it, or set LABEL_STUDIO_URL.")
         return
-    yield Result("Label Studio", "ok", f"{host} answers.")
+    yield Finding("Label Studio", "ok", f"{host} answers.")
     try:
         user = client.whoami()
         kind = "personal access token" if client.transport.auth.renewable else "legacy token"
-        yield Result("token", "ok", f"A {kind} of {user.get('email', 'an unknown user')}.")
+        yield Finding("token", "ok", f"A {kind} of {user.get('email', 'an unknown user')}.")
         version = client.version()
     except LabelStudioError as error:
-        yield Result("token", "FIX", str(error))
+        yield Finding("token", "FIX", str(error))
         return
     tested = version.startswith(TESTED)
-    yield Result(
+    yield Finding(
         "version", "ok" if tested else "note", version + ("" if tested else f"; only tested with {TESTED[0]}x.")
     )
 
 
-def _service(url: str) -> Result:
+def _service(url: str) -> Finding:
     """This service, as seen from here; how Label Studio sees it is the project's `ML backend`."""
     name = "this service"
     try:
         answer = requests.get(f"{url}/health", timeout=10)
         if answer.ok and answer.json().get("status") == "UP":
-            return Result(name, "ok", f"{url} answers.")
+            return Finding(name, "ok", f"{url} answers.")
         if answer.status_code == HTTPStatus.MISDIRECTED_REQUEST:
-            return Result(name, "FIX", f"{url} answers: {answer.json()['error']}")
+            return Finding(name, "FIX", f"{url} answers: {answer.json()['error']}")
         why = f"something else answers there, with status {answer.status_code}"
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         why = type(error).__name__
-    return Result(
+    return Finding(
         name, "FIX", f"{url} does not answer ({why}): start the service with `ml-backend serve`, or set ML_BACKEND_URL."
     )
 
 
-def _addresses(backend_url: str, client: LabelStudio) -> Iterator[Result]:
-    for finding in check_addresses(client, backend_url):
-        yield Result(finding.name, "ok" if finding.ok else "FIX", finding.message)
-
-
-def _order(project: Project, client: LabelStudio, ledger: Ledger) -> Result:
+def _order(project: Project, client: LabelStudio, ledger: Ledger) -> Finding:
     """Ask Label Studio what it serves, and compare with the round it was given."""
     name = "order"
     round_ = ledger.current_round(project)
     if round_ is None:
-        return Result(name, "note", "No queue has been pushed yet: start the service, or run `ml-backend sync run`.")
+        return Finding(name, "note", "No queue has been pushed yet: start the service, or run `ml-backend sync run`.")
     tasks = [query.task_id for query in ledger.queries(round_)]
     try:
         verify(client, project.key.project_id, round_.served_name, tasks)
     except OrderBentError as error:
-        return Result(name, "FIX", str(error))
+        return Finding(name, "FIX", str(error))
     except LabelStudioError as error:
-        return Result(name, "FIX", f"{error} To push the queue again, run `ml-backend sync run`.")
+        return Finding(name, "FIX", f"{error} To push the queue again, run `ml-backend sync run`.")
     if not ledger.left(round_).waiting:
-        return Result(
+        return Finding(
             name, "note", f"The queue {round_.served_name} is used up: all its tasks are answered or skipped."
         )
-    return Result(name, "ok", f"Label Studio serves {round_.served_name} in its order.")
+    return Finding(name, "ok", f"Label Studio serves {round_.served_name} in its order.")
 
 
-def _images(project: Project, tasks: Sequence[Task], client: LabelStudio, hosts: Hosts) -> Iterator[Result]:
+def _images(project: Project, tasks: Sequence[Task], client: LabelStudio, hosts: Hosts) -> Iterator[Finding]:
     """One image of each kind of address: as this service reads it, and as an annotator's browser gets it."""
     kinds: dict[str, Task] = {}
     for task in tasks:
         kinds.setdefault(kind_of(task.image), task)
     if not kinds:
-        yield Result("images", "note", "The project has no tasks yet: run `ml-backend import-images`.")
+        yield Finding("images", "note", "The project has no tasks yet: run `ml-backend import-images`.")
     for kind, task in sorted(kinds.items()):
         problem = _unreadable(project, task, hosts) or _not_served(task, client)
-        state: State = "FIX" if problem else "ok"
-        yield Result(
-            f"images ({kind})", state, problem or (f"Images can be read ({kind}), for example that of task {task.id}.")
-        )
+        well = f"Images can be read ({kind}), for example that of task {task.id}."
+        yield _found(f"images ({kind})", well, problem)
 
 
-def _every_image(project: Project, tasks: Sequence[Task], ledger: Ledger, hosts: Hosts) -> Result:
+def _every_image(project: Project, tasks: Sequence[Task], ledger: Ledger, hosts: Hosts) -> Finding:
     """All images: those that the service could not read, by name, and a sample of those that it has not read yet."""
     name = "every image"
     counts, faulty = ledger.counts(project), ledger.image_errors(project)
@@ -231,15 +204,11 @@ def _every_image(project: Project, tasks: Sequence[Task], ledger: Ledger, hosts:
     failed = counts.failed_images + sum(map(bool, faults))
     if failed:
         images = "1 image cannot be read and is" if failed == 1 else f"{failed} images cannot be read and are"
-        return Result(name, "FIX", f"{images} left out of the queue: {and_more(found, failed)}.")
+        return Finding(name, "FIX", f"{images} left out of the queue: {and_more(found, failed)}.")
     if unread:
-        return Result(
-            name,
-            "ok",
-            f"{amount(len(tried), 'image')} of those not read yet "
-            f"{'was' if len(tried) == 1 else 'were'} tried and can be read.",
-        )
-    return Result(name, "ok", f"The service has read all it knows of ({counts.tasks:,}).")
+        images = f"{amount(len(tried), 'image')} of those not read yet {'was' if len(tried) == 1 else 'were'}"
+        return Finding(name, "ok", f"{images} tried and can be read.")
+    return Finding(name, "ok", f"The service has read all it knows of ({counts.tasks:,}).")
 
 
 def kind_of(image: str | None) -> str:
@@ -282,7 +251,7 @@ def _not_served(task: Task, client: LabelStudio) -> str | None:
     )
 
 
-def _machine(data_dir: Path) -> Iterator[Result]:
+def _machine(data_dir: Path) -> Iterator[Finding]:
     """GPU, memory, disk. No GPU is no fault: the default head trains on a CPU in about a second."""
     import torch  # noqa: PLC0415 - slow to import
 
@@ -291,28 +260,25 @@ def _machine(data_dir: Path) -> Iterator[Result]:
         gpu = f"{torch.cuda.get_device_name()}, {free / GIB:.1f} of {total / GIB:.1f} GiB free."
     else:
         gpu = "None that PyTorch can use; the default training does not need one."
-    yield Result("GPU", "ok" if torch.cuda.is_available() else "note", gpu)
+    yield Finding("GPU", "ok" if torch.cuda.is_available() else "note", gpu)
     memory = free_memory()
-    state: State = "ok" if memory is None or memory >= LEAST_MEMORY else "FIX"
     text = "unknown" if memory is None else f"{memory / GIB:.1f} GiB available"
-    yield Result(
-        "memory",
-        state,
-        f"{text}." if state == "ok" else (f"Only {text}: close other programs, or add 1 GiB of memory."),
-    )
+    little = memory is not None and memory < LEAST_MEMORY
+    fix = f"Only {text}: close other programs, or add 1 GiB of memory."
+    yield _found("memory", f"{text}.", fix if little else None)
     yield disk(data_dir)
 
 
-def disk(data_dir: Path) -> Result:
+def disk(data_dir: Path) -> Finding:
     """Room and permission for state, vectors and versions."""
     there = next(path for path in (data_dir.resolve(), *data_dir.resolve().parents) if path.exists())
     if not os.access(there, os.W_OK):
-        return Result("disk", "FIX", f"{there} is not writable: set ML_BACKEND_DATA_DIR to a folder you can write to.")
+        return Finding("disk", "FIX", f"{there} is not writable: set ML_BACKEND_DATA_DIR to a folder you can write to.")
     free = shutil.disk_usage(there).free
     text = f"{free / GIB:.1f} GiB free in {data_dir}"
     if free < LEAST_DISK:
-        return Result("disk", "FIX", f"Only {text}: free some space, or point ML_BACKEND_DATA_DIR to another disk.")
-    return Result("disk", "ok", f"{text}.")
+        return Finding("disk", "FIX", f"Only {text}: free some space, or point ML_BACKEND_DATA_DIR to another disk.")
+    return Finding("disk", "ok", f"{text}.")
 
 
 def free_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:

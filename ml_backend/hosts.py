@@ -38,7 +38,10 @@ class Hosts:
     def client(self, host: str) -> LabelStudio:
         """Return the client of a Label Studio host. Raises NotFoundError for a host without a key."""
         if host not in self._clients:
-            self._clients[host] = LabelStudio(host, self._key(host))
+            if not (key := self.settings.hosts().get(host)):
+                fix = "set LABEL_STUDIO_API_KEY, or add it to LABEL_STUDIO_API_KEYS."
+                raise NotFoundError(f"No access token for {host}: {fix}")
+            self._clients[host] = LabelStudio(host, key)
         return self._clients[host]
 
     def images(self, host: str) -> ImageReader:
@@ -76,14 +79,6 @@ class Hosts:
     def backend_url(self, host: str) -> str:
         """The address to give to a Label Studio host, which tells its projects from other hosts' projects."""
         return f"{self.settings.url}/hosts/{host_slug(host)}"
-
-    def _key(self, host: str) -> str:
-        key = self.settings.hosts().get(host, "")
-        if not key:
-            raise NotFoundError(
-                f"No access token for {host}: set LABEL_STUDIO_API_KEY, or add it to LABEL_STUDIO_API_KEYS."
-            )
-        return key
 
 
 @dataclass

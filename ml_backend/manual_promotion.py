@@ -15,10 +15,8 @@ from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.predictor import Predictor
 from ml_backend.status import version_status
 from ml_backend.store.jobs import Jobs
-from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Version, Versions
 from ml_backend.store.projects import Project
-from ml_backend.store.vectors import FeatureStore
 from ml_backend.wording import amount
 
 
@@ -65,25 +63,13 @@ class Comparison:
     verdict: str
 
 
-def compare(
-    project: Project,
-    first: Version,
-    second: Version,
-    *,
-    predictor: Predictor,
-    ledger: Ledger,
-    features: FeatureStore,
-    alpha: float,
-) -> Comparison:
+def compare(project: Project, first: Version, second: Version, predictor: Predictor, *, alpha: float) -> Comparison:
     """Ask both versions about every held-out task that has a label and vectors of both; neither has learned from one.
 
     alpha: the level of significance at which one is called better.
     """
     try:
-        answers = [
-            _answers_to_measured_tasks(project, version, predictor=predictor, ledger=ledger, features=features)
-            for version in (first, second)
-        ]
+        answers = [_answers_to_measured_tasks(project, version, predictor) for version in (first, second)]
     except (NotFoundError, InvalidInputError, OtherLabelsError) as error:
         return Comparison((), _not(first, second, str(error)))
     _, *at = np.intersect1d(answers[0].tasks, answers[1].tasks, return_indices=True)
@@ -106,35 +92,21 @@ class _Answers:
         return _Answers(self.tasks[places], self.probabilities[places], self.targets[places], self.right[places])
 
 
-def _answers_to_measured_tasks(
-    project: Project, version: Version, *, predictor: Predictor, ledger: Ledger, features: FeatureStore
-) -> _Answers:
+def _answers_to_measured_tasks(project: Project, version: Version, predictor: Predictor) -> _Answers:
     """Its answers to the measured tasks; those that it learned from, or that have no vector of its encoder, are left out."""
     from ml_backend.learning.record import Record  # noqa: PLC0415 - torch takes seconds: a list does not wait
-    from ml_backend.steps.corpus import Corpus  # noqa: PLC0415
-    from ml_backend.steps.encode_images import learned_before, places  # noqa: PLC0415
+    from ml_backend.steps.encode_images import corpus_of  # noqa: PLC0415
 
     model = predictor.load(project, version.number)
     if not model.fits:
         raise OtherLabelsError(f"{version.name} was trained for other labels than the project has now.")
-    rows = ledger.pool(project)
-    at = places(features, model.encoder, rows.hashes)
-    if not (at >= 0).any():
+    corpus = corpus_of(project, predictor.ledger.pool(project), model.encoder, predictor.features, predictor.versions)
+    if corpus is None:
         nothing = np.zeros(0, dtype=np.int64)
         return _Answers(nothing, np.zeros((0, 0), dtype=np.float32), nothing, np.zeros(0, dtype=np.bool_))
-    matrix = features.matrix(model.encoder.id)
-    corpus = Corpus(
-        rows,
-        at,
-        matrix,
-        model.encoder,
-        project.schema.labels,
-        project.schema.multiple,
-        learned_before(project, predictor.versions),
-    )
     examples = corpus.unseen(Record.load(version.folder), corpus.examples(held_out=True))
     probabilities = model.head.predict_proba(examples.features)
-    return _Answers(rows.ids[examples.tasks], probabilities, examples.targets, examples.right(probabilities))
+    return _Answers(corpus.rows.ids[examples.tasks], probabilities, examples.targets, examples.right(probabilities))
 
 
 def _judged(

@@ -161,7 +161,7 @@ class ManualQueue:
         if model is None:
             return list(queries)
         hashes = rows.hashes[np.searchsorted(rows.ids, [q.task_id for q in queries])]
-        at = places(self.features, model.encoder, hashes)
+        at = places(self.features, model.encoder.id, hashes)
         known = [i for i, q in enumerate(queries) if at[i] >= 0 and q.arm != "holdout"]
         complete = list(queries)
         if known:

@@ -35,6 +35,7 @@ from ml_backend.commands.options import (
 from ml_backend.commands.output import Answer
 from ml_backend.errors import AnotherStoreError, InvalidInputError
 from ml_backend.host_lists import HostList
+from ml_backend.hosts import Hosts
 from ml_backend.labelstudio import ownership
 from ml_backend.labelstudio.addresses import SETTING, unlisted
 from ml_backend.labelstudio.checks import CONNECTING, Access, Finding, check, check_selection
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     looks = args.check or args.dry_run
     made = partial(_made, settings, client.url, int(project["id"]))
     taken = [] if looks else _own(client, project, settings, made, args)
-    url = (args.backend_url or _backend_url(settings, client.url)).rstrip("/")
+    url = (args.backend_url or Hosts(settings).backend_url(client.url)).rstrip("/")
     if args.remove:
         return _remove(client, project, url, args, answer)
     access = Access.of(settings.user, settings.password)
@@ -141,7 +142,7 @@ def unlisted_hosts(client: LabelStudio, settings: Settings, number: int, finding
         f"{amount(sum(hosts.values()), 'image')} would not be fetched, as the host is not listed: to trust it, start "
         f"the service with {SETTING}={','.join([*settings.image_hosts, *places])}, or serve them through Label Studio."
     )
-    return [Finding("image hosts", ok=False, message=message)]
+    return [Finding("image hosts", "FIX", message)]
 
 
 def _project(
@@ -237,12 +238,6 @@ def labels_from(text: str) -> list[str]:
     return labels
 
 
-def _backend_url(settings: Settings, host: str) -> str:
-    from ml_backend.hosts import host_slug  # noqa: PLC0415 - torch takes seconds
-
-    return f"{settings.url}/hosts/{host_slug(host)}"
-
-
 def _remove(client: LabelStudio, project: dict[str, Any], url: str, args: argparse.Namespace, answer: Answer) -> int:
     removed = disconnect(client, int(project["id"]), url)
     did = "Would remove" if args.dry_run else "Removed"
@@ -273,7 +268,7 @@ def _told(
         lines += [f"  {change}" for change in changed] or ["  everything was right already"]
     lines += [f"  {'ok ' if finding.ok else 'FIX'}  {finding.name}: {finding.message}" for finding in findings]
     ok = all(finding.ok for finding in findings)
-    document |= {"ok": ok, "findings": [vars(finding) for finding in findings]}
+    document |= {"ok": ok, "findings": [{"name": f.name, "ok": f.ok, "message": f.message} for f in findings]}
     lines += [] if args.check else closing
     answer.result(document, "\n".join([*lines, UNCHANGED] if args.dry_run else lines))
     return 0 if ok or args.dry_run else 1

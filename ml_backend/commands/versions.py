@@ -97,14 +97,7 @@ def _compare(project: Project, services: Services, args: argparse.Namespace, ans
     from ml_backend.manual_promotion import compare, listed  # noqa: PLC0415
 
     pair = [_version(project, services, name) for name in (args.first, args.second)]
-    comparison = compare(
-        project,
-        *pair,
-        predictor=services.predictor,
-        ledger=services.ledger,
-        features=services.features,
-        alpha=services.settings.promotion_alpha,
-    )
+    comparison = compare(project, *pair, services.predictor, alpha=services.settings.promotion_alpha)
     known = {row["name"]: row for row in listed(project, services.versions)}
     rows = [known[version.name] for version in pair]
     document = {

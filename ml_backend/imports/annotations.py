@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ml_backend.errors import InvalidInputError
-from ml_backend.imports.uploading import IMPORTED, LabelsAs, parse_labels, raise_for_invalid_labels
+from ml_backend.imports.sources import Source
+from ml_backend.imports.uploading import IMPORTED, LabelsAs, check_labels
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.results import annotation_result, prediction_result
 from ml_backend.records import Annotation, LabelSchema, Task
@@ -79,14 +80,8 @@ def import_labels(
 
 
 def _checked(schema: LabelSchema, given: Mapping[str, Sequence[str]], separator: str) -> dict[str, tuple[str, ...]]:
-    labels = {name: parse_labels(schema, cells, separator) for name, cells in given.items()}
-    unknown: dict[str, int] = {}
-    for names in labels.values():
-        for name in set(names) - set(schema.labels):
-            unknown[name] = unknown.get(name, 0) + 1
-    several = [] if schema.multiple else [name for name, names in labels.items() if len(names) > 1]
-    raise_for_invalid_labels(schema, unknown, several)
-    return {name: names for name, names in labels.items() if names or (schema.multiple and given[name])}
+    sources = [Source(name, cells=tuple(cells)) for name, cells in given.items()]
+    return {source.relative: labels for source, labels in check_labels(schema, sources, separator).items()}
 
 
 def _resolved(

@@ -5,7 +5,8 @@ Safe to repeat and to kill: what the project has is asked of Label Studio, never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -53,37 +54,31 @@ class ImportReport:
 def check_labels(schema: LabelSchema, sources: Iterable[Source], separator: str) -> dict[Source, tuple[str, ...]]:
     """Labels of each source that has some; () for an empty cell where several may be chosen: none of them.
 
-    Raises InvalidInputError listing all that the label config does not know.
+    Raises InvalidInputError listing all that the label config does not know; nothing has been written then.
     """
     labels: dict[Source, tuple[str, ...]] = {}
-    unknown: dict[str, int] = {}
+    unknown: Counter[str] = Counter()
     several: list[str] = []
     for source in sources:
-        names = parse_labels(schema, source.cells, separator)
-        for name in set(names) - set(schema.labels):
-            unknown[name] = unknown.get(name, 0) + 1
+        names = _parsed(schema, source.cells, separator)
+        unknown.update(set(names) - set(schema.labels))
         if len(names) > 1 and not schema.multiple:
             several.append(source.relative)
         if names or (schema.multiple and source.cells):
             labels[source] = names
-    raise_for_invalid_labels(schema, unknown, several)
-    return labels
-
-
-def raise_for_invalid_labels(schema: LabelSchema, unknown: Mapping[str, int], several: Sequence[str]) -> None:
-    """Raise InvalidInputError where labels do not fit the label config; nothing has been written then."""
     faults = []
     if unknown:
         names = ", ".join(f"{name!r} ({count})" for name, count in sorted(unknown.items())[:20])
         faults.append(f"labels that are not in the label config: {names} (it has {', '.join(schema.labels)})")
     if several:
-        names = ", ".join(map(repr, several[:10]))
-        faults.append(f"several labels for one image, although the label config allows only one: {names}")
+        shown = ", ".join(map(repr, several[:10]))
+        faults.append(f"several labels for one image, although the label config allows only one: {shown}")
     if faults:
         raise InvalidInputError(f"Nothing was written, because there are {'; and '.join(faults)}.")
+    return labels
 
 
-def parse_labels(schema: LabelSchema, cells: Iterable[str], separator: str) -> tuple[str, ...]:
+def _parsed(schema: LabelSchema, cells: Iterable[str], separator: str) -> tuple[str, ...]:
     """The distinct labels in these cells; a cell that is a label as it stands is not taken apart."""
     names: dict[str, None] = {}
     for cell in cells:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import urlsplit
 
 from ml_backend.errors import InvalidInputError, LabelStudioError, NotFoundError
@@ -57,11 +58,15 @@ class Hook:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `message` says how it is; where not `ok`, what to change."""
+    """One thing looked at. `message` says how it is; where `state` is FIX, what to change."""
 
     name: str
-    ok: bool
+    state: Literal["ok", "note", "FIX"]
     message: str
+
+    @property
+    def ok(self) -> bool:
+        return self.state != "FIX"
 
 
 def check(
@@ -96,13 +101,15 @@ def check_addresses(client: LabelStudio, backend_url: str) -> list[Finding]:
         (BACKEND_ADDRESS, "/api/ml/", backend_url),
         (WEBHOOK_ADDRESS, "/api/webhooks/", webhook_url(backend_url)),
     ):
+        sentence: str | None = None
         try:
             client.transport.call("POST", path, json={"url": url})
         except LabelStudioError as error:
             sentence = refusal(str(error), url, name)
-            findings.append(Finding(name, sentence is None, sentence or f"Label Studio accepts {url}."))
         except NotFoundError:
-            findings.append(Finding(name, ok=True, message=f"Label Studio accepts {url}."))
+            pass
+        accepted = Finding(name, "ok", f"Label Studio accepts {url}.")
+        findings.append(Finding(name, "FIX", sentence) if sentence else accepted)
     return findings
 
 
@@ -157,32 +164,28 @@ def _label_config(project: Json, backends: list[Json], selection: Selection | No
     try:
         schema = check_selection(project, backends, selection, default)
     except InvalidInputError as error:
-        return Finding(name, ok=False, message=str(error))
+        return Finding(name, "FIX", str(error))
     message = (
         f'The {len(schema.labels)} labels of "{schema.from_name}" are learned from the image in "{schema.image_key}".'
     )
-    return Finding(name, ok=True, message=message)
+    return Finding(name, "ok", message)
 
 
 def _backend(backends: list[Json], backend_url: str) -> Finding:
     name = "ML backend"
     if not backends:
-        return Finding(name, ok=False, message=f"No ML backend is connected: connect {backend_url}.")
+        return Finding(name, "FIX", f"No ML backend is connected: connect {backend_url}.")
     backend = backends[0]
     if backend["url"].rstrip("/") != backend_url.rstrip("/"):
         return Finding(
-            name,
-            ok=False,
-            message=(f"The ML backend points at {backend['url']}, not at {backend_url}: connect it again."),
+            name, "FIX", f"The ML backend points at {backend['url']}, not at {backend_url}: connect it again."
         )
     if backend["state"] not in WORKING:
         reason = backend.get("error_message") or "no answer to /health"
         return Finding(
-            name,
-            ok=False,
-            message=(f"Label Studio cannot reach {backend_url} ({reason}): check that the service is running."),
+            name, "FIX", f"Label Studio cannot reach {backend_url} ({reason}): check that the service is running."
         )
-    return Finding(name, ok=True, message=f"Label Studio reaches {backend_url}.")
+    return Finding(name, "ok", f"Label Studio reaches {backend_url}.")
 
 
 def _webhook(ours: list[Json], wanted: tuple[Hook, ...], access: Access | None) -> Finding:
@@ -195,9 +198,9 @@ def _webhook(ours: list[Json], wanted: tuple[Hook, ...], access: Access | None) 
         elif faults := webhook_faults(found[0], hook, access):
             wrong.append(f"The webhook for {hook.kind} ({hook.url}) is wrong: it {', '.join(faults)}.")
     if wrong:
-        return Finding("webhook", ok=False, message=f"{' '.join(wrong)} Connect the project again.")
+        return Finding("webhook", "FIX", f"{' '.join(wrong)} Connect the project again.")
     kinds = " and ".join(hook.kind for hook in wanted)
-    return Finding("webhook", ok=True, message=f"Label Studio sends its events about {kinds} to {wanted[0].url}.")
+    return Finding("webhook", "ok", f"Label Studio sends its events about {kinds} to {wanted[0].url}.")
 
 
 def webhook_faults(found: Json, hook: Hook, access: Access | None) -> list[str]:
@@ -221,34 +224,25 @@ def webhook_faults(found: Json, hook: Hook, access: Access | None) -> list[str]:
 def _serving(project: Json, versions: Mapping[str, int], titles: Collection[str]) -> list[Finding]:
     """Whether what is pushed decides what is served."""
     sampling, version = project["sampling"], project["model_version"]
-    sampled = sampling == UNCERTAINTY
-    findings = [
-        Finding(
-            "sampling",
-            sampled,
-            f"Tasks are served by {sampling!r}"
-            + (
-                "."
-                if sampled
-                else (f", not by {UNCERTAINTY!r}, which {SAMPLING_PAGE} does not offer: connect the project again.")
-            ),
-        )
-    ]
+    right = Finding("sampling", "ok", f"Tasks are served by {sampling!r}.")
+    instead = f"not by {UNCERTAINTY!r}, which {SAMPLING_PAGE} does not offer: connect the project again."
+    wrong = Finding("sampling", "FIX", f"Tasks are served by {sampling!r}, {instead}")
+    findings = [right if sampling == UNCERTAINTY else wrong]
     if version and not versions.get(version):
         why = "the title of a backend, not a version" if version in titles else "which no prediction has"
         message = (
             f"The project's model version is {version!r}, {why}, so tasks come in random order: push a queue "
             "with `ml-backend sync run`."
         )
-        findings.append(Finding("model version", ok=False, message=message))
+        findings.append(Finding("model version", "FIX", message))
     else:
         message = f"Label Studio serves the queue {version!r}." if version else "No queue has been pushed yet."
-        findings.append(Finding("model version", ok=True, message=message))
+        findings.append(Finding("model version", "ok", message))
     if project["maximum_annotations"] > 1:
         message = (
             "Each task is labelled more than once: Label Studio serves tasks already started first, then the queue."
         )
-        findings.append(Finding("overlap", ok=True, message=message))
+        findings.append(Finding("overlap", "ok", message))
     return findings
 
 

@@ -72,11 +72,9 @@ def finding(project: Json, store: str | None, made: Callable[[str], bool]) -> Fi
     try:
         owner = require_own(project, store, made)
     except AnotherStoreError as error:
-        return Finding("owner", ok=False, message=str(error))
+        return Finding("owner", "FIX", str(error))
     return Finding(
-        "owner",
-        ok=True,
-        message="The project belongs to this store." if owner else "The project does not belong to a store yet.",
+        "owner", "ok", f"The project {'belongs to this store' if owner else 'does not belong to a store yet'}."
     )
 
 

@@ -14,6 +14,7 @@ from ml_backend.learning.training import train_head
 from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus
+from ml_backend.steps.encode_images import places
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.project_state import Advice
@@ -82,7 +83,7 @@ class Advisor:
         encoded = np.flatnonzero(corpus.encoded)
         fixed = np.sort(encoded[np.argsort(corpus.rows.hashes[encoded], kind="stable")[:FIXED_SET]])
         encoder_id = former.meta.encoder.id
-        at = self.features.rows(encoder_id, [digest.decode() for digest in corpus.rows.hashes[fixed].tolist()])
+        at = places(self.features, encoder_id, corpus.rows.hashes[fixed])
         if not (at >= 0).any():
             return None
         own = self.features.matrix(encoder_id)[at[at >= 0]]

@@ -18,6 +18,7 @@ from ml_backend.steps.corpus import Corpus
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
+from ml_backend.store.rows import PoolRows
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.wording import amount
 
@@ -53,7 +54,7 @@ class CorpusBuilder:
         except ImageError as error:
             self._note_waiting(project, str(error))
             return None
-        missing = (places(self.features, encoder, rows.hashes) < 0) & ~rows.resting
+        missing = (places(self.features, encoder.id, rows.hashes) < 0) & ~rows.resting
         waiting = None
         if missing.any():
             ids = rows.ids[missing]
@@ -63,12 +64,7 @@ class CorpusBuilder:
             rows = self.ledger.pool(project)
         self._note_waiting(project, waiting)
         self.encoding.kept.pop(project.id, None)
-        at = places(self.features, encoder, rows.hashes)
-        if not (at >= 0).any():
-            return None
-        matrix = self.features.matrix(encoder.id)
-        classes, multiple = project.schema.labels, project.schema.multiple
-        return Corpus(rows, at, matrix, encoder, classes, multiple, learned_before(project, self.encoders.versions))
+        return corpus_of(project, rows, encoder, self.features, self.encoders.versions)
 
     def _note_waiting(self, project: Project, waiting: str | None) -> None:
         """Keep with the project why images are not read yet, for its status."""
@@ -78,7 +74,18 @@ class CorpusBuilder:
             logger.warning("%s: %s", project.key, waiting)
 
 
-def learned_before(project: Project, versions: Versions) -> Record | None:
+def corpus_of(
+    project: Project, rows: PoolRows, encoder: Encoder, features: FeatureStore, versions: Versions
+) -> Corpus | None:
+    """The tasks beside their vectors of this encoder; None where there is no vector."""
+    at = places(features, encoder.id, rows.hashes)
+    if not (at >= 0).any():
+        return None
+    matrix, schema = features.matrix(encoder.id), project.schema
+    return Corpus(rows, at, matrix, encoder, schema.labels, schema.multiple, _learned_before(project, versions))
+
+
+def _learned_before(project: Project, versions: Versions) -> Record | None:
     """What the model that the project started from had learned from, as far as it says so."""
     if not project.state.imported:
         return None
@@ -96,9 +103,9 @@ def _waiting(found: Encoded) -> str | None:
     return f"{amount(len(found.untried), 'image')} cannot be fetched at present, and will be by itself: {reason}"
 
 
-def places(features: FeatureStore, encoder: Encoder, hashes: NDArray[np.bytes_]) -> NDArray[np.int64]:
+def places(features: FeatureStore, encoder_id: str, hashes: NDArray[np.bytes_]) -> NDArray[np.int64]:
     """(N,) row of each image's vector in the feature store, -1 where it was not encoded yet or has no hash."""
     at = np.full(len(hashes), -1, dtype=np.int64)
     known = np.flatnonzero(hashes != b"")
-    at[known] = features.rows(encoder.id, [digest.decode() for digest in hashes[known].tolist()])
+    at[known] = features.rows(encoder_id, [digest.decode() for digest in hashes[known].tolist()])
     return at

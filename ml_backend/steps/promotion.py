@@ -20,6 +20,7 @@ from ml_backend.learning.record import Record, digests, image_keys
 from ml_backend.predictor import Predictor
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus, Examples
+from ml_backend.steps.encode_images import places
 from ml_backend.store.model_versions import LAST, PASSED, Version, Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
@@ -113,7 +114,7 @@ class Promotion:
         encoder_id = version.meta.encoder.id
         if encoder_id == corpus.encoder.id or not len(examples.tasks):
             return examples
-        at = self.features.rows(encoder_id, [h.decode() for h in corpus.rows.hashes[examples.tasks].tolist()])
+        at = places(self.features, encoder_id, corpus.rows.hashes[examples.tasks])
         there = np.flatnonzero(at >= 0)
         if not len(there):
             return Examples(examples.features[:0], examples.targets[:0], examples.tasks[:0])
