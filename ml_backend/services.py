@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ml_backend.diagnostics import Diagnosis
 from ml_backend.encoding import Encoding
-from ml_backend.errors import StoreError
 from ml_backend.hosts import Hosts, Registry
 from ml_backend.learning.images import limit_pixels
 from ml_backend.predictor import Predictor
@@ -34,10 +31,7 @@ if TYPE_CHECKING:
     from ml_backend.imports.trained_model import ModelImporter
     from ml_backend.manual_queue import ManualQueue
 
-logger = logging.getLogger(__name__)
-
 OBSERVATION = timedelta(seconds=15)
-LONGEST_PAUSE = 15.0
 
 
 @dataclass
@@ -129,16 +123,3 @@ class Services:
             versions=Versions(settings.data_dir / "versions", database),
             features=FeatureStore(settings.data_dir / "features"),
         )
-
-
-def open_patiently(settings: Settings) -> Services:
-    """Open the stores as soon as they can be: a database starts when it starts, and space is freed when it is."""
-    pause, warned = 0.5, False
-    while True:
-        try:
-            return Services.open(settings)
-        except StoreError as error:
-            if not warned:
-                logger.warning("%s Trying again until it can be.", error)
-            pause, warned = min(2 * pause, LONGEST_PAUSE), True
-            time.sleep(pause)

@@ -142,15 +142,8 @@ def compared(
     pair = dict(zip((1, 2), models, strict=True))
     monkeypatch.setattr(services.predictor, "load", lambda _project, number: pair[number])
     first, second = (services.versions.version(project, number) for number in pair)
-    return manual_promotion.compare(
-        project,
-        first,
-        second,
-        predictor=services.predictor,
-        ledger=services.ledger,
-        features=services.features,
-        alpha=services.settings.promotion_alpha,
-    )
+    alpha = services.settings.promotion_alpha
+    return manual_promotion.compare(project, first, second, services.predictor, alpha=alpha)
 
 
 def test_two_versions_are_asked_about_the_same_held_out_tasks(

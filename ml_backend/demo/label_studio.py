@@ -107,7 +107,7 @@ class EmbeddedLabelStudio:
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         try:
-            self._wait()
+            self._wait(self._process)
         except BaseException:
             self.stop()
             raise
@@ -148,15 +148,11 @@ class EmbeddedLabelStudio:
         }
         return kept | own | _QUIET | files | dict(self.environment)
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if self._process is None or self._process.poll() is not None:
-                raise LabelStudioUnavailableError(f"Label Studio exited while starting: {self._last_lines()}")
-            with contextlib.suppress(requests.RequestException):
-                if requests.get(f"{self.url}/health", timeout=2).ok:
-                    return
-            time.sleep(0.1)
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        if answers(self.url, process, START_TIMEOUT_S):
+            return
+        if process.poll() is not None:
+            raise LabelStudioUnavailableError(f"Label Studio exited while starting: {self._last_lines()}")
         raise LabelStudioUnavailableError(f"Label Studio did not start in {START_TIMEOUT_S:.0f} s; see {self.log}.")
 
     def _last_lines(self) -> str:
@@ -171,6 +167,17 @@ def find_binary(root: Path, environment: Mapping[str, str]) -> Path | None:
     if on_path and not named:
         candidates.append(Path(on_path))
     return next((path for path in candidates if path.is_file()), None)
+
+
+def answers(url: str, process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether the server at this address answers /health within so many seconds, and while its process lives."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(f"{url}/health", timeout=2).ok:
+                return True
+        time.sleep(0.1)
+    return False
 
 
 def free_port() -> int:

@@ -8,14 +8,11 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import requests
-
 from ml_backend.demo.digits import CLASSES
-from ml_backend.demo.label_studio import EmbeddedLabelStudio, find_binary, free_port, is_free
+from ml_backend.demo.label_studio import EmbeddedLabelStudio, answers, find_binary, free_port, is_free
 from ml_backend.errors import BackendError, ConfigError
 from ml_backend.hosts import host_slug
 from ml_backend.labelstudio.client import LabelStudio
@@ -56,7 +53,8 @@ def service(args: argparse.Namespace, data: Path, studio: EmbeddedLabelStudio) -
     process = subprocess.Popen(command, env=given | environment, preexec_fn=die_with_parent)  # noqa: PLW1509
     try:
         settings = Settings.from_environ(given | environment)
-        _wait_for(f"{settings.url}/health", process)
+        if not answers(settings.url, process, 60):
+            raise BackendError("The service did not start; see its messages above.")
         yield settings
     finally:
         process.terminate()
@@ -72,16 +70,6 @@ def _beside(studio: EmbeddedLabelStudio, data: Path, port: int) -> dict[str, str
         "ML_BACKEND_PORT": str(port),
         "ML_BACKEND_URL": f"http://127.0.0.1:{port}",
     }
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(requests.RequestException):
-            if requests.get(url, timeout=1).ok:
-                return
-        time.sleep(0.1)
-    raise BackendError("The service did not start; see its messages above.")
 
 
 def _port(given: int | None, usual: int, option: str) -> int:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from ml_backend.errors import BackendError, DiskFullError, ReadOnlyError, StoreAwayError
+from ml_backend.errors import BackendError, DiskFullError, ReadOnlyError, StoreAwayError, StoreError
 
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+LONGEST_PAUSE = 15.0
+"""Seconds between two tries while the store cannot be used."""
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM}
 SCARCE = 2**20
@@ -36,6 +45,27 @@ def translated(place: str) -> Iterator[None]:
         if (fault := _of_the_database(error, place)) is None:
             raise
         raise fault from error
+
+
+def patiently(do: Callable[[], Result], wait: Callable[[float], object] = time.sleep, *, pause: float = 0.5) -> Result:
+    """Do it as soon as the store can be used: a database starts when it starts, and space is freed when it is.
+
+    wait: called with growing pauses of LONGEST_PAUSE seconds at most; where it answers True, the StoreError is raised.
+    """
+    away = False
+    while True:
+        try:
+            result = do()
+        except StoreError as error:
+            if not away:
+                logger.warning("%s Trying again until it can be.", error)
+            away, pause = True, min(2 * pause, LONGEST_PAUSE)
+            if wait(pause):
+                raise
+        else:
+            if away:
+                logger.info("the store can be used again")
+            return result
 
 
 def scarce(folder: Path) -> bool:

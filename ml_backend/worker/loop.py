@@ -30,10 +30,10 @@ from ml_backend.errors import (
     StoreError,
     TurnPausedError,
 )
-from ml_backend.services import Services, open_patiently
+from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.status import turn_sentence
-from ml_backend.store.faults import translated
+from ml_backend.store.faults import patiently, translated
 from ml_backend.store.jobs import Job
 from ml_backend.store.projects import Project
 from ml_backend.worker.heartbeat import Heartbeat, JobCancelledError, JobLostError, WorkerStoppingError
@@ -46,8 +46,6 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.1
-LONGEST_PAUSE = 15.0
-"""Between two tries while the store cannot be used."""
 STOP_SECONDS = 3.0
 """What a step that cannot be interrupted may still take after SIGTERM."""
 LOOKS, EARLY = 0.1, 0.75
@@ -78,21 +76,10 @@ class Worker:
                 self.stopping.wait(IDLE_SECONDS)
 
     def patiently(self, do: Callable[[], Result]) -> Result | None:
-        """Do it as soon as the store can be used, with growing pauses; None where `stopping` was set first."""
-        pause, away = IDLE_SECONDS, None
-        while True:
-            try:
-                result = do()
-            except StoreError as error:
-                if away is None:
-                    logger.warning("%s Trying again until it can be.", error)
-                away, pause = error, min(2 * pause, LONGEST_PAUSE)
-                if self.stopping.wait(pause):
-                    return None
-            else:
-                if away is not None:
-                    logger.info("the store can be used again")
-                return result
+        """Do it as soon as the store can be used; None where `stopping` was set first."""
+        with suppress(StoreError):
+            return patiently(do, self.stopping.wait, pause=IDLE_SECONDS)
+        return None
 
     def _take_over(self) -> bool:
         """Free the jobs of workers that were killed on this machine: in a container, a restart has the same name."""
@@ -231,7 +218,7 @@ def main() -> int:
         # An outage is told in one sentence of ours, not in forty lines.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         os.nice(NICENESS)
-        services = open_patiently(settings)
+        services = patiently(partial(Services.open, settings))
         worker = Worker(services)
 
         def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -20,9 +20,10 @@ from ml_backend import cycle
 from ml_backend.errors import StoreAwayError
 from ml_backend.services import Services
 from ml_backend.settings import Settings
+from ml_backend.store import faults
 from ml_backend.store.jobs import Job
 from ml_backend.store.projects import Project
-from ml_backend.worker import heartbeat, loop
+from ml_backend.worker import heartbeat
 from ml_backend.worker.heartbeat import Heartbeat, JobLostError
 from ml_backend.worker.loop import Worker
 from ml_backend.worker.supervisor import CANNOT_HEAL
@@ -38,7 +39,7 @@ PATIENCE = 30.0
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(loop, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(faults, "LONGEST_PAUSE", 0.2)
 
 
 def claimed(services: Services) -> tuple[Project, Job]:
