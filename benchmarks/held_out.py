@@ -191,7 +191,7 @@ class Run:
     def _corpus(self) -> Corpus:
         self.project = reserve(self.project, self.services.ledger, self.services.versions, self.services.settings)
         rows, features = self.services.ledger.pool(self.project), self.services.features
-        at = places(features, self.encoder, rows.hashes)
+        at = places(features, self.encoder.id, rows.hashes)
         corpus = Corpus(rows, at, features.matrix(ENCODER), self.encoder, self.data.classes, multiple=False)
         reached = reach(self.project, corpus, self.services.ledger, self.services.settings)
         assert reached is not None

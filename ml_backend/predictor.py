@@ -54,14 +54,6 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A version in memory, with the labels that it answers in."""
-
-    model: LoadedModel
-    schema: LabelSchema
-
-
-@dataclass(frozen=True)
 class _Served:
     """The queue Label Studio has: which score each of its tasks was given."""
 
@@ -144,7 +136,7 @@ class Predictor:
         self.features = features
         self.unlisted = unlisted
         self.settings = settings
-        self._models: dict[int, _Kept] = {}
+        self._models: dict[int, tuple[LoadedModel, LabelSchema]] = {}  # with the labels that it answers in
         self._mute: set[tuple[int, int, str]] = set()
         self._queues: dict[int, _Served] = {}
         self._loading = threading.Lock()
@@ -157,16 +149,16 @@ class Predictor:
         version = self.versions.current(project)
         if version is None:
             return None
-        kept = self._models.get(project.id)
-        if kept is None or (kept.model.number, kept.schema) != (version.number, project.schema):
+        model, schema = self._models.get(project.id, (None, None))
+        if model is None or (model.number, schema) != (version.number, project.schema):
             with self._loading:
                 try:
-                    kept = _Kept(self.load(project, version.number), project.schema)
+                    model = self.load(project, version.number)
                 except (NotFoundError, InvalidInputError, OtherLabelsError) as error:
                     self._told(project, version, str(error))
                     return None
-                self._models[project.id] = kept
-        return kept.model
+                self._models[project.id] = model, project.schema
+        return model
 
     def load(self, project: Project, number: int) -> LoadedModel:
         """A version as it answers now. Raises NotFoundError where its files are gone, and what `stored`, `named` raise."""

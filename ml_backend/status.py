@@ -195,31 +195,18 @@ def turn_sentence(summary: Mapping[str, Any]) -> str:
 
 
 def round_status(round_: Round) -> dict[str, Any]:
-    return {
-        "name": round_.served_name,
-        "state": round_.state,
-        "strategy": round_.strategy,
-        "error": round_.error,
-        "created_at": round_.created_at.isoformat(),
-        "verified_at": round_.verified_at.isoformat() if round_.verified_at else None,
-    }
+    return {"name": round_.served_name, **_fields(round_, "state", "strategy", "error", "created_at", "verified_at")}
 
 
 def job_status(job: Job | None) -> dict[str, Any] | None:
-    if job is None:
-        return None
-    return {
-        "id": job.id,
-        "state": job.state,
-        "reason": job.reason,
-        "labels": job.labels,
-        "progress": job.progress,
-        "message": job.message,
-        "due_at": job.due_at.isoformat(),
-        "finished_at": job.finished_at.isoformat() if job.finished_at else None,
-        "summary": job.summary,
-        "error": job.error,
-    }
+    named = ("id", "state", "reason", "labels", "progress", "message", "due_at", "finished_at", "summary", "error")
+    return None if job is None else _fields(job, *named)
+
+
+def _fields(record: object, *names: str) -> dict[str, Any]:
+    """Fields of a record as JSON has them: times in ISO format."""
+    values = {name: getattr(record, name) for name in names}
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
 
 
 def _why_blank(schema: LabelSchema) -> str:

@@ -74,7 +74,7 @@ class Labelling:
 
     def corpus(self) -> Corpus:
         rows = self.services.ledger.pool(self.project)
-        at, matrix = places(self.services.features, encoder(), rows.hashes), self.services.features.matrix(ENCODER)
+        at, matrix = places(self.services.features, encoder().id, rows.hashes), self.services.features.matrix(ENCODER)
         return Corpus(rows, at, matrix, encoder(), self.project.schema.labels, self.project.schema.multiple)
 
     def asked(self, round_: Round, *arms: str) -> list[int]:

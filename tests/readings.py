@@ -26,7 +26,7 @@ class Quarantined:
     reason: str
 
 
-def annotations(ledger: Ledger, project: Project, task_id: int) -> list[Annotation]:
+def answers_to(ledger: Ledger, project: Project, task_id: int) -> list[Annotation]:
     """What every annotator said of one task, skips and quarantined answers included, by id."""
     mine = sa.select(answers).where(answers.c.project_id == project.id, answers.c.task_id == task_id)
     with ledger.database.read() as connection:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ml_backend import diagnostics
 from ml_backend.errors import ImageError, LabelStudioError, LabelStudioUnavailableError
+from ml_backend.labelstudio.checks import Finding
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.records import Query, Task
 from ml_backend.services import Services
@@ -61,7 +62,7 @@ def opened(tmp_path: Path, host: str, key: str = "k" * 40, **settings: Any) -> S
     return Services.open(Settings(data_dir=tmp_path, label_studio_url=host, label_studio_api_key=key, **settings))
 
 
-def results(services: Services, host: str, projects: list[Project] | None = None) -> dict[str, diagnostics.Result]:
+def results(services: Services, host: str, projects: list[Project] | None = None) -> dict[str, Finding]:
     return {result.name: result for result in services.diagnosis.examine(host, lambda: projects or [])}
 
 
@@ -207,7 +208,7 @@ def test_a_project_that_is_gone_and_a_training_that_stopped(
         raise LabelStudioUnavailableError("Label Studio has no such project.")
 
     monkeypatch.setattr(diagnostics, "check", gone)
-    assert [r.state for r in services.diagnosis._project(known, client, several=False)] == ["FIX"]
+    assert [r.state for r in services.diagnosis._project(known, client)] == ["FIX"]
     monkeypatch.setattr(diagnostics, "check", lambda *_, **__: [])
     monkeypatch.setattr(client, "get_project", lambda number: {"id": number, "title": "Pets", "model_version": ""})
     monkeypatch.setattr(client, "tasks", lambda *_, **__: iter([]))
@@ -216,7 +217,7 @@ def test_a_project_that_is_gone_and_a_training_that_stopped(
         job = services.jobs.claim("w", project=known)
         assert job is not None
         services.jobs.fail(job, "the head exploded")
-    found = {r.name: r for r in services.diagnosis._project(known, client, several=False)}
+    found = {r.name: r for r in services.diagnosis._project(known, client)}
     assert found["training"].state == "FIX"
     assert "the head exploded" in found["training"].message
 

@@ -19,7 +19,7 @@ from ml_backend.learning.head import Head
 from ml_backend.learning.images import content_hash
 from ml_backend.learning.patches import fit_patches
 from ml_backend.learning.training import train_head
-from ml_backend.predictor import LoadedModel, _Kept
+from ml_backend.predictor import LoadedModel
 from ml_backend.records import Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
@@ -214,7 +214,7 @@ def test_a_guess_is_ticked_by_policy_and_never_where_a_task_has_several_annotato
     loaded = services.predictor.current(project)
     assert loaded is not None
     known = replace(loaded, confident_from=confident_from)
-    services.predictor._models[project.id] = _Kept(known, project.schema)
+    services.predictor._models[project.id] = known, project.schema
     (answer,) = services.predictor.predict(project, [{"id": 1, "data": {"image": address(png(picture("upright", 5)))}}])
     assert bool(answer["result"]) == ticked
     assert answer["score"] >= 0.5, "the score says how sure it is, ticked or not"

@@ -261,13 +261,9 @@ def _rows(project: Project, services: Services, batch: Batch) -> list[dict[str, 
     return [
         {
             "filename": names.get(query.task_id),
-            "task_id": query.task_id,
             "priority": float(len(batch.queries) - query.rank),
-            "rank": query.rank,
-            "acquisition": query.acquisition,
-            "confidence": query.confidence,
             "prediction": "|".join(query.prediction),
-            "reason": query.reason,
+            **{name: getattr(query, name) for name in ("task_id", "rank", "acquisition", "confidence", "reason")},
         }
         for query in batch.queries
     ]

@@ -96,8 +96,8 @@ def _listed(project: Project, rows: list[dict[str, Any]]) -> str:
 def _compare(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
     from ml_backend.manual_promotion import compare, listed  # noqa: PLC0415
 
-    pair = [_version(project, services, name) for name in (args.first, args.second)]
-    comparison = compare(project, *pair, services.predictor, alpha=services.settings.promotion_alpha)
+    first, second = pair = [_version(project, services, name) for name in (args.first, args.second)]
+    comparison = compare(project, first, second, services.predictor, alpha=services.settings.promotion_alpha)
     known = {row["name"]: row for row in listed(project, services.versions)}
     rows = [known[version.name] for version in pair]
     document = {

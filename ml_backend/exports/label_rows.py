@@ -13,7 +13,7 @@ import numpy as np
 from ml_backend.errors import InvalidInputError
 from ml_backend.records import Label
 from ml_backend.store.rows import LedgerRow
-from ml_backend.tabular import FORMATS, open_table, runs_in_a_spreadsheet
+from ml_backend.tabular import open_table, runs_in_a_spreadsheet
 from ml_backend.task_names import SHOWN, Unreadable, address_path, and_more, task_filename
 from ml_backend.wording import amount
 
@@ -25,16 +25,6 @@ COLUMNS: Mapping[str, type] = {
 }  # fmt: skip
 MINIMAL = ("filename", "label")
 SPLITS = {"train": "train", "holdout": "held-out"}
-
-__all__ = [
-    "COLUMNS",
-    "FORMATS",
-    "MINIMAL",
-    "Tally",
-    "export_rows",
-    "filename",
-    "write_csv",
-]
 
 
 @dataclass
@@ -163,7 +153,8 @@ def _joined(names: Sequence[str], separator: str) -> str:
 def _written(row: LedgerRow, labels: str | None, separator: str) -> dict[str, Any]:
     label = row.label
     path = row.task.data.get("path")
-    return {
+    as_they_are = ("conflict", "round", "strategy", "arm", "rank", "acquisition", "reason", "confidence", "seed")
+    return {name: getattr(row, name) for name in as_they_are} | {
         "filename": filename(row),
         "label": labels,
         "task_id": row.task.id,
@@ -173,19 +164,10 @@ def _written(row: LedgerRow, labels: str | None, separator: str) -> dict[str, An
         "content_hash": row.content_hash or row.task.data.get("sha256"),
         "annotators": separator.join(map(str, label.annotators)) if label else None,
         "agreement": label.agreement if label else None,
-        "conflict": row.conflict,
         "ground_truth": label.ground_truth if label else None,
         "split": SPLITS[row.split],
-        "round": row.round,
-        "strategy": row.strategy,
-        "arm": row.arm,
-        "rank": row.rank,
-        "acquisition": row.acquisition,
-        "reason": row.reason,
-        "confidence": row.confidence,
         "prediction": separator.join(row.prediction),
         "model_version": f"v{row.version}" if row.version is not None else None,
-        "seed": row.seed,
         "queried_at": row.queried_at.isoformat() if row.queried_at else None,
         "labelled_at": label.labelled_at.isoformat() if label else None,
     }

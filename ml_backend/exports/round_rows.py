@@ -57,16 +57,10 @@ def query_rows(project: Project, ledger: Ledger) -> Iterator[dict[str, Any]]:
     names = {row.task.id: filename(row) for row in ledger.rows(project) if row.round is not None}
     for round_ in reversed(ledger.rounds(project)):
         for query in ledger.queries(round_):
-            yield {
+            yield vars(query) | {
                 "round": round_.number,
-                "rank": query.rank,
-                "task_id": query.task_id,
                 "filename": names.get(query.task_id),
-                "arm": query.arm,
                 "strategy": round_.strategy,
-                "acquisition": query.acquisition,
-                "reason": query.reason,
-                "confidence": query.confidence,
                 "prediction": "|".join(query.prediction),
                 "model_version": f"v{round_.version}",
                 "queried_at": round_.created_at.isoformat(),

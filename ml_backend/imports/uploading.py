@@ -68,8 +68,8 @@ def check_labels(schema: LabelSchema, sources: Iterable[Source], separator: str)
             labels[source] = names
     faults = []
     if unknown:
-        names = ", ".join(f"{name!r} ({count})" for name, count in sorted(unknown.items())[:20])
-        faults.append(f"labels that are not in the label config: {names} (it has {', '.join(schema.labels)})")
+        shown = ", ".join(f"{name!r} ({count})" for name, count in sorted(unknown.items())[:20])
+        faults.append(f"labels that are not in the label config: {shown} (it has {', '.join(schema.labels)})")
     if several:
         shown = ", ".join(map(repr, several[:10]))
         faults.append(f"several labels for one image, although the label config allows only one: {shown}")

@@ -25,7 +25,7 @@ from ml_backend.worker.loop import Worker
 from tests.e2e import acts
 from tests.e2e.stack import Stack, digits, import_digits, inline
 from tests.other_settings import use
-from tests.readings import annotations, held_out_tasks, read_back
+from tests.readings import answers_to, held_out_tasks, read_back
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_no_held_out_task_has_a_guess_in_label_studio_after_a_queue_by_hand_a_ro
     assert stack.turn() == replace(queue, pushed_at=ANY, verified_at=ANY)
     assert guessed(stack) == before != set()
     held_out = next(
-        task for task in held_out_tasks(ledger, stack.project) if not annotations(ledger, stack.project, task)
+        task for task in held_out_tasks(ledger, stack.project) if not answers_to(ledger, stack.project, task)
     )
     others = [task for task in served(stack) if task not in held_out_tasks(ledger, stack.project)][:3]
     manual = services.manual_queue

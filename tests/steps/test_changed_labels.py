@@ -198,9 +198,7 @@ def test_versions_of_the_same_labels_are_compared_whatever_their_order_and_other
     bench.turn()
     first, third = (bench.services.versions.version(bench.project, number) for number in (1, 3))
     services = bench.services
-    compared = partial(
-        compare, predictor=services.predictor, ledger=services.ledger, features=services.features, alpha=0.05
-    )
+    compared = partial(compare, predictor=services.predictor, alpha=0.05)
     comparison = compared(bench.project, first, third)
     assert [m["n"] for m in comparison.measured] == [20, 20], comparison.verdict
     bench.configure(KINDS[:2])

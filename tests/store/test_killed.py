@@ -27,7 +27,7 @@ from ml_backend.store.projects import Project
 from ml_backend.store.schema import jobs as jobs_table
 from ml_backend.store.version_meta import VersionMeta
 from tests.fakes import FakeClock, FakeLabelStudio, quick_database
-from tests.readings import annotations
+from tests.readings import answers_to
 
 STORE = str(Path(reconcile_module.__file__).parent)
 KEY = ProjectKey("http://label-studio", 1)
@@ -132,7 +132,7 @@ def test_a_reconcile_killed_anywhere_leaves_each_task_whole_and_the_next_one_men
         ledger, project = Ledger(database), known(database)
         held = {label.task_id: label for label in ledger.labels(project)}
         for task in ledger.tasks(project):
-            verdict = consensus(annotations(ledger, project, task.id), SCHEMA, project.rule)
+            verdict = consensus(answers_to(ledger, project, task.id), SCHEMA, project.rule)
             assert held.get(task.id) == verdict.label
         ledger.reconcile(project, studio.listing(1), full=True, now=studio.clock.now)
         truth = {t.id: consensus(a, SCHEMA, project.rule).label for t, a in studio.listing(1)}

@@ -12,7 +12,7 @@ from ml_backend.store.database import Database
 from ml_backend.store.ledger import Ledger
 from tests.conftest import HOST, SCHEMA, full, known, names
 from tests.fakes import FakeClock, FakeLabelStudio
-from tests.readings import annotations, quarantined
+from tests.readings import answers_to, quarantined
 
 
 def test_a_project_is_found_again_by_host_and_number(ledger: Ledger) -> None:
@@ -230,7 +230,7 @@ def test_an_answer_first_seen_after_it_was_changed_names_its_editor(ledger: Ledg
     studio.update(given.id, "dog", by=2)
     full(ledger, project, studio)
     (label,) = ledger.labels(project)
-    assert (label.annotators, annotations(ledger, project, label.task_id)[0].annotator) == ((2,), 1)
+    assert (label.annotators, answers_to(ledger, project, label.task_id)[0].annotator) == ((2,), 1)
 
 
 def test_another_rule_decides_anew(ledger: Ledger, studio: FakeLabelStudio) -> None:
@@ -238,7 +238,8 @@ def test_another_rule_decides_anew(ledger: Ledger, studio: FakeLabelStudio) -> N
     task = studio.create_task(1)
     for number, name in enumerate(["cat", "cat", "dog"]):
         studio.annotate(task.id, name, annotator=number)
-    assert full(ledger, project, studio).conflicts == 1
+    full(ledger, project, studio)
+    assert ledger.counts(project).conflicts == 1
     assert names(ledger, project) == {task.id: ("cat",)}
     changed = known(ledger, rule=ConsensusRule(vote="most_recent"))
     ledger.reconcile(changed, [], full=False)
@@ -317,7 +318,7 @@ def test_the_same_task_twice_in_a_listing_is_one_task(ledger: Ledger, studio: Fa
     report = ledger.reconcile(project, [(task, []), (task, [annotation])] * 2, full=True)
     assert report.added == 1
     assert names(ledger, project) == {task.id: ("cat",)}
-    assert annotations(ledger, project, task.id) == [annotation]
+    assert answers_to(ledger, project, task.id) == [annotation]
 
 
 def test_naive_times_are_refused(ledger: Ledger) -> None:

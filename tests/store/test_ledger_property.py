@@ -19,7 +19,7 @@ from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from tests.fakes import FakeEvent, FakeLabelStudio, quick_database
-from tests.readings import annotations, quarantined
+from tests.readings import answers_to, quarantined
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +89,7 @@ class World:
         tasks = list(self.ledger.tasks(project))
         return {
             "tasks": [(task.id, task.image, task.data, task.updated_at) for task in tasks],
-            "annotations": {task.id: annotations(self.ledger, project, task.id) for task in tasks},
+            "annotations": {task.id: answers_to(self.ledger, project, task.id) for task in tasks},
             "labels": self.ledger.labels(project),
             "quarantined": quarantined(self.ledger, project),
             "conflicts": self.ledger.counts(project).conflicts,
