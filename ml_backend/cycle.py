@@ -10,14 +10,7 @@ from typing import Any, TypeVar
 from ml_backend.predictor import LoadedModel
 from ml_backend.services import Services
 from ml_backend.steps import choose, hold_out
-from ml_backend.steps.advise import Advisor
 from ml_backend.steps.corpus import Corpus
-from ml_backend.steps.encode_images import CorpusBuilder
-from ml_backend.steps.first_order import FirstOrder
-from ml_backend.steps.promotion import Promotion
-from ml_backend.steps.push_queue import QueuePusher
-from ml_backend.steps.sync_labels import LabelSync
-from ml_backend.steps.train import Trainer
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 
@@ -68,90 +61,54 @@ def run(
     TurnPausedError, and the next turn goes on from there. Raises LabelStudioUnavailableError when Label Studio
     is away: what was computed is kept, and the next turn pushes it.
     """
-    steps, ledger, settings = Steps.of(services), services.ledger, services.settings
+    ledger, settings, queue_pusher = services.ledger, services.settings, services.queue_pusher
     timer = _Timer(on_progress, check_paused)
-    timer.step("first order", 0.0, lambda: steps.first_order.serve(project))
-    project, corpus = _read(project, steps, timer, full=full)
-    timer.step("tidy", 0.6, lambda: steps.queue_pusher.tidy(project, idle=not timer.outcome.labels_changed))
+    timer.step("first order", 0.0, lambda: services.first_order.serve(project))
+    project, corpus = _read(project, services, timer, full=full)
+    timer.step("tidy", 0.6, lambda: queue_pusher.tidy(project, idle=not timer.outcome.labels_changed))
     corpus = timer.step("hold out", 0.6, lambda: hold_out.reach(project, corpus, ledger, settings))
-    model = timer.step("train", 0.6, lambda: steps.trainer.train(project, corpus, timer.part(0.6, 0.7)))
-    corpus = timer.step("rescore", 0.7, lambda: _in_own_vectors(project, corpus, model, steps, timer.within(0.7, 0.8)))
+    model = timer.step("train", 0.6, lambda: services.trainer.train(project, corpus, timer.part(0.6, 0.7)))
+    corpus = timer.step(
+        "rescore", 0.7, lambda: _in_own_vectors(project, corpus, model, services, timer.within(0.7, 0.8))
+    )
     round_ = timer.step("choose", 0.8, lambda: choose.choose(project, corpus, model, ledger, settings))
     spare = choose.spare(project, corpus, round_, ledger, settings)
-    served = timer.step("push", 0.9, lambda: steps.queue_pusher.serve(project, round_, spare))
-    timer.step("advise", 0.95, lambda: steps.advisor.advise(project, corpus, model))
+    served = timer.step("push", 0.9, lambda: queue_pusher.serve(project, round_, spare))
+    timer.step("advise", 0.95, lambda: services.advisor.advise(project, corpus, model))
     timer.outcome.round, timer.outcome.version = served, served.version
     timer.outcome.labelled = ledger.counts(project).labelled
     return timer.outcome
 
 
-def _read(project: Project, steps: Steps, timer: _Timer, *, full: bool) -> tuple[Project, Corpus | None]:
+def _read(project: Project, services: Services, timer: _Timer, *, full: bool) -> tuple[Project, Corpus | None]:
     """Labels and vectors as they are now.
 
     Where the images took long, people have labelled meanwhile: that is trained on, too, and not asked for again, and the
     next turn, for which they wait, has little left to catch up with.
     """
-    project, report = timer.step("labels", 0.0, lambda: steps.label_sync.sync(project, full=full))
-    corpus = timer.step("features", 0.1, lambda: steps.corpus_builder.encode_missing(project, timer.within(0.1, 0.55)))
+    project, report = timer.step("labels", 0.0, lambda: services.label_sync.sync(project, full=full))
+    corpus = timer.step(
+        "features", 0.1, lambda: services.corpus_builder.encode_missing(project, timer.within(0.1, 0.55))
+    )
     timer.outcome.labels_changed = report.labels_touched
     if timer.outcome.seconds["features"] > LONG:
         project, report = timer.step(
-            "labels since", 0.55, lambda: steps.label_sync.sync(project, full=False, lazily=True)
+            "labels since", 0.55, lambda: services.label_sync.sync(project, full=False, lazily=True)
         )
         corpus = timer.step(
-            "features since", 0.56, lambda: steps.corpus_builder.encode_missing(project, timer.within(0.56, 0.6))
+            "features since", 0.56, lambda: services.corpus_builder.encode_missing(project, timer.within(0.56, 0.6))
         )
         timer.outcome.labels_changed += report.labels_touched
     return project, corpus
 
 
 def _in_own_vectors(
-    project: Project, corpus: Corpus | None, model: LoadedModel | None, steps: Steps, on_progress: Counter
+    project: Project, corpus: Corpus | None, model: LoadedModel | None, services: Services, on_progress: Counter
 ) -> Corpus | None:
     """The tasks with the vectors of the model's own encoder, which a fine-tuned version brings along."""
     if model is None or corpus is None or model.encoder.id == corpus.encoder.id:
         return corpus
-    return steps.corpus_builder.encode_missing(project, on_progress, model.encoder)
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The steps that work with several collaborators, put together for a turn."""
-
-    first_order: FirstOrder
-    label_sync: LabelSync
-    corpus_builder: CorpusBuilder
-    trainer: Trainer
-    queue_pusher: QueuePusher
-    advisor: Advisor
-
-    @classmethod
-    def of(cls, services: Services) -> Steps:
-        ledger, versions, predictor, settings = (
-            services.ledger,
-            services.versions,
-            services.predictor,
-            services.settings,
-        )
-        label_sync, queue_pusher = services.label_sync, services.queue_pusher
-        promotion = Promotion(versions, predictor, services.features, settings)
-        return cls(
-            first_order=FirstOrder(services.hosts, ledger, label_sync, queue_pusher, settings),
-            label_sync=label_sync,
-            corpus_builder=services.corpus_builder,
-            trainer=Trainer(
-                versions,
-                predictor,
-                ledger,
-                services.features,
-                services.encoding,
-                promotion,
-                services.checkpoints,
-                settings,
-            ),
-            queue_pusher=queue_pusher,
-            advisor=Advisor(ledger, versions, predictor, services.features, settings),
-        )
+    return services.corpus_builder.encode_missing(project, on_progress, model.encoder)
 
 
 class _Timer:

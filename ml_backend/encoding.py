@@ -113,10 +113,10 @@ class Encoding:
         for chunk in chunks(_reachable(tasks, away, everything), CHUNK):
             before = len(everything.hashes) + len(everything.errors)
 
-            def told(count: int, before: int = before) -> None:
+            def on_done(count: int, before: int = before) -> None:
                 done(before + count)
 
-            part = self._encode_chunk(project, encoder, chunk, told)
+            part = self._encode_chunk(project, encoder, chunk, on_done)
             everything.join(part)
             if len(part.untried) == len(chunk):
                 away |= {_host(task): part.errors[task.id] for task in chunk}

@@ -1,7 +1,4 @@
-"""Which version answers, chosen by a person: promote (an earlier one: roll back), pin, unpin; and two of them compared.
-
-What is chosen is served at once, and the project is due, so that the queue follows.
-"""
+"""Which version answers, chosen by a person: the queue follows at once; and two versions compared."""
 
 from __future__ import annotations
 
@@ -20,26 +17,16 @@ from ml_backend.store.projects import Project
 from ml_backend.wording import amount
 
 
-def promote(project: Project, number: int, versions: Versions, jobs: Jobs) -> Version:
-    """Serve this version until a better version is trained. Raises ConflictError while another one is pinned."""
-    return _followed(project, versions.promote(project, number), jobs)
+def follow(project: Project, version: Version, jobs: Jobs) -> Version:
+    """Have the queue follow the version that a person chose to be served; returns it."""
+    jobs.mark_due(project, immediately=True, reason=f"{version.name} chosen by hand")
+    return version
 
 
-def roll_back(project: Project, versions: Versions, jobs: Jobs) -> Version:
-    """Serve the version that was served before. Raises ConflictError where there is none."""
-    return _followed(project, versions.roll_back(project), jobs)
-
-
-def pin(project: Project, number: int, versions: Versions, jobs: Jobs) -> Version:
-    """Serve this version until it is unpinned, whatever is trained meanwhile."""
-    return _followed(project, versions.pin(project, number), jobs)
-
-
-def unpin(project: Project, versions: Versions, jobs: Jobs) -> Version | None:
-    """Serve the newest version that was good enough, and each better one from now on; returns it."""
-    served = versions.unpin(project)
+def unpin(project: Project, versions: Versions, jobs: Jobs) -> None:
+    """Serve the newest version that was good enough, and each better one from now on; the queue follows."""
+    versions.unpin(project)
     jobs.mark_due(project, immediately=True, reason="unpinned")
-    return served
 
 
 def listed(project: Project, versions: Versions) -> list[dict[str, Any]]:
@@ -126,9 +113,3 @@ def _judged(
 
 def _not(first: Version, second: Version, why: str) -> str:
     return f"{first.name} and {second.name} cannot be compared: {why}"
-
-
-def _followed(project: Project, version: Version, jobs: Jobs) -> Version:
-    """Have the queue follow the version that a person chose."""
-    jobs.mark_due(project, immediately=True, reason=f"{version.name} chosen by hand")
-    return version

@@ -155,7 +155,7 @@ class Predictor:
                 try:
                     model = self.load(project, version.number)
                 except (NotFoundError, InvalidInputError, OtherLabelsError) as error:
-                    self._told(project, version, str(error))
+                    self._log_once(project, version, str(error))
                     return None
                 self._models[project.id] = model, project.schema
         return model
@@ -188,7 +188,7 @@ class Predictor:
             self.versions.folder(self.versions.version(project, number)), self.settings.trusted_encoders
         )
 
-    def _told(self, project: Project, version: Version, why: str) -> None:
+    def _log_once(self, project: Project, version: Version, why: str) -> None:
         """Log once that a version cannot answer."""
         if (project.id, version.number, why) not in self._mute:
             self._mute.add((project.id, version.number, why))

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ml_backend.exports.model_files import ModelExporter
     from ml_backend.imports.trained_model import ModelImporter
     from ml_backend.manual_queue import ManualQueue
+    from ml_backend.steps.advise import Advisor
+    from ml_backend.steps.first_order import FirstOrder
+    from ml_backend.steps.train import Trainer
 
 OBSERVATION = timedelta(seconds=15)
 
@@ -78,8 +81,31 @@ class Services:
         return QueuePusher(self.hosts, self.ledger, self.versions, self.predictor, self.settings, store_id)
 
     @property
+    def first_order(self) -> FirstOrder:
+        from ml_backend.steps.first_order import FirstOrder  # noqa: PLC0415 - torch takes seconds: a status does not wait
+
+        return FirstOrder(self.hosts, self.ledger, self.label_sync, self.queue_pusher, self.settings)
+
+    @property
+    def trainer(self) -> Trainer:
+        from ml_backend.steps.promotion import Promotion  # noqa: PLC0415 - torch
+        from ml_backend.steps.train import Trainer  # noqa: PLC0415
+
+        promotion = Promotion(self.versions, self.predictor, self.features, self.settings)
+        return Trainer(
+            self.versions, self.predictor, self.ledger, self.features, self.encoding, promotion, self.checkpoints,
+            self.settings,
+        )  # fmt: skip
+
+    @property
+    def advisor(self) -> Advisor:
+        from ml_backend.steps.advise import Advisor  # noqa: PLC0415 - torch
+
+        return Advisor(self.ledger, self.versions, self.predictor, self.features, self.settings)
+
+    @property
     def manual_queue(self) -> ManualQueue:
-        from ml_backend.manual_queue import ManualQueue  # noqa: PLC0415 - torch takes seconds: a status does not wait
+        from ml_backend.manual_queue import ManualQueue  # noqa: PLC0415 - torch
 
         return ManualQueue(
             self.settings, self.ledger, self.versions, self.features, self.predictor, self.encoding,

@@ -79,11 +79,11 @@ class ProjectStatus:
             if self.versions.pinned(project)
             else "nothing is to be done, the next that is good enough is served by itself"
         )
-        told = (
+        words = (
             f"{version.name} was measured on {amount(before, 'label')}, and {newest.name}, which is not served, on {now:,}: "
             f"{fix}"
         )
-        return version_status(version) | {"outdated_in_words": told if now > before else None}
+        return version_status(version) | {"outdated_in_words": words if now > before else None}
 
     def _former(self, former: Project) -> dict[str, Any]:
         """A project that had the same number in Label Studio before, whose labels are kept."""

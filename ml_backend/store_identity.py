@@ -26,7 +26,7 @@ ANSWER_SECONDS = (0.5, 2.0)
 
 @dataclass(frozen=True)
 class Store:
-    """A store as it is told to people and programs. `id` is None where nothing has been kept yet."""
+    """A store as it is health to people and programs. `id` is None where nothing has been kept yet."""
 
     id: str | None
     data_dir: Path
@@ -36,7 +36,9 @@ class Store:
     def of(cls, settings: Settings) -> Store:
         """Find the store that these settings name; makes nothing."""
         found = existing_store_id(settings.database)
-        return cls(found, settings.data_dir, _told(settings.database_url) if settings.database_url else None)
+        return cls(
+            found, settings.data_dir, _without_credentials(settings.database_url) if settings.database_url else None
+        )
 
     @classmethod
     def make(cls, settings: Settings) -> Store:
@@ -53,7 +55,7 @@ class Store:
         return {"id": self.id, "data_dir": str(self.data_dir), "database": self.database}
 
 
-def _told(url: str) -> str:
+def _without_credentials(url: str) -> str:
     """A database's address without user, password and options."""
     parts = make_url(url)
     return URL.create(
@@ -90,10 +92,10 @@ def service_store(url: str) -> str | None:
     """The id of the store of the service at this address; "" where it does not tell, None where no service answers."""
     try:
         answer = requests.get(f"{url.rstrip('/')}/health", timeout=ANSWER_SECONDS)
-        told = answer.json() if answer.ok else None
+        health = answer.json() if answer.ok else None
     except (requests.RequestException, ValueError):
         return None
-    return str(told.get("store", "")) if isinstance(told, dict) and told.get("status") == "UP" else None
+    return str(health.get("store", "")) if isinstance(health, dict) and health.get("status") == "UP" else None
 
 
 def look_for_former_folder(settings: Settings, environ: Mapping[str, str]) -> str | None:

@@ -32,6 +32,19 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def measured(holdout: Mapping[str, Any] | None) -> str:
+    """The held-out accuracy with its interval, as it stands in tables and in the status."""
+    if not holdout or not holdout.get("n"):
+        return "not measured yet"
+    undecided = f", {holdout['undecided']} without a label" if holdout.get("undecided") else ""
+    return f"{holdout['accuracy']:.1%} ({holdout['low']:.1%} to {holdout['high']:.1%}, n={holdout['n']}{undecided})"
+
+
+def interval(value: Mapping[str, Any] | None) -> str:
+    """A number with its 95 % interval; nothing where there is none."""
+    return f"{value['value']:.1%} ({value['low']:.1%} to {value['high']:.1%})" if value else ""
+
+
 def small_slice(holdout: Mapping[str, Any] | None) -> str | None:
     """What few measured images leave open, in words; None where the interval is narrow, or nothing is measured."""
     if not holdout or not holdout.get("n") or holdout["high"] - holdout["low"] <= WIDE:

@@ -126,7 +126,7 @@ class Bench:
 
     @property
     def promotion(self) -> Promotion:
-        return cycle.Steps.of(self.services).trainer.promotion
+        return self.services.trainer.promotion
 
     def guesses(self) -> dict[int, str]:
         """What `/predict` says of every task that is not held out, whether it would be ticked or not."""

@@ -84,9 +84,11 @@ def test_a_database_elsewhere_is_told_without_its_password(tmp_path: Path) -> No
     url = f"sqlite:///{tmp_path}/state.db"
     told = str(Store(None, tmp_path, Store.of(Settings(data_dir=tmp_path, database_url=url)).database))
     assert f"{tmp_path}/state.db" in told
-    from ml_backend.store_identity import _told
+    from ml_backend.store_identity import _without_credentials
 
-    assert _told("postgresql://me:geheim@host:5432/name?password=geheim") == "postgresql://host:5432/name"
+    assert (
+        _without_credentials("postgresql://me:geheim@host:5432/name?password=geheim") == "postgresql://host:5432/name"
+    )
 
 
 def test_a_moved_store_keeps_its_identity(tmp_path: Path) -> None:

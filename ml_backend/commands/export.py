@@ -23,6 +23,7 @@ from ml_backend.commands.options import add_common, find_project, open_services
 from ml_backend.commands.output import Answer, bar, counted
 from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.tabular import FORMATS, Format, Write, form_of, open_table, text_writer
+from ml_backend.task_names import and_more
 from ml_backend.wording import amount
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def run_labels(args: argparse.Namespace) -> int:
         "conflicts": counts.conflicts,
         "warnings": warnings,
     }
-    return _told(
+    return _report(
         args, answer, report, f"{amount(tally.rows, 'row')} {_written_to(args)}. {_waiting(tally, args)}".strip()
     )
 
@@ -137,7 +138,7 @@ def _run_rounds(args: argparse.Namespace) -> int:
         for row in rows:
             write(row)
             written += 1
-    return _told(
+    return _report(
         args, answer, {"file": str(args.out), "rows": written}, f"{amount(written, 'row')} {_written_to(args)}."
     )
 
@@ -228,7 +229,6 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_dataset(args: argparse.Namespace) -> int:
     from ml_backend.exports.dataset import plan_dataset, write_dataset  # noqa: PLC0415
-    from ml_backend.task_names import and_more  # noqa: PLC0415
 
     answer = Answer(as_json=args.json)
     project, services = _up_to_date(args, answer)
@@ -325,7 +325,7 @@ def _written(args: argparse.Namespace, columns: Mapping[str, type], *, spreadshe
         shutil.copyfileobj(held, sys.stdout)
 
 
-def _told(args: argparse.Namespace, answer: Answer, document: dict[str, Any], text: str) -> int:
+def _report(args: argparse.Namespace, answer: Answer, document: dict[str, Any], text: str) -> int:
     if args.out != STDOUT or args.dry_run:
         answer.result(document | {"dry_run": args.dry_run}, text)
     return 0

@@ -35,7 +35,7 @@ def imported(settings: Settings, host: str, project_id: int, count: int) -> str:
     )
 
 
-def told(counts: Mapping[str, int]) -> str | None:
+def described(counts: Mapping[str, int]) -> str | None:
     """Which held-out labels measure, and what the others wait for; None where it is enough to say how many there are."""
     measured, found = counts["holdout_measured"], counts["holdout_found"]
     undecided, unreadable = counts["holdout_undecided"], counts["holdout_unreadable"]

@@ -94,13 +94,9 @@ def run(args: argparse.Namespace) -> int:
     labels = check_labels(schema, [*found.sources, *found.ambiguous], args.separator)
     report = ImportReport(missing=found.missing)
     reader = ImageReader(client.transport, hosts=HostList(settings.image_hosts), seconds=CHECK_TIMEOUT_S, retries=1)
-
-    def fetch(address: str, task_id: int | None) -> bytes:
-        return reader.fetch(address, task_id=task_id)
-
     answer.say(f"{amount(len(found.sources), 'image')} found; reading them ...")
     with bar("reading", len(found.sources)) as advance:
-        ready = inspect(found.sources, labels, report, advance, ambiguous=found.ambiguous, fetch=fetch)
+        ready = inspect(found.sources, labels, report, advance, ambiguous=found.ambiguous, fetch=reader.fetch)
     number = int(project["id"])
     report.unconnected = unconnected_buckets(client, number, [str(image.source.address) for image in ready])
     if args.strict and (faults := _faults(report)):
@@ -122,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         report.unchecked += len(in_buckets(ready))
     else:
         with bar("checking", len(in_buckets(ready))) as advance:
-            check_imported(number, schema, ready, report, client, fetch, advance)
+            check_imported(number, schema, ready, report, client, reader.fetch, advance)
     _warn(answer, report)
     document = {"project": project["id"], "dry_run": args.dry_run, **vars(report)}
     text = _summary(project["title"], report, args)

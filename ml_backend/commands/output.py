@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,19 +59,6 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(headers), *map(line, cells)])
-
-
-def measured(holdout: Mapping[str, Any] | None) -> str:
-    """The held-out accuracy with its interval, as it stands in tables and in the status."""
-    if not holdout or not holdout.get("n"):
-        return "not measured yet"
-    undecided = f", {holdout['undecided']} without a label" if holdout.get("undecided") else ""
-    return f"{holdout['accuracy']:.1%} ({holdout['low']:.1%} to {holdout['high']:.1%}, n={holdout['n']}{undecided})"
-
-
-def interval(value: Mapping[str, Any] | None) -> str:
-    """A number with its 95 % interval; nothing where there is none."""
-    return f"{value['value']:.1%} ({value['low']:.1%} to {value['high']:.1%})" if value else ""
 
 
 @contextmanager

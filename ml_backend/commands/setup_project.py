@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     if not (args.check or args.dry_run) and all(finding.ok for finding in findings):
         queue, sentence = await_order(client, number)
         closing.append(sentence)
-    return _told(project, client.url, findings, changed, queue, closing, args, answer)
+    return _report(project, client.url, findings, changed, queue, closing, args, answer)
 
 
 def unlisted_hosts(client: LabelStudio, settings: Settings, number: int, findings: list[Finding]) -> list[Finding]:
@@ -249,7 +249,7 @@ def _remove(client: LabelStudio, project: dict[str, Any], url: str, args: argpar
     return 0
 
 
-def _told(
+def _report(
     project: dict[str, Any],
     host: str,
     findings: list[Finding],

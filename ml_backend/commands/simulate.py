@@ -96,7 +96,10 @@ def planned(args: argparse.Namespace, names: Sequence[str], settings: Settings) 
     for name in names:
         parts(name)
     check_settings(args.out / "runs.csv", settings)
-    title, images = ("digits", 1797) if args.data == "digits" else _counted(args)
+    title, images = "digits", 1797
+    if args.data != "digits":
+        title, examples = examples_of(args)
+        images = len(examples)
     rounds = args.labels // args.batch
     print(f"Would replay {', '.join(names)} on {title} ({amount(images, 'labelled image')}): {args.seeds} runs each of "
           f"{amount(rounds, 'round')} of {amount(args.batch, 'label')}.")  # fmt: skip
@@ -105,11 +108,6 @@ def planned(args: argparse.Namespace, names: Sequence[str], settings: Settings) 
         print(f"{amount(done, 'run')} in {args.out / 'runs.csv'} would be kept and not repeated.")
     print(f"Would write runs.csv, table.md and the accuracy plot to {args.out}. Nothing was changed (--dry-run).")
     return 0
-
-
-def _counted(args: argparse.Namespace) -> tuple[str, int]:
-    name, examples = examples_of(args)
-    return name, len(examples)
 
 
 def source_of(args: argparse.Namespace) -> Source:

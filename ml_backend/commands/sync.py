@@ -32,11 +32,13 @@ from ml_backend.commands.options import (
     open_services,
     positive,
 )
-from ml_backend.commands.output import Answer, bar, interval, measured, table
+from ml_backend.commands.output import Answer, bar, table
 from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError
 from ml_backend.store_identity import Store
 from ml_backend.tabular import open_table
-from ml_backend.wording import amount, job_reason
+from ml_backend.task_names import SHOWN as FEW
+from ml_backend.task_names import called, printable, task_filename
+from ml_backend.wording import amount, interval, job_reason, measured
 
 if TYPE_CHECKING:
     from ml_backend.manual_queue import Batch
@@ -244,8 +246,6 @@ def _chosen(project: Project, services: Services, args: argparse.Namespace) -> B
 
 
 def _left_out(project: Project, services: Services, batch: Batch) -> list[dict[str, Any]]:
-    from ml_backend.task_names import called, printable  # noqa: PLC0415
-
     names = {task.id: called(task) for task in services.ledger.tasks(project, list(batch.skipped))}
     return [
         {"task_id": task, "name": names.get(task, f"task {task}"), "reason": printable(why)}
@@ -254,8 +254,6 @@ def _left_out(project: Project, services: Services, batch: Batch) -> list[dict[s
 
 
 def _rows(project: Project, services: Services, batch: Batch) -> list[dict[str, Any]]:
-    from ml_backend.task_names import task_filename  # noqa: PLC0415
-
     tasks = services.ledger.tasks(project, [query.task_id for query in batch.queries])
     names = {task.id: task_filename(task) for task in tasks}
     return [
@@ -284,7 +282,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
     lines = [
         f"{status['title']} ({status['project']})",
         f"  labelled   {_labelled(counts)}",
-        *([f"  held out   {told}"] if (told := held_out.told(counts)) else []),
+        *([f"  held out   {words}"] if (words := held_out.described(counts)) else []),
         *([f"  skipped    {amount(counts['skips'], 'answer')}"] if counts["skips"] else []),
         *([f"  blank      {amount(counts['blanks'], 'answer')}"] if counts["blanks"] else []),
         *([f"  conflicts  {amount(counts['conflicts'], 'task')}"] if counts["conflicts"] else []),
@@ -315,8 +313,6 @@ def _accuracy_lines(version: dict[str, Any]) -> Iterator[str]:
 
 def _unreadable_lines(unreadable: dict[str, Any]) -> Iterator[str]:
     """The first images that cannot be read, a line each."""
-    from ml_backend.task_names import SHOWN as FEW  # noqa: PLC0415
-
     images, total = unreadable["images"], unreadable["total"]
     for image in images[:FEW]:
         yield f"    {image['name']}: {image['reason']}"

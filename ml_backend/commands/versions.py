@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ml_backend.commands.options import ENVIRONMENT, add_common, find_project, open_services
-from ml_backend.commands.output import Answer, interval, measured, table
-from ml_backend.wording import small_slice
+from ml_backend.commands.output import Answer, table
+from ml_backend.wording import interval, measured, small_slice
 
 if TYPE_CHECKING:
     from ml_backend.services import Services
@@ -141,11 +141,11 @@ def _compared(names: Sequence[str], both: Sequence[Mapping[str, Any]]) -> Iterat
 
 def _choose(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
     """Promote or pin. Waits for a turn that runs, whose candidate would else replace what was chosen."""
-    from ml_backend import manual_promotion  # noqa: PLC0415
+    from ml_backend.manual_promotion import follow  # noqa: PLC0415
 
     version = _version(project, services, args.version)
     before = services.versions.current(project)
-    do = {"promote": manual_promotion.promote, "pin": manual_promotion.pin}[args.what]
+    serve = {"promote": services.versions.promote, "pin": services.versions.pin}[args.what]
     document = {"version": version.name, "before": before.name if before else None, "dry_run": args.dry_run}
     instead = f" instead of {before.name}" if before and before.number != version.number else ""
     until = (
@@ -160,7 +160,7 @@ def _choose(project: Project, services: Services, args: argparse.Namespace, answ
     from ml_backend.worker.foreground import alone  # noqa: PLC0415 - torch takes seconds
 
     with alone(project, services, f"versions {args.what}"):
-        do(project, version.number, services.versions, services.jobs)
+        follow(project, serve(project, version.number), services.jobs)
     answer.result(document, f"{version.name} is now served{instead} {until}. {FOLLOWS}")
     return 0
 

@@ -15,6 +15,7 @@ from ml_backend.labelstudio.results import annotation_result
 from ml_backend.services import Services
 from ml_backend.store.jobs import Job
 from ml_backend.store.projects import Project
+from ml_backend.wording import measured
 
 QUEUE_SECONDS = 120.0
 
@@ -100,8 +101,4 @@ class Annotator:
         number = (job.summary or {}).get("version")
         if not number:
             return "no model yet"
-        measured = self.services.versions.version(self.project, number).meta.metrics.holdout
-        if not measured or not measured["n"]:
-            return "no held-out labels yet"
-        low, high = measured["low"], measured["high"]
-        return f"{measured['accuracy']:.1%} ({low:.1%} to {high:.1%}, n={measured['n']})"
+        return measured(self.services.versions.version(self.project, number).meta.metrics.holdout)

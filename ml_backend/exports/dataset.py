@@ -13,14 +13,14 @@ from pathlib import Path
 
 from ml_backend.chunks import chunks
 from ml_backend.errors import ImageError, InvalidInputError
-from ml_backend.exports.label_rows import SPLITS, filename
+from ml_backend.exports.label_rows import SPLITS
 from ml_backend.hosts import Hosts
 from ml_backend.learning.images import content_hash, decode
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.rows import LedgerRow
 from ml_backend.tabular import atomic_file, open_table
-from ml_backend.task_names import Unreadable
+from ml_backend.task_names import Unreadable, task_filename
 
 MARK = ".dataset.json"
 MANIFEST = "labels.csv"
@@ -153,7 +153,7 @@ def _place(row: LedgerRow, folders: dict[str, str], taken: set[Path], *, splits:
     """Where the image goes, below the folder; the second of a name carries its task id."""
     label = next(iter(row.label.labels), "") if row.label else ""
     parent = Path(SPLITS[row.split] if splits else "") / folders.get(label, "images")
-    name = re.sub(r"[/\\\x00-\x1f]", "_", filename(row)).lstrip(".") or str(row.task.id)
+    name = re.sub(r"[/\\\x00-\x1f]", "_", task_filename(row.task)).lstrip(".") or str(row.task.id)
     name = name.encode("utf-8", "replace").decode()
     place = parent / name
     if len(name.encode()) > LONGEST or place in taken:
@@ -188,7 +188,7 @@ def _copy(project: Project, row: LedgerRow, path: Path, hosts: Hosts) -> tuple[s
 def _line(row: LedgerRow, place: Path) -> dict[str, object]:
     return {
         "path": place.as_posix(),
-        "filename": filename(row),
+        "filename": task_filename(row.task),
         "label": "|".join(row.label.labels) if row.label else None,
         "split": SPLITS[row.split],
         "task_id": row.task.id,

@@ -119,10 +119,6 @@ def export_rows(
             yield written
 
 
-def filename(row: LedgerRow) -> str:
-    return task_filename(row.task)
-
-
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> int:
     """Write these columns of `rows` as CSV, in one step. Returns the number of rows."""
     written = 0
@@ -155,7 +151,7 @@ def _written(row: LedgerRow, labels: str | None, separator: str) -> dict[str, An
     path = row.task.data.get("path")
     as_they_are = ("conflict", "round", "strategy", "arm", "rank", "acquisition", "reason", "confidence", "seed")
     return {name: getattr(row, name) for name in as_they_are} | {
-        "filename": filename(row),
+        "filename": task_filename(row.task),
         "label": labels,
         "task_id": row.task.id,
         "annotation_id": label.annotation_id if label else None,

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ml_backend.exports.label_rows import filename
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.version_meta import VersionMeta
+from ml_backend.task_names import task_filename
 
 ROUND_COLUMNS: Mapping[str, type] = {
     "round": int, "model_version": str, "served_as": str, "strategy": str, "seed": int, "params": str, "state": str,
@@ -54,7 +54,7 @@ def round_rows(project: Project, ledger: Ledger, versions: Versions) -> Iterator
 
 def query_rows(project: Project, ledger: Ledger) -> Iterator[dict[str, Any]]:
     """By round, then rank."""
-    names = {row.task.id: filename(row) for row in ledger.rows(project) if row.round is not None}
+    names = {row.task.id: task_filename(row.task) for row in ledger.rows(project) if row.round is not None}
     for round_ in reversed(ledger.rounds(project)):
         for query in ledger.queries(round_):
             yield vars(query) | {

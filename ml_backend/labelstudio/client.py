@@ -65,8 +65,8 @@ class LabelStudio:
 
     def clock(self) -> datetime:
         """Label Studio's own time, to the second: the clock that its `updated_at` is by. Ours where it does not tell."""
-        told = self.transport.send("GET", "/api/version").headers.get("Date")
-        return parsedate_to_datetime(told).astimezone(UTC) if told else datetime.now(UTC)
+        date = self.transport.send("GET", "/api/version").headers.get("Date")
+        return parsedate_to_datetime(date).astimezone(UTC) if date else datetime.now(UTC)
 
     def whoami(self) -> Json:
         return dict(self._get("/api/current-user/whoami"))

@@ -88,7 +88,7 @@ class ImageReader:
             )
         return self.fetch(task.image, task_id=task.id)
 
-    def fetch(self, reference: str, *, task_id: int | None = None) -> bytes:
+    def fetch(self, reference: str, task_id: int | None = None) -> bytes:
         """The bytes behind a reference: data:, /data/upload/, /data/local-files/, http(s), s3://, gs://, azure-blob://.
 
         The last three need the task id: Label Studio, which has the storage's credentials, presigns or proxies them.

@@ -47,7 +47,9 @@ def translated(place: str) -> Iterator[None]:
         raise fault from error
 
 
-def patiently(do: Callable[[], Result], wait: Callable[[float], object] = time.sleep, *, pause: float = 0.5) -> Result:
+def retry_until_available(
+    do: Callable[[], Result], wait: Callable[[float], object] = time.sleep, *, pause: float = 0.5
+) -> Result:
     """Do it as soon as the store can be used: a database starts when it starts, and space is freed when it is.
 
     wait: called with growing pauses of LONGEST_PAUSE seconds at most; where it answers True, the StoreError is raised.

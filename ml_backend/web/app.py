@@ -21,7 +21,7 @@ from ml_backend.labelstudio.config import selection_from
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.steps import push_queue
-from ml_backend.store.faults import patiently
+from ml_backend.store.faults import retry_until_available
 from ml_backend.web import replies
 from ml_backend.web.access import Gate, require_closed
 from ml_backend.web.project_routes import operations
@@ -54,7 +54,7 @@ def app() -> FastAPI:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # more connections than it keeps open are nothing to tell
     require_closed(settings)
-    return create_app(patiently(partial(Services.open, settings)))
+    return create_app(retry_until_available(partial(Services.open, settings)))
 
 
 def create_app(services: Services) -> FastAPI:

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
-from ml_backend import manual_promotion
 from ml_backend.errors import NotFoundError
+from ml_backend.manual_promotion import follow
+from ml_backend.manual_promotion import unpin as unpin_version
 from ml_backend.services import Services
 from ml_backend.status import job_status, round_status, version_status
 from ml_backend.store.model_versions import Version, version_number
@@ -86,17 +87,17 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
 
     @router.post("/{number}/roll-back", response_model=replies.ModelVersion)
     def roll_back(number: int) -> dict[str, Any]:
-        return version_status(manual_promotion.roll_back(project(number), services.versions, services.jobs))
+        known = project(number)
+        return version_status(follow(known, services.versions.roll_back(known), services.jobs))
 
     @router.post("/{number}/pin/{version}", response_model=replies.ModelVersion)
     def pin(number: int, version: str) -> dict[str, Any]:
-        return version_status(
-            manual_promotion.pin(project(number), version_number(version), services.versions, services.jobs)
-        )
+        known = project(number)
+        return version_status(follow(known, services.versions.pin(known, version_number(version)), services.jobs))
 
     @router.post("/{number}/unpin", response_model=replies.Project)
     def unpin(number: int) -> dict[str, Any]:
-        manual_promotion.unpin(project(number), services.versions, services.jobs)
+        unpin_version(project(number), services.versions, services.jobs)
         return services.status.of(project(number))
 
     return router

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -12,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from types import FrameType
 from typing import TypeVar
 
 from ml_backend import cycle
@@ -33,12 +31,12 @@ from ml_backend.errors import (
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.status import turn_sentence
-from ml_backend.store.faults import patiently, translated
+from ml_backend.store.faults import retry_until_available, translated
 from ml_backend.store.jobs import Job
 from ml_backend.store.projects import Project
 from ml_backend.worker.heartbeat import Heartbeat, JobCancelledError, JobLostError, WorkerStoppingError
 from ml_backend.worker.requeue import requeue_job_of_dead_process, worker_name
-from ml_backend.worker.supervisor import CANNOT_HEAL
+from ml_backend.worker.supervisor import CANNOT_HEAL, on_termination
 from ml_backend.worker.time_slice import Share
 
 Result = TypeVar("Result")
@@ -69,16 +67,16 @@ class Worker:
 
     def run(self) -> None:
         """Work until `stopping` is set, whatever becomes of the store meanwhile. Raises ReadOnlyError."""
-        started = self.patiently(self._take_over)
+        started = self.retry_until_available(self._take_over)
         while started and not self.stopping.is_set():
-            self.patiently(self._poll)
-            if not self.patiently(self.work):
+            self.retry_until_available(self._poll)
+            if not self.retry_until_available(self.work):
                 self.stopping.wait(IDLE_SECONDS)
 
-    def patiently(self, do: Callable[[], Result]) -> Result | None:
+    def retry_until_available(self, do: Callable[[], Result]) -> Result | None:
         """Do it as soon as the store can be used; None where `stopping` was set first."""
         with suppress(StoreError):
-            return patiently(do, self.stopping.wait, pause=IDLE_SECONDS)
+            return retry_until_available(do, self.stopping.wait, pause=IDLE_SECONDS)
         return None
 
     def _take_over(self) -> bool:
@@ -102,7 +100,7 @@ class Worker:
             return False
         self.job = job
         try:
-            project = self.patiently(lambda: self._project(job))
+            project = self.retry_until_available(lambda: self._project(job))
             if project is not None:
                 self.attempt(job, project, Share(self.services, job, self._poll).check_paused)
             elif not self.stopping.is_set():  # replaced after it was claimed
@@ -158,7 +156,7 @@ class Worker:
 
     def _end(self, job: Job, end: Callable[[], object]) -> None:
         try:
-            self.patiently(end)
+            self.retry_until_available(end)
         except (ConflictError, NotFoundError) as error:
             logger.warning("job %d: %s", job.id, error)  # another worker has it by now, or its project was forgotten
 
@@ -218,14 +216,9 @@ def main() -> int:
         # An outage is told in one sentence of ours, not in forty lines.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         os.nice(NICENESS)
-        services = patiently(partial(Services.open, settings))
+        services = retry_until_available(partial(Services.open, settings))
         worker = Worker(services)
-
-        def stop(_signal: int, _frame: FrameType | None) -> None:
-            worker.stop()
-
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+        on_termination(worker.stop)
         logger.info("worker %s is ready", worker.name)
         worker.run()
     except ConfigError as error:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from types import FrameType
 
 from ml_backend.errors import ConfigError
 
@@ -32,6 +31,12 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def on_termination(do: Callable[[], object]) -> None:
+    """Have it done on SIGTERM and on Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: do())
 
 
 @dataclass
@@ -113,12 +118,7 @@ def run(children: Sequence[Child]) -> int:
     Raises ConfigError where one cannot be started at all; those before it in the list are stopped then.
     """
     stopping = threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    on_termination(stopping.set)
     try:
         for child in children:
             child.start()

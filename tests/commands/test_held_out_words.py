@@ -60,17 +60,17 @@ def counts(
 
 
 def test_it_is_told_how_many_held_out_labels_wait_for_images_that_are_open_or_have_no_label() -> None:
-    assert held_out.told(counts(20, 20)) is None
-    assert held_out.told(counts(37, 3, open_=12)) == (
+    assert held_out.described(counts(20, 20)) is None
+    assert held_out.described(counts(37, 3, open_=12)) == (
         "3 labels measured; 34 not yet: 12 open images come before or with them, so label or skip them"
     )
-    assert held_out.told(counts(5, 1, open_=1)) == (
+    assert held_out.described(counts(5, 1, open_=1)) == (
         "1 label measured; 4 not yet: 1 open image comes before or with them, so label or skip it"
     )
-    assert held_out.told(counts(20, 20, undecided=1)) == "20 labels measured; 1 image among them without a label"
-    assert held_out.told(counts(21, 19, unreadable=1)) == (
+    assert held_out.described(counts(20, 20, undecided=1)) == "20 labels measured; 1 image among them without a label"
+    assert held_out.described(counts(21, 19, unreadable=1)) == (
         "19 labels measured; 1 not, as its image cannot be read; 1 not yet: their turn is still to come"
     )
-    assert held_out.told(counts(8, 5, found=2)) == (
+    assert held_out.described(counts(8, 5, found=2)) == (
         "5 labels measured, 2 of them given before asked for; 3 not yet: their turn is still to come"
     )

@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
-from ml_backend.commands.output import measured as shown
 from ml_backend.commands.sync import _accuracy_lines
 from ml_backend.commands.versions import _compared
 from ml_backend.learning.evaluation import wilson_interval
 from ml_backend.learning.metrics import measured
+from ml_backend.wording import measured as shown
 from ml_backend.wording import small_slice, undecided
 
 KINDS = ("cat", "dog", "owl")

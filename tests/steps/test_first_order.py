@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from ml_backend import cycle
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio import connection
 from ml_backend.labelstudio.queue import FIRST_ORDER, UNCERTAINTY
@@ -66,7 +65,7 @@ def pushes(services: Services, monkeypatch: pytest.MonkeyPatch) -> Pushes:
 
 
 def serve(project: Project, services: Services) -> None:
-    cycle.Steps.of(services).first_order.serve(project)
+    services.first_order.serve(project)
 
 
 def project_of(services: Services, tasks: int) -> Project:

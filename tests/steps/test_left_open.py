@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_backend.commands.held_out import told
+from ml_backend.commands.held_out import described
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from tests.bench import Bench
@@ -150,7 +150,7 @@ def test_labels_of_images_that_are_lost_are_not_counted_as_measured(tmp_path: Pa
     counts = bench.services.ledger.counts(bench.project)
     assert measured(bench) == [12]
     assert (counts.holdout_measured, counts.holdout_labelled, counts.holdout_unreadable) == (12, 20, 8)
-    assert told(vars(counts)) == "12 labels measured; 8 not, as their images cannot be read"
+    assert described(vars(counts)) == "12 labels measured; 8 not, as their images cannot be read"
     bench.services.database.close()
 
 
