@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from typing import Any, Self
 
 from ml_backend.chunks import chunks
@@ -112,15 +113,11 @@ class LabelStudio:
 
     # -- tasks and annotations ----------------------------------------------------------------------------------------
 
-    def tasks(
-        self, project_id: int, *, schema: LabelSchema | None = None, updated_since: datetime | None = None
-    ) -> Iterator[Task]:
-        """All tasks, or those changed at or after `updated_since`, by ascending id; pages of 1,000."""
+    def tasks(self, project_id: int, *, schema: LabelSchema | None = None) -> Iterator[Task]:
+        """All tasks by ascending id."""
         schema = schema or self.schema(project_id)
-        changed = _since(updated_since)
-        for page in self._pages(project_id, "id,data,updated_at", changed):
-            for raw in page:
-                yield task_from_json(schema, raw)
+        for raw in chain.from_iterable(self._pages(project_id, "id,data,updated_at", [])):
+            yield task_from_json(schema, raw)
 
     def annotated(
         self, project_id: int, *, schema: LabelSchema | None = None, updated_since: datetime | None = None
@@ -132,29 +129,30 @@ class LabelStudio:
         """
         schema = schema or self.schema(project_id)
         if updated_since is None:
-            for page in self._pages(project_id, _ANNOTATED, [_HAS_ANNOTATIONS], fields="all"):
-                for raw in page:
-                    yield _with_annotations(schema, raw)
+            yield from self._annotated(project_id, schema, [])
             return
-        changed = _since(updated_since)
+        changed = [_changed("greater_or_equal", updated_since)]
         for page in self._pages(project_id, "id,data,updated_at", changed):
             # Serializing annotations is what takes Label Studio long, so only tasks that have some are asked for them.
-            window = [*changed, _HAS_ANNOTATIONS, _number("id", "less_or_equal", page[-1]["id"])]
-            rich = {
-                raw["id"]: raw
-                for part in self._pages(project_id, _ANNOTATED, window, fields="all", after=page[0]["id"] - 1)
-                for raw in part
-            }
+            window = [*changed, column_filter("id", "less_or_equal", page[-1]["id"])]
+            given = self._annotated(project_id, schema, window, after=page[0]["id"] - 1)
+            rich = {task.id: (task, annotations) for task, annotations in given}
             for raw in page:
-                yield _with_annotations(schema, rich.get(raw["id"], raw))
+                yield rich.get(raw["id"]) or (task_from_json(schema, raw), [])
 
     def annotated_between(
         self, project_id: int, start: datetime, end: datetime, *, schema: LabelSchema
     ) -> Iterator[tuple[Task, list[Annotation]]]:
         """Every task with annotations that was last changed in [start, end), by ascending id."""
-        for page in self._pages(project_id, _ANNOTATED, [*_between(start, end), _HAS_ANNOTATIONS], fields="all"):
-            for raw in page:
-                yield _with_annotations(schema, raw)
+        return self._annotated(project_id, schema, _between(start, end))
+
+    def _annotated(
+        self, project_id: int, schema: LabelSchema, filters: list[Json], *, after: int = 0
+    ) -> Iterator[tuple[Task, list[Annotation]]]:
+        filters = [*filters, column_filter("annotations_ids", "empty", value=False)]
+        for raw in chain.from_iterable(self._pages(project_id, _ANNOTATED, filters, fields="all", after=after)):
+            task = task_from_json(schema, raw)
+            yield task, [annotation_from_json(schema, item, task_id=task.id) for item in raw.get("annotations", [])]
 
     def unlabelled(self, project_id: int, between: tuple[datetime, datetime] | None = None) -> int:
         """How many tasks nobody has labelled or skipped; of those last changed in [start, end)."""
@@ -341,7 +339,7 @@ class LabelStudio:
     ) -> Iterator[list[Json]]:
         """Task pages by ascending id. By key, not by offset: a task deleted meanwhile must not hide another one."""
         while True:
-            query = {"filters": {"conjunction": "and", "items": [*filters, _number("id", "greater", after)]}}
+            query = {"filters": {"conjunction": "and", "items": [*filters, column_filter("id", "greater", after)]}}
             page = self.listing(project_id, include, query, fields=fields)["tasks"]
             if page:
                 yield page
@@ -403,25 +401,11 @@ class LabelStudio:
 
 
 _ANNOTATED = "id,data,updated_at,annotations,result,completed_by,updated_by,was_cancelled,ground_truth,created_at"
-_UNLABELLED: list[Json] = [
-    {"filter": f"filter:tasks:{count}", "operator": "equal", "type": "Number", "value": 0}
-    for count in ("total_annotations", "cancelled_annotations")
-]
-_HAS_ANNOTATIONS: Json = {
-    "filter": "filter:tasks:annotations_ids",
-    "operator": "empty",
-    "type": "Number",
-    "value": False,
-}
 
 
-def _with_annotations(schema: LabelSchema, raw: Json) -> tuple[Task, list[Annotation]]:
-    task = task_from_json(schema, raw)
-    return task, [annotation_from_json(schema, item, task_id=task.id) for item in raw.get("annotations", [])]
-
-
-def _since(moment: datetime | None) -> list[Json]:
-    return [] if moment is None else [_changed("greater_or_equal", moment)]
+def column_filter(column: str, operator: str, value: Any, kind: str = "Number") -> Json:
+    """A condition on a column of Label Studio's list of tasks."""
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
 
 
 def _between(start: datetime, end: datetime) -> list[Json]:
@@ -431,9 +415,7 @@ def _between(start: datetime, end: datetime) -> list[Json]:
 def _changed(operator: str, moment: datetime) -> Json:
     if moment.tzinfo is None:
         raise ValueError("updated_since must be an aware time.")
-    value = moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return {"filter": "filter:tasks:updated_at", "operator": operator, "type": "Datetime", "value": value}
+    return column_filter("updated_at", operator, moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "Datetime")
 
 
-def _number(column: str, operator: str, value: float) -> Json:
-    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": "Number", "value": value}
+_UNLABELLED = [column_filter(count, "equal", 0) for count in ("total_annotations", "cancelled_annotations")]

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from ml_backend.errors import InvalidInputError, LabelStudioError, LabelStudioUnavailableError
-from ml_backend.labelstudio.client import PAGE, LabelStudio
+from ml_backend.labelstudio.client import PAGE, LabelStudio, column_filter
 from ml_backend.records import LabelSchema
 from ml_backend.wording import shortened
 
@@ -104,7 +104,7 @@ def _in_order(client: LabelStudio, project_id: int, version: str) -> list[int]:
     has a live prediction.
     """
     query = of_version(version)
-    query["filters"]["items"].append(_filter("predictions_score", "less", "Number", LIVE))
+    query["filters"]["items"].append(column_filter("predictions_score", "less", LIVE))
     return [raw["id"] for raw in _ordered(client, project_id, "id,is_labeled", query) if not raw["is_labeled"]]
 
 
@@ -181,9 +181,9 @@ def show_tab(client: LabelStudio, project_id: int, version: str) -> int:
     own score of a task is over predictions of the version in service. The first order's tab has every unlabelled task,
     those of the order on top: nobody is to find it empty while the images are being read.
     """
-    items = [_filter("total_annotations", "equal", "Number", 0)]
+    items = [column_filter("total_annotations", "equal", 0)]
     if version != FIRST_ORDER:
-        items = [_filter("predictions_score", "less_or_equal", "Number", LIVE), *items]
+        items = [column_filter("predictions_score", "less_or_equal", LIVE), *items]
     data: dict[str, Any] = {
         "ordering": ["tasks:predictions_score"],
         "filters": {"conjunction": "and", "items": items},
@@ -304,17 +304,13 @@ def refill(client: LabelStudio, project_id: int, version: str, spare: Sequence[i
 
 def of_version(version: str) -> dict[str, Any]:
     """Tasks with a prediction whose version contains `version` (Label Studio has no exact filter), by score."""
-    items = [_filter("predictions_model_versions", "contains", "List", [version])]
+    items = [column_filter("predictions_model_versions", "contains", [version], "List")]
     return {"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:predictions_score"]}
 
 
 def _unlabelled(client: LabelStudio, project_id: int, task_ids: set[int]) -> list[int]:
     rows = client.listed(project_id, sorted(task_ids), "id,is_labeled") if task_ids else []
     return [raw["id"] for raw in rows if not raw["is_labeled"]]
-
-
-def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
-    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
 
 
 _HIDDEN = [

@@ -47,15 +47,8 @@ def document_root(client: LabelStudio, project_id: int) -> PurePosixPath | None:
 
     It names the folder when it refuses one outside of it, and nothing lies outside of it like the root.
     """
-    try:
-        with sdk(client) as api:
-            api.import_storage.local.validate(project=project_id, path="/", use_blob_urls=True)
-    except LabelStudioUnavailableError:
-        raise
-    except LabelStudioError as error:
-        found = _ROOT.search(str(error))
-        return PurePosixPath(found[1]) if found else None
-    return None
+    found = _ROOT.search(local_folder_refusal(client, project_id, PurePosixPath("/")) or "")
+    return PurePosixPath(found[1]) if found else None
 
 
 def local_folder_refusal(client: LabelStudio, project_id: int, folder: PurePath) -> str | None:

@@ -7,10 +7,11 @@ progress is followed. Where none does, it is claimed and run in this process, by
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ml_backend.cycle import Progress
 from ml_backend.errors import AnotherStoreError, BackendError, ConflictError
 from ml_backend.services import Services
 from ml_backend.store.jobs import Job
@@ -20,19 +21,14 @@ from ml_backend.worker.heartbeat import Heartbeat
 from ml_backend.worker.loop import Worker
 from ml_backend.worker.requeue import requeue_job_of_dead_process, worker_name
 
-OnProgress = Callable[[float, str], None]
-"""Told how far the work is, 0 to 1, and what it is at."""
-
 WORKER_SECONDS = 1.5
 """A worker of the service asks for jobs ten times a second; one that has not taken it by now is busy or not there."""
 LOOK_SECONDS = 0.1
 
 
-def silent(_share: float, _message: str) -> None:
-    """OnProgress nobody."""
-
-
-def run_turn(project: Project, services: Services, reason: str, on_progress: OnProgress = silent) -> dict[str, Any]:
+def run_turn(
+    project: Project, services: Services, reason: str, on_progress: Progress = lambda *_: None
+) -> dict[str, Any]:
     """Run one turn of the cycle to its end; returns its summary. Raises BackendError with the reason where it failed."""
     requeue_job_of_dead_process(project, services)
     job = services.jobs.mark_due(project, immediately=True, reason=reason)
@@ -54,7 +50,7 @@ def run_turn(project: Project, services: Services, reason: str, on_progress: OnP
 
 @contextmanager
 def alone(
-    project: Project, services: Services, reason: str, on_progress: OnProgress = silent, wait: float = 900.0
+    project: Project, services: Services, reason: str, on_progress: Progress = lambda *_: None, wait: float = 900.0
 ) -> Iterator[None]:
     """Do something while no turn of this project runs, here or in the service; waits for the one that does.
 
@@ -80,7 +76,7 @@ def alone(
         services.jobs.finish(job)
 
 
-def _run_here(project: Project, services: Services, on_progress: OnProgress) -> None:
+def _run_here(project: Project, services: Services, on_progress: Progress) -> None:
     """Claim the due job, if nobody has meanwhile, and do it in this process."""
     worker = Worker(services, worker_name())
     worker.on_progress = on_progress

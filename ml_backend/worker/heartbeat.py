@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
+from ml_backend.cycle import Progress
 from ml_backend.errors import BackendError, ConflictError, NotFoundError, StoreError
 from ml_backend.services import Services
 from ml_backend.store.jobs import Job
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[float, str], None]
 
 BEAT_SECONDS = 10.0
 LOOK_SECONDS = 1.0
