@@ -22,7 +22,7 @@ from ml_backend.commands.simulate import stressed
 from ml_backend.simulation.picture import draw
 from ml_backend.simulation.replay import Settings
 from ml_backend.simulation.runs import COLUMNS, read, simulate
-from ml_backend.simulation.simulated_head import live_head
+from ml_backend.simulation.simulated_head import LiveHead
 from ml_backend.simulation.summary import Runs, aulc, gathered, reached
 from ml_backend.simulation.table import table
 
@@ -119,7 +119,7 @@ def main() -> int:
         forget(path, args.again.split(","))
         source = stressed(available[case.source], case.stress)
         seeds = range(args.seeds or case.seeds)
-        runs = gathered(simulate(source, args.strategies.split(","), seeds, case.settings, live_head, path))
+        runs = gathered(simulate(source, args.strategies.split(","), seeds, case.settings, LiveHead(), path))
         lines, misses = report(runs, case)
         head = f"## {name}, {len(seeds)} seeds, batches of {case.settings.batch}; all labels: {runs.full:.4f}"
         text = "\n\n".join([head, table(runs, case.targets), "\n".join(f"- {line}" for line in lines)])

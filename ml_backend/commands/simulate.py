@@ -23,7 +23,7 @@ from ml_backend.simulation.labelled_images import Example, encoded, from_csv, fr
 from ml_backend.simulation.picture import draw
 from ml_backend.simulation.replay import Settings, parts
 from ml_backend.simulation.runs import check_settings, read, simulate
-from ml_backend.simulation.simulated_head import live_head
+from ml_backend.simulation.simulated_head import LiveHead
 from ml_backend.simulation.summary import gathered
 from ml_backend.simulation.table import table
 from ml_backend.strategies import STRATEGIES
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         return planned(args, names, settings)
     source = stressed(source_of(args), args.stress)
     rounds = simulate(
-        source, names, range(args.seeds), settings, live_head, args.out / "runs.csv", progress=not args.quiet
+        source, names, range(args.seeds), settings, LiveHead(), args.out / "runs.csv", progress=not args.quiet
     )
     name = source(0).name
     runs = gathered([r for r in rounds if r.data == name])

@@ -56,7 +56,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Problems:
-    """B problems over one design: targets (n, C) in 0..1, row weights (n, B, C or 1), penalties (B,)."""
+    """B problems over one design: targets (n, C), or (n, B, C), in 0..1, row weights (n, B, C or 1), penalties (B,)."""
 
     design: Design
     targets: torch.Tensor
@@ -72,7 +72,7 @@ class Problems:
         logits = (rows @ w.permute(1, 0, 2).reshape(p, b * c)).view(-1, b, c)
         if self.offset is not None:
             logits += self.offset[:, None, :]
-        targets = self.targets[:, None, :]
+        targets = self.targets if self.targets.ndim == 3 else self.targets[:, None, :]
         if self.multilabel:
             loss = F.softplus(logits) - targets * logits
             residual = torch.sigmoid(logits).sub_(targets)
@@ -86,7 +86,8 @@ class Problems:
 
     def only(self, index: torch.Tensor) -> Problems:
         """The problems numbered `index`."""
-        return replace(self, weights=self.weights[:, index], penalties=self.penalties[index])
+        targets = self.targets[:, index] if self.targets.ndim == 3 else self.targets
+        return replace(self, targets=targets, weights=self.weights[:, index], penalties=self.penalties[index])
 
 
 def solve(problems: Problems, *, tolerance: float = 1e-4, max_steps: int = 60) -> torch.Tensor:
@@ -96,7 +97,7 @@ def solve(problems: Problems, *, tolerance: float = 1e-4, max_steps: int = 60) -
     the batch. (A gradient's norm would stop separable problems early, at weights far smaller than the solution's.)
     """
     b = len(problems.penalties)
-    p, c = problems.design.rows.shape[1], problems.targets.shape[1]
+    p, c = problems.design.rows.shape[1], problems.targets.shape[-1]
     result = problems.targets.new_zeros(b, p, c)
     active = torch.arange(b)
     state = _State.start(problems, result)

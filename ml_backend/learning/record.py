@@ -71,7 +71,8 @@ class Record:
 
 def image_keys(hashes: NDArray[np.bytes_]) -> NDArray[np.uint64]:
     """(n,) the last 64 bits of each hex SHA-256 of an image's bytes, (n,) of type S64."""
-    return np.frombuffer(bytes.fromhex("".join(h[-16:].decode() for h in hashes.tolist())), ">u8").astype(np.uint64)
+    digits = np.ascontiguousarray(hashes, "S64").view(np.uint8).reshape(-1, 64)[:, -16:]
+    return np.frombuffer(bytes.fromhex(digits.tobytes().decode("ascii")), ">u8").astype(np.uint64)
 
 
 def digests(targets: NDArray[Any], classes: Sequence[str]) -> NDArray[np.uint32]:

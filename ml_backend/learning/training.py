@@ -13,12 +13,19 @@ from numpy.typing import NDArray
 
 from ml_backend.learning.head import Head
 from ml_backend.learning.logistic import Design, Problems, solve
+from ml_backend.learning.spreading import SpreadHeads, Unlabelled, fit_spread_heads
 
 ClassWeight = Literal["balanced"] | None
 PENALTIES = (1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
 """L2 penalties tried, on mean cross-entropy of unit rows: scikit-learn's C is 1 / (n * penalty)."""
 PRIOR_PENALTIES = (1e2, 1e1, 1.0, 1e-1, *PENALTIES)
 """From a head that is there already: also stronger ones, that leave it nearly as it is."""
+
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the head that learned from the unlabelled, in the mixture."""
+EXPECTED, DOUBT = 0.75, 5.0
+"""The share expected before any label, and how many nats of evidence speak for it against a share of one more or less."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,13 @@ def train_head(
     folds: int | None = None,
     penalties: Sequence[float] | None = None,
     prior: Head | None = None,
+    pool: Unlabelled | None = None,
 ) -> TrainedHead:
     """Fit a linear head on features (n, d), any float type, rows of about unit length.
 
     labels: (n,) int64 class index, or (n, C) bool for multi-label. Classes without a label keep a (small)
     probability. prior: a head for the same classes to start from; only the difference to it is penalised, so few
-    labels correct it rather than replace it. Deterministic on one machine: same rows, same seed, same number of threads -> same weights.
+    labels correct it rather than replace it. pool: what the rows are part of; then the unlabelled teach as well. Deterministic on one machine: same rows, same seed, same number of threads -> same weights.
     Raises ValueError for no rows, mismatched shapes, or labels outside `classes`.
     """
     targets, multilabel = _targets(features, labels, len(classes))
@@ -75,12 +83,38 @@ def train_head(
     fold = assign_folds(targets.numpy(), min(folds, len(targets)), np.random.default_rng(seed))
     chosen, logits = _cross_validate(problem, weights, fold, grid)
     weight, bias = design.unrotate(solve(replace(problem, penalties=grid[chosen : chosen + 1]), tolerance=1e-4)[0])
+    weight, bias = weight + base, bias + base_bias
+    if pool is not None and logits is not None:
+        spread = fit_spread_heads(pool, targets, fold, multilabel=multilabel, seed=seed)
+        weight, bias, logits = _mixed(SpreadHeads(logits, weight, bias), spread, targets, multilabel=multilabel)
     temperature = 1.0 if logits is None else _temperature(logits, targets, multilabel=multilabel)
-    weight, bias = (weight + base).contiguous(), bias + base_bias
+    weight = weight.contiguous()
     head = Head(tuple(classes), weight.numpy(), bias.numpy(), temperature, multilabel)
     return TrainedHead(
         head, _report(targets, logits, float(grid[chosen]), temperature, int(fold.max()) + 1, multilabel)
     )
+
+
+def _mixed(
+    alone: SpreadHeads, spread: SpreadHeads, targets: torch.Tensor, *, multilabel: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weight, bias and held-out logits of the geometric mean of both heads' probabilities, which is a linear head, too.
+
+    Each is tempered first. How much the spread one counts is what does best on the folds; few labels are hardly heard.
+    """
+    first, second = (
+        each.scaled(1 / _temperature(each.logits, targets, multilabel=multilabel)) for each in (alone, spread)
+    )
+    best = torch.inf
+    result = first.weight, first.bias, first.logits
+    for share in SHARES:
+        logits = torch.lerp(first.logits, second.logits, share)
+        tempered = logits / _temperature(logits, targets, multilabel=multilabel)
+        cost = len(targets) * float(_loss(tempered, targets, multilabel=multilabel)) + DOUBT * (share - EXPECTED) ** 2
+        if cost < best:
+            best = cost
+            result = torch.lerp(first.weight, second.weight, share), torch.lerp(first.bias, second.bias, share), logits
+    return result
 
 
 def _prior(prior: Head | None, classes: tuple[str, ...], dim: int) -> tuple[torch.Tensor, torch.Tensor]:

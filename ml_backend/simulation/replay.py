@@ -18,8 +18,8 @@ from ml_backend.strategies import STRATEGIES, select
 
 Probabilities = Callable[[NDArray[np.floating[Any]]], NDArray[np.float32]]
 """Features (k, d) -> (k, C), rows summing to one."""
-Trainer = Callable[[NDArray[np.floating[Any]], NDArray[np.int64], int, int], Probabilities]
-"""(features, labels, number of classes, seed) -> a trained head; cold, whatever came before."""
+Trainer = Callable[[NDArray[np.floating[Any]], NDArray[np.int64], NDArray[np.int64], int, int], Probabilities]
+"""(features (N, d), labelled rows (n,), their labels (n,), classes, seed) -> a trained head; cold, whatever came before."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def replay(data: Data, strategy: str, seed: int, settings: Settings, train: Trai
             )
         chosen = time.perf_counter()
         labelled[ranking.rows], known[ranking.rows] = True, data.labels[ranking.rows]
-        head = train(data.features[labelled], known[labelled], len(data.classes), seed)
+        at = np.flatnonzero(labelled)
+        head = train(data.features, at, known[at], len(data.classes), seed)
         trained = time.perf_counter()
         probabilities = head(data.features)
         accuracy = float((head(data.test_features).argmax(1) == data.test_labels).mean())
@@ -92,7 +93,7 @@ def replay(data: Data, strategy: str, seed: int, settings: Settings, train: Trai
 def full_pool(data: Data, seed: int, train: Trainer) -> Round:
     """Accuracy with every label of the pool: what the targets are a share of."""
     started = time.perf_counter()
-    head = train(data.features, data.labels, len(data.classes), seed)
+    head = train(data.features, np.arange(len(data.labels)), data.labels, len(data.classes), seed)
     seconds = time.perf_counter() - started
     accuracy = float((head(data.test_features).argmax(1) == data.test_labels).mean())
     return Round(data.name, FULL_POOL, seed, len(data.labels), accuracy, 0.0, 0.0, seconds)

@@ -7,10 +7,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend.learning.neighbours import Graph, graph_of
+from ml_backend.learning.spreading import Unlabelled
 from ml_backend.learning.training import train_head
 from ml_backend.simulation.replay import Probabilities
 
 
-def live_head(features: NDArray[np.floating[Any]], labels: NDArray[np.int64], classes: int, seed: int) -> Probabilities:
-    """Cold, its penalty and temperature chosen on folds: the very training of the live loop."""
-    return train_head(features, labels, [str(c) for c in range(classes)], seed=seed).head.predict_proba
+class LiveHead:
+    """Cold, its penalty and temperature chosen on folds, and with what the unlabelled teach: the training of the live loop.
+
+    The graph of the pool seen last is kept, for the runs that share it.
+    """
+
+    def __init__(self) -> None:
+        self._pool: NDArray[np.floating[Any]] | None = None
+        self._graph: Graph | None = None
+
+    def __call__(
+        self,
+        features: NDArray[np.floating[Any]],
+        rows: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        classes: int,
+        seed: int,
+    ) -> Probabilities:
+        """Train on the labels (n,) of `rows` (n,) of the pool's features (N, d)."""
+        everywhere = np.arange(len(features))
+        if self._graph is None or self._pool is not features:
+            self._pool, self._graph = features, graph_of(features, everywhere)
+        pool = Unlabelled(self._graph, features, everywhere, rows)
+        names = [str(c) for c in range(classes)]
+        return train_head(features[rows], labels, names, seed=seed, pool=pool).head.predict_proba

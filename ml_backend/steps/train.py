@@ -20,13 +20,15 @@ from ml_backend.learning.finetuning import OnProgress, encode, finetune
 from ml_backend.learning.head import Head
 from ml_backend.learning.images import decode
 from ml_backend.learning.metrics import NOTHING, measured
-from ml_backend.learning.record import Record
+from ml_backend.learning.record import Record, image_keys
+from ml_backend.learning.spreading import Unlabelled
 from ml_backend.learning.training import TrainedHead, TrainingReport, train_head
 from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.steps.promotion import Promotion, answers_of, is_foreign_import, record_of
 from ml_backend.store.checkpoints import Checkpoints
+from ml_backend.store.graphs import GraphStore
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import PASSED, Verdict, Version, Versions
 from ml_backend.store.projects import Project
@@ -67,6 +69,7 @@ class Trainer:
     predictor: Predictor
     ledger: Ledger
     features: FeatureStore
+    graphs: GraphStore
     encoding: Encoding
     promotion: Promotion
     checkpoints: Checkpoints
@@ -96,7 +99,7 @@ class Trainer:
         if self.settings.mode == "finetune":
             candidate = self._finetuned(project, corpus, examples, on_progress)
         else:
-            candidate = self._refitted(project, corpus, examples)
+            candidate = self._refitted(project, corpus, examples, on_progress)
         record = record_of(corpus, examples, candidate.out_of_sample)
         answers = answers_of(corpus, candidate.held_out, candidate.head, record)
         reason = self.promotion.refusal(project, corpus, answers)
@@ -136,12 +139,25 @@ class Trainer:
         self.versions.judge(project, version.number, Verdict(reason))
         return True
 
-    def _refitted(self, project: Project, corpus: Corpus, examples: Examples) -> Candidate:
-        """A head, trained cold on the stored vectors; where the project started from a model, from that one's head."""
+    def _refitted(self, project: Project, corpus: Corpus, examples: Examples, on_progress: OnProgress) -> Candidate:
+        """A head, trained cold on the stored vectors, labelled or not; where the project started from a model, from its head."""
         prior = self._prior(project, corpus)
-        trained = train_head(examples.features, examples.targets, corpus.classes, seed=self.settings.seed, prior=prior)
+        on_progress("looking for neighbours")
+        pool = self._unlabelled(project, corpus, examples)
+        on_progress("training")
+        trained = train_head(
+            examples.features, examples.targets, corpus.classes, seed=self.settings.seed, prior=prior, pool=pool
+        )
         held_out = corpus.examples(held_out=True)
         return Candidate(corpus.encoder, trained.head, trained.report, held_out, *_by_folds(trained, examples))
+
+    def _unlabelled(self, project: Project, corpus: Corpus, examples: Examples) -> Unlabelled:
+        """All images of the project that have a vector, held-out ones too: of those nothing but the vectors."""
+        encoded = np.flatnonzero(corpus.encoded)
+        images = image_keys(corpus.rows.hashes[encoded])
+        found = self.graphs.of(project.id, corpus.encoder.id, images, corpus.at[encoded], corpus.matrix)
+        at = found.rows_of(image_keys(corpus.rows.hashes[examples.tasks]))
+        return Unlabelled(found.graph, corpus.matrix, found.places, at)
 
     def _prior(self, project: Project, corpus: Corpus) -> Head | None:
         """The imported model's head, as long as it answers in the project's labels."""

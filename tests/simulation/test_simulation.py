@@ -23,16 +23,16 @@ from ml_backend.simulation.table import table
 
 
 def nearest_mean(
-    features: NDArray[np.floating[Any]], labels: NDArray[np.int64], classes: int, seed: int
+    features: NDArray[np.floating[Any]], rows: NDArray[np.int64], labels: NDArray[np.int64], classes: int, seed: int
 ) -> Probabilities:
     """A head that is trained at once: the nearest class mean."""
-    x = features.astype(np.float32)
+    x = features[rows].astype(np.float32)
     means = np.stack(
         [x[labels == c].mean(0) if (labels == c).any() else np.full(x.shape[1], 9.0) for c in range(classes)]
     )
 
-    def probabilities(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        near = np.exp(-((rows.astype(np.float32)[:, None] - means[None]) ** 2).sum(2) * 10)
+    def probabilities(asked: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        near = np.exp(-((asked.astype(np.float32)[:, None] - means[None]) ** 2).sum(2) * 10)
         scaled: NDArray[np.float32] = (near / near.sum(1, keepdims=True)).astype(np.float32)
         return scaled
 

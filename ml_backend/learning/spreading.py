@@ -1,0 +1,97 @@
+"""What a pool is believed to be, from a few labels and the graph of its rows: soft targets to fit a head to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ml_backend.learning.logistic import Design, Problems, solve
+from ml_backend.learning.neighbours import Graph
+
+FIT_ROWS = 10_000
+"""Rows of the pool that the head is fitted to, drawn at random; those with a label are always among them."""
+ENTRIES = 60_000_000
+"""Targets at once, at most: fewer rows where there are many classes."""
+PENALTY = 1e-4
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """The pool that some labelled rows are part of.
+
+    graph: of N rows. features: (M, d) unit rows, any float type, may be memory-mapped. places: (N,) row of each in `features`,
+    -1 where it is gone. at: (n,) where the labelled rows are in the graph, in their order.
+    """
+
+    graph: Graph
+    features: NDArray[np.floating[Any]]
+    places: NDArray[np.int64]
+    at: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SpreadHeads:
+    """One head a fold, that has seen neither the labels of the fold nor what comes of them, and one that has seen all.
+
+    logits: (n, C) of the labelled rows, each by the head of its fold. weight: (C, d), bias: (C,) of the one that has seen all.
+    """
+
+    logits: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def scaled(self, factor: float) -> SpreadHeads:
+        return SpreadHeads(self.logits * factor, self.weight * factor, self.bias * factor)
+
+
+def fit_spread_heads(
+    pool: Unlabelled, targets: torch.Tensor, fold: NDArray[np.int64], *, multilabel: bool, seed: int
+) -> SpreadHeads:
+    """Spread the labels over the graph, a fold left out at a time, and fit linear heads to what rows are believed to be.
+
+    targets: (n, C) of the labelled rows. fold: (n,). A row counts by how sure it is believed to be something; with several
+    labels an image, for each class by itself.
+    """
+    rows, labelled = _rows_to_fit(pool, targets.shape[1] * (int(fold.max()) + 2), seed)
+    seeds = torch.stack([1 - targets, targets], 2) if multilabel else targets[:, None, :]
+    reached = pool.graph.spread(pool.at, seeds.flatten(1).numpy(), fold, rows)
+    soft, sure = soften(torch.from_numpy(reached).view(*reached.shape[:2], *seeds.shape[1:]))
+    known = torch.from_numpy(fold)[:, None] != torch.arange(soft.shape[1])  # (n, B) the label is known there
+    soft[labelled] = torch.where(known[:, :, None, None], seeds[:, None], soft[labelled])
+    sure[labelled] = torch.where(known[:, :, None], 1.0, sure[labelled])
+    design = Design.of(torch.from_numpy(np.array(pool.features[pool.places[rows]], np.float32)))
+    wanted = soft[..., 1] if multilabel else soft[:, :, 0]
+    weights = sure / sure.sum(0).clamp_min(1e-12)
+    solution = solve(
+        Problems(design, wanted, weights, torch.full((soft.shape[1],), PENALTY), multilabel), tolerance=1e-3
+    )
+    logits = torch.empty_like(targets)
+    for number in range(int(fold.max()) + 1):
+        mine = torch.from_numpy(fold == number)
+        logits[mine] = design.rows[labelled[mine]] @ solution[number]
+    return SpreadHeads(logits, *design.unrotate(solution[-1]))
+
+
+def _rows_to_fit(pool: Unlabelled, columns: int, seed: int) -> tuple[NDArray[np.int64], torch.Tensor]:
+    """Rows of the pool, ascending, and where among them the labelled ones are."""
+    room = min(FIT_ROWS, ENTRIES // columns)
+    free = pool.places >= 0
+    free[pool.at] = False
+    others = np.flatnonzero(free)
+    if len(others) > room:
+        others = np.random.default_rng(seed).choice(others, room, replace=False)
+    rows = np.unique(np.concatenate([pool.at, others]))
+    return rows, torch.from_numpy(np.searchsorted(rows, pool.at))
+
+
+def soften(reached: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(..., k) of what reached a row -> its shares, squared and normalised, and (...) 1 - entropy / log k of the shares."""
+    total = reached.sum(-1, keepdim=True)
+    shares = reached / total.clamp_min(1e-30)
+    entropy = -torch.xlogy(shares, shares).sum(-1) / np.log(max(reached.shape[-1], 2))
+    squared = shares.square()
+    return squared / squared.sum(-1, keepdim=True).clamp_min(1e-30), (1 - entropy).clamp(0, 1) * (total[..., 0] > 0)

@@ -1,0 +1,105 @@
+"""The neighbour graph of each project's images: built once, and added to as images come."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ml_backend.learning.neighbours import EXACT_ROWS, AnchorGraph, Graph, NeighbourGraph, graph_of
+from ml_backend.store.faults import translated
+from ml_backend.tabular import atomic_file
+
+logger = logging.getLogger(__name__)
+
+GONE = 0.2
+"""Share of a graph's images that may have left the project before the graph is built anew."""
+
+
+@dataclass(frozen=True)
+class ImageGraph:
+    """images: (N,) uint64, keys of the images that the rows of the graph show. places: (N,) row of each vector, -1 if gone."""
+
+    images: NDArray[np.uint64]
+    places: NDArray[np.int64]
+    graph: Graph
+
+    def rows_of(self, images: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """(n,) the row of each image; all must be in the graph."""
+        order = np.argsort(self.images, kind="stable")
+        return np.asarray(order[np.searchsorted(self.images, images, sorter=order)])
+
+
+class GraphStore:
+    """A file a project, for the encoder it used last. Only a cache: what cannot be read is built anew."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def of(
+        self, project_id: int, encoder_id: str, images: NDArray[np.uint64], places: NDArray[np.int64],
+        features: NDArray[np.float16],
+    ) -> ImageGraph:  # fmt: skip
+        """The graph of a project's images (n,), whose vectors are the rows `places` (n,) of `features`; kept for the next time.
+
+        An image may be there more than once. Rows of a few images that left the project may be among the graph's. Raises
+        DiskFullError or StoreAwayError where it cannot be kept.
+        """
+        images, first = np.unique(images, return_index=True)
+        places = places[first]
+        known = self._read(project_id, encoder_id)
+        if known is None or _outgrown(known, images):
+            found = ImageGraph(images, places, graph_of(features, places))
+        else:
+            before, graph = known
+            at = np.searchsorted(images, before)
+            there = images[np.minimum(at, len(images) - 1)] == before
+            new = ~np.isin(images, before)
+            everywhere = np.concatenate([np.where(there, places[np.minimum(at, len(images) - 1)], -1), places[new]])
+            if not new.any():
+                return ImageGraph(before, everywhere, graph)
+            found = ImageGraph(np.concatenate([before, images[new]]), everywhere, graph.extended(features, everywhere))
+        self._write(project_id, encoder_id, found)
+        return found
+
+    def _path(self, project_id: int) -> Path:
+        return self.root / f"{project_id}.safetensors"
+
+    def _read(self, project_id: int, encoder_id: str) -> tuple[NDArray[np.uint64], Graph] | None:
+        try:
+            with safe_open(self._path(project_id), "numpy") as file:
+                if (file.metadata() or {}).get("encoder") != encoder_id:
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            images = tensors.pop("images")
+            graph: Graph = AnchorGraph(**tensors) if "anchors" in tensors else NeighbourGraph(**tensors)
+            if images.dtype != np.uint64 or images.shape != (len(graph),):
+                raise ValueError(f"{images.shape} images and {len(graph)} rows")
+        except FileNotFoundError:
+            return None
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            logger.warning("%s cannot be read, and is built anew: %s", self._path(project_id), error)
+            return None
+        return images, graph
+
+    def _write(self, project_id: int, encoder_id: str, found: ImageGraph) -> None:
+        arrays = found.graph.arrays()
+        with translated(str(self.root)), atomic_file(self._path(project_id)) as path:
+            save_file({"images": found.images, **arrays}, path, {"encoder": encoder_id})
+
+
+def _outgrown(known: tuple[NDArray[np.uint64], Graph], images: NDArray[np.uint64]) -> bool:
+    """Whether the graph was made for far fewer images, for another size, or for many that are gone."""
+    before, graph = known
+    both = int(np.isin(before, images).sum())
+    total = len(before) + len(images) - both
+    return (
+        both < (1 - GONE) * len(before)
+        or total > 2 * len(before)
+        or (isinstance(graph, NeighbourGraph) and total > EXACT_ROWS)
+    )

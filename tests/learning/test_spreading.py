@@ -1,0 +1,79 @@
+"""A head that learns from the unlabelled, beside what the labels alone say."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.learning.neighbours import NeighbourGraph
+from ml_backend.learning.spreading import Unlabelled
+from ml_backend.learning.training import TrainedHead, train_head
+from ml_backend.simulation.data import Data, digits
+
+NAMES = tuple("0123456789")
+
+
+def few_labels(data: Data, count: int, seed: int = 0) -> NDArray[np.int64]:
+    return np.sort(np.random.default_rng(seed).choice(len(data.labels), count, replace=False))
+
+
+def unlabelled(data: Data, at: NDArray[np.int64]) -> Unlabelled:
+    places = np.arange(len(data.features))
+    return Unlabelled(NeighbourGraph.of(data.features, places), data.features, places, at)
+
+
+def accuracy(trained: TrainedHead, data: Data) -> float:
+    return float((trained.head.predict_proba(data.test_features).argmax(axis=1) == data.test_labels).mean())
+
+
+def test_the_unlabelled_teach_more_than_forty_labels_alone() -> None:
+    gains = []
+    for seed in range(3):
+        data = digits(seed)
+        at = few_labels(data, 40, seed)
+        alone = train_head(data.features[at], data.labels[at], NAMES, seed=0)
+        spread = train_head(data.features[at], data.labels[at], NAMES, seed=0, pool=unlabelled(data, at))
+        gains.append(accuracy(spread, data) - accuracy(alone, data))
+    assert min(gains) > 0
+    assert np.mean(gains) > 0.05
+
+
+def test_where_neighbours_say_nothing_the_head_is_that_of_the_labels() -> None:
+    """A graph without any sense must not cost accuracy: the folds notice."""
+    data = digits(0)
+    at = few_labels(data, 300)
+    shuffled = unlabelled(data, at)
+    places = np.random.default_rng(1).permutation(len(data.features))
+    senseless = Unlabelled(NeighbourGraph.of(data.features, places), data.features, shuffled.places, at)
+    alone = train_head(data.features[at], data.labels[at], NAMES, seed=0)
+    spread = train_head(data.features[at], data.labels[at], NAMES, seed=0, pool=senseless)
+    assert accuracy(spread, data) > accuracy(alone, data) - 0.01
+
+
+def test_what_a_row_is_answered_by_folds_does_not_know_its_label() -> None:
+    """Labels at random: folds that had seen them, or what came of them, would be right more often than one in ten."""
+    data = digits(0)
+    at = few_labels(data, 400)
+    labels = np.random.default_rng(2).integers(10, size=400)
+    trained = train_head(data.features[at], labels, NAMES, seed=0, pool=unlabelled(data, at))
+    assert trained.report.accuracy is not None
+    assert trained.report.accuracy < 0.16
+
+
+def test_several_labels_an_image_are_spread_each_for_itself() -> None:
+    data = digits(0)
+    at = few_labels(data, 60)
+    truth = np.stack([data.labels % 2 == 0, data.labels > 4], axis=1)
+    tested = np.stack([data.test_labels % 2 == 0, data.test_labels > 4], axis=1)
+    right = []
+    for pool in (None, unlabelled(data, at)):
+        trained = train_head(data.features[at], truth[at], ("even", "large"), seed=0, pool=pool)
+        right.append(((trained.head.predict_proba(data.test_features) > 0.5) == tested).mean())
+    assert right[1] > right[0] + 0.03
+
+
+def test_the_same_rows_and_seed_give_the_same_head() -> None:
+    data = digits(0)
+    at = few_labels(data, 50)
+    first, second = (
+        train_head(data.features[at], data.labels[at], NAMES, seed=3, pool=unlabelled(data, at)) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first.head.weight, second.head.weight)
