@@ -71,21 +71,14 @@ class GraphStore:
         return self.root / f"{project_id}.safetensors"
 
     def _read(self, project_id: int, encoder_id: str) -> tuple[NDArray[np.uint64], Graph] | None:
+        path = self._path(project_id)
         try:
-            with safe_open(self._path(project_id), "numpy") as file:
-                if (file.metadata() or {}).get("encoder") != encoder_id:
-                    return None
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            images = tensors.pop("images")
-            graph: Graph = AnchorGraph(**tensors) if "anchors" in tensors else NeighbourGraph(**tensors)
-            if images.dtype != np.uint64 or images.shape != (len(graph),):
-                raise ValueError(f"{images.shape} images and {len(graph)} rows")
+            return _load(path, encoder_id)
         except FileNotFoundError:
             return None
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-            logger.warning("%s cannot be read, and is built anew: %s", self._path(project_id), error)
+            logger.warning("%s cannot be read, and is built anew: %s", path, error)
             return None
-        return images, graph
 
     def _write(self, project_id: int, encoder_id: str, found: ImageGraph) -> None:
         arrays = found.graph.arrays()
@@ -103,3 +96,16 @@ def _outgrown(known: tuple[NDArray[np.uint64], Graph], images: NDArray[np.uint64
         or total > 2 * len(before)
         or (isinstance(graph, NeighbourGraph) and total > EXACT_ROWS)
     )
+
+
+def _load(path: Path, encoder_id: str) -> tuple[NDArray[np.uint64], Graph] | None:
+    """Keys of the images and their graph; None where it is of another encoder."""
+    with safe_open(path, "numpy") as file:
+        if (file.metadata() or {}).get("encoder") != encoder_id:
+            return None
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    images = tensors.pop("images")
+    graph: Graph = AnchorGraph(**tensors) if "anchors" in tensors else NeighbourGraph(**tensors)
+    if images.dtype != np.uint64 or images.shape != (len(graph),):
+        raise ValueError(f"it has {len(graph)} rows for images of shape {images.shape}")
+    return images, graph
