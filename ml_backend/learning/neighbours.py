@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
-from sklearn.cluster import MiniBatchKMeans
+from sklearn.cluster import KMeans
 
 Features = NDArray[np.floating[Any]]
 Floats = NDArray[np.float32]
@@ -24,7 +24,7 @@ EXACT_ROWS = 25_000
 """Up to here neighbours are searched for exactly; that work grows with the square of the rows."""
 NEIGHBOURS, POWER = 10, 3
 RESTART, STEPS = 0.05, 30
-ANCHORS, ANCHOR_SAMPLE, ANCHORS_A_ROW = 1_000, 25_000, 5
+ANCHORS, ANCHOR_SAMPLE, ANCHOR_STEPS, ANCHORS_A_ROW = 1_000, 25_000, 10, 5
 SHARPNESS, SMOOTHNESS = 20.0, 0.1
 ROWS_AT_ONCE = 2_048
 
@@ -147,7 +147,7 @@ class AnchorGraph:
         drawn = np.sort(rng.choice(places, min(ANCHOR_SAMPLE, len(places)), replace=False))
         sample = np.asarray(features[drawn], np.float32)
         count = min(ANCHORS, len(sample))
-        means = MiniBatchKMeans(count, n_init=1, batch_size=4096, max_iter=20, random_state=0).fit(sample)
+        means = KMeans(count, init="random", n_init=1, max_iter=ANCHOR_STEPS, random_state=0).fit(sample)
         centres = means.cluster_centers_
         anchors = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
         none = np.empty((0, min(ANCHORS_A_ROW, count)), np.float32)
