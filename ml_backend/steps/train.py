@@ -142,9 +142,9 @@ class Trainer:
     def _refitted(self, project: Project, corpus: Corpus, examples: Examples, on_progress: OnProgress) -> Candidate:
         """A head, trained cold on the stored vectors, labelled or not; where the project started from a model, from its head."""
         prior = self._prior(project, corpus)
-        on_progress("looking for neighbours")
+        on_progress(0.0, "looking for neighbours")
         pool = self._unlabelled(project, corpus, examples)
-        on_progress("training")
+        on_progress(0.5, "training")
         trained = train_head(
             examples.features, examples.targets, corpus.classes, seed=self.settings.seed, prior=prior, pool=pool
         )
