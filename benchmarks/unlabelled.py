@@ -44,17 +44,16 @@ def main() -> int:
 
 def gains(runs: list[Data]) -> str:
     """Accuracy with labels drawn at random: of the labels alone -> with the unlabelled."""
-    parts = []
-    for size in SIZES:
-        right = np.zeros((len(runs), 2))
-        for seed, data in enumerate(runs):
-            everywhere = np.arange(len(data.features))
+    right = np.zeros((len(runs), len(SIZES), 2))
+    for seed, data in enumerate(runs):
+        everywhere = np.arange(len(data.features))
+        graph = graph_of(data.features, everywhere)
+        for row, size in enumerate(SIZES):
             at = np.sort(np.random.default_rng(seed).choice(everywhere, size, replace=False))
-            pool = Unlabelled(graph_of(data.features, everywhere), data.features, everywhere, at)
-            for place, known in enumerate((None, pool)):
-                head = train_head(data.features[at], data.labels[at], data.classes, seed=seed, pool=known).head
-                right[seed, place] = (head.predict_proba(data.test_features).argmax(1) == data.test_labels).mean()
-        parts.append(f"{size} labels: {right[:, 0].mean():.3f} -> {right[:, 1].mean():.3f}")
+            for column, pool in enumerate((None, Unlabelled(graph, data.features, everywhere, at))):
+                head = train_head(data.features[at], data.labels[at], data.classes, seed=seed, pool=pool).head
+                right[seed, row, column] = (head.predict_proba(data.test_features).argmax(1) == data.test_labels).mean()
+    parts = [f"{n} labels: {alone:.3f} -> {both:.3f}" for n, (alone, both) in zip(SIZES, right.mean(0), strict=True)]
     return ", ".join(parts)
 
 
