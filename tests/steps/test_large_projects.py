@@ -24,6 +24,7 @@ from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.store.database import Database
+from ml_backend.store.events import MOST_NAMED
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from tests.postgresql import cluster
@@ -157,7 +158,9 @@ def test_a_first_sync_of_300000_tasks_ends_on_postgresql(tmp_path: Path) -> None
 
 
 def touch(services: Services, project: Project, task_ids: Sequence[int]) -> None:
-    services.inbox.record(project.key, "TASKS_CREATED", {"tasks": [{"id": i} for i in task_ids]})
+    for start in range(0, len(task_ids), MOST_NAMED):
+        named = [{"id": i} for i in task_ids[start : start + MOST_NAMED]]
+        services.inbox.record(project.key, "TASKS_CREATED", {"tasks": named})
 
 
 @contextmanager
