@@ -20,7 +20,6 @@ from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.store.checkpoints import Checkpoints
 from ml_backend.store.database import Database
 from ml_backend.store.events import Inbox
-from ml_backend.store.graphs import GraphStore
 from ml_backend.store.jobs import Debounce, Jobs, RetryPolicy
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
@@ -49,7 +48,6 @@ class Services:
     inbox: Inbox
     versions: Versions
     features: FeatureStore
-    graphs: GraphStore
     is_copy: bool = False  # the store is a copy to be thrown away, and Label Studio is not to be changed
 
     def __post_init__(self) -> None:
@@ -92,10 +90,12 @@ class Services:
     def trainer(self) -> Trainer:
         from ml_backend.steps.promotion import Promotion  # noqa: PLC0415 - torch
         from ml_backend.steps.train import Trainer  # noqa: PLC0415
+        from ml_backend.store.graphs import GraphStore  # noqa: PLC0415
 
+        graphs = GraphStore(self.settings.data_dir / "graphs")
         promotion = Promotion(self.versions, self.predictor, self.features, self.settings)
         return Trainer(
-            self.versions, self.predictor, self.ledger, self.features, self.graphs, self.encoding, promotion,
+            self.versions, self.predictor, self.ledger, self.features, graphs, self.encoding, promotion,
             self.checkpoints, self.settings,
         )  # fmt: skip
 
@@ -150,5 +150,4 @@ class Services:
             inbox=Inbox(database, jobs),
             versions=Versions(settings.data_dir / "versions", database),
             features=FeatureStore(settings.data_dir / "features"),
-            graphs=GraphStore(settings.data_dir / "graphs"),
         )
