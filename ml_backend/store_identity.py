@@ -26,7 +26,7 @@ ANSWER_SECONDS = (0.5, 2.0)
 
 @dataclass(frozen=True)
 class Store:
-    """A store as it is health to people and programs. `id` is None where nothing has been kept yet."""
+    """A store as it is told to people and programs. `id` is None where nothing has been kept yet."""
 
     id: str | None
     data_dir: Path

@@ -8,6 +8,7 @@ docs/decisions/images-from-listed-hosts.md says against what.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ml_backend.chunks import chunks
 from ml_backend.encoding import read_image
-from ml_backend.errors import ImageError
+from ml_backend.errors import ImageError, NotFoundError
 from ml_backend.host_lists import split
 from ml_backend.hosts import Hosts
 from ml_backend.labelstudio.client import PAGE
@@ -97,8 +98,9 @@ class UnlistedImages:
         client, number = self.hosts.client(project.key.host), project.key.project_id
         ids, shown = sorted({task.id for task in doubtful.values()}), set()
         for part in chunks(ids, PAGE):
-            listed = (task_from_json(project.schema, raw) for raw in client.listed(number, part, "id,data"))
-            shown |= {(task.id, task.image) for task in listed}
+            with suppress(NotFoundError):  # then it shows none of them
+                listed = (task_from_json(project.schema, raw) for raw in client.listed(number, part, "id,data"))
+                shown |= {(task.id, task.image) for task in listed}
         return {place for place, task in doubtful.items() if (task.id, task.image) not in shown}
 
     def _lies_in_label_studio(self, project: Project, image: str) -> bool:

@@ -348,12 +348,12 @@ class LabelStudio:
                 return
 
     def listed(self, project_id: int, task_ids: Collection[int], include: str, fields: str = "task_only") -> list[Json]:
-        """Those of the tasks that exist, PAGE at most, each with the fields that `include` names."""
+        """Those of the tasks that exist, PAGE at most, each with the fields that `include` names.
+
+        Raises NotFoundError where the project itself is not there, or its host says so for a moment: no task is gone by that.
+        """
         query = {"selectedItems": {"all": False, "included": list(task_ids)}}
-        try:
-            return list(self.listing(project_id, include, query, fields=fields, size=len(task_ids))["tasks"])
-        except NotFoundError:  # none of them is there
-            return []
+        return list(self.listing(project_id, include, query, fields=fields, size=len(task_ids))["tasks"])
 
     def _act(self, project_id: int, action: str, task_ids: Sequence[int]) -> None:
         items = {"selectedItems": {"all": False, "included": list(task_ids)}}

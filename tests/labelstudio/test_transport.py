@@ -130,6 +130,14 @@ def test_a_refusal_becomes_a_sentence(host: Host, status: int, body: Any, error:
         Transport(host.url, "t").call("POST", "/x")
 
 
+@pytest.mark.parametrize("ask", [LabelStudio.existing, LabelStudio.predictions_of])
+def test_a_list_of_tasks_that_is_not_found_says_of_no_task_that_it_is_gone(host: Host, ask: Any) -> None:
+    """As a proxy may answer for a moment, or a project that was deleted: labels are not to go by it."""
+    host.reply = lambda *_: (404, {"detail": "404 page not found"})
+    with LabelStudio(host.url, "k" * 40) as client, pytest.raises(NotFoundError):
+        ask(client, 1, [1, 2, 3])
+
+
 def test_a_personal_access_token_is_exchanged_once_for_many_requests(host: Host) -> None:
     access = jwt(token_type="access", iat=1000, exp=1300)
     host.reply = lambda _, path, __: (200, {"access": access} if "refresh" in path else {})
