@@ -190,7 +190,7 @@ class AnchorGraph:
         for left_out in range(int(fold.max()) + 2):
             kept = fold != left_out
             system = (given[kept].T @ given[kept]).toarray() + SMOOTHNESS * laplacian + 1e-6 * np.eye(len(size))
-            anchors = np.linalg.solve(system, given[kept].T @ seeds[kept])
+            anchors = np.maximum(np.linalg.solve(system, given[kept].T @ seeds[kept]), 0)
             anchors /= np.maximum(size @ anchors, 1e-12)
             reached.append(np.einsum("rs,rsk->rk", self.share[rows], anchors.astype(np.float32)[self.nearest[rows]]))
-        return np.asarray(np.maximum(np.stack(reached, axis=1), 0), np.float32)
+        return np.stack(reached, axis=1)

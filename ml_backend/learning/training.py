@@ -24,7 +24,7 @@ PRIOR_PENALTIES = (1e2, 1e1, 1.0, 1e-1, *PENALTIES)
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the head that learned from the unlabelled, in the mixture."""
-EXPECTED, DOUBT = 0.75, 5.0
+EXPECTED, DOUBT = 0.75, 2.0
 """The share expected before any label, and how many nats of evidence speak for it against a share of one more or less."""
 
 
@@ -105,12 +105,12 @@ def _mixed(
     first, second = (
         each.scaled(1 / _temperature(each.logits, targets, multilabel=multilabel)) for each in (alone, spread)
     )
-    best = torch.inf
+    best, decisions = torch.inf, targets.numel() if multilabel else len(targets)
     result = first.weight, first.bias, first.logits
     for share in SHARES:
         logits = torch.lerp(first.logits, second.logits, share)
         tempered = logits / _temperature(logits, targets, multilabel=multilabel)
-        cost = len(targets) * float(_loss(tempered, targets, multilabel=multilabel)) + DOUBT * (share - EXPECTED) ** 2
+        cost = decisions * float(_loss(tempered, targets, multilabel=multilabel)) + DOUBT * (share - EXPECTED) ** 2
         if cost < best:
             best = cost
             result = torch.lerp(first.weight, second.weight, share), torch.lerp(first.bias, second.bias, share), logits

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ml_backend.errors import ConflictError
 from ml_backend.learning.neighbours import EXACT_ROWS, AnchorGraph, Graph, NeighbourGraph, graph_of
-from ml_backend.store.faults import translated
 from ml_backend.tabular import atomic_file
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ class ImageGraph:
 
 
 class GraphStore:
-    """A file a project, for the encoder it used last. Only a cache: what cannot be read is built anew."""
+    """A file a project, for the encoder it used last. Only a cache: what cannot be read, or kept, is built anew."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -47,8 +49,7 @@ class GraphStore:
     ) -> ImageGraph:  # fmt: skip
         """The graph of a project's images (n,), whose vectors are the rows `places` (n,) of `features`; kept for the next time.
 
-        An image may be there more than once. Rows of a few images that left the project may be among the graph's. Raises
-        DiskFullError or StoreAwayError where it cannot be kept.
+        An image may be there more than once. Rows of a few images that left the project may be among the graph's.
         """
         images, first = np.unique(images, return_index=True)
         places = places[first]
@@ -82,8 +83,14 @@ class GraphStore:
 
     def _write(self, project_id: int, encoder_id: str, found: ImageGraph) -> None:
         arrays = found.graph.arrays()
-        with translated(str(self.root)), atomic_file(self._path(project_id)) as path:
-            save_file({"images": found.images, **arrays}, path, {"encoder": encoder_id})
+        tensors = {"images": found.images, **arrays}
+        try:
+            with atomic_file(self._path(project_id)) as path:
+                save_file(tensors, path, {"encoder": encoder_id, "digest": _digest(encoder_id, tensors)})
+        except (OSError, SafetensorError, ConflictError) as error:
+            logger.warning(
+                "The graph of project %d is not kept, and is built again the next time: %s", project_id, error
+            )
 
 
 def _outgrown(known: tuple[NDArray[np.uint64], Graph], images: NDArray[np.uint64]) -> bool:
@@ -104,8 +111,18 @@ def _load(path: Path, encoder_id: str) -> tuple[NDArray[np.uint64], Graph] | Non
         if (file.metadata() or {}).get("encoder") != encoder_id:
             return None
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        if file.metadata().get("digest") != _digest(encoder_id, tensors):
+            raise ValueError("its digest is another")
     images = tensors.pop("images")
     graph: Graph = AnchorGraph(**tensors) if "anchors" in tensors else NeighbourGraph(**tensors)
     if images.dtype != np.uint64 or images.shape != (len(graph),):
         raise ValueError(f"it has {len(graph)} rows for images of shape {images.shape}")
     return images, graph
+
+
+def _digest(encoder_id: str, tensors: dict[str, NDArray[Any]]) -> str:
+    digest = hashlib.blake2b(encoder_id.encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    return digest.hexdigest()

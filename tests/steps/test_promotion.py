@@ -18,6 +18,8 @@ from scipy.stats import norm
 from ml_backend.commands.sync import _accuracy_lines
 from ml_backend.errors import InvalidInputError
 from ml_backend.imports.trained_model import ModelSource
+from ml_backend.learning.encoders import build_encoder
+from ml_backend.learning.head import Head
 from ml_backend.learning.record import UNKNOWN, Record, digests
 from ml_backend.steps.promotion import Answers, Promotion, first_better
 from ml_backend.store import schema
@@ -282,3 +284,23 @@ def test_a_candidate_that_was_never_judged_is_judged_at_the_next_turn(bench: Ben
         connection.execute(sa.update(schema.serving).values(number=1))
     assert bench.turn().version == 2
     assert [(version.number, version.state) for version in bench.versions] == [(2, "promoted"), (1, "promoted")]
+
+
+def test_a_few_labels_of_some_kinds_take_nothing_from_an_imported_model(tmp_path: Path) -> None:
+    """What spreads from labels of two kinds knows nothing of the other four, which the imported model knows."""
+    kinds = ("ant", "bee", "cat", "dog", "eel", "fox")
+    bench = Bench(tmp_path / "data", kinds=kinds, tasks=120)
+    build_encoder("tests.bench:Wider", sample=lambda _: []).save(tmp_path / "theirs")
+    weight = np.zeros((len(kinds), 12), np.float32)
+    weight[np.arange(len(kinds)), np.arange(len(kinds))] = 6
+    Head(kinds, weight, np.zeros(len(kinds), np.float32)).save(tmp_path / "theirs")
+    meta = {"version": "v9", "labels": kinds, "origin": {"project": "http://other#9"}}
+    (tmp_path / "theirs" / "meta.json").write_text(json.dumps(meta))
+    bench.set(allowed_encoders=("tests.bench:Wider",))
+    bench.services.model_importer.start_from(bench.project, ModelSource(tmp_path / "theirs"))
+    bench.turn()
+    bench.label(*[task for task in bench.ids[20:] if bench.truth[task] in kinds[:2]][:6])
+    bench.turn()
+    guesses = bench.guesses()
+    assert sum(guesses[task] == bench.truth[task] for task in guesses) > 0.95 * len(guesses)
+    bench.services.database.close()

@@ -11,6 +11,7 @@ from ml_backend.learning.neighbours import AnchorGraph, NeighbourGraph
 from ml_backend.simulation.data import unit_rows
 from ml_backend.store import graphs
 from ml_backend.store.graphs import GraphStore, ImageGraph
+from ml_backend.tabular import atomic_file
 
 
 @pytest.fixture
@@ -93,6 +94,25 @@ def test_a_file_of_another_shape_is_built_anew(tmp_path: Path, features: NDArray
     broken = NeighbourGraph(np.zeros((7, 3), np.int32), np.zeros((7, 3), np.float32))
     store._write(1, "e", ImageGraph(keys(100), np.arange(100), broken))
     assert shown(of(store, keys(100), features)) == whole
+
+
+def test_one_bit_that_is_another_is_noticed(tmp_path: Path, features: NDArray[np.float16]) -> None:
+    whole = shown(of(GraphStore(tmp_path), keys(100), features))
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    for place in range(len(content) - 6000, len(content), 997):
+        broken = content.copy()
+        broken[place] ^= 16
+        file.write_bytes(broken)
+        assert shown(of(GraphStore(tmp_path), keys(100), features)) == whole
+
+
+def test_a_graph_that_cannot_be_kept_is_there_all_the_same(tmp_path: Path, features: NDArray[np.float16]) -> None:
+    whole = shown(of(GraphStore(tmp_path / "whole"), keys(100), features))
+    (tmp_path / "file").write_text("in the way")
+    assert shown(of(GraphStore(tmp_path / "file"), keys(100), features)) == whole
+    with atomic_file(tmp_path / "locked" / "1.safetensors"):  # another process writes it
+        assert shown(of(GraphStore(tmp_path / "locked"), keys(100), features)) == whole
 
 
 def test_another_encoder_has_another_graph(tmp_path: Path, features: NDArray[np.float16]) -> None:
