@@ -24,12 +24,16 @@ Trainer = Callable[[NDArray[np.floating[Any]], NDArray[np.int64], NDArray[np.int
 
 @dataclass(frozen=True)
 class Settings:
-    """How every run of a comparison is done. Runs under different settings are never mixed."""
+    """How every run of a comparison is done. Runs under different settings are never mixed.
+
+    head: what is trained, in words that change where the training does.
+    """
 
     batch: int = 20
     budget: int = 400
     pool_size: int | None = None
     power: float | None = None
+    head: str = "of the labels and their neighbours"
 
 
 @dataclass(frozen=True)

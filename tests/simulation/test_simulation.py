@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,16 @@ def test_a_run_that_was_stopped_leaves_no_part_of_itself(tmp_path: Path) -> None
     assert [(r.strategy, r.labels, r.accuracy) for r in resumed] == [
         (r.strategy, r.labels, r.accuracy) for r in straight
     ]
+
+
+def test_runs_of_a_release_that_trained_otherwise_are_not_read_as_todays(tmp_path: Path) -> None:
+    simulate(blobs, ["random"], [0], SETTINGS, nearest_mean, tmp_path / "runs.csv", progress=False)
+    beside = tmp_path / "runs.json"
+    beside.write_text(
+        json.dumps({name: value for name, value in json.loads(beside.read_text()).items() if name != "head"})
+    )
+    with pytest.raises(ConflictError, match="another --out"):
+        simulate(blobs, ["random"], [0], SETTINGS, nearest_mean, tmp_path / "runs.csv", progress=False)
 
 
 def test_runs_under_other_settings_are_not_mixed(tmp_path: Path) -> None:
