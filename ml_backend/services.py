@@ -17,12 +17,12 @@ from ml_backend.status import ProjectStatus
 from ml_backend.steps.encode_images import CorpusBuilder
 from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.steps.sync_labels import LabelSync
-from ml_backend.store.checkpoints import Checkpoints
 from ml_backend.store.database import Database
 from ml_backend.store.events import Inbox
 from ml_backend.store.jobs import Debounce, Jobs, RetryPolicy
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
+from ml_backend.store.project_files import ProjectFiles
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.unlisted_images import UnlistedImages
 
@@ -58,7 +58,8 @@ class Services:
         unlisted = UnlistedImages(self.ledger, self.features, self.hosts)
         self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, settings)
         self.encoders = ProjectEncoders(self.versions, self.predictor, self.encoding, settings)
-        self.checkpoints = Checkpoints(settings.data_dir / "checkpoints")
+        self.checkpoints = ProjectFiles(settings.data_dir / "checkpoints")
+        self.graph_files = ProjectFiles(settings.data_dir / "graphs")
 
     @property
     def status(self) -> ProjectStatus:
@@ -92,10 +93,9 @@ class Services:
         from ml_backend.steps.train import Trainer  # noqa: PLC0415
         from ml_backend.store.graphs import GraphStore  # noqa: PLC0415
 
-        graphs = GraphStore(self.settings.data_dir / "graphs")
         promotion = Promotion(self.versions, self.predictor, self.features, self.settings)
         return Trainer(
-            self.versions, self.predictor, self.ledger, self.features, graphs, self.encoding, promotion,
+            self.versions, self.predictor, self.ledger, self.features, GraphStore(self.graph_files), self.encoding, promotion,
             self.checkpoints, self.settings,
         )  # fmt: skip
 

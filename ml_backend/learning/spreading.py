@@ -34,23 +34,23 @@ class Unlabelled:
 
 
 @dataclass(frozen=True)
-class SpreadHeads:
-    """One head a fold, that has seen neither the labels of the fold nor what comes of them, and one that has seen all.
+class CheckedHead:
+    """A linear head fitted to all labels, and what heads fitted without a fold, nor what comes of it, say of that fold.
 
-    logits: (n, C) of the labelled rows, each by the head of its fold. weight: (C, d), bias: (C,) of the one that has seen all.
+    logits: (n, C) of the labelled rows, each by the head of its fold. weight: (C, d). bias: (C,).
     """
 
     logits: torch.Tensor
     weight: torch.Tensor
     bias: torch.Tensor
 
-    def scaled(self, factor: float) -> SpreadHeads:
-        return SpreadHeads(self.logits * factor, self.weight * factor, self.bias * factor)
+    def scaled(self, factor: float) -> CheckedHead:
+        return CheckedHead(self.logits * factor, self.weight * factor, self.bias * factor)
 
 
-def fit_spread_heads(
+def fit_spread_head(
     pool: Unlabelled, targets: torch.Tensor, fold: NDArray[np.int64], *, multilabel: bool, seed: int
-) -> SpreadHeads:
+) -> CheckedHead:
     """Spread the labels over the graph, a fold left out at a time, and fit linear heads to what rows are believed to be.
 
     targets: (n, C) of the labelled rows. fold: (n,). A row counts by how sure it is believed to be something; with several
@@ -73,7 +73,7 @@ def fit_spread_heads(
     for number in range(int(fold.max()) + 1):
         mine = torch.from_numpy(fold == number)
         logits[mine] = design.rows[labelled[mine]] @ solution[number]
-    return SpreadHeads(logits, *design.unrotate(solution[-1]))
+    return CheckedHead(logits, *design.unrotate(solution[-1]))
 
 
 def _rows_to_fit(pool: Unlabelled, columns: int, seed: int) -> tuple[NDArray[np.int64], torch.Tensor]:

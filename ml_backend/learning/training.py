@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ml_backend.learning.head import Head
 from ml_backend.learning.logistic import Design, Problems, solve
-from ml_backend.learning.spreading import SpreadHeads, Unlabelled, fit_spread_heads
+from ml_backend.learning.spreading import CheckedHead, Unlabelled, fit_spread_head
 
 ClassWeight = Literal["balanced"] | None
 PENALTIES = (1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
@@ -85,8 +85,8 @@ def train_head(
     weight, bias = design.unrotate(solve(replace(problem, penalties=grid[chosen : chosen + 1]), tolerance=1e-4)[0])
     weight, bias = weight + base, bias + base_bias
     if pool is not None and logits is not None:
-        spread = fit_spread_heads(pool, targets, fold, multilabel=multilabel, seed=seed)
-        weight, bias, logits = _mixed(SpreadHeads(logits, weight, bias), spread, targets, multilabel=multilabel)
+        spread = fit_spread_head(pool, targets, fold, multilabel=multilabel, seed=seed)
+        weight, bias, logits = _mixed(CheckedHead(logits, weight, bias), spread, targets, multilabel=multilabel)
     temperature = 1.0 if logits is None else _temperature(logits, targets, multilabel=multilabel)
     weight = weight.contiguous()
     head = Head(tuple(classes), weight.numpy(), bias.numpy(), temperature, multilabel)
@@ -96,7 +96,7 @@ def train_head(
 
 
 def _mixed(
-    alone: SpreadHeads, spread: SpreadHeads, targets: torch.Tensor, *, multilabel: bool
+    alone: CheckedHead, spread: CheckedHead, targets: torch.Tensor, *, multilabel: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weight, bias and held-out logits of the geometric mean of both heads' probabilities, which is a linear head, too.
 

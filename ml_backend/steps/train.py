@@ -27,10 +27,10 @@ from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.steps.promotion import Promotion, answers_of, is_foreign_import, record_of
-from ml_backend.store.checkpoints import Checkpoints
 from ml_backend.store.graphs import GraphStore
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import PASSED, Verdict, Version, Versions
+from ml_backend.store.project_files import ProjectFiles
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.store.version_meta import EncoderMeta, Metrics, VersionMeta
@@ -72,7 +72,7 @@ class Trainer:
     graphs: GraphStore
     encoding: Encoding
     promotion: Promotion
-    checkpoints: Checkpoints
+    checkpoints: ProjectFiles
     settings: Settings
 
     def train(self, project: Project, corpus: Corpus | None, on_progress: OnProgress) -> LoadedModel | None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ml_backend.errors import ConflictError
 from ml_backend.learning.neighbours import EXACT_ROWS, AnchorGraph, Graph, NeighbourGraph, graph_of
+from ml_backend.learning.weights import digest
+from ml_backend.store.project_files import ProjectFiles
 from ml_backend.tabular import atomic_file
 
 logger = logging.getLogger(__name__)
@@ -40,8 +42,8 @@ class ImageGraph:
 class GraphStore:
     """A file a project, for the encoder it used last. Only a cache: what cannot be read, or kept, is built anew."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, files: ProjectFiles) -> None:
+        self.files = files
 
     def of(
         self, project_id: int, encoder_id: str, images: NDArray[np.uint64], places: NDArray[np.int64],
@@ -54,25 +56,20 @@ class GraphStore:
         images, first = np.unique(images, return_index=True)
         places = places[first]
         known = self._read(project_id, encoder_id)
-        if known is None or _outgrown(known, images):
+        if known is None or _outgrown(*known, images):
             found = ImageGraph(images, places, graph_of(features, places))
         else:
             before, graph = known
-            at = np.searchsorted(images, before)
-            there = images[np.minimum(at, len(images) - 1)] == before
             new = ~np.isin(images, before)
-            everywhere = np.concatenate([np.where(there, places[np.minimum(at, len(images) - 1)], -1), places[new]])
+            everywhere = np.concatenate([_places_now(before, images, places), places[new]])
             if not new.any():
                 return ImageGraph(before, everywhere, graph)
             found = ImageGraph(np.concatenate([before, images[new]]), everywhere, graph.extended(features, everywhere))
         self._write(project_id, encoder_id, found)
         return found
 
-    def _path(self, project_id: int) -> Path:
-        return self.root / f"{project_id}.safetensors"
-
     def _read(self, project_id: int, encoder_id: str) -> tuple[NDArray[np.uint64], Graph] | None:
-        path = self._path(project_id)
+        path = self.files.path(project_id)
         try:
             return _load(path, encoder_id)
         except FileNotFoundError:
@@ -82,10 +79,9 @@ class GraphStore:
             return None
 
     def _write(self, project_id: int, encoder_id: str, found: ImageGraph) -> None:
-        arrays = found.graph.arrays()
-        tensors = {"images": found.images, **arrays}
+        tensors = {"images": found.images, **found.graph.arrays()}
         try:
-            with atomic_file(self._path(project_id)) as path:
+            with atomic_file(self.files.path(project_id)) as path:
                 save_file(tensors, path, {"encoder": encoder_id, "digest": _digest(encoder_id, tensors)})
         except (OSError, SafetensorError, ConflictError) as error:
             logger.warning(
@@ -93,9 +89,14 @@ class GraphStore:
             )
 
 
-def _outgrown(known: tuple[NDArray[np.uint64], Graph], images: NDArray[np.uint64]) -> bool:
+def _places_now(before: NDArray[np.uint64], images: NDArray[np.uint64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of the images `before`, -1 for those that are not among the ascending `images` any more."""
+    at = np.minimum(np.searchsorted(images, before), len(images) - 1)
+    return np.where(images[at] == before, places[at], -1)
+
+
+def _outgrown(before: NDArray[np.uint64], graph: Graph, images: NDArray[np.uint64]) -> bool:
     """Whether the graph was made for far fewer images, for another size, or for many that are gone."""
-    before, graph = known
     both = int(np.isin(before, images).sum())
     total = len(before) + len(images) - both
     return (
@@ -121,8 +122,5 @@ def _load(path: Path, encoder_id: str) -> tuple[NDArray[np.uint64], Graph] | Non
 
 
 def _digest(encoder_id: str, tensors: dict[str, NDArray[Any]]) -> str:
-    digest = hashlib.blake2b(encoder_id.encode(), digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
-        digest.update(np.ascontiguousarray(tensor).data)
-    return digest.hexdigest()
+    kinds = {name: [tensor.dtype.str, *tensor.shape] for name, tensor in tensors.items()}
+    return digest({"encoder": encoder_id, **kinds}, {name: torch.from_numpy(each) for name, each in tensors.items()})

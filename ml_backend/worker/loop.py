@@ -84,7 +84,8 @@ class Worker:
         self.services.versions.sweep()
         self.services.jobs.abandon(self.name)
         projects = self.services.ledger.projects()
-        self.services.checkpoints.sweep({project.id for project in projects if not project.state.gone})
+        for files in (self.services.checkpoints, self.services.graph_files):
+            files.sweep({project.id for project in projects if not project.state.gone})
         for project in projects:
             requeue_job_of_dead_process(project, self.services)
         return True
@@ -151,7 +152,8 @@ class Worker:
             logger.error("%s: %s", project.key, error)
             return partial(jobs.fail, job, sentence)
         logger.error("%s: the turn failed", project.key, exc_info=error)
-        self.services.checkpoints.discard(project.id)  # it may be what it fails of
+        for files in (self.services.checkpoints, self.services.graph_files):
+            files.discard(project.id)  # it may be what it fails of
         return partial(jobs.fail, job, f"{type(error).__name__}: {error}")
 
     def _end(self, job: Job, end: Callable[[], object]) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ml_backend import cycle
 from ml_backend.commands.sync import _job_text
 from ml_backend.errors import DiskFullError
 from ml_backend.services import Services
@@ -164,13 +165,27 @@ def test_head_training_takes_away_what_fine_tuning_left(turn: Turn) -> None:
 
 def test_a_worker_that_starts_takes_away_what_is_of_no_project(turn: Turn) -> None:
     turn.stopped_at(2)
+    turn.services.graph_files.root.mkdir()
     for name in ("7777.safetensors", "7777.writing"):
         (turn.services.checkpoints.root / name).write_bytes(b"left")
+        (turn.services.graph_files.root / name).write_bytes(b"left")
+    turn.services.graph_files.path(turn.project.id).write_bytes(b"its own")
     Worker(turn.services, "next")._take_over()
     assert turn.kept() == [f"{turn.project.id}.safetensors"]
+    assert list(turn.services.graph_files.root.iterdir()) == [turn.services.graph_files.path(turn.project.id)]
     turn.services.ledger.configure(turn.project, gone="2026-01-01T00:00:00+00:00")
     Worker(turn.services, "next")._take_over()
     assert turn.kept() == []
+
+
+def test_a_turn_that_failed_for_no_known_reason_leaves_no_file_that_it_may_have_failed_of(
+    turn: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn.services.graph_files.root.mkdir()
+    turn.services.graph_files.path(turn.project.id).write_bytes(b"odd")
+    monkeypatch.setattr(cycle, "run", lambda *_, **__: 1 / 0)
+    turn()
+    assert not turn.services.graph_files.path(turn.project.id).exists()
 
 
 def test_where_the_version_could_not_be_written_nothing_is_trained_again(

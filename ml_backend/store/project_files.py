@@ -1,4 +1,4 @@
-"""Where trainings that take long keep how far they are: one file a project, there only until its version is made."""
+"""One file a project, which nothing but time depends on: how far a long training is, the graph of the images."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 
-class Checkpoints:
-    """The checkpoints of all projects of one store, below `root`. To delete one costs time, and nothing else."""
+class ProjectFiles:
+    """The files of all projects of one store, below `root`. To delete one costs time, and nothing else."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
