@@ -1,18 +1,17 @@
 """How many labels each strategy needs, on digits, MNIST-10k and CIFAR-10: the tables and pictures of docs/strategies.md.
 
   python benchmarks/label_efficiency.py --data ../shared/data
-  python benchmarks/label_efficiency.py --data ../shared/data --only mnist --strategies random,auto --again auto
+  python benchmarks/label_efficiency.py --data ../shared/data --only mnist --strategies random,auto
 
-Finished runs are kept in .benchmarks/label_efficiency and not done again; `--again` forgets those of a strategy.
+Finished runs are kept in .benchmarks/label_efficiency and not done again, until the code that decides them changes.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from benchmarks.strategy_data import CACHE, sources
 from ml_backend.commands.simulate import stressed
 from ml_backend.simulation.picture import draw
 from ml_backend.simulation.replay import Settings
-from ml_backend.simulation.runs import COLUMNS, read, simulate
+from ml_backend.simulation.runs import simulate
 from ml_backend.simulation.simulated_head import LiveHead
 from ml_backend.simulation.summary import Runs, aulc, gathered, reached
 from ml_backend.simulation.table import table
@@ -104,7 +103,6 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(CASES), help=f"comma-separated, of: {', '.join(CASES)}")
     parser.add_argument("--strategies", default=STRATEGIES)
     parser.add_argument("--seeds", type=int, help="instead of the number each case asks for")
-    parser.add_argument("--again", default="", help="strategies whose earlier runs are forgotten, comma-separated")
     parser.add_argument("--pictures", type=Path, default=Path("docs/strategies"))
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
@@ -116,7 +114,6 @@ def main() -> int:
             print(f"{name}: not measured, its archive is not in {args.data}")
             continue
         path = CACHE / "label_efficiency" / name / "runs.csv"
-        forget(path, args.again.split(","))
         source = stressed(available[case.source], case.stress)
         seeds = range(args.seeds or case.seeds)
         runs = gathered(simulate(source, args.strategies.split(","), seeds, case.settings, LiveHead(), path))
@@ -143,16 +140,6 @@ def report(runs: Runs, case: Case) -> tuple[list[str], int]:
             f"{'ok' if ok else 'MISS'}: {sentence}: {value:.4g} ({'at most' if less else 'at least'} {limit:.4g})"
         )
     return lines, missed
-
-
-def forget(path: Path, strategies: list[str]) -> None:
-    if not path.exists():
-        return
-    kept = [r for r in read(path) if r.strategy not in strategies]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(asdict(r) for r in kept)
 
 
 if __name__ == "__main__":

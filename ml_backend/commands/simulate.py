@@ -6,7 +6,8 @@
   ml-backend simulate project --project 3
 
 A strategy that needs a model chooses its first batch by coverage; `random+margin` starts with a random batch instead.
-Finished runs are kept in the output folder and not repeated, so a stopped simulation continues where it was.
+Finished runs are kept in the output folder and not repeated, so a stopped simulation continues where it was. A run is known
+by the images' content, the settings and the version of the code: other images or another release are replayed anew.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ml_backend.simulation.data import STRESS, Data, Source, digits
 from ml_backend.simulation.labelled_images import Example, encoded, from_csv, from_folder
 from ml_backend.simulation.picture import draw
 from ml_backend.simulation.replay import Settings, parts
-from ml_backend.simulation.runs import check_settings, read, simulate
+from ml_backend.simulation.runs import read, simulate
 from ml_backend.simulation.simulated_head import LiveHead
 from ml_backend.simulation.summary import gathered
 from ml_backend.simulation.table import table
@@ -76,13 +77,13 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidInputError("Needs at least one strategy, --seeds 1, --batch 1 and --labels for one batch.")
     settings = Settings(args.batch, args.labels, args.pool_size, args.power)
     if args.dry_run:
-        return planned(args, names, settings)
+        return planned(args, names)
     source = stressed(source_of(args), args.stress)
     rounds = simulate(
         source, names, range(args.seeds), settings, LiveHead(), args.out / "runs.csv", progress=not args.quiet
     )
     name = source(0).name
-    runs = gathered([r for r in rounds if r.data == name])
+    runs = gathered(rounds)
     text = table(runs, args.target)
     (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
@@ -91,11 +92,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def planned(args: argparse.Namespace, names: Sequence[str], settings: Settings) -> int:
+def planned(args: argparse.Namespace, names: Sequence[str]) -> int:
     """Say what would be replayed and written; raises what the replay would, as far as that is known before it."""
     for name in names:
         parts(name)
-    check_settings(args.out / "runs.csv", settings)
     title, images = "digits", 1797
     if args.data != "digits":
         title, examples = examples_of(args)
@@ -103,9 +103,10 @@ def planned(args: argparse.Namespace, names: Sequence[str], settings: Settings) 
     rounds = args.labels // args.batch
     print(f"Would replay {', '.join(names)} on {title} ({amount(images, 'labelled image')}): {args.seeds} runs each of "
           f"{amount(rounds, 'round')} of {amount(args.batch, 'label')}.")  # fmt: skip
-    done = len({(r.data, r.strategy, r.seed) for r in read(args.out / "runs.csv")})
+    done = len({(r.key, r.strategy, r.seed) for r in read(args.out / "runs.csv") if r.key})
     if done:
-        print(f"{amount(done, 'run')} in {args.out / 'runs.csv'} would be kept and not repeated.")
+        print(f"{args.out / 'runs.csv'} holds {amount(done, 'run')}: those of these images and settings, made by this "
+              "version, would not be repeated.")  # fmt: skip
     print(f"Would write runs.csv, table.md and the accuracy plot to {args.out}. Nothing was changed (--dry-run).")
     return 0
 
@@ -140,10 +141,14 @@ def from_project(args: argparse.Namespace) -> tuple[str, list[Example]]:
         raise InvalidInputError(
             f"{project.title} has labels of fewer than two classes: label images of two classes or more."
         )
-    tasks = services.ledger.tasks(project, sorted(labels))
+    tasks, rows = services.ledger.tasks(project, sorted(labels)), services.ledger.pool(project)
+    contents = dict(zip(rows.ids.tolist(), rows.hashes.tolist(), strict=True))
     return project.title, [
         Example(
-            str(task.data.get("filename", task.id)), labels[task.id], partial(services.encoding.read, project, task)
+            str(task.data.get("filename", task.id)),
+            labels[task.id],
+            partial(services.encoding.read, project, task),
+            contents[task.id].decode(),
         )
         for task in tasks
     ]

@@ -16,6 +16,8 @@ from tqdm import tqdm
 from ml_backend.errors import ImageError, InvalidInputError
 from ml_backend.learning.encoders import Encoder, build_encoder
 from ml_backend.learning.images import decode
+from ml_backend.learning.networks import cached_weights
+from ml_backend.simulation.code_version import code_digest
 from ml_backend.simulation.data import Source, split, unit_rows
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -24,11 +26,22 @@ AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Example:
-    """A labelled image: what to call it, its label, and how to get the file's bytes (which may raise ImageError)."""
+    """A labelled image: what to call it, its label, and how to get the file's bytes (which may raise ImageError).
+
+    content: SHA-256 of these bytes in hex, where it is known without reading them.
+    """
 
     name: str
     label: str
     read: Callable[[], bytes]
+    content: str = ""
+
+    def digest(self) -> str:
+        """Of the content; of why there is none, where it cannot be read."""
+        try:
+            return self.content or hashlib.sha256(self.read()).hexdigest()
+        except (ImageError, OSError) as error:
+            return str(error)
 
 
 def from_folder(folder: Path) -> list[Example]:
@@ -67,9 +80,11 @@ def encoded(
     weights: Path | None = None,
     progress: bool = True,
 ) -> Source:
-    """Encode once, keep the features in the folder `cache`, split by the seed. Unreadable images are left out and told."""
-    key = hashlib.sha256(repr([(e.name, e.label) for e in examples]).encode() + f"{encoder} {weights}".encode())
-    file = cache / f"features-{key.hexdigest()[:16]}.npz"
+    """Encode once, keep the features in the folder `cache`, split by the seed. Unreadable images are left out and told.
+
+    The features are known by what decides them: the images' content, the encoder, its weights and our code.
+    """
+    file = cache / f"features-{fingerprint(examples, encoder, weights, progress=progress)[:16]}.npz"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         built = build_encoder(encoder, weights=weights, sample=lambda count: _sample(examples, count))
@@ -80,6 +95,20 @@ def encoded(
     classes = tuple(sorted({examples[i].label for i in kept}))
     labels = np.array([classes.index(examples[i].label) for i in kept], dtype=np.int64)
     return lambda seed: split(name, classes, features, labels, seed)
+
+
+def fingerprint(examples: Sequence[Example], encoder: str, weights: Path | None, *, progress: bool) -> str:
+    """Digest of content and order of the images, of the encoder, of the file it is or takes, and of the code of encoders."""
+    if encoder == "auto":
+        weights = weights or cached_weights("resnet18")
+    files = [path for path in (weights, Path(encoder)) if path and path.is_file()]
+    told = [
+        encoder,
+        code_digest(build_encoder.__module__),
+        *(hashlib.sha256(f.read_bytes()).hexdigest() for f in files),
+    ]
+    bar = tqdm(examples, desc="reading", unit="image", disable=not progress)
+    return hashlib.sha256(repr([told, [example.digest() for example in bar]]).encode()).hexdigest()
 
 
 def _sample(examples: Sequence[Example], count: int) -> list[Image.Image]:

@@ -24,30 +24,32 @@ Trainer = Callable[[NDArray[np.floating[Any]], NDArray[np.int64], NDArray[np.int
 
 @dataclass(frozen=True)
 class Settings:
-    """How every run of a comparison is done. Runs under different settings are never mixed.
-
-    head: what is trained, in words that change where the training does.
-    """
+    """How every run of a comparison is done. Runs under different settings are never mixed."""
 
     batch: int = 20
     budget: int = 400
     pool_size: int | None = None
     power: float | None = None
-    head: str = "of the labels and their neighbours"
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of one run came to. seconds, megabytes: of the selection alone."""
+    """What one round of one run came to.
+
+    balanced: mean recall of the classes in the test set. seconds, megabytes: of the selection alone.
+    key: of data, settings and code, see `runs.run_key`.
+    """
 
     data: str
     strategy: str
     seed: int
     labels: int
     accuracy: float
+    balanced: float
     seconds: float
     megabytes: float
     train_seconds: float
+    key: str = ""
 
 
 def parts(strategy: str) -> tuple[str, str]:
@@ -88,10 +90,10 @@ def replay(data: Data, strategy: str, seed: int, settings: Settings, train: Trai
         head = train(data.features, at, known[at], len(data.classes), seed)
         trained = time.perf_counter()
         probabilities = head(data.features)
-        accuracy = float((head(data.test_features).argmax(1) == data.test_labels).mean())
         yield Round(
-            data.name, strategy, seed, int(labelled.sum()), accuracy, chosen - started, peak.megabytes, trained - chosen
-        )
+            data.name, strategy, seed, int(labelled.sum()), *judged(head, data),
+            chosen - started, peak.megabytes, trained - chosen,
+        )  # fmt: skip
 
 
 def full_pool(data: Data, seed: int, train: Trainer) -> Round:
@@ -99,8 +101,15 @@ def full_pool(data: Data, seed: int, train: Trainer) -> Round:
     started = time.perf_counter()
     head = train(data.features, np.arange(len(data.labels)), data.labels, len(data.classes), seed)
     seconds = time.perf_counter() - started
-    accuracy = float((head(data.test_features).argmax(1) == data.test_labels).mean())
-    return Round(data.name, FULL_POOL, seed, len(data.labels), accuracy, 0.0, 0.0, seconds)
+    return Round(data.name, FULL_POOL, seed, len(data.labels), *judged(head, data), 0.0, 0.0, seconds)
+
+
+def judged(head: Probabilities, data: Data) -> tuple[float, float]:
+    """Accuracy and balanced accuracy on the test set; classes that are not in it do not count."""
+    right = head(data.test_features).argmax(1) == data.test_labels
+    sizes = np.bincount(data.test_labels, minlength=len(data.classes))
+    hits = np.bincount(data.test_labels, weights=right, minlength=len(data.classes))
+    return float(right.mean()), float((hits[sizes > 0] / sizes[sizes > 0]).mean())
 
 
 FULL_POOL = "(all labels)"

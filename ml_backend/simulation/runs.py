@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from ml_backend.errors import ConflictError
-from ml_backend.simulation.data import Source
+from ml_backend.simulation.code_version import code_digest
+from ml_backend.simulation.data import Data, Source
 from ml_backend.simulation.replay import FULL_POOL, Round, Settings, Trainer, full_pool, parts, replay
+from ml_backend.strategies import STRATEGIES
 
 COLUMNS = [field.name for field in fields(Round)]
 
@@ -30,68 +33,80 @@ def simulate(
 ) -> list[Round]:
     """Run each strategy under each seed, a run at a time into `path`; finished runs are read back from it.
 
-    Raises ConflictError where `path` holds runs made under other settings.
+    Returns the rounds of these runs alone, whatever else `path` holds. Raises ConflictError where it is no file of runs.
     """
     for strategy in strategies:
         parts(strategy)
-    check_settings(path, settings)
-    _keep_settings(path, settings)
     seeds = list(seeds)
-    rounds = read(path)
-    done = {(r.data, r.strategy, r.seed) for r in rounds}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known: dict[tuple[str, str, int], list[Round]] = {}
+    for r in read(path):
+        known.setdefault((r.key, r.strategy, r.seed), []).append(r)
+    rounds: list[Round] = []
     bar = tqdm(total=len(seeds) * len(strategies) + min(3, len(seeds)), unit="run", disable=not progress)
     for seed in seeds:
         data = source(seed)
+        digest = data_digest(data)
         for strategy in (*([FULL_POOL] if seed in seeds[:3] else []), *strategies):
             bar.set_description(f"{strategy}, seed {seed}")
-            if (data.name, strategy, seed) not in done:
-                run = (
-                    [full_pool(data, seed, train)]
-                    if strategy == FULL_POOL
-                    else list(replay(data, strategy, seed, settings, train))
-                )
+            key = run_key(digest, strategy, settings, train)
+            run = known.get((key, strategy, seed))
+            if run is None:
+                run = [replace(r, key=key) for r in _rounds(data, strategy, seed, settings, train)]
                 _append(path, run)
-                rounds += run
+            rounds += run
             bar.update()
     bar.close()
-    return [r for r in rounds if r.strategy in {FULL_POOL, *strategies} and r.seed in set(seeds)]
+    return rounds
+
+
+def _rounds(data: Data, strategy: str, seed: int, settings: Settings, train: Trainer) -> Iterator[Round]:
+    if strategy == FULL_POOL:
+        yield full_pool(data, seed, train)
+    else:
+        yield from replay(data, strategy, seed, settings, train)
+
+
+def data_digest(data: Data) -> str:
+    """Of features, labels and classes, those to test on included; encoder and weights are in the features."""
+    digest = hashlib.sha256(json.dumps(data.classes).encode())
+    for array in (data.features, data.labels, data.test_features, data.test_labels):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def run_key(data: str, strategy: str, settings: Settings, train: Trainer) -> str:
+    """What a run came from, seed and strategy apart: digest of the data, settings, and the code of replay and training."""
+    chosen = [] if strategy == FULL_POOL else [STRATEGIES[name].__module__ for name in parts(strategy)]
+    code = code_digest(__name__, train.__module__, *chosen)
+    rules = {} if strategy == FULL_POOL else asdict(settings)
+    return hashlib.sha256(json.dumps([data, code, rules]).encode()).hexdigest()[:16]
 
 
 def read(path: Path) -> list[Round]:
-    """The rounds in `path`, none if it is not there yet."""
+    """The rounds in `path`, none if it is not there yet. Those of a release before keys have none, so no run is theirs."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [_parsed(row) for row in csv.DictReader(file)]
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = set(COLUMNS) - {"key", "balanced"} - set(reader.fieldnames or ())
+        if missing:
+            raise ConflictError(f"{path} is no file of runs, it has no column {min(missing)}: choose another --out.")
+        return [_parsed(row) for row in reader]
 
 
 def _parsed(row: dict[str, str]) -> Round:
-    types = {"data": str, "strategy": str, "seed": int, "labels": int}
+    types = {"data": str, "strategy": str, "seed": int, "labels": int, "key": str}
+    row = {"key": "", "balanced": "nan", **row}
     return Round(**{name: types.get(name, float)(row[name]) for name in COLUMNS})
 
 
 def _append(path: Path, run: list[Round]) -> None:
     """The whole file anew and renamed: a run is there in full or not at all."""
     new = path.with_suffix(".part")
-    with new.open("w", newline="") as file:
+    with new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(asdict(r) for r in [*read(path), *run])
     new.replace(path)
-
-
-def check_settings(path: Path, settings: Settings) -> None:
-    """Raise ConflictError where `path` holds runs made under other settings."""
-    beside = path.with_suffix(".json")
-    now = dataclasses.asdict(settings)
-    if path.exists() and beside.exists():
-        before = json.loads(beside.read_text())
-        if before != now:
-            raise ConflictError(
-                f"{path} contains runs made with {before}, not {now}: choose another --out, or delete it."
-            )
-
-
-def _keep_settings(path: Path, settings: Settings) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(settings), indent=1) + "\n")

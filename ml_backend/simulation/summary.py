@@ -17,10 +17,14 @@ Curve = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Runs:
-    """The curves of one data set: `accuracy[strategy]` is (seeds, rounds), the same seeds in the same order in each."""
+    """The curves of one data set: `accuracy[strategy]` is (seeds, rounds), the same seeds in the same order in each.
+
+    balanced: the same of the balanced accuracy.
+    """
 
     labels: NDArray[np.int64]
     accuracy: dict[str, Curve]
+    balanced: dict[str, Curve]
     full: float
     seconds: dict[str, float]
     megabytes: dict[str, float]
@@ -47,10 +51,11 @@ def gathered(rounds: Sequence[Round]) -> Runs:
     shortest = min(len(by_run[name, s]) for name in names for s in seeds)
     labels = np.array([r.labels for r in by_run[names[0], seeds[0]][:shortest]])
     curves = {n: np.array([[r.accuracy for r in by_run[n, s][:shortest]] for s in seeds]) for n in names}
+    balanced = {n: np.array([[r.balanced for r in by_run[n, s][:shortest]] for s in seeds]) for n in names}
     seconds = {n: float(np.mean([r.seconds for s in seeds for r in by_run[n, s]])) for n in names}
     megabytes = {n: float(np.max([r.megabytes for s in seeds for r in by_run[n, s]])) for n in names}
     full = [r.accuracy for r in rounds if r.strategy == FULL_POOL]
-    return Runs(labels, curves, float(np.mean(full)) if full else float("nan"), seconds, megabytes)
+    return Runs(labels, curves, balanced, float(np.mean(full)) if full else float("nan"), seconds, megabytes)
 
 
 def aulc(runs: Runs, strategy: str) -> tuple[float, float]:

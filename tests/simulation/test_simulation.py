@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from PIL import Image
 
 from ml_backend import cli
 from ml_backend.errors import ConflictError, InvalidInputError
-from ml_backend.simulation.data import Data, digits, duplicates, long_tail, unit_rows, wrong_labels
+from ml_backend.simulation import code_version
+from ml_backend.simulation.code_version import code_digest
+from ml_backend.simulation.data import Data, Source, digits, duplicates, long_tail, unit_rows, wrong_labels
 from ml_backend.simulation.labelled_images import encoded, from_csv, from_folder
-from ml_backend.simulation.replay import FULL_POOL, Probabilities, Round, Settings, full_pool, replay
-from ml_backend.simulation.runs import read, simulate
+from ml_backend.simulation.replay import FULL_POOL, Probabilities, Round, Settings, full_pool, judged, replay
+from ml_backend.simulation.runs import read, run_key, simulate
+from ml_backend.simulation.simulated_head import LiveHead
 from ml_backend.simulation.summary import NEVER, aulc, gathered, reached
 from ml_backend.simulation.table import table
 
@@ -108,28 +111,120 @@ def test_a_run_that_was_stopped_leaves_no_part_of_itself(tmp_path: Path) -> None
     ]
 
 
-def test_runs_of_a_release_that_trained_otherwise_are_not_read_as_todays(tmp_path: Path) -> None:
-    simulate(blobs, ["random"], [0], SETTINGS, nearest_mean, tmp_path / "runs.csv", progress=False)
-    beside = tmp_path / "runs.json"
-    beside.write_text(
-        json.dumps({name: value for name, value in json.loads(beside.read_text()).items() if name != "head"})
+def trainings_to_have(path: Path, source: Source, settings: Settings = SETTINGS) -> int:
+    """How many trainings it takes to have the runs of `random` beside those that are in `path`."""
+    trained = []
+
+    def counting(*arguments: Any) -> Probabilities:
+        trained.append(arguments)
+        return nearest_mean(*arguments)
+
+    simulate(source, ["random"], [0], settings, counting, path, progress=False)
+    return len(trained)
+
+
+def test_runs_of_other_data_of_the_same_name_are_not_read_as_these(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+
+    def relabelled(seed: int) -> Data:
+        data = blobs(seed)
+        return replace(data, labels=(data.labels + 1) % 3)
+
+    def reencoded(seed: int) -> Data:
+        data = blobs(seed)
+        return replace(data, test_features=data.test_features[::-1])
+
+    here = simulate(blobs, ["random"], [0], SETTINGS, nearest_mean, path, progress=False)
+    for other in (relabelled, reencoded):
+        there = simulate(other, ["random"], [0], SETTINGS, nearest_mean, path, progress=False)
+        assert {r.key for r in there}.isdisjoint({r.key for r in here})
+        assert len(there) == len(here)
+    assert trainings_to_have(path, blobs) == 0
+
+
+def test_runs_under_other_settings_are_done_beside_these(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    assert trainings_to_have(path, blobs) == 5
+    assert trainings_to_have(path, blobs, replace(SETTINGS, batch=4)) == 5
+    assert trainings_to_have(path, blobs) == 0
+
+
+def test_runs_of_another_version_of_the_code_are_done_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "runs.csv"
+    assert trainings_to_have(path, blobs) == 5
+    monkeypatch.setattr("ml_backend.simulation.runs.code_digest", lambda *_: "another")
+    assert trainings_to_have(path, blobs) == 5
+
+
+def test_runs_of_a_release_that_knew_no_keys_are_kept_and_never_read_as_todays(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        "data,strategy,seed,labels,accuracy,seconds,megabytes,train_seconds\nblobs,random,0,5,0.5,0.1,1.0,0.1\n"
     )
-    with pytest.raises(ConflictError, match="another --out"):
-        simulate(blobs, ["random"], [0], SETTINGS, nearest_mean, tmp_path / "runs.csv", progress=False)
+    assert trainings_to_have(path, blobs) == 5
+    assert [r.accuracy for r in read(path) if not r.key] == [0.5]
 
 
-def test_runs_under_other_settings_are_not_mixed(tmp_path: Path) -> None:
-    simulate(blobs, ["random"], [0], SETTINGS, nearest_mean, tmp_path / "runs.csv", progress=False)
+def test_a_file_that_holds_no_runs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("name,price\nnail,1\n")
     with pytest.raises(ConflictError, match="another --out"):
-        simulate(
-            blobs, ["random"], [0], replace(SETTINGS, batch=4), nearest_mean, tmp_path / "runs.csv", progress=False
-        )
+        trainings_to_have(tmp_path / "runs.csv", blobs)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package of three rooms, one of which decides nothing."""
+    sources = {
+        "learning/head.py": "from ml_backend.records import Pool\nfrom ml_backend.web import app\nDEPTH = 1\n",
+        "records.py": "class Pool: ...\n",
+        "web/app.py": "PORT = 1\n",
+        "strategies/other.py": "RULE = 1\n",
+    }
+    for name, source in sources.items():
+        (tmp_path / "ml_backend" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "ml_backend" / name).write_text(source)
+    monkeypatch.setattr(code_version, "PACKAGE", tmp_path / "ml_backend")
+    code_digest.cache_clear()
+    yield tmp_path / "ml_backend"
+    code_digest.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "other"),
+    [
+        ("learning/head.py", "from ml_backend.records import Pool\nfrom ml_backend.web import app\nDEPTH = 2\n", True),
+        ("records.py", "class Pool:\n    labels = 1\n", True),
+        ("records.py", '"""What is passed."""\nclass Pool:\n    """Rows."""  # all of them\n    ...\n', False),
+        ("web/app.py", "PORT = 2\n", False),
+        ("strategies/other.py", "RULE = 2\n", False),
+    ],
+)
+def test_the_version_of_the_code_is_what_decides_and_no_word_about_it(
+    package: Path, file: str, source: str, other: bool
+) -> None:
+    before = code_digest("ml_backend.learning.head")
+    (package / file).write_text(source)
+    code_digest.cache_clear()
+    assert (code_digest("ml_backend.learning.head") != before) is other
+
+
+def test_a_run_is_of_the_code_of_its_own_strategy_and_of_the_training() -> None:
+    keys = [run_key("data", "badge", SETTINGS, LiveHead()), run_key("data", "auto", SETTINGS, LiveHead()),
+            run_key("data", "badge", SETTINGS, nearest_mean)]  # fmt: skip
+    assert len(set(keys)) == 3
+    assert run_key("data", "badge", SETTINGS, LiveHead()) == keys[0]
+
+
+def test_balanced_accuracy_counts_every_class_alike() -> None:
+    data = replace(blobs(0), test_labels=np.array([0] * 27 + [1] * 3))
+    always_first = lambda features: np.tile(np.array([[0.8, 0.1, 0.1]], np.float32), (len(features), 1))  # noqa: E731
+    assert judged(always_first, data) == (0.9, 0.5)
 
 
 def curves(**accuracy: list[list[float]]) -> list[Round]:
     """Rounds with the given curves, one list of accuracies a seed, ten labels a round."""
     return [
-        Round("d", name, seed, 10 * (i + 1), value, 0.1, 1.0, 0.1)
+        Round("d", name, seed, 10 * (i + 1), value, value / 2, 0.1, 1.0, 0.1)
         for name, seeds in accuracy.items()
         for seed, values in enumerate(seeds)
         for i, value in enumerate(values)
@@ -150,6 +245,8 @@ def test_a_target_never_reached_is_told_as_such() -> None:
     assert reached(runs, "random", 0.7).labels == NEVER
     assert reached(runs, "auto", 0.7).ratio == 1.0
     text = table(runs, [0.7])
+    assert "| balanced |" in text
+    assert "0.3500" in text  # of auto, at the end
     assert "never" in text
     assert "20 (<=1.00" in text
 
@@ -213,6 +310,24 @@ def test_a_folder_by_class_and_a_csv_of_it_give_the_same_data(
     assert "left out" in capsys.readouterr().out
     other = encoded("x", by_csv, "patches", tmp_path / "out", progress=False)(0)
     np.testing.assert_array_equal(data.features, other.features)
+
+
+def test_features_of_a_folder_are_known_by_what_is_in_the_images(folder: Path, tmp_path: Path) -> None:
+    def features() -> Data:
+        return encoded("x", from_folder(folder), "patches", tmp_path / "out", progress=False)(0)
+
+    def kept() -> set[str]:
+        return {path.name for path in (tmp_path / "out").glob("features-*")}
+
+    before, one = features(), kept()
+    features()
+    assert kept() == one
+    first, second = folder / "dark cat" / "1.png", folder / "light dog" / "1.png"
+    first_bytes = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(first_bytes)
+    assert not np.array_equal(before.features, features().features)
+    assert len(kept()) == 2
 
 
 def test_a_csv_without_the_columns_is_refused(tmp_path: Path) -> None:
