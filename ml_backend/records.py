@@ -94,7 +94,8 @@ class Label:
 class Pool:
     """What a strategy sees: one row per task, labelled rows included.
 
-    features: (N, d) float16 or float32, finite, may be memory-mapped; rows of unit length.
+    features: (N, d) float16 or float32, finite, may be memory-mapped; rows of unit length. Read by slices and by arrays
+    of row numbers alone.
     labelled: (N,) bool.
     labels: (N,) int64, class index of labelled rows, -1 elsewhere; and, if multilabel, for the label that is none of them.
     n_classes: number of classes of the label config, seen or not.
@@ -102,8 +103,12 @@ class Pool:
     ids: (N,) int64, distinct; ties are broken by id, so that the order of the rows does not matter.
     groups: (N,) int64, equal for near-duplicates, or None.
     multilabel: whether `probabilities` are independent per class.
-    candidates: (N,) bool, rows that may be picked (labelled ones never are), or None for every unlabelled row.
+    candidates: (N,) bool, rows that may be picked (labelled and skipped ones never are), or None for every such row.
     class_names: names for the reasons a person reads; empty for the bare class numbers.
+    skipped: (N,) bool, shown to a person who gave no label, or None for none. They count as covered, and what resembles
+    them is picked last.
+    pairs: (M, 2) int64, one line (row, class index) for every label of every labelled row, or None where `labels` has
+    them all.
     """
 
     features: NDArray[np.floating[Any]]
@@ -116,6 +121,8 @@ class Pool:
     multilabel: bool = False
     candidates: NDArray[np.bool_] | None = None
     class_names: tuple[str, ...] = ()
+    skipped: NDArray[np.bool_] | None = None
+    pairs: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def pool_of(
 
 def shuffled(pool: Pool, seed: int = 1) -> Pool:
     order = np.random.default_rng(seed).permutation(len(pool.ids))
-    columns = ("features", "labelled", "labels", "ids", "probabilities", "groups", "candidates")
+    columns = ("features", "labelled", "labels", "ids", "probabilities", "groups", "candidates", "skipped")
     moved: dict[str, Any] = {c: None if (v := getattr(pool, c)) is None else v[order] for c in columns}
     return replace(pool, **moved)
 

@@ -16,6 +16,7 @@ from ml_backend.records import Arm, Pool, Query, Ranking
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus
 from ml_backend.steps.hold_out import due
+from ml_backend.steps.table_rows import rows_of
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
@@ -142,14 +143,14 @@ def _why_not(rows: PoolRows) -> str:
 def build_pool(corpus: Corpus, model: LoadedModel | None) -> Pool | None:
     """Put the encoded tasks into a pool, in the order of the feature store; None where there are none.
 
-    Held-out tasks are no part of it: neither picked, nor learned from.
+    Held-out tasks are never picked; those with a label count as labelled. No vector is copied.
     """
     rows = corpus.rows
-    inside = np.flatnonzero(corpus.encoded & ~rows.holdout)
+    inside = np.flatnonzero(corpus.encoded)
     order = inside[np.argsort(corpus.at[inside], kind="stable")]
     if not len(order):
         return None
-    vectors = corpus.vectors(order)
+    vectors: Any = rows_of(corpus.matrix, corpus.at[order])
     return Pool(
         features=vectors,
         labelled=rows.labelled[order],
@@ -158,9 +159,19 @@ def build_pool(corpus: Corpus, model: LoadedModel | None) -> Pool | None:
         ids=rows.ids[order],
         probabilities=model.head.predict_proba(vectors) if model else None,
         multilabel=corpus.multiple,
-        candidates=~(rows.answered | rows.skipped)[order],
+        candidates=~(rows.answered | rows.skipped | rows.holdout)[order],
         class_names=corpus.classes,
+        skipped=rows.skipped[order],
+        pairs=_pairs(rows, order) if corpus.multiple else None,
     )
+
+
+def _pairs(rows: PoolRows, order: NDArray[np.intp]) -> NDArray[np.int64]:
+    """The labels (row, class) of the tasks in `order`, by their places in it."""
+    place = np.full(len(rows.ids), -1, dtype=np.int64)
+    place[order] = np.arange(len(order))
+    moved = np.column_stack([place[rows.pairs[:, 0]], rows.pairs[:, 1]])
+    return moved[moved[:, 0] >= 0]
 
 
 def alternate(ordered: Sequence[Query], others: Sequence[Query]) -> list[Query]:

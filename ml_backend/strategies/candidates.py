@@ -77,8 +77,16 @@ class View:
 
 def candidate_rows(pool: Pool) -> NDArray[np.int64]:
     """Rows that may be picked, in the order of their ids."""
-    allowed = ~pool.labelled if pool.candidates is None else pool.candidates & ~pool.labelled
-    return in_id_order(pool, np.flatnonzero(allowed))
+    return in_id_order(pool, np.flatnonzero(free(pool)))
+
+
+def free(pool: Pool) -> NDArray[np.bool_]:
+    """(N,) whether each row may be picked."""
+    return ~_answered(pool) if pool.candidates is None else pool.candidates & ~_answered(pool)
+
+
+def _answered(pool: Pool) -> NDArray[np.bool_]:
+    return pool.labelled if pool.skipped is None else pool.labelled | pool.skipped
 
 
 def in_id_order(pool: Pool, rows: NDArray[np.intp]) -> NDArray[np.int64]:
@@ -92,8 +100,22 @@ def candidates(pool: Pool) -> View:
     return View(pool.features, candidate_rows(pool))
 
 
-def labelled(pool: Pool) -> View:
-    return View(pool.features, in_id_order(pool, np.flatnonzero(pool.labelled)))
+def covered(pool: Pool) -> View:
+    """Rows that a person has seen: labelled or skipped."""
+    return View(pool.features, in_id_order(pool, np.flatnonzero(_answered(pool))))
+
+
+def labels_of(pool: Pool) -> NDArray[np.int64]:
+    """(M, 2) int64, one line (row, class index) for every label of the labelled rows."""
+    if pool.pairs is not None:
+        return pool.pairs
+    rows = np.flatnonzero(pool.labelled & (pool.labels >= 0))
+    return np.column_stack([rows, pool.labels[rows]])
+
+
+def labels_per_class(pool: Pool) -> NDArray[np.int64]:
+    """(C,) labelled rows of each class; with several labels a row counts for each of them."""
+    return np.bincount(labels_of(pool)[:, 1], minlength=pool.n_classes)
 
 
 def top(values: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:

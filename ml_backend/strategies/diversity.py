@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 
 from ml_backend.records import Pool, Ranking
-from ml_backend.strategies.candidates import View, candidates, labelled, top
+from ml_backend.strategies.candidates import View, candidates, covered, free, top
 from ml_backend.strategies.coverage import Cover, Kernel
 from ml_backend.wording import amount
 
@@ -31,7 +31,7 @@ MAX_CLUSTERS = 500
 def diversity(pool: Pool, query_size: int, rng: np.random.Generator) -> Ranking:  # noqa: ARG001 - nothing to draw
     """Farthest first: each pick is the row farthest from all labelled and picked ones (k-center greedy, Sener 2018)."""
     view = candidates(pool)
-    picked, distances = farthest_first(view, labelled(pool), query_size)
+    picked, distances = farthest_first(view, covered(pool), query_size)
     reasons = tuple(f"far from all images chosen before, distance {distance:.2f}" for distance in distances)
     return Ranking(view.rows[picked], distances, reasons)
 
@@ -62,7 +62,7 @@ def farthest_first(view: View, centers: View, count: int) -> tuple[NDArray[np.in
             np.minimum(nearest, _squared(rows, rows[best : best + 1])[:, 0].cpu().numpy(), out=nearest)
             nearest[best] = -1.0
         if len(picked) < count:
-            squared = _nearer(view, squared, view.take(np.array(fresh)))
+            squared = nearer(view, squared, view.take(np.array(fresh)))
             squared[picked] = -1.0
     return np.array(picked), np.sqrt(np.minimum.accumulate(np.maximum(found, 0)))
 
@@ -72,20 +72,21 @@ def _first_distances(view: View, centers: View) -> NDArray[np.float32]:
     if len(centers):
         squared: Distances = np.full(len(view), np.inf, dtype=np.float32)
         for _, block in centers.chunks(extra_columns=4096):
-            squared = _nearer(view, squared, block)
+            squared = nearer(view, squared, block)
         return squared
     total = torch.zeros(view.width, dtype=torch.float64, device=view.device)
     for _, block in view.chunks():
         total += block.sum(0, dtype=torch.float64)
     mean = (total / len(view)).float()[None, :]
-    to_mean = _nearer(view, np.full(len(view), np.inf, dtype=np.float32), mean)
+    to_mean = nearer(view, np.full(len(view), np.inf, dtype=np.float32), mean)
     first = int(to_mean.argmin())
-    squared = _nearer(view, np.full(len(view), np.inf, dtype=np.float32), view.take(np.array([first])))
+    squared = nearer(view, np.full(len(view), np.inf, dtype=np.float32), view.take(np.array([first])))
     squared[first] = np.float32(4 * (1 + float(squared.max())))
     return squared
 
 
-def _nearer(view: View, squared: NDArray[np.float32], centers: torch.Tensor) -> NDArray[np.float32]:
+def nearer(view: View, squared: NDArray[np.float32], centers: torch.Tensor) -> NDArray[np.float32]:
+    """Lower `squared` (n,) in place to the squared distance to the nearest of `centers` (m, d); gives it back."""
     for positions, block in view.chunks(extra_columns=len(centers)):
         nearest = _squared(block, centers).amin(1).cpu().numpy()
         np.minimum(squared[positions], nearest, out=squared[positions])
@@ -117,21 +118,23 @@ def cover_ranking(
     kernel = Kernel(references.all())
     weight = torch.from_numpy(weights.astype(np.float32)).to(references.device)
     rows = kernel.references if offered is references else offered.all()
-    picked, gains = Cover(kernel, rows, weight, kernel.cover(labelled(pool)), merit).grow(query_size)
+    picked, gains = Cover(kernel, rows, weight, kernel.cover(covered(pool)), merit).grow(query_size)
     shares = gains / max(float(weights.sum()), 1e-12)
     reasons = tuple(f"represents {share:.2%} of the images not covered yet" for share in shares)
     return Ranking(offered.rows[picked], shares, reasons)
 
 
 def typiclust(pool: Pool, query_size: int, rng: np.random.Generator) -> Ranking:
-    """The most typical row of each of the largest clusters without a label (Hacohen et al. 2022).
+    """The most typical row of each of the largest clusters without an answer (Hacohen et al. 2022).
 
-    Clusters: k-means with one cluster a label, old and new. Typicality: 1 / mean distance to the 20 nearest in the cluster.
+    Clusters: k-means with one cluster an answer, old and new. Typicality: 1 / mean distance to the 20 nearest in the cluster.
+    Of a large pool as many rows are drawn as are clustered; the answered ones come first, up to half of them.
     """
-    everything = View(pool.features, np.concatenate([candidates(pool).rows, labelled(pool).rows]))
-    free = everything.sample(CLUSTER_ROWS, rng)
-    view = everything.subset(free)
-    open_rows = ~pool.labelled[view.rows] if pool.candidates is None else (pool.candidates & ~pool.labelled)[view.rows]
+    offered, seen = candidates(pool), covered(pool)
+    seen = seen.subset(seen.sample(CLUSTER_ROWS // 2, rng))
+    offered = offered.subset(offered.sample(CLUSTER_ROWS - len(seen), rng))
+    view = View(pool.features, np.concatenate([offered.rows, seen.rows]))
+    open_rows = free(pool)[view.rows]
     count = min(query_size, int(open_rows.sum()))
     features = view.take(np.arange(len(view))).cpu().numpy()
     clusters = k_means(features, min(int((~open_rows).sum()) + count, MAX_CLUSTERS, len(features)), rng)
@@ -155,24 +158,24 @@ def k_means(features: NDArray[np.float32], clusters: int, rng: np.random.Generat
 def _typical(
     view: View, features: NDArray[np.float32], clusters: NDArray[np.int64], open_rows: NDArray[np.bool_], count: int
 ) -> Ranking:
-    """Cluster by cluster, those with the fewest labels first, then the largest; the most typical row of each."""
+    """Cluster by cluster, those with the fewest answers first, then the largest; the most typical row of each."""
     sizes = np.bincount(clusters)
-    labels = np.bincount(clusters, weights=~open_rows, minlength=len(sizes)).astype(int)
+    answers = np.bincount(clusters, weights=~open_rows, minlength=len(sizes)).astype(int)
     queues: dict[int, list[int]] = {}
     left = np.bincount(clusters, weights=open_rows, minlength=len(sizes)).astype(int)
     picked: list[int] = []
     reasons: list[str] = []
     while len(picked) < count:
-        cluster = int(np.lexsort((-sizes, labels, left == 0))[0])
+        cluster = int(np.lexsort((-sizes, answers, left == 0))[0])
         if cluster not in queues:
             members = np.flatnonzero(clusters == cluster)
             scores = np.where(open_rows[members], _typicality(features[members]), -np.inf)
             queues[cluster] = members[top(scores, min(count, left[cluster]))].tolist()
         picked.append(queues[cluster].pop(0))
         reasons.append(
-            f"typical of a group of {amount(int(sizes[cluster]), 'image')} with {amount(int(labels[cluster]), 'label')}"
+            f"typical of a group of {amount(int(sizes[cluster]), 'image')} with {amount(int(answers[cluster]), 'answer')}"
         )
-        labels[cluster] += 1
+        answers[cluster] += 1
         left[cluster] -= 1
     acquisition = np.arange(count, 0, -1) / max(count, 1)
     return Ranking(view.rows[np.array(picked, dtype=np.int64)], acquisition, tuple(reasons))

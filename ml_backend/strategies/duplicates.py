@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.records import Pool
-from ml_backend.strategies.candidates import View, candidate_rows
+from ml_backend.strategies.candidates import View, candidates
 
 RADIUS = 0.1
 """Rows nearer than this share of the typical distance between two rows count as near-duplicates."""
@@ -43,11 +43,13 @@ class Duplicates:
 
 
 def duplicates_of(pool: Pool) -> Duplicates:
-    """The radius comes from the root mean square distance of two rows, over an even sample of the candidates."""
-    rows = candidate_rows(pool)
-    view = View(pool.features, rows[:: max(1, len(rows) // SAMPLE)])
+    return Duplicates(pool, RADIUS * typical_distance(candidates(pool)))
+
+
+def typical_distance(view: View) -> float:
+    """Root mean square distance of two rows, over an even sample; 0 without rows."""
     if not len(view):
-        return Duplicates(pool, 0.0)
-    sample = view.take(np.arange(len(view)))
+        return 0.0
+    sample = view.subset(np.arange(0, len(view), max(1, len(view) // SAMPLE))).all()
     squared = 2 * float((sample * sample).sum(1).mean() - sample.mean(0).square().sum())
-    return Duplicates(pool, RADIUS * float(np.sqrt(max(squared, 0.0))))
+    return float(np.sqrt(max(squared, 0.0)))

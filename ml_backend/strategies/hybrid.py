@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.records import Pool, Ranking
-from ml_backend.strategies.candidates import candidates, top
+from ml_backend.strategies.candidates import candidates, labels_per_class, top
 from ml_backend.strategies.diversity import COVERAGE_ROWS, cover_ranking, herding, k_means
 from ml_backend.strategies.reasons import margin_reasons, model_probabilities
 from ml_backend.strategies.uncertainty import margin_uncertainty
@@ -57,7 +57,7 @@ def doubtful_cover(
 
 def scarcity(pool: Pool, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Mean of (average labels a class + 1) / (labels of the class + 1) over what each row may be, (k,)."""
-    labels = np.bincount(pool.labels[pool.labelled & (pool.labels >= 0)], minlength=pool.n_classes)
+    labels = labels_per_class(pool)
     p = model_probabilities(pool)[rows].astype(np.float64)
     return np.asarray(p @ ((labels.mean() + 1) / (labels + 1)))
 

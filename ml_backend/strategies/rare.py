@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.records import Pool, Ranking
-from ml_backend.strategies.candidates import candidate_rows, in_id_order
+from ml_backend.strategies.candidates import candidate_rows, in_id_order, labels_of, labels_per_class
 from ml_backend.strategies.hybrid import without_model
 from ml_backend.strategies.reasons import class_name, model_probabilities
 from ml_backend.strategies.uncertainty import two_largest
@@ -24,7 +24,7 @@ def rare(pool: Pool, query_size: int, rng: np.random.Generator) -> Ranking:
     rows = candidate_rows(pool)
     scores = leads(pool, rows)
     distances = np.abs(scores - thresholds(pool))
-    have = np.bincount(pool.labels[pool.labelled & (pool.labels >= 0)], minlength=pool.n_classes).astype(float)
+    have = labels_per_class(pool).astype(float)
     picked, for_class = _picks(distances, model_probabilities(pool)[rows], have, min(query_size, len(rows)))
     nearness = 1 - distances[picked, for_class] / 2
     reasons = (
@@ -46,12 +46,13 @@ def leads(pool: Pool, rows: NDArray[np.int64]) -> NDArray[np.float32]:
 def thresholds(pool: Pool) -> NDArray[np.float32]:
     """(C,): for each class the lead that splits labelled rows with the least balanced error; 0 where it cannot be told."""
     found = np.zeros(pool.n_classes, dtype=np.float32)
-    rows = in_id_order(pool, np.flatnonzero(pool.labelled & (pool.labels >= 0)))
-    if not len(rows):
+    pairs = labels_of(pool)
+    rows = in_id_order(pool, np.flatnonzero(pool.labelled))
+    if not len(pairs):
         return found
-    scores, labels = leads(pool, rows), pool.labels[rows]
+    scores = leads(pool, rows)
     for c in range(pool.n_classes):
-        positive = labels == c
+        positive = np.isin(rows, pairs[pairs[:, 1] == c, 0])
         if not positive.any() or positive.all():
             continue
         order = np.argsort(scores[:, c], kind="stable")

@@ -13,7 +13,8 @@ from ml_backend.records import Pool, Ranking
 from ml_backend.strategies.candidates import candidate_rows, top
 from ml_backend.strategies.duplicates import duplicates_of
 from ml_backend.strategies.registry import STRATEGIES, Strategy
-from ml_backend.strategies.uncertainty import ByScore, add_noise
+from ml_backend.strategies.skipped import resembling_skipped
+from ml_backend.strategies.uncertainty import ByScore, add_noise, random
 from ml_backend.strategies.validation import check_pool
 
 ATTEMPTS = 8
@@ -36,6 +37,7 @@ def select(
     pool_size: draw a random sub-pool of this many candidates first. power: Gumbel noise, so that a row is drawn in
     proportion to acquisition ** power; small values are close to random, large ones to the plain strategy.
     suppress_duplicates: at most one of a group of near-duplicates a batch, as long as there are others.
+    What resembles skipped rows comes after all else. `random` stays a plain draw: neither holds for it.
     device: where to compute; by default where the features are. Raises InvalidInputError.
     """
     strategy = STRATEGIES.get(name)
@@ -48,9 +50,27 @@ def select(
     rows = candidate_rows(pool)
     if pool_size is not None and pool_size < len(rows):
         pool = _only(pool, rows[np.sort(rng.choice(len(rows), pool_size, replace=False))])
+    if strategy is random:
+        return _in_order(_ranked(strategy, pool, query_size, rng, power))
     ask = _without_duplicates if suppress_duplicates else _ranked
-    ranking = ask(strategy, pool, query_size, rng, power)
+    last = resembling_skipped(pool)
+    if not len(last):
+        return _in_order(ask(strategy, pool, query_size, rng, power))
+    others = np.setdiff1d(candidate_rows(pool), last)
+    first = _in_order(ask(strategy, _only(pool, others), query_size, rng, power))
+    rest = _only(_taken(pool, first.rows, last[:0]), last)
+    return _followed(first, _in_order(ask(strategy, rest, query_size - len(first.rows), rng, power)))
+
+
+def _in_order(ranking: Ranking) -> Ranking:
     return _at(ranking, np.argsort(-ranking.acquisition, kind="stable"))
+
+
+def _followed(first: Ranking, last: Ranking) -> Ranking:
+    """`first`, and then `last` with acquisitions that agree."""
+    reasons = tuple(f"like a skipped image: {reason}" for reason in last.reasons)
+    both = _joined(first, Ranking(last.rows, last.acquisition, reasons))
+    return Ranking(both.rows, np.minimum.accumulate(both.acquisition), both.reasons)
 
 
 def _check_sizes(query_size: int, pool_size: int | None, power: float | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.records import Pool
@@ -19,11 +20,18 @@ def check_pool(pool: Pool) -> None:
     """Raise InvalidInputError where shapes disagree, ids repeat, or a feature or probability is not a number."""
     rows = len(pool.ids)
     columns = {"features": pool.features, "labelled": pool.labelled, "labels": pool.labels}
-    optional = {"probabilities": pool.probabilities, "groups": pool.groups, "candidates": pool.candidates}
+    optional = {
+        "probabilities": pool.probabilities,
+        "groups": pool.groups,
+        "candidates": pool.candidates,
+        "skipped": pool.skipped,
+    }
     columns |= {name: column for name, column in optional.items() if column is not None}
     wrong = [f"{name} has {len(column)}" for name, column in columns.items() if len(column) != rows]
     if wrong:
         raise InvalidInputError(f"The pool has {rows} ids, but {', '.join(wrong)} rows: pass one row for each task.")
+    if pool.pairs is not None and len(pool.pairs) and not _inside(pool.pairs, (rows, pool.n_classes)):
+        raise InvalidInputError(f"pairs must be (row, class), below {rows} and {pool.n_classes}: count both from 0.")
     _check_ids(pool)
     _check_numbers("features", pool.features, "encode these images again")
     if pool.probabilities is not None:
@@ -33,6 +41,10 @@ def check_pool(pool: Pool) -> None:
                 f"probabilities have the shape {shape}, not ({rows}, {pool.n_classes}): pass one column per class."
             )
         _check_numbers("probabilities", pool.probabilities, "train the model again")
+
+
+def _inside(pairs: NDArray[np.int64], limits: tuple[int, int]) -> bool:
+    return pairs.ndim == 2 and pairs.shape[1] == 2 and bool(((pairs >= 0) & (pairs < limits)).all())
 
 
 def _check_ids(pool: Pool) -> None:

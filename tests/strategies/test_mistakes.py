@@ -13,7 +13,7 @@ from ml_backend.records import Pool
 from ml_backend.simulation.memory import peak_megabytes
 from ml_backend.strategies import STRATEGIES, select
 from ml_backend.strategies.badge import Gradients, draw
-from ml_backend.strategies.candidates import View, candidates, labelled, top
+from ml_backend.strategies.candidates import View, candidates, covered, labels_per_class, top
 from ml_backend.strategies.coverage import Cover, Kernel
 from ml_backend.strategies.diversity import farthest_first
 from ml_backend.strategies.uncertainty import margins, two_largest
@@ -112,7 +112,7 @@ def test_badge_draws_as_often_as_squared_distances_say() -> None:
 def test_farthest_first_is_the_plain_greedy_one(monkeypatch: pytest.MonkeyPatch, shortlist: int, start: int) -> None:
     monkeypatch.setattr("ml_backend.strategies.diversity.SHORTLIST", shortlist)
     pool = pool_of(rows=400, width=16, labelled=start)
-    view, centers = candidates(pool), labelled(pool)
+    view, centers = candidates(pool), covered(pool)
     picked, distances = farthest_first(view, centers, 40)
     x = pool.features.astype(np.float64)
     if start:
@@ -171,6 +171,40 @@ def test_rare_asks_most_about_the_class_with_the_fewest_labels() -> None:
     ranking = select("rare", replace(pool, labels=labels, class_names=("a", "b", "c", "d")), 20, rng())
     about = [reason.split(" of ")[1].split(" ")[0] for reason in ranking.reasons]
     assert max(set(about), key=about.count) == "d"
+
+
+def test_every_label_of_an_image_counts_for_its_class() -> None:
+    """With several labels an image `labels` holds only the first of them: class 3 would seem to have none."""
+    pool = replace(pool_of(labelled=30, multilabel=True), class_names=("a", "b", "c", "d"))
+    labels = np.where(pool.labelled, np.arange(120) % 3, -1)
+    pairs = np.array([(row, c) for row in np.flatnonzero(pool.labelled) for c in {int(labels[row]), 3}])
+    pool = replace(pool, labels=labels, pairs=pairs)
+    assert labels_per_class(pool).tolist() == np.bincount(pairs[:, 1]).tolist()
+    assert not any("threshold of d" in reason for reason in select("rare", pool, 6, rng()).reasons)
+
+
+def test_a_large_pool_is_clustered_with_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two far-apart groups the one with labels is not asked again, although only a part of the rows is clustered."""
+    monkeypatch.setattr("ml_backend.strategies.diversity.CLUSTER_ROWS", 40)
+    pool = pool_of(rows=600, labelled=0)
+    features = pool.features.astype(np.float32) * 0.01
+    features[:300, 0], features[300:, 0] = 1, -1
+    mask = np.zeros(600, dtype=bool)
+    mask[[3, 70]] = True
+    pool = replace(pool, features=features, labelled=mask, labels=np.where(mask, 0, -1))
+    for seed in range(8):
+        ranking = select("typiclust", pool, 1, rng(seed))
+        assert ranking.reasons[0].endswith("with 0 answers")
+        assert ranking.rows[0] >= 300
+
+
+def test_random_draws_copies_as_often_as_anything_else() -> None:
+    """As the baseline, and as the arm that random choice is measured by, it must not know what resembles what."""
+    pool = pool_of(rows=100, labelled=0)
+    pool.features[:80] = pool.features[0]
+    pool = replace(pool, skipped=np.arange(100) == 0)
+    counts = [(select("random", pool, 20, rng(seed)).rows < 80).sum() for seed in range(200)]
+    assert np.mean(counts) == pytest.approx(20 * 79 / 99, abs=4 * 1.7 / np.sqrt(200))
 
 
 def test_two_largest_agree_with_a_sort_for_few_and_for_many_classes() -> None:

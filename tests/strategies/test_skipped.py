@@ -1,0 +1,103 @@
+"""What people skipped is not asked for again and again in other images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ml_backend.records import Pool
+from ml_backend.strategies import STRATEGIES, select
+from ml_backend.strategies.skipped import resembling_skipped
+from tests.strategy_pools import pool_of, shuffled
+
+JUNK = slice(300, 400)
+aware = pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"random"}))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def pool_with_junk(skipped: tuple[int, ...] = (300, 301), labelled: int = 30) -> Pool:
+    """400 rows; the last 100 lie close together and far from the rest, the model doubts them most, two are skipped."""
+    pool = pool_of(rows=400, width=16, labelled=0)
+    features = pool.features.astype(np.float32)
+    features[JUNK] = features[JUNK] * 0.35 + np.eye(16, dtype=np.float32)[0] * 1.5
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    mask = np.arange(400) < labelled
+    labels = np.where(mask, np.arange(400) % 4, -1)
+    assert pool.probabilities is not None
+    pool.probabilities[JUNK] = 0.25
+    seen = np.isin(np.arange(400), skipped)
+    return replace(pool, features=features.astype(np.float16), labelled=mask, labels=labels, skipped=seen)
+
+
+@aware
+@pytest.mark.parametrize("trained", [False, True])
+def test_what_resembles_skipped_images_is_asked_after_all_else(name: str, *, trained: bool) -> None:
+    pool = pool_with_junk()
+    pool = pool if trained else replace(pool, probabilities=None)
+    before = select(name, replace(pool, skipped=None), 270, rng())
+    after = select(name, pool, 270, rng())
+    assert (before.rows >= 300).any()
+    assert not (after.rows >= 300).any()
+    whole = select(name, pool, 368, rng())
+    assert sorted(whole.rows.tolist()) == [*range(30, 300), *range(302, 400)]
+    assert (whole.rows[:270] < 300).all()
+    assert (np.diff(whole.acquisition) <= 0).all()
+    assert all(reason.startswith("like a skipped image: ") for reason in whole.reasons[270:])
+
+
+@aware
+def test_a_skipped_row_is_never_picked(name: str) -> None:
+    pool = replace(pool_of(), skipped=np.arange(120) % 2 == 0)
+    free = int((~pool.labelled & (np.arange(120) % 2 == 1)).sum())
+    ranking = select(name, pool, 120, rng())
+    assert len(ranking.rows) == free
+    assert (ranking.rows % 2 == 1).all()
+
+
+@pytest.mark.parametrize("name", ["herding", "diversity", "typiclust"])
+def test_skipped_rows_count_as_covered(name: str) -> None:
+    """Three groups, two of them seen, one by a skip and nothing else: the third is next."""
+    pool = pool_of(rows=90, labelled=0)
+    features = pool.features.astype(np.float32) * 0.05
+    for group in range(3):
+        features[group * 30 : group * 30 + 30, group] += 1
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    labelled, skipped = (np.isin(np.arange(90), rows) for rows in ([2], [35]))
+    pool = replace(pool, features=features, labelled=labelled, labels=np.where(labelled, 0, -1), skipped=skipped)
+    assert select(name, pool, 1, rng()).rows[0] >= 60
+    assert STRATEGIES[name](pool, 1, rng()).rows[0] >= 60
+
+
+def test_a_label_nearby_frees_what_a_skip_holds_back() -> None:
+    pool = pool_with_junk()
+    held = resembling_skipped(pool)
+    assert len(held) == 98
+    labelled = pool.labelled.copy()
+    labelled[310] = True
+    freed = np.setdiff1d(held, resembling_skipped(replace(pool, labelled=labelled)))
+    x = pool.features.astype(np.float32)
+    nearer = [
+        row
+        for row in held
+        if row != 310 and ((x[row] - x[310]) ** 2).sum() < ((x[row] - x[[300, 301]]) ** 2).sum(1).min()
+    ]
+    assert freed.tolist() == sorted([*nearer, 310])
+    assert nearer
+
+
+def test_far_from_every_skip_nothing_is_held_back() -> None:
+    pool = pool_with_junk(skipped=(300, 301), labelled=0)
+    assert (resembling_skipped(pool) >= 300).all()
+
+
+def test_the_order_of_the_rows_does_not_matter_with_skips() -> None:
+    pool = pool_with_junk()
+    other = shuffled(pool)
+    for name in STRATEGIES:
+        one, two = select(name, pool, 15, rng()), select(name, other, 15, rng())
+        assert pool.ids[one.rows].tolist() == other.ids[two.rows].tolist()
