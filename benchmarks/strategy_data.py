@@ -1,4 +1,4 @@
-"""MNIST-10k and CIFAR-10 as features, encoded once and kept in `.benchmarks/`."""
+"""MNIST-10k and CIFAR-10 as features, encoded once and kept in `.benchmarks/`, and harder kinds made from MNIST."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ from ml_backend.simulation.data import Data, Source, digits, unit_rows
 CACHE = Path(__file__).resolve().parent.parent / ".benchmarks"
 IMAGE_MEAN, IMAGE_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FIT_IMAGES, PATCHES_POOL, PATCHES_TEST = 2000, 10_000, 2000
+JUNK = 889
+"""A tenth of MNIST's pool with them."""
+RARE = 0.02
+PAIRS_POOL, PAIRS_TEST, PAIRS_SLOPE = 4000, 2000, 0.7
 
 
 def sources(folder: Path) -> dict[str, Source]:
@@ -34,7 +39,18 @@ def sources(folder: Path) -> dict[str, Source]:
     weights = folder / "resnet18_cifar10a.safetensors"
     if weights.exists() and archives["cifar_patches"].exists():
         found["cifar_resnet"] = fixed("cifar_resnet", cifar_resnet, archives["cifar_patches"], weights)
+    if "mnist" in found:
+        found |= {
+            "mnist_rare": from_source(found["mnist"], rare_digit),
+            "mnist_pairs": from_source(found["mnist"], pairs),
+        }
+    if "mnist" in found and "cifar_patches" in found:
+        found["mnist_junk"] = fixed("mnist_junk", mnist_junk, *archives.values())
     return found
+
+
+def from_source(source: Source, make: Callable[[Data, int], Data]) -> Source:
+    return lambda seed: make(source(seed), seed)
 
 
 def fixed(name: str, make: Callable[..., Data], *paths: Path) -> Source:
@@ -56,18 +72,77 @@ def fixed(name: str, make: Callable[..., Data], *paths: Path) -> Source:
 
 def mnist(path: Path) -> Data:
     """`permutation(10000)` of generator 0 over the files in name order: 2,000 to test on, 8,000 in the pool."""
+    images, labels = mnist_images(path)
+    order = np.random.default_rng(0).permutation(len(images))
+    test, pool = order[:2000], order[2000:]
+    encoder = fit_patches([images[i] for i in pool[:FIT_IMAGES]], seed=0)
+    features = unit_rows(encoder.encode(images))
+    return Data("mnist", tuple("0123456789"), features[pool], labels[pool], features[test], labels[test])
+
+
+def mnist_images(path: Path) -> tuple[list[Image.Image], NDArray[np.int64]]:
     files = dict(members(path))
     truth = {
         row["filename"]: int(row["label"]) for row in csv.DictReader(io.StringIO(files["mnist10k/labels.csv"].decode()))
     }
     names = sorted(truth)
-    images = [Image.open(io.BytesIO(files[f"mnist10k/images/{name}"])) for name in names]
-    labels = np.array([truth[name] for name in names])
-    order = np.random.default_rng(0).permutation(len(names))
-    test, pool = order[:2000], order[2000:]
+    images: list[Image.Image] = [Image.open(io.BytesIO(files[f"mnist10k/images/{name}"])) for name in names]
+    return images, np.array([truth[name] for name in names])
+
+
+def mnist_junk(digits_path: Path, photos_path: Path) -> Data:
+    """MNIST, and a tenth of the pool are photos of CIFAR-10, grey and as small, with random labels; none in the test set."""
+    images, _ = mnist_images(digits_path)
+    data = mnist(digits_path)
+    rng = np.random.default_rng(0)
+    pool = rng.permutation(len(images))[2000:]
     encoder = fit_patches([images[i] for i in pool[:FIT_IMAGES]], seed=0)
-    features = unit_rows(encoder.encode(images))
-    return Data("mnist", tuple("0123456789"), features[pool], labels[pool], features[test], labels[test])
+    photos = cifar(photos_path)[0]
+    junk = [Image.fromarray(photos[i]).convert("L").resize((28, 28)) for i in rng.permutation(len(photos))[:JUNK]]
+    features = np.concatenate([data.features, unit_rows(encoder.encode(junk))])
+    labels = np.concatenate([data.labels, rng.integers(len(data.classes), size=JUNK)])
+    return Data("mnist_junk", data.classes, features, labels, data.test_features, data.test_labels)
+
+
+def rare_digit(data: Data, seed: int) -> Data:
+    """Two classes, 98 : 2: a digit, another one for each seed, among all others; the test set has as many of both."""
+    rng, digit = np.random.default_rng([seed, 5]), seed % 10
+
+    def kept(labels: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+        inside, outside = np.flatnonzero(labels == digit), np.flatnonzero(labels != digit)
+        few = min(len(inside), round(len(outside) * share / (1 - share)))
+        many = min(len(outside), round(few * (1 - share) / share))
+        chosen = rng.choice(inside, few, replace=False), rng.choice(outside, many, replace=False)
+        return np.sort(np.concatenate(chosen))
+
+    pool, test = kept(data.labels, RARE), kept(data.test_labels, 0.5)
+    return Data(
+        "mnist_rare",
+        ("others", "the digit"),
+        data.features[pool],
+        (data.labels[pool] == digit).astype(np.int64),
+        data.test_features[test],
+        (data.test_labels[test] == digit).astype(np.int64),
+    )
+
+
+def pairs(data: Data, seed: int) -> Data:
+    """Two digits side by side, 100 classes; the i-th commonest is as likely as i ** -0.7, in the test set all are alike."""
+    rng = np.random.default_rng([seed, 6])
+    ranked = np.arange(1, 101) ** -PAIRS_SLOPE
+    shares = np.asarray(rng.permutation(ranked / ranked.sum()), dtype=np.float64)
+
+    def drawn(
+        features: NDArray[np.floating[Any]], labels: NDArray[np.int64], count: int, shares: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+        classes = rng.choice(100, count, p=shares)
+        members = [np.flatnonzero(labels == digit) for digit in range(10)]
+        left, right = (np.array([rng.choice(members[digit]) for digit in half]) for half in divmod(classes, 10))
+        return unit_rows(np.concatenate([features[left], features[right]], axis=1)), classes
+
+    pool = drawn(data.features, data.labels, PAIRS_POOL, shares)
+    test = drawn(data.test_features, data.test_labels, PAIRS_TEST, np.full(100, 0.01))
+    return Data("mnist_pairs", tuple(f"{number:02d}" for number in range(100)), *pool, *test)
 
 
 def cifar_patches(path: Path) -> Data:
