@@ -23,7 +23,10 @@ WRONG = 0.1
 
 @dataclass(frozen=True)
 class Data:
-    """Features (N, d) float16 rows of unit length, labels (N,) as an oracle tells them, and a test set never queried."""
+    """Features (N, d) float16 rows of unit length, labels (N,) as an oracle tells them, and a test set never queried.
+
+    A label of -1: the oracle skips the image, nobody can say what it is.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -92,6 +95,21 @@ def wrong_labels(data: Data, seed: int) -> Data:
     wrong = rng.random(len(labels)) < WRONG
     labels[wrong] = (labels[wrong] + rng.integers(1, len(data.classes), wrong.sum())) % len(data.classes)
     return replace(data, name=f"{data.name}, wrong labels", labels=labels)
+
+
+def with_skips(data: Data, share: float, seed: int) -> Data:
+    """`share` of the pool is then junk, in a corner of its own, which the oracle skips; the test set has none.
+
+    Junk: rows of the pool with their columns in another order, the same for all, half way to their mean.
+    """
+    rng = np.random.default_rng([seed, 10])
+    count = round(len(data.labels) * share / (1 - share))
+    rows = data.features[rng.integers(len(data.labels), size=count)].astype(np.float32)[
+        :, rng.permutation(data.features.shape[1])
+    ]
+    junk = unit_rows((rows + rows.mean(0)) / 2) if count else data.features[:0]
+    features = np.concatenate([data.features, junk])
+    return replace(data, features=features, labels=np.concatenate([data.labels, np.full(count, -1)]))
 
 
 STRESS: dict[str, Callable[[Data, int], Data]] = {

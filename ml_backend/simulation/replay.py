@@ -23,20 +23,41 @@ Trainer = Callable[[NDArray[np.floating[Any]], NDArray[np.int64], NDArray[np.int
 
 
 @dataclass(frozen=True)
+class Live:
+    """What the live protocol adds.
+
+    train_after: answers that start a training. late: answers given meanwhile, to the queue before, until the new model and
+    its queue are there. skips: share of the images that are junk, which the oracle skips. holdout_share, holdout_first,
+    random_share: as the service's settings.
+    """
+
+    train_after: int = 10
+    late: int = 10
+    skips: float = 0.0
+    holdout_share: float = 0.1
+    holdout_first: int = 20
+    random_share: float = 0.0
+
+
+@dataclass(frozen=True)
 class Settings:
-    """How every run of a comparison is done. Runs under different settings are never mixed."""
+    """How every run of a comparison is done. Runs under different settings are never mixed.
+
+    live: as the service asks (see `live_protocol`); `batch` is then the length of a queue, and `budget` counts answers.
+    """
 
     batch: int = 20
     budget: int = 400
     pool_size: int | None = None
     power: float | None = None
+    live: Live | None = None
 
 
 @dataclass(frozen=True)
 class Round:
     """What one round of one run came to.
 
-    balanced: mean recall of the classes in the test set. seconds, megabytes: of the selection alone.
+    labels: answers so far, skips included. balanced: mean recall of the classes in the test set. seconds, megabytes: of the selection alone.
     key: of data, settings and code, see `runs.run_key`.
     """
 
@@ -99,9 +120,10 @@ def replay(data: Data, strategy: str, seed: int, settings: Settings, train: Trai
 def full_pool(data: Data, seed: int, train: Trainer) -> Round:
     """Accuracy with every label of the pool: what the targets are a share of."""
     started = time.perf_counter()
-    head = train(data.features, np.arange(len(data.labels)), data.labels, len(data.classes), seed)
+    rows = np.flatnonzero(data.labels >= 0)
+    head = train(data.features, rows, data.labels[rows], len(data.classes), seed)
     seconds = time.perf_counter() - started
-    return Round(data.name, FULL_POOL, seed, len(data.labels), *judged(head, data), 0.0, 0.0, seconds)
+    return Round(data.name, FULL_POOL, seed, len(rows), *judged(head, data), 0.0, 0.0, seconds)
 
 
 def judged(head: Probabilities, data: Data) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ml_backend.errors import ConflictError
 from ml_backend.simulation.code_version import code_digest
 from ml_backend.simulation.data import Data, Source
+from ml_backend.simulation.live_protocol import live_replay
 from ml_backend.simulation.replay import FULL_POOL, Round, Settings, Trainer, full_pool, parts, replay
 from ml_backend.strategies import STRATEGIES
 
@@ -63,6 +64,8 @@ def simulate(
 def _rounds(data: Data, strategy: str, seed: int, settings: Settings, train: Trainer) -> Iterator[Round]:
     if strategy == FULL_POOL:
         yield full_pool(data, seed, train)
+    elif settings.live:
+        yield from live_replay(data, strategy, seed, settings, train)
     else:
         yield from replay(data, strategy, seed, settings, train)
 

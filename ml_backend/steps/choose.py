@@ -43,8 +43,7 @@ def choose(
         return former
     rng = np.random.default_rng([settings.seed, project.id, last.number if last else 0])
     pool = build_pool(corpus, model) if corpus else None
-    held = [Query(int(task), 0, "holdout", 0.0, "held out at random to measure the accuracy") for task in due(rows)]
-    queries = alternate(picks(pool, len(held), rng, settings), held)
+    queries = queue_of(rows, pool, rng, settings)
     if not queries:
         raise NothingToAskError(f"{project.key} has no tasks to ask for: {_why_not(rows)}.")
     return ledger.open_round(
@@ -64,9 +63,20 @@ def spare(project: Project, corpus: Corpus | None, round_: Round, ledger: Ledger
     """
     rows = corpus.rows if corpus else ledger.pool(project)
     asked = [query.task_id for query in ledger.queries(round_)]
-    waiting = rows.waiting & ~rows.holdout & ~np.isin(rows.ids, asked)
     # One order a round, of all tasks: what is in reserve already comes first when some of it has been used up.
-    order = np.random.default_rng([settings.seed, project.id, round_.number]).permutation(len(rows.ids))
+    return spare_of(rows, asked, np.random.default_rng([settings.seed, project.id, round_.number]), settings)
+
+
+def queue_of(rows: PoolRows, pool: Pool | None, rng: np.random.Generator, settings: Settings) -> list[Query]:
+    """What is to be asked next: picks of the strategy, the random arm, and every second one of the held-out tasks due."""
+    held = [Query(int(task), 0, "holdout", 0.0, "held out at random to measure the accuracy") for task in due(rows)]
+    return alternate(picks(pool, len(held), rng, settings), held)
+
+
+def spare_of(rows: PoolRows, asked: Sequence[int], rng: np.random.Generator, settings: Settings) -> list[int]:
+    """Ids of tasks at random, as many as a batch has: neither asked for nor held out."""
+    waiting = rows.waiting & ~rows.holdout & ~np.isin(rows.ids, asked)
+    order = rng.permutation(len(rows.ids))
     return [int(task) for task in rows.ids[order[waiting[order]]][: settings.batch_size]]
 
 
