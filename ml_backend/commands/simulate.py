@@ -4,6 +4,10 @@
   ml-backend simulate path/to/folder-by-class --labels 400 --batch 20 --seeds 10
   ml-backend simulate labels.csv --images path/to/images --strategies random,random+margin,auto
   ml-backend simulate project --project 3
+  ml-backend simulate project --project 3 --protocol live --skips 0.1
+
+`--protocol live` asks as the service does: half of the first images are those held out to measure the accuracy, the model is
+trained after ten answers and served a little later, and junk is skipped. All that is asked counts as an answer.
 
 A strategy that needs a model chooses its first batch by coverage; `random+margin` starts with a random batch instead.
 Finished runs are kept in the output folder and not repeated, so a stopped simulation continues where it was. A run is known
@@ -22,7 +26,7 @@ from ml_backend.errors import InvalidInputError
 from ml_backend.simulation.data import STRESS, Data, Source, digits
 from ml_backend.simulation.labelled_images import Example, encoded, from_csv, from_folder
 from ml_backend.simulation.picture import draw
-from ml_backend.simulation.replay import Settings, parts
+from ml_backend.simulation.replay import Live, Settings, parts
 from ml_backend.simulation.runs import read, simulate
 from ml_backend.simulation.simulated_head import LiveHead
 from ml_backend.simulation.summary import gathered
@@ -55,6 +59,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=int, default=400, help="labels in total (default: 400)")
     add_sampling(parser)
     parser.add_argument("--stress", choices=sorted(STRESS), default="none", help="make the data harder (default: none)")
+    parser.add_argument(
+        "--protocol",
+        choices=["pool", "live"],
+        default="pool",
+        help="pool: the strategy picks every label; live: as the service asks, held-out images and skips included "
+        "(default: pool)",
+    )
+    parser.add_argument(
+        "--skips",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="with --protocol live: share of junk, which is skipped",
+    )
+    parser.add_argument(
+        "--late",
+        type=int,
+        default=Live.late,
+        metavar="N",
+        help=f"with --protocol live: answers given while a model is trained (default: {Live.late})",
+    )
     parser.add_argument("--encoder", default="auto", help="auto, patches or a torchvision model (default: auto)")
     parser.add_argument("--weights", type=Path, help="file with weights for the encoder")
     parser.add_argument(
@@ -75,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.seeds < 1 or args.batch < 1 or args.labels < args.batch or not names:
         raise InvalidInputError("Needs at least one strategy, --seeds 1, --batch 1 and --labels for one batch.")
-    settings = Settings(args.batch, args.labels, args.pool_size, args.power)
+    settings = Settings(args.batch, args.labels, args.pool_size, args.power, live_of(args))
     if args.dry_run:
         return planned(args, names)
     source = stressed(source_of(args), args.stress)
@@ -92,6 +117,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def live_of(args: argparse.Namespace) -> Live | None:
+    """What the live protocol is to be like, None for the other one. Raises InvalidInputError."""
+    if args.protocol != "live":
+        if args.skips or args.late != Live.late:
+            raise InvalidInputError("--skips and --late belong to --protocol live.")
+        return None
+    after = min(Live.train_after, args.batch)
+    if not 0 <= args.skips < 1 or not 0 <= args.late <= after:
+        raise InvalidInputError(f"--skips must be 0 or more and below 1, and --late from 0 to {after}.")
+    return Live(train_after=after, late=args.late, skips=args.skips)
+
+
 def planned(args: argparse.Namespace, names: Sequence[str]) -> int:
     """Say what would be replayed and written; raises what the replay would, as far as that is known before it."""
     for name in names:
@@ -100,9 +137,10 @@ def planned(args: argparse.Namespace, names: Sequence[str]) -> int:
     if args.data != "digits":
         title, examples = examples_of(args)
         images = len(examples)
-    rounds = args.labels // args.batch
+    rounds = f"{amount(args.labels // args.batch, 'round')} of {amount(args.batch, 'label')}"
+    length = f"{amount(args.labels, 'answer')}, asked for as the service does" if args.protocol == "live" else rounds
     print(f"Would replay {', '.join(names)} on {title} ({amount(images, 'labelled image')}): {args.seeds} runs each of "
-          f"{amount(rounds, 'round')} of {amount(args.batch, 'label')}.")  # fmt: skip
+          f"{length}.")  # fmt: skip
     done = len({(r.key, r.strategy, r.seed) for r in read(args.out / "runs.csv") if r.key})
     if done:
         print(f"{args.out / 'runs.csv'} holds {amount(done, 'run')}: those of these images and settings, made by this "

@@ -102,13 +102,14 @@ def with_skips(data: Data, share: float, seed: int) -> Data:
 
     Junk: rows of the pool with their columns in another order, the same for all, half way to their mean.
     """
-    rng = np.random.default_rng([seed, 10])
     count = round(len(data.labels) * share / (1 - share))
+    if not count:
+        return data
+    rng = np.random.default_rng([seed, 10])
     rows = data.features[rng.integers(len(data.labels), size=count)].astype(np.float32)[
         :, rng.permutation(data.features.shape[1])
     ]
-    junk = unit_rows((rows + rows.mean(0)) / 2) if count else data.features[:0]
-    features = np.concatenate([data.features, junk])
+    features = np.concatenate([data.features, unit_rows((rows + rows.mean(0)) / 2)])
     return replace(data, features=features, labels=np.concatenate([data.labels, np.full(count, -1)]))
 
 

@@ -32,7 +32,7 @@ class Live:
     """
 
     train_after: int = 10
-    late: int = 10
+    late: int = 2
     skips: float = 0.0
     holdout_share: float = 0.1
     holdout_first: int = 20
