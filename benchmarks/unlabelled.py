@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.strategy_data import sources
 from ml_backend.learning.neighbours import graph_of
+from ml_backend.learning.record import FOLDS
 from ml_backend.learning.spreading import Unlabelled
 from ml_backend.learning.training import train_head
 from ml_backend.simulation.data import STRESS, Data
@@ -77,10 +78,12 @@ def costs(rows: int, labels: int) -> None:
     graph = graph.extended(features, everywhere)
     print(f"{NEW:,} more: {time.perf_counter() - begin:.2f} s", flush=True)
     at = np.sort(rng.choice(rows, labels, replace=False))
+    apart = np.where(np.arange(labels) % 10 == 0, rng.integers(FOLDS, size=labels), -1)
     for turn in ("first", "second", "third"):
         begin = time.perf_counter()
         pool = Unlabelled(graph, features, everywhere, at)
-        trained = train_head(features[at], truth[at], [str(c) for c in range(CLASSES)], seed=0, pool=pool)
+        names = [str(c) for c in range(CLASSES)]
+        trained = train_head(features[at], truth[at], names, seed=0, pool=pool, apart=apart)
         seconds = time.perf_counter() - begin
         print(
             f"{turn} training, {labels:,} labels: {seconds:.2f} s, by folds {trained.report.accuracy:.3f}", flush=True

@@ -48,10 +48,11 @@ class Design:
         rotated = torch.cat([rotated, rotated.new_ones(n, 1)], 1)
         return cls(rotated, axes, centre, rotated.pow(2).mean(0))
 
-    def unrotate(self, solution: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A solution (p, C) in these axes -> weight (C, d) and bias (C,) for the original features."""
-        weight = (self.axes @ solution[:-1]).T
-        return weight, solution[-1] - weight @ self.centre
+    def unrotate(self, solutions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Solutions (B, p, C) in these axes -> weights (B, C, d) and biases (B, C) for the original features."""
+        weights = [(self.axes @ solution[:-1]).T for solution in solutions]
+        biases = [solution[-1] - weight @ self.centre for solution, weight in zip(solutions, weights, strict=True)]
+        return torch.stack(weights), torch.stack(biases)
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,9 @@ class Graph(Protocol):
     def spread(self, at: Places, seeds: Floats, fold: Places, rows: Places) -> Floats:
         """What reaches `rows` (r,) of `seeds` (n, k), given at the rows `at` (n,): (r, B, k), not below zero.
 
-        fold: (n,), 0 to B - 2. Entry b is without the seeds of fold b, the last one with all. Each column is shared out
-        as if its seeds came to one, so that classes with few labels reach as far as those with many.
+        fold: (n,), 0 to B - 2, or -1 for a seed of no fold. Entry b is without the seeds of fold b, the last one with all.
+        Each column is shared out as if its seeds came to one, so that classes with few labels reach as far as those with
+        many.
         """
         ...
 
@@ -115,16 +116,21 @@ class NeighbourGraph:
         It is linear in the seeds: what a fold leaves out is the whole less what comes from that fold.
         """
         folds, columns = int(fold.max()) + 1, seeds.shape[1]
-        by_fold = np.zeros((len(at), folds, columns), np.float32)
+        by_fold = np.zeros((len(at), folds + bool((fold < 0).any()), columns), np.float32)  # those of no fold are last
         by_fold[np.arange(len(at)), fold] = seeds
-        given = np.zeros((len(self), folds * columns), np.float32)
-        np.add.at(given, at, RESTART * by_fold.reshape(len(at), -1))
+        given_here = by_fold.reshape(len(at), -1)
+        used = np.flatnonzero(given_here.any(axis=0))  # of many classes a fold has few
+        given = np.zeros((len(self), len(used)), np.float32)
+        np.add.at(given, at, RESTART * given_here[:, used])
         reached = given
         for _ in range(STEPS):
             reached = given + (1 - RESTART) * (self._edges @ reached)
-        apart, total = reached[rows].reshape(-1, folds, columns), by_fold.sum(axis=0)
-        left = np.concatenate([apart.sum(axis=1, keepdims=True) - apart, apart.sum(axis=1, keepdims=True)], axis=1)
-        counts = np.concatenate([total.sum(axis=0) - total, total.sum(axis=0)[None]])
+        found = np.zeros((len(rows), given_here.shape[1]), np.float32)
+        found[:, used] = reached[rows]
+        apart, each = found.reshape(-1, *by_fold.shape[1:]), by_fold.sum(axis=0)
+        whole, total = apart.sum(axis=1, keepdims=True), each.sum(axis=0)
+        left = np.concatenate([whole - apart[:, :folds], whole], axis=1)
+        counts = np.concatenate([total - each[:folds], total[None]])
         return np.asarray(np.maximum(left, 0) / np.maximum(counts, 1e-6), np.float32)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,48 +18,66 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 FILE = "record.safetensors"
+FOLDS = 5
+"""Of the held-out images."""
 UNKNOWN = -1
 
 
 @dataclass(frozen=True)
 class Record:
-    """Of n labelled images, in the order of `images`; thirteen bytes each.
+    """Of n labelled images, in the order of `images`; fourteen bytes each.
 
     images: (n,) uint64, no two alike, see `image_keys`. labels: (n,) uint32, digests of the label names, so that a label
     that was changed since is noticed. right: (n,) int8, 1 or 0, whether a head that had not seen the image answered
-    right; UNKNOWN where no fold tells.
+    right; UNKNOWN where no fold tells. apart: (n,) uint8, 1 for held-out images, which the head of their fold has not seen
+    (see `fold_heads`): these it is asked about as they are labelled then, and `right` is UNKNOWN.
     """
 
     images: NDArray[np.uint64]
     labels: NDArray[np.uint32]
     right: NDArray[np.int8]
+    apart: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, images: NDArray[np.uint64], labels: NDArray[np.uint32], right: NDArray[np.bool_]) -> Record:
+    def of(
+        cls,
+        images: NDArray[np.uint64],
+        labels: NDArray[np.uint32],
+        right: NDArray[np.bool_],
+        apart: NDArray[np.bool_] | None = None,
+    ) -> Record:
         """right: (n,), or empty where nothing tells. Of tasks that show the same image the first one counts."""
         known = right.astype(np.int8) if len(right) else np.full(len(images), UNKNOWN, np.int8)
+        aside = np.zeros(len(images), np.bool_) if apart is None else apart
+        known = np.where(aside, np.int8(UNKNOWN), known)
         images, first = np.unique(images, return_index=True)
-        return cls(images, labels[first], known[first])
+        return cls(images, labels[first], known[first], aside[first].astype(np.uint8))
 
     def save(self, folder: Path) -> None:
-        save_file({"images": self.images, "labels": self.labels, "right": self.right}, folder / FILE)
+        save_file({field.name: getattr(self, field.name) for field in fields(self)}, folder / FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Record | None:
         """None where a folder has none that can be read: a model from a file, or one of an earlier release."""
         try:
             found = load_file(folder / FILE)
-            record = cls(found["images"], found["labels"], found["right"])
+            none = np.zeros(found["images"].shape, np.uint8)  # an earlier release learned from no held-out image
+            record = cls(found["images"], found["labels"], found["right"], found.get("apart", none))
         except (OSError, KeyError, TypeError, AttributeError, SafetensorError):  # bfloat16, float8: not in numpy
             return None
-        kinds = (record.images.dtype, record.labels.dtype, record.right.dtype)
-        shapes = {record.images.shape, record.labels.shape, record.right.shape}
-        sound = [kind.str for kind in kinds] == ["<u8", "<u4", "|i1"] and shapes == {np.unique(record.images).shape}
+        arrays = (record.images, record.labels, record.right, record.apart)
+        kinds, shapes = [array.dtype.str for array in arrays], {array.shape for array in arrays}
+        sound = kinds == ["<u8", "<u4", "|i1", "|u1"] and shapes == {np.unique(record.images).shape}
         return record if sound else None
 
     def has(self, images: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """(m,) whether it is about each of these images."""
         return np.isin(images, self.images)
+
+    def without_apart(self) -> Record:
+        """Of the images that all of the version has learned from: its encoder, if that was trained, and each fold head."""
+        kept = self.apart == 0
+        return Record(self.images[kept], self.labels[kept], self.right[kept], self.apart[kept])
 
     def shared(self, other: Record) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Whether each of the two was right, on the images that both know under the same label."""
@@ -73,6 +91,11 @@ def image_keys(hashes: NDArray[np.bytes_]) -> NDArray[np.uint64]:
     """(n,) the last 64 bits of each hex SHA-256 of an image's bytes, (n,) of type S64."""
     digits = np.ascontiguousarray(hashes, "S64").view(np.uint8).reshape(-1, 64)[:, -16:]
     return np.frombuffer(bytes.fromhex(digits.tobytes().decode("ascii")), ">u8").astype(np.uint64)
+
+
+def fold_of(images: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(n,) 0 to FOLDS - 1, by the content of each image: not by the hash that holds images out."""
+    return (images % np.uint64(FOLDS)).astype(np.int64)
 
 
 def digests(targets: NDArray[Any], classes: Sequence[str]) -> NDArray[np.uint32]:

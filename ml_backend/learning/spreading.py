@@ -37,7 +37,8 @@ class Unlabelled:
 class CheckedHead:
     """A linear head fitted to all labels, and what heads fitted without a fold, nor what comes of it, say of that fold.
 
-    logits: (n, C) of the labelled rows, each by the head of its fold. weight: (C, d). bias: (C,).
+    logits: (n, C) of the labelled rows, each by the head of its fold. weight: (1 + K, C, d). bias: (1 + K, C). The first is
+    that of all labels, the others are those of all but a fold that is kept apart.
     """
 
     logits: torch.Tensor
@@ -48,32 +49,58 @@ class CheckedHead:
         return CheckedHead(self.logits * factor, self.weight * factor, self.bias * factor)
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """Heads to be fitted to what the rows (r,) of a pool are believed to be. labelled: (n,) where in `rows` seeds (n, s, k) are."""
+
+    pool: Unlabelled
+    rows: NDArray[np.int64]
+    labelled: torch.Tensor
+    seeds: torch.Tensor
+    design: Design
+    multilabel: bool
+
+    def without(self, fold: NDArray[np.int64], *, whole: bool) -> torch.Tensor:
+        """Solutions (B, p, C), each without the seeds of a fold. fold: (n,), -1 for none. whole: a last one with all."""
+        reached = self.pool.graph.spread(self.pool.at, self.seeds.flatten(1).numpy(), fold, self.rows)
+        reached = reached if whole else reached[:, :-1]
+        soft, sure = soften(torch.from_numpy(reached).view(*reached.shape[:2], *self.seeds.shape[1:]))
+        known = torch.from_numpy(fold)[:, None] != torch.arange(soft.shape[1])  # (n, B) the label is known there
+        soft[self.labelled] = torch.where(known[:, :, None, None], self.seeds[:, None], soft[self.labelled])
+        sure[self.labelled] = torch.where(known[:, :, None], 1.0, sure[self.labelled])
+        wanted = soft[..., 1] if self.multilabel else soft[:, :, 0]
+        weights = sure / sure.sum(0).clamp_min(1e-12)
+        penalties = torch.full((soft.shape[1],), PENALTY)
+        return solve(Problems(self.design, wanted, weights, penalties, self.multilabel), tolerance=1e-3)
+
+
 def fit_spread_head(
-    pool: Unlabelled, targets: torch.Tensor, fold: NDArray[np.int64], *, multilabel: bool, seed: int
+    pool: Unlabelled,
+    targets: torch.Tensor,
+    fold: NDArray[np.int64],
+    apart: NDArray[np.int64],
+    *,
+    multilabel: bool,
+    seed: int,
 ) -> CheckedHead:
     """Spread the labels over the graph, a fold left out at a time, and fit linear heads to what rows are believed to be.
 
-    targets: (n, C) of the labelled rows. fold: (n,). A row counts by how sure it is believed to be something; with several
-    labels an image, for each class by itself.
+    targets: (n, C) of the labelled rows. fold: (n,). apart: (n,) the folds 0 to K - 1 to be kept apart, -1 for rows of none.
+    A row counts by how sure it is believed to be something; with several labels an image, for each class by itself.
     """
     rows, labelled = _rows_to_fit(pool, targets.shape[1] * (int(fold.max()) + 2), seed)
     seeds = torch.stack([1 - targets, targets], 2) if multilabel else targets[:, None, :]
-    reached = pool.graph.spread(pool.at, seeds.flatten(1).numpy(), fold, rows)
-    soft, sure = soften(torch.from_numpy(reached).view(*reached.shape[:2], *seeds.shape[1:]))
-    known = torch.from_numpy(fold)[:, None] != torch.arange(soft.shape[1])  # (n, B) the label is known there
-    soft[labelled] = torch.where(known[:, :, None, None], seeds[:, None], soft[labelled])
-    sure[labelled] = torch.where(known[:, :, None], 1.0, sure[labelled])
     design = Design.of(torch.from_numpy(np.array(pool.features[pool.places[rows]], np.float32)))
-    wanted = soft[..., 1] if multilabel else soft[:, :, 0]
-    weights = sure / sure.sum(0).clamp_min(1e-12)
-    solution = solve(
-        Problems(design, wanted, weights, torch.full((soft.shape[1],), PENALTY), multilabel), tolerance=1e-3
-    )
+    fit = _Fit(pool, rows, labelled, seeds, design, multilabel)
+    solution = fit.without(fold, whole=True)
     logits = torch.empty_like(targets)
     for number in range(int(fold.max()) + 1):
         mine = torch.from_numpy(fold == number)
         logits[mine] = design.rows[labelled[mine]] @ solution[number]
-    return CheckedHead(logits, *design.unrotate(solution[-1]))
+    heads = solution[-1:]
+    if (apart >= 0).any():
+        heads = torch.cat([heads, fit.without(apart, whole=False)])
+    return CheckedHead(logits, *design.unrotate(heads))
 
 
 def _rows_to_fit(pool: Unlabelled, columns: int, seed: int) -> tuple[NDArray[np.int64], torch.Tensor]:

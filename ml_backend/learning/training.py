@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ml_backend.learning.head import Head
 from ml_backend.learning.logistic import Design, Problems, solve
+from ml_backend.learning.record import FOLDS
 from ml_backend.learning.spreading import CheckedHead, Unlabelled, fit_spread_head
 
 ClassWeight = Literal["balanced"] | None
@@ -26,6 +27,8 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the head that learned from the unlabelled, in the mixture."""
 EXPECTED, DOUBT = 0.75, 2.0
 """The share expected before any label, and how many nats of evidence speak for it against a share of one more or less."""
+OTHERS = 80.0
+"""Rows that somebody chose, a strategy say, count together as so many held-out ones where the temperature is fitted."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,11 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class TrainedHead:
+    """fold_heads: FOLDS, each of all labels but the held-out ones of its fold; none where no row is held out."""
+
     head: Head
     report: TrainingReport
+    fold_heads: tuple[Head, ...] = ()
 
 
 def train_head(
@@ -63,13 +69,16 @@ def train_head(
     penalties: Sequence[float] | None = None,
     prior: Head | None = None,
     pool: Unlabelled | None = None,
+    apart: NDArray[np.int64] | None = None,
 ) -> TrainedHead:
     """Fit a linear head on features (n, d), any float type, rows of about unit length.
 
     labels: (n,) int64 class index, or (n, C) bool for multi-label. Classes without a label keep a (small)
     probability. prior: a head for the same classes to start from; only the difference to it is penalised, so few
-    labels correct it rather than replace it. pool: what the rows are part of; then the unlabelled teach as well. Deterministic on one machine: same rows, same seed, same number of threads -> same weights.
-    Raises ValueError for no rows, mismatched shapes, or labels outside `classes`.
+    labels correct it rather than replace it. pool: what the rows are part of; then the unlabelled teach as well.
+    apart: (n,) the fold, 0 to FOLDS - 1, of each held-out row, -1 for the others; then FOLDS more heads are fitted, each
+    without the held-out rows of its fold, and held-out rows count for more in the temperature. Deterministic on one machine: same rows, same seed, same number of threads ->
+    same weights. Raises ValueError for no rows, mismatched shapes, or labels outside `classes`.
     """
     targets, multilabel = _targets(features, labels, len(classes))
     rows = torch.from_numpy(np.array(features, np.float32))
@@ -81,26 +90,87 @@ def train_head(
     problem = Problems(design, targets, (weights / weights.sum(0))[:, None, :], grid[:1], multilabel, offset)
     folds = folds or (5 if len(targets) < 2000 else 3)  # many labels estimate as well with fewer folds
     fold = assign_folds(targets.numpy(), min(folds, len(targets)), np.random.default_rng(seed))
+    kept_apart = _Apart.of(np.full(len(targets), -1) if apart is None else apart)
     chosen, logits = _cross_validate(problem, weights, fold, grid)
-    weight, bias = design.unrotate(solve(replace(problem, penalties=grid[chosen : chosen + 1]), tolerance=1e-4)[0])
+    weight, bias = _fitted(problem, weights, kept_apart, grid[chosen])
     weight, bias = weight + base, bias + base_bias
     if pool is not None and logits is not None:
-        spread = fit_spread_head(pool, targets, fold, multilabel=multilabel, seed=seed)
+        spread = fit_spread_head(pool, targets, fold, kept_apart.fold, multilabel=multilabel, seed=seed)
         weight, bias, logits = _mixed(CheckedHead(logits, weight, bias), spread, targets, multilabel=multilabel)
-    temperature = 1.0 if logits is None else _temperature(logits, targets, multilabel=multilabel)
-    weight = weight.contiguous()
-    head = Head(tuple(classes), weight.numpy(), bias.numpy(), temperature, multilabel)
-    return TrainedHead(
-        head, _report(targets, logits, float(grid[chosen]), temperature, int(fold.max()) + 1, multilabel)
-    )
+    temperature = 1.0
+    if logits is not None:
+        logits = kept_apart.answered(rows, weight, bias, logits)
+        temperature = _temperature(logits, targets, kept_apart.hearing(), multilabel=multilabel)
+    heads = [
+        Head(tuple(classes), w.contiguous().numpy(), b.numpy(), temperature, multilabel)
+        for w, b in zip(weight, bias, strict=True)
+    ]
+    report = _report(targets, logits, float(grid[chosen]), temperature, int(fold.max()) + 1, multilabel)
+    return TrainedHead(heads[0], report, kept_apart.of_each_fold(heads))
+
+
+@dataclass(frozen=True)
+class _Apart:
+    """fold: (n,) place in `folds`, of the held-out rows; -1 for the others. folds: those that have a row, ascending."""
+
+    fold: NDArray[np.int64]
+    folds: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, apart: NDArray[np.int64]) -> _Apart:
+        if len(apart) and not -1 <= apart.min() <= apart.max() < FOLDS:
+            raise ValueError(f"folds kept apart must be -1 to {FOLDS - 1}")
+        folds = np.unique(apart[apart >= 0])
+        return cls(np.where(apart < 0, -1, np.searchsorted(folds, apart)), folds)
+
+    def answered(
+        self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, logits: torch.Tensor
+    ) -> torch.Tensor:
+        """The logits (n, C) that folds of all rows gave; for the held-out ones, those of the head without their fold."""
+        result = logits.clone()
+        for number in range(len(self.folds)):
+            mine = torch.from_numpy(self.fold == number)
+            result[mine] = torch.addmm(bias[1 + number], rows[mine], weight[1 + number].T)
+        return result
+
+    def hearing(self) -> torch.Tensor | None:
+        """(n,) how much each row counts for the temperature; None where none is held out, so that all count the same."""
+        if not len(self.folds):
+            return None
+        held_out = torch.from_numpy(self.fold >= 0)
+        return torch.where(held_out, 1.0, min(1.0, OTHERS / max(int((~held_out).sum()), 1)))
+
+    def of_each_fold(self, heads: Sequence[Head]) -> tuple[Head, ...]:
+        """heads: the first of all rows, then one for each of `folds`. Where a fold has no row, the first is without it."""
+        if not len(self.folds):
+            return ()
+        own = dict(zip(self.folds.tolist(), heads[1:], strict=True))
+        return tuple(own.get(number, heads[0]) for number in range(FOLDS))
+
+
+def _fitted(
+    problem: Problems, weights: torch.Tensor, apart: _Apart, penalty: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (1 + K, C, d) and biases (1 + K, C): of all rows, then of all but each fold that is kept apart."""
+    kept = torch.cat([problem.weights, _without(weights, apart.fold, len(apart.folds))], 1)
+    problems = replace(problem, weights=kept, penalties=penalty.expand(kept.shape[1]))
+    return problem.design.unrotate(solve(problems, tolerance=1e-4))
+
+
+def _without(weights: torch.Tensor, fold: NDArray[np.int64], folds: int) -> torch.Tensor:
+    """(n, folds, c) of row weights (n, c), each without the rows of a fold, summing to one."""
+    kept = torch.from_numpy(fold)[:, None] != torch.arange(folds)
+    left = weights[:, None, :] * kept[:, :, None]
+    return left / left.sum(0, keepdim=True).clamp_min(1e-12)
 
 
 def _mixed(
     alone: CheckedHead, spread: CheckedHead, targets: torch.Tensor, *, multilabel: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weight, bias and held-out logits of the geometric mean of both heads' probabilities, which is a linear head, too.
+    """Weights, biases and held-out logits of the geometric mean of both heads' probabilities, which is a linear head, too.
 
     Each is tempered first. How much the spread one counts is what does best on the folds; few labels are hardly heard.
+    The same share holds for all heads.
     """
     first, second = (
         each.scaled(1 / _temperature(each.logits, targets, multilabel=multilabel)) for each in (alone, spread)
@@ -167,15 +237,12 @@ def _cross_validate(
     if folds < 2:
         return 0, None
     targets, multilabel = problem.targets, problem.multilabel
-    held_out = F.one_hot(torch.from_numpy(fold), folds).bool()  # (n, folds)
-    kept = weights[:, None, :] * ~held_out[:, :, None]
-    kept = kept / kept.sum(0, keepdim=True).clamp_min(1e-12)
-    # Problem number = fold * len(grid) + penalty.
-    problems = replace(problem, weights=kept.repeat_interleave(len(grid), 1), penalties=grid.repeat(folds))
+    kept = _without(weights, fold, folds).repeat_interleave(len(grid), 1)
+    problems = replace(problem, weights=kept, penalties=grid.repeat(folds))  # number fold * len(grid) + penalty
     solution = solve(problems, tolerance=1e-2)
     logits = targets.new_empty(len(grid), *targets.shape)
     for k in range(folds):
-        rows = held_out[:, k]
+        rows = torch.from_numpy(fold == k)
         block = solution[k * len(grid) : (k + 1) * len(grid)]
         logits[:, rows] = problem.design.rows[rows] @ block
     if problem.offset is not None:
@@ -209,26 +276,33 @@ def _loss(logits: torch.Tensor, targets: torch.Tensor, *, multilabel: bool) -> t
     return _row_losses(logits, targets, multilabel).mean()
 
 
-def _temperature(logits: torch.Tensor, targets: torch.Tensor, *, multilabel: bool) -> float:
+def _temperature(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None, *, multilabel: bool
+) -> float:
     """Temperature in 0.05..20 that minimises held-out log loss, by golden-section search on its logarithm.
 
-    C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. One undecided example is shared out over
-    the rows, so that a handful of right answers does not make the head certain.
+    weights: (n,) how much each row counts. C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. One
+    undecided example is shared out over the rows, so that a handful of right answers does not make the head certain.
     """
     uniform = 0.5 if multilabel else 1.0 / targets.shape[1]
     targets = (len(targets) * targets + uniform) / (len(targets) + 1)
+
+    def loss(log_temperature: float) -> float:
+        losses = _row_losses(logits / np.exp(log_temperature), targets, multilabel)
+        return float(losses.mean() if weights is None else weights @ losses)
+
     low, high, ratio = float(np.log(0.05)), float(np.log(20.0)), 0.6180339887498949
     points = [high - ratio * (high - low), low + ratio * (high - low)]
-    losses = [float(_loss(logits / np.exp(t), targets, multilabel=multilabel)) for t in points]
+    losses = [loss(t) for t in points]
     for _ in range(16):
         if losses[0] <= losses[1]:
             high, points[1], losses[1] = points[1], points[0], losses[0]
             points[0] = high - ratio * (high - low)
-            losses[0] = float(_loss(logits / np.exp(points[0]), targets, multilabel=multilabel))
+            losses[0] = loss(points[0])
         else:
             low, points[0], losses[0] = points[0], points[1], losses[1]
             points[1] = low + ratio * (high - low)
-            losses[1] = float(_loss(logits / np.exp(points[1]), targets, multilabel=multilabel))
+            losses[1] = loss(points[1])
     return float(np.exp(0.5 * (low + high)))
 
 

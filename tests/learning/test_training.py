@@ -41,7 +41,7 @@ def test_solution_is_scikit_learns(digits: Digits, n: int) -> None:
     design = Design.of(torch.from_numpy(features))
     targets = torch.eye(10)[torch.from_numpy(labels)]
     problems = Problems(design, targets, torch.full((n, 1, 1), 1 / n), torch.tensor([penalty]), False)
-    weight, _ = design.unrotate(solve(problems, tolerance=1e-8, max_steps=300)[0])
+    (weight,), _ = design.unrotate(solve(problems, tolerance=1e-8, max_steps=300))
     # The bias is penalised here and is not there: a constant column makes the two problems one.
     centred = np.hstack([features - features.mean(0), np.ones((n, 1), np.float32)])
     peer = LogisticRegression(C=1 / (n * penalty), fit_intercept=False, tol=1e-8, max_iter=2000).fit(centred, labels)
