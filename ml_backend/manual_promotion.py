@@ -51,7 +51,7 @@ class Comparison:
 
 
 def compare(project: Project, first: Version, second: Version, predictor: Predictor, *, alpha: float) -> Comparison:
-    """Ask both versions about every held-out task that has a label and vectors of both; neither has learned from one.
+    """Ask both versions about every held-out task that has a label and vectors of both, by heads that have not learned from it.
 
     alpha: the level of significance at which one is called better.
     """
@@ -80,7 +80,7 @@ class _Answers:
 
 
 def _answers_to_measured_tasks(project: Project, version: Version, predictor: Predictor) -> _Answers:
-    """Its answers to the measured tasks; those that it learned from, or that have no vector of its encoder, are left out."""
+    """Its answers to the measured tasks; those without a vector of its encoder, or that what answers learned from, are left out."""
     from ml_backend.learning.record import Record  # noqa: PLC0415 - torch takes seconds: a list does not wait
     from ml_backend.steps.encode_images import corpus_of  # noqa: PLC0415
 
@@ -91,8 +91,9 @@ def _answers_to_measured_tasks(project: Project, version: Version, predictor: Pr
     if corpus is None:
         nothing = np.zeros(0, dtype=np.int64)
         return _Answers(nothing, np.zeros((0, 0), dtype=np.float32), nothing, np.zeros(0, dtype=np.bool_))
-    examples = corpus.unseen(Record.load(version.folder), corpus.examples(held_out=True))
-    probabilities = model.head.predict_proba(examples.features)
+    heads = predictor.fold_heads(project, version.number)
+    examples = corpus.unseen(Record.load(version.folder), corpus.examples(held_out=True), heads)
+    probabilities = heads.predict_proba(examples.features, corpus.images(examples))
     return _Answers(corpus.rows.ids[examples.tasks], probabilities, examples.targets, examples.right(probabilities))
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,12 @@ from ml_backend.wording import encodable
 
 if TYPE_CHECKING:
     from ml_backend.learning.encoders import Encoder
+    from ml_backend.learning.fold_heads import FoldHeads
     from ml_backend.learning.head import Head
 
 logger = logging.getLogger(__name__)
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,16 @@ def named(head: Head, schema: LabelSchema, name: str) -> Head:
 
 
 def _head(folder: Path) -> Head:
-    from safetensors import SafetensorError  # noqa: PLC0415 - with torch
-
     from ml_backend.learning.head import Head  # noqa: PLC0415 - torch
 
+    return _whole(Head.load, folder)
+
+
+def _whole(load: Callable[[Path], Part], folder: Path) -> Part:
+    from safetensors import SafetensorError  # noqa: PLC0415 - with torch
+
     try:
-        return Head.load(folder)
+        return load(folder)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InvalidInputError(
             f"{folder} is not a complete model version ({error}): choose another version, or train a new one."
@@ -174,6 +181,14 @@ class Predictor:
         """The head alone, answering in the project's present labels; raises what `load` does."""
         version = self.versions.version(project, number)
         return named(_head(self.versions.folder(version)), project.schema, version.name)
+
+    def fold_heads(self, project: Project, number: int) -> FoldHeads:
+        """What answers for the held-out images of a version, in the project's present labels; raises what `load` does."""
+        from ml_backend.learning.fold_heads import FoldHeads  # noqa: PLC0415 - torch
+
+        version = self.versions.version(project, number)
+        found = _whole(FoldHeads.load, self.versions.folder(version))
+        return FoldHeads(tuple(named(head, project.schema, version.name) for head in found.heads))
 
     def stored(self, project: Project, number: int) -> LoadedModel:
         """A version as it was trained. Raises NotFoundError or InvalidInputError where its files are not whole."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ml_backend import cli, manual_promotion
+from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.head import Head
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
@@ -141,6 +142,7 @@ def compared(
 ) -> manual_promotion.Comparison:
     pair = dict(zip((1, 2), models, strict=True))
     monkeypatch.setattr(services.predictor, "load", lambda _project, number: pair[number])
+    monkeypatch.setattr(services.predictor, "fold_heads", lambda _project, number: FoldHeads((pair[number].head,)))
     first, second = (services.versions.version(project, number) for number in pair)
     alpha = services.settings.promotion_alpha
     return manual_promotion.compare(project, first, second, services.predictor, alpha=alpha)

@@ -1,4 +1,4 @@
-"""What is told of the labels that measure the accuracy: they are answers that nothing is learned from."""
+"""What is told of the labels that measure the accuracy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def first_answers(settings: Settings, tasks: int) -> str:
     later = f"later about {settings.holdout_share:.0%} of them"
     return (
         f"Of the first labels, {first} are held out to measure the accuracy, {later}: these tasks are drawn at "
-        "random and never trained on (ML_BACKEND_HOLDOUT_FIRST, ML_BACKEND_HOLDOUT_SHARE)."
+        "random and show no guess (ML_BACKEND_HOLDOUT_FIRST, ML_BACKEND_HOLDOUT_SHARE)."
     )
 
 
@@ -30,7 +30,7 @@ def imported(settings: Settings, host: str, project_id: int, count: int) -> str:
     if not settings.holdout_share:
         return f"{labels}, all used for training: none are held out (ML_BACKEND_HOLDOUT_SHARE is 0)."
     return (
-        f"{labels}, used for training, except on the tasks drawn at random to be held out: those measure the accuracy, "
+        f"{labels}; those on the tasks drawn at random to be held out measure the accuracy, "
         f"{measured_so_far(settings, host, project_id)} so far."
     )
 

@@ -322,10 +322,9 @@ def _unreadable_lines(unreadable: dict[str, Any]) -> Iterator[str]:
 
 
 def _labelled(counts: dict[str, int]) -> str:
-    """How many labels there are, and what becomes of them."""
+    """How many labels there are, and how many of them are held out."""
     measuring = counts["holdout_labelled"]
-    learned = counts["labelled"] - measuring
-    return f"{counts['labelled']} of {counts['tasks']}: {learned} to train on, {measuring} held out to measure the accuracy"
+    return f"{counts['labelled']} of {counts['tasks']}, {measuring} of them held out to measure the accuracy"
 
 
 def _queue_text(queue: dict[str, Any] | None, counts: dict[str, int]) -> str:

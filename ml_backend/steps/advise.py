@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.head import Head
+from ml_backend.learning.record import Record
 from ml_backend.learning.training import train_head
 from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.settings import Settings
@@ -94,7 +95,9 @@ class Advisor:
 
         No model is asked about a row it was trained on: each half of the slice is answered by models that saw the other.
         """
-        held_out = corpus.examples(held_out=True)
+        record = Record.load(self.versions.version(project, model.number).folder)
+        heads = self.predictor.fold_heads(project, model.number)
+        held_out = corpus.unseen(record, corpus.examples(held_out=True), heads)
         if len(held_out.targets) < ENOUGH:
             return None
         rng = np.random.default_rng([self.settings.seed, project.id, model.number])
@@ -111,8 +114,8 @@ class Advisor:
                 if len(np.unique(part.targets, axis=0)) > 1:
                     head = train_head(part.features, part.targets, corpus.classes, seed=self.settings.seed).head
                     right[row, halves[asked]] = held_out.at(halves[asked]).correct(head)
-        used = len(corpus.examples(held_out=False).targets)
-        return labels_saved(used, held_out.correct(model.head), sizes, right, rng)
+        answers = held_out.right(heads.predict_proba(held_out.features, corpus.images(held_out)))
+        return labels_saved(len(corpus.all_examples.tasks), answers, sizes, right, rng)
 
 
 def _predicted_classes(head: Head, vectors: NDArray[np.float16]) -> NDArray[np.int64]:

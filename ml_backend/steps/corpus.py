@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.learning.record import Record, image_keys
+from ml_backend.learning.record import Record, fold_of, image_keys
 from ml_backend.store.rows import PoolRows
 
 if TYPE_CHECKING:
     from ml_backend.learning.encoders import Encoder
+    from ml_backend.learning.fold_heads import FoldHeads
     from ml_backend.learning.head import Head
 
 
@@ -47,7 +48,7 @@ class Corpus:
         return self.matrix[places]
 
     def examples(self, *, held_out: bool) -> Examples:
-        """Labelled tasks with their vectors: those that measure the accuracy, or those to learn from.
+        """Labelled tasks with their vectors: those that measure the accuracy, or those that are not held out.
 
         A held-out label that may not measure (yet) is neither.
         """
@@ -56,16 +57,30 @@ class Corpus:
         found = self.unseen(self.imported, self._labelled(self.rows.measured))
         return replace(found, undecided=int(self.rows.undecided.sum()))
 
-    def unseen(self, record: Record | None, examples: Examples) -> Examples:
-        """Those whose image the model of that record did not learn from."""
+    @property
+    def all_examples(self) -> Examples:
+        """All labelled tasks with their vectors, held-out ones too."""
+        return self._labelled(self.rows.labelled)
+
+    def to_learn_from(self, *, held_out: bool) -> int:
+        """How many labelled tasks there are to learn from, with held-out ones or without."""
+        labelled = self.rows.labelled & self.encoded
+        return int((labelled if held_out else labelled & ~self.rows.holdout).sum())
+
+    def images(self, examples: Examples) -> NDArray[np.uint64]:
+        """(n,) by which the examples' images are known, whatever task shows them."""
+        return image_keys(self.rows.hashes[examples.tasks])
+
+    def folds(self, examples: Examples) -> NDArray[np.int64]:
+        """(n,) the fold of each example that is held out, whether it measures yet or not; -1 for the others."""
+        return np.where(self.rows.holdout[examples.tasks], fold_of(self.images(examples)), -1)
+
+    def unseen(self, record: Record | None, examples: Examples, heads: FoldHeads | None = None) -> Examples:
+        """Those whose image the model of that record did not learn from; with its fold heads, what is asked about it."""
         if record is None:
             return examples
-        return examples.at(np.flatnonzero(~record.has(image_keys(self.rows.hashes[examples.tasks]))))
-
-    @property
-    def to_learn_from(self) -> int:
-        """How many labelled tasks there are to learn from."""
-        return int((self.rows.labelled & self.encoded & ~self.rows.holdout).sum())
+        images = self.images(examples)
+        return examples.at(np.flatnonzero(heads.unseen(record, images) if heads else ~record.has(images)))
 
     def examples_of(self, task_ids: Sequence[int]) -> Examples:
         """Those of these tasks that are labelled and not held out."""

@@ -86,13 +86,18 @@ def corpus_of(
 
 
 def _learned_before(project: Project, versions: Versions) -> Record | None:
-    """What the model that the project started from had learned from, as far as it says so."""
+    """What came into the project with the model that it started from had learned from, as far as that says so.
+
+    Of a model of this very project that is its encoder alone: its head is not gone on from.
+    """
     if not project.state.imported:
         return None
     try:
-        return Record.load(versions.version(project, project.state.imported).folder)
+        version = versions.version(project, project.state.imported)
     except NotFoundError:
         return None
+    record = Record.load(version.folder)
+    return record.without_apart() if record and version.meta.knows_labels else record
 
 
 def _waiting(found: Encoded) -> str | None:

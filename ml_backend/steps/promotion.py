@@ -1,7 +1,7 @@
 """May a new version be served? Not where it is worse than the one in service, nor than one of the last ten.
 
-Two versions are compared task by task, on answers that neither had seen: the measured tasks, and the labels that both
-learned from, each by its own folds. Labels that came later are no fair question to an earlier version: it chose most of
+Two versions are compared task by task, on answers that neither had seen: the measured tasks, each by the heads of its folds
+(`learning.fold_heads`), and the other labels that both learned from, each by its own folds. Labels that came later are no fair question to an earlier version: it chose most of
 them itself, as those that it was least sure of.
 """
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.evaluation import significantly_worse
-from ml_backend.learning.head import Head
-from ml_backend.learning.record import Record, digests, image_keys
+from ml_backend.learning.fold_heads import FoldHeads
+from ml_backend.learning.record import Record, digests
 from ml_backend.predictor import Predictor
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus, Examples
@@ -37,14 +37,18 @@ class Answers:
     record: Record | None
 
 
-def answers_of(corpus: Corpus, held_out: Examples, head: Head, record: Record | None) -> Answers:
-    """A model's answers; held_out: in vectors of its own encoder."""
-    return Answers(corpus.rows.ids[held_out.tasks], held_out.correct(head), record)
+def answers_of(
+    corpus: Corpus, held_out: Examples, probabilities: NDArray[np.float32], record: Record | None
+) -> Answers:
+    """A model's answers. probabilities: (n, C) of the held-out examples, by what has not seen them."""
+    return Answers(corpus.rows.ids[held_out.tasks], held_out.right(probabilities), record)
 
 
-def record_of(corpus: Corpus, learned: Examples, right: NDArray[np.bool_]) -> Record:
-    """right: (n,) on each row by folds, or empty."""
-    return Record.of(image_keys(corpus.rows.hashes[learned.tasks]), digests(learned.targets, corpus.classes), right)
+def record_of(
+    corpus: Corpus, learned: Examples, right: NDArray[np.bool_], apart: NDArray[np.bool_] | None = None
+) -> Record:
+    """right: (n,) on each row by folds, or empty. apart: (n,) those that are held out."""
+    return Record.of(corpus.images(learned), digests(learned.targets, corpus.classes), right, apart)
 
 
 def is_foreign_import(version: Version) -> bool:
@@ -91,13 +95,14 @@ class Promotion:
         """A stored version's answers. Raises NotFoundError, InvalidInputError or OtherLabelsError where it cannot be asked."""
         if not version.fits(project.schema):
             raise OtherLabelsError(f"{version.name} was trained for other labels than the project has now.")
-        head = self.predictor.head(project, version.number)
+        heads = self.predictor.fold_heads(project, version.number)
         record = known = Record.load(self.versions.folder(version))
         if is_foreign_import(version):
             learned = corpus.unseen(known, self._in_own_vectors(version, corpus, corpus.examples(held_out=False)))
-            record = record_of(corpus, learned, learned.correct(head))
-        held_out = corpus.unseen(known, self._in_own_vectors(version, corpus, corpus.examples(held_out=True)))
-        return answers_of(corpus, held_out, head, record)
+            record = record_of(corpus, learned, learned.right(_asked(heads, corpus, learned)))
+        held_out = self._in_own_vectors(version, corpus, corpus.examples(held_out=True))
+        fair = corpus.unseen(known, held_out, heads)
+        return answers_of(corpus, fair, _asked(heads, corpus, fair), record)
 
     def _former(self, project: Project, current: Version | None, number: int | None) -> Sequence[Version]:
         """The version in service, then the newest others that were good enough; ten in all, since ten small losses add up.
@@ -120,6 +125,10 @@ class Promotion:
             return Examples(examples.features[:0], examples.targets[:0], examples.tasks[:0])
         vectors = self.features.matrix(encoder_id)[at[there]]
         return Examples(vectors, examples.targets[there], examples.tasks[there])
+
+
+def _asked(heads: FoldHeads, corpus: Corpus, examples: Examples) -> NDArray[np.float32]:
+    return heads.predict_proba(examples.features, corpus.images(examples))
 
 
 def first_better(candidate: Answers, former: Sequence[Answers], alpha: float) -> int | None:

@@ -1,4 +1,4 @@
-"""Step 3: train a candidate on the labels, measure it on the held-out slice, and serve it unless it is worse."""
+"""Step 3: train a candidate on the labels, measure it on the held-out ones, and serve it unless it is worse."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.evaluation import confidences, confident_from
 from ml_backend.learning.finetuning import OnProgress, encode, finetune
+from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.head import Head
 from ml_backend.learning.images import decode
 from ml_backend.learning.metrics import NOTHING, measured
@@ -49,16 +50,21 @@ READ, TUNED = 0.1, 0.9
 class Candidate:
     """A model that may be served.
 
-    out_of_sample: (n,) whether it is right on each training row, asked by folds, and how sure it was; empty where the
-    folds do not tell.
+    heads: what answers for the held-out images. probabilities: (n, C) of the measured ones, by them. learned: what the head
+    learned from. out_of_sample: (n,) whether it is right on each of these, asked by folds, and how sure it was; empty where
+    folds do not tell. apart: (n,) whether each is held out, so that the folds of all labels do not answer for it.
     """
 
     encoder: Encoder
     head: Head
     report: TrainingReport
+    heads: FoldHeads
     held_out: Examples
+    probabilities: NDArray[np.float32]
+    learned: Examples
     out_of_sample: NDArray[np.bool_]
     confidence: NDArray[np.floating[Any]]
+    apart: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -93,19 +99,22 @@ class Trainer:
         ):
             self.checkpoints.discard(project.id)  # the turn that made it was killed before it could
             return self.predictor.current(project)
-        examples = corpus.examples(held_out=False)
+        examples = corpus.examples(held_out=False) if self._tunes else corpus.all_examples
         if len(np.unique(examples.targets, axis=0)) < 2:
             return current
-        if self.settings.mode == "finetune":
-            candidate = self._finetuned(project, corpus, examples, on_progress)
-        else:
-            candidate = self._refitted(project, corpus, examples, on_progress)
-        record = record_of(corpus, examples, candidate.out_of_sample)
-        answers = answers_of(corpus, candidate.held_out, candidate.head, record)
+        train = self._finetuned if self._tunes else self._refitted
+        candidate = train(project, corpus, examples, on_progress)
+        record = record_of(corpus, examples, candidate.out_of_sample, candidate.apart)
+        answers = answers_of(corpus, candidate.held_out, candidate.probabilities, record)
         reason = self.promotion.refusal(project, corpus, answers)
         meta = self._meta(project, candidate, digest, _confident_from(candidate, current))
         self._publish(project, candidate, record, meta, Verdict(reason), on_progress)
         return self.predictor.current(project)
+
+    @property
+    def _tunes(self) -> bool:
+        """Whether the network is trained, and then on no held-out image: no head on top makes unseen what it has seen."""
+        return self.settings.mode == "finetune"
 
     def _serve_another(self, project: Project) -> LoadedModel | None:
         """Where the version in service cannot answer: the newest other one that was good enough, and can."""
@@ -125,7 +134,8 @@ class Trainer:
         """Whether training would give this version again, which is there. One that nobody judged yet is judged now."""
         if version.meta.trained_on != digest or not self.versions.folders.there(project.id, version.number):
             return False
-        if version.meta.labels != corpus.to_learn_from or _measures_more(corpus, version):
+        labels = corpus.to_learn_from(held_out=not self._tunes)
+        if version.meta.labels != labels or _measures_more(corpus, version):
             return False
         if version.state != "candidate":
             return True
@@ -146,14 +156,25 @@ class Trainer:
         # What few labels spread knows nothing of the classes that a model from elsewhere knows already.
         pool = None if prior else self._unlabelled(project, corpus, examples)
         on_progress(0.5, "training")
+        fold = corpus.folds(examples)
         trained = train_head(
-            examples.features, examples.targets, corpus.classes, seed=self.settings.seed, prior=prior, pool=pool
+            examples.features,
+            examples.targets,
+            corpus.classes,
+            seed=self.settings.seed,
+            prior=prior,
+            pool=pool,
+            apart=fold,
         )
-        held_out = corpus.examples(held_out=True)
-        return Candidate(corpus.encoder, trained.head, trained.report, held_out, *_by_folds(trained, examples))
+        heads, held_out = FoldHeads(trained.fold_heads or (trained.head,)), corpus.examples(held_out=True)
+        probabilities = heads.predict_proba(held_out.features, corpus.images(held_out))
+        return Candidate(
+            corpus.encoder, trained.head, trained.report, heads, held_out, probabilities, examples,
+            *_by_folds(trained, examples), fold >= 0,
+        )  # fmt: skip
 
     def _unlabelled(self, project: Project, corpus: Corpus, examples: Examples) -> Unlabelled:
-        """All images of the project that have a vector, held-out ones too: of those nothing but the vectors."""
+        """All images of the project that have a vector."""
         encoded = np.flatnonzero(corpus.encoded)
         images = image_keys(corpus.rows.hashes[encoded])
         found = self.graphs.of(project.id, corpus.encoder.id, images, corpus.at[encoded], corpus.matrix)
@@ -174,7 +195,7 @@ class Trainer:
             return None
 
     def _finetuned(self, project: Project, corpus: Corpus, examples: Examples, on_progress: OnProgress) -> Candidate:
-        """The whole network, from the weights the project started with, and a head on top."""
+        """The whole network, from the weights the project started with, and a head on top. examples: none is held out."""
         pixels, targets = self._pictures(
             project, corpus, examples.tasks, lambda share, doing: on_progress(READ * share, doing)
         )
@@ -195,7 +216,11 @@ class Trainer:
         held_out = Examples(vectors.astype(np.float16), answers, waiting.tasks, waiting.undecided)
         # Its folds are of no use: the network they stand on has seen every label.
         unknown = np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.float32)
-        return Candidate(tuned.encoder, tuned.trained.head, tuned.trained.report, held_out, *unknown)
+        head = tuned.trained.head
+        return Candidate(
+            tuned.encoder, head, tuned.trained.report, FoldHeads((head,)), held_out, head.predict_proba(vectors), examples,
+            *unknown, np.zeros(len(examples.tasks), dtype=np.bool_),
+        )  # fmt: skip
 
     def _pictures(
         self, project: Project, corpus: Corpus, tasks: NDArray[np.int64], on_progress: OnProgress
@@ -241,6 +266,7 @@ class Trainer:
 
         def write(folder: Path) -> None:
             candidate.head.save(folder)
+            candidate.heads.save(folder)
             candidate.encoder.save(folder)
             record.save(folder)
 
@@ -284,11 +310,11 @@ def _confident_from(candidate: Candidate, current: LoadedModel | None) -> float 
 
     With too few of them to tell, what holds for the version in service.
     """
-    correct, confidence = [candidate.out_of_sample], [candidate.confidence]
+    chosen = ~candidate.apart if len(candidate.out_of_sample) else slice(None)
+    correct, confidence = [candidate.out_of_sample[chosen]], [candidate.confidence[chosen]]
     if len(candidate.held_out.targets):
-        probabilities = candidate.head.predict_proba(candidate.held_out.features)
-        correct.append(candidate.held_out.right(probabilities))
-        confidence.append(confidences(probabilities, multilabel=candidate.head.multilabel))
+        correct.append(candidate.held_out.right(candidate.probabilities))
+        confidence.append(confidences(candidate.probabilities, multilabel=candidate.head.multilabel))
     if sum(map(len, correct)) < ENOUGH:
         return current.confident_from if current else None
     return confident_from(np.concatenate(confidence), np.concatenate(correct), RIGHT)
@@ -299,4 +325,4 @@ def _measured(candidate: Candidate) -> dict[str, Any]:
     held_out, head = candidate.held_out, candidate.head
     if not len(held_out.targets):
         return NOTHING | {"undecided": held_out.undecided}
-    return measured(head.predict_proba(held_out.features), held_out.targets, head.classes, held_out.undecided)
+    return measured(candidate.probabilities, held_out.targets, head.classes, held_out.undecided)

@@ -65,7 +65,7 @@ class Pictures(Projects):
 
         passing: those of them that may well be read later. They are offered again (`tasks_without_hash`) after a pause
         that grows with each failure; what was known of the content of one stays known. The others are offered again by
-        `retry_images` alone. One that was read before keeps its place: what is held out is not learned from because a
+        `retry_images` alone. One that was read before keeps its place: what is held out stays held out though a
         file went away.
         """
         for_good = {"hash": None, "at": None, "attempts": None, "retry_at": None}

@@ -30,7 +30,7 @@ class VersionMeta(JsonRecord):
     confident_from: the confidence from which on guesses are ticked; None: none is.
     labels: how many it was trained on. mode: "head", "finetune" or "import".
     trained_on: all that decides what a training comes to; a digest of it in older versions.
-    reserved_share: it learned from no image whose place in the split is below this.
+    reserved_share: images whose place in the split is below this were held out.
     knows_labels: whether an imported model may have learned from this project's labels. labels_matched: ours to its own.
     origin: the store and project of an imported bundle.
     version, project, store: its number, and what it was made for and by.

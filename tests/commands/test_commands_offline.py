@@ -126,7 +126,7 @@ def test_status_tells_how_many_labels_go_to_measuring(
     services.ledger.reconcile(project, [(task, [answer])], full=False)
     assert cli.main(["sync", "status"]) == 0
     said = capsys.readouterr().out
-    assert "labelled   4 of 5: 3 to train on, 1 held out to measure the accuracy" in said
+    assert "labelled   4 of 5, 1 of them held out to measure the accuracy" in said
     assert "1 of 2 tasks to go, 0 of them held out to measure the accuracy" in said
 
 

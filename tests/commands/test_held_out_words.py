@@ -30,8 +30,7 @@ def test_a_project_without_held_out_answers_is_told_that_nothing_is_measured() -
 def test_it_is_told_which_imported_labels_measure(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data", label_studio_url=HOST, label_studio_api_key="k" * 40)
     assert held_out.imported(settings, HOST, 1, 88) == (
-        "88 labels, used for training, except on the tasks drawn at random to be held out: those measure the accuracy, 0 "
-        "so far."
+        "88 labels; those on the tasks drawn at random to be held out measure the accuracy, 0 so far."
     )
     assert "all used for training" in held_out.imported(settings.model_copy(update={"holdout_share": 0.0}), HOST, 1, 88)
     assert not settings.data_dir.exists(), "telling makes no store"

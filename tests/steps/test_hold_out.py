@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ml_backend.learning.record import FOLDS
 from ml_backend.records import Query
 from ml_backend.services import Services
 from ml_backend.settings import Settings
@@ -54,7 +55,8 @@ def test_every_task_is_asked_for_and_no_held_out_one_by_a_strategy(services: Ser
         assert turns < 20
     assert sorted(asked) == list(range(1, 151))
     assert sorted(work.measured()) == sorted(work.in_order())
-    assert not set(work.corpus().examples(held_out=False).tasks + 1) & set(work.in_order()), "nor learned from"
+    folds = work.corpus().folds(work.corpus().all_examples)
+    assert (np.flatnonzero(folds >= 0) + 1).tolist() == sorted(work.in_order()), "and each is kept apart by some fold"
 
 
 def test_what_is_measured_is_the_first_part_of_the_order_of_the_split_whatever_is_labelled(services: Services) -> None:
@@ -197,14 +199,16 @@ def test_a_later_draw_with_chosen_labels_does_not_hold_back_an_earlier_one(servi
     assert sorted(work.measured()) == sorted(order[:asked])
 
 
-def test_a_chosen_label_is_neither_learned_from_nor_measured_before(services: Services) -> None:
+def test_a_chosen_label_is_not_measured_before_and_kept_apart_for_then(services: Services) -> None:
     work = Labelling(services, 200)
     chosen = work.in_order()[:3]
     work.answer([*chosen, *(i for i in range(1, 60) if i not in work.in_order())])
     work.turn()
-    ids = work.corpus().rows.ids
-    for held_out in (True, False):
-        assert not set(ids[work.corpus().examples(held_out=held_out).tasks].tolist()) & set(chosen)
+    corpus = work.corpus()
+    assert not set(work.measured()) & set(chosen)
+    examples = corpus.all_examples
+    of_fold = dict(zip(corpus.rows.ids[examples.tasks].tolist(), corpus.folds(examples).tolist(), strict=True))
+    assert [of_fold[task] for task in chosen] == [task % FOLDS for task in chosen]
 
 
 @pytest.mark.parametrize("imported", [0.2, 0.8])
@@ -254,8 +258,9 @@ def test_a_share_that_is_set_in_mid_run_measures_and_learns_by_the_new_split_alo
             assert bool(order) == bool(share)
             measured = work.measured()
             assert set(measured) == set(order[: len(measured)])
-            learned = work.corpus().rows.ids[work.corpus().examples(held_out=False).tasks]
-            assert not set(learned.tolist()) & set(order)
+            corpus = work.corpus()
+            apart = corpus.rows.ids[corpus.all_examples.tasks[corpus.folds(corpus.all_examples) >= 0]]
+            assert set(measured) <= set(apart.tolist()) <= set(order)
     assert len(work.measured()) > 40
 
 

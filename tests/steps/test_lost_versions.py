@@ -158,5 +158,5 @@ def test_labels_whose_image_could_not_be_read_are_learned_once_it_can(tmp_path: 
     bench.services.ledger.set_content_hash(bench.project, {task: bench.hash_of(task) for task in away})
     bench.turn()
     bench.turn()
-    assert [version.meta.labels for version in bench.versions] == [80, 40]
+    assert [version.meta.labels for version in bench.versions] == [100, 60]
     bench.services.database.close()
