@@ -103,7 +103,7 @@ class Services:
     def advisor(self) -> Advisor:
         from ml_backend.steps.advise import Advisor  # noqa: PLC0415 - torch
 
-        return Advisor(self.ledger, self.versions, self.predictor, self.features, self.settings)
+        return Advisor(self.ledger, self.versions, self.predictor, self.features)
 
     @property
     def manual_queue(self) -> ManualQueue:

@@ -17,7 +17,7 @@ from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.rows import Counts
 from ml_backend.task_names import Unreadable
-from ml_backend.wording import amount, small_slice, undecided
+from ml_backend.wording import amount, imbalance, small_slice, undecided
 
 LISTED = 100
 """Unreadable images in a status; GET /projects/{number}/unreadable-images has them all."""
@@ -178,6 +178,7 @@ def version_status(version: Version) -> dict[str, Any]:
         "encoder": version.meta.encoder.name,
         "holdout": (holdout := version.meta.metrics.holdout),
         "in_words": small_slice(holdout),
+        "imbalance_in_words": imbalance(holdout),
         "undecided_in_words": undecided(holdout),
         "labels": version.meta.labels,
     }

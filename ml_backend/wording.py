@@ -54,6 +54,17 @@ def small_slice(holdout: Mapping[str, Any] | None) -> str | None:
     return f"{amount(holdout['n'], 'image')} measured: the true accuracy may be {between}"
 
 
+def imbalance(holdout: Mapping[str, Any] | None) -> str | None:
+    """What the accuracy hides where one class is about as common as it is high; None where it does not."""
+    commonest, balanced = ((holdout or {}).get(name) for name in ("commonest", "balanced_accuracy"))
+    if not holdout or not commonest or not balanced or commonest["share"] <= max(holdout["low"], 0.5):
+        return None
+    return (
+        f"always answering {commonest['name']!r} would be right on {commonest['share']:.1%}: go by the balanced accuracy, "
+        f"{interval(balanced)}, the mean recall of {amount(balanced['classes'], 'class', 'classes')}"
+    )
+
+
 def undecided(holdout: Mapping[str, Any] | None) -> str | None:
     """What the images without a label leave open that belong to the measured ones, in words; None where there are none.
 

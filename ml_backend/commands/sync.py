@@ -288,6 +288,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
         *([f"  conflicts  {amount(counts['conflicts'], 'task')}"] if counts["conflicts"] else []),
         f"  model      {version['name'] if version else 'none yet'}" + (" (pinned)" if status["pinned"] else ""),
         *_accuracy_lines(version or {}),
+        *([f"  stop       {advice['stopping']}"] if (advice := status["advice"]) else []),
         f"  queue      {_queue_text(queue, counts)}",
         f"  job        {_job_text(running, job['waiting_for'])}" if running else "  job        none",
         f"  data       {store}",
@@ -304,7 +305,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
 def _accuracy_lines(version: dict[str, Any]) -> Iterator[str]:
     holdout = version.get("holdout") or {}
     yield f"  accuracy   {measured(holdout)}"
-    for kind in ("in_words", "undecided_in_words", "outdated_in_words"):
+    for kind in ("in_words", "imbalance_in_words", "undecided_in_words", "outdated_in_words"):
         if words := version.get(kind):
             yield f"             {words}"
     if holdout.get("macro_f1"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,10 +81,6 @@ class Corpus:
         images = self.images(examples)
         return examples.at(np.flatnonzero(heads.unseen(record, images) if heads else ~record.has(images)))
 
-    def examples_of(self, task_ids: Sequence[int]) -> Examples:
-        """Those of these tasks that are labelled and not held out."""
-        return self._labelled(np.isin(self.rows.ids, task_ids) & ~self.rows.holdout)
-
     def targets(self, tasks: NDArray[np.int64]) -> NDArray[Any]:
         """Labels of the tasks at these positions: (n,) class indices, or (n, C) booleans."""
         if not self.multiple:
@@ -113,13 +108,6 @@ class Examples:
 
     def at(self, places: NDArray[np.int64]) -> Examples:
         return Examples(self.features[places], self.targets[places], self.tasks[places])
-
-    def joined(self, other: Examples) -> Examples:
-        return Examples(
-            np.concatenate([self.features, other.features]),
-            np.concatenate([self.targets, other.targets]),
-            np.concatenate([self.tasks, other.tasks]),
-        )
 
     def correct(self, head: Head) -> NDArray[np.bool_]:
         """(n,) whether the head is right on each row."""

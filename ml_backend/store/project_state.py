@@ -9,13 +9,17 @@ from ml_backend.store.json_record import JsonRecord
 
 
 class Advice(JsonRecord):
-    """What the labels so far advise. kappa: agreement of each version with the one before it, the oldest first."""
+    """What the labels so far advise.
+
+    version: the last that was compared, and is compared with. latest: the last that was looked at. kappa: agreement of each
+    version that was compared with the one before it, the oldest first.
+    """
 
     version: int
+    latest: int = 0
     kappa: Sequence[float] = ()
     stop: bool = False
     stopping: str = ""
-    saved: str = ""
 
 
 class WebhookState(JsonRecord):

@@ -160,12 +160,6 @@ class Rounds(Projects):
         with self.database.read() as connection:
             return Left(*connection.execute(statement).one())
 
-    def asked_at_random(self, project: Project) -> list[int]:
-        """Tasks that were asked for by a random draw (the random arm of any batch), ascending."""
-        drawn = sa.select(queries.c.task_id).where(queries.c.project_id == project.id, queries.c.arm == "random")
-        with self.database.read() as connection:
-            return list(connection.scalars(drawn.distinct().order_by(queries.c.task_id)))
-
     def first_asked(self, project: Project) -> list[int]:
         """The tasks of the first order, which was drawn at random from all before there was a model, ascending."""
         drawn = sa.select(queries.c.task_id).where(queries.c.project_id == project.id, queries.c.round == 0)

@@ -78,6 +78,8 @@ class Metrics(_Reply):
     accuracy: float | None
     low: float
     high: float
+    balanced_accuracy: Interval | None = None
+    commonest: Json | None = None
     macro_f1: Interval | None = None
     classes: list[ClassMetrics] = []
 
@@ -90,6 +92,7 @@ class ModelVersion(_Reply):
     encoder: str | None
     holdout: Metrics | None
     in_words: str | None
+    imbalance_in_words: str | None = None
     undecided_in_words: str | None = None
     outdated_in_words: str | None = None
     labels: int | None

@@ -11,8 +11,8 @@ from ml_backend.commands.sync import _accuracy_lines
 from ml_backend.commands.versions import _compared
 from ml_backend.learning.evaluation import wilson_interval
 from ml_backend.learning.metrics import measured
+from ml_backend.wording import imbalance, small_slice, undecided
 from ml_backend.wording import measured as shown
-from ml_backend.wording import small_slice, undecided
 
 KINDS = ("cat", "dog", "owl")
 
@@ -114,3 +114,45 @@ def test_status_and_comparison_tell_the_intervals_and_what_they_leave_open() -> 
     assert rest[0] == f"v1: {words}."
     assert "recall of v1" in rest[-1]
     assert "83.3% (55.2% to 95.3%)" in rest[-1]
+
+
+def test_the_balanced_accuracy_is_the_mean_recall_of_the_classes_that_are_there() -> None:
+    truth, said = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 2, 2])
+    found = measured(certain(said), truth, KINDS)
+    balanced = found["balanced_accuracy"]
+    assert (balanced["value"], balanced["classes"]) == (0.375, 2)
+    assert 0 <= balanced["low"] < 0.375 < balanced["high"] <= 1
+    assert found["commonest"] == {"name": "cat", "share": 0.8}
+    one = measured(certain(truth[:4]), truth[:4], KINDS)["balanced_accuracy"]
+    low, high = wilson_interval(4, 4)
+    assert (one["low"], one["high"]) == (round(low, 4), round(high, 4))
+
+
+def test_the_interval_of_the_balanced_accuracy_holds_the_truth_nearly_as_often_as_it_says() -> None:
+    rng, recall = np.random.default_rng(0), np.array([0.95, 0.8, 0.6])
+    held = 0
+    for _ in range(400):
+        truth = rng.choice(3, size=60, p=[0.6, 0.3, 0.1])
+        said = np.where(rng.random(60) < recall[truth], truth, (truth + 1) % 3)
+        balanced = measured(certain(said), truth, KINDS)["balanced_accuracy"]
+        held += balanced["low"] <= recall[np.unique(truth)].mean() <= balanced["high"]
+    assert 0.89 <= held / 400 <= 0.98
+
+
+def test_an_accuracy_that_one_answer_would_have_is_told_with_the_balanced_one() -> None:
+    truth = np.array([0] * 59 + [1])
+    blind = measured(certain(np.zeros(60, np.int64)), truth, KINDS)
+    words = imbalance(blind)
+    assert words is not None
+    assert words.startswith("always answering 'cat' would be right on 98.3%: go by the balanced accuracy, 50.0% (")
+    told = list(_accuracy_lines({"holdout": blind, "imbalance_in_words": words}))
+    assert told[1].strip() == words
+    even = np.arange(60) % 3
+    assert imbalance(measured(certain(even), even, KINDS)) is None
+    assert imbalance(measured(certain(np.zeros(2, np.int64)), np.array([0, 1]), KINDS)) is None, (
+        "two images tell nothing"
+    )
+    ticks = np.ones((5, 3), dtype=bool)
+    assert imbalance(measured(ticks.astype(float), ticks, KINDS)) is None, "several labels have no commonest"
+    assert imbalance({"n": 60, "low": 0.2, "accuracy": 0.9}) is None, "as an earlier release measured it"
+    assert imbalance(None) is None

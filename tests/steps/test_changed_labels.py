@@ -171,7 +171,7 @@ def test_a_changed_encoder_fails_no_turn_and_each_version_is_asked_in_its_own_ve
 def test_advice_that_cannot_be_given_fails_no_turn_and_is_logged(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_backend.steps.advise.Advisor._saved", lambda *_: 1 / 0)
+    monkeypatch.setattr("ml_backend.steps.advise.Advisor._doubt", lambda *_: 1 / 0)
     bench.label(*range(61, 81))
     assert bench.turn().version == 3
     assert "no advice on v3" in caplog.text

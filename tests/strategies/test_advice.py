@@ -1,4 +1,4 @@
-"""Advice: stopping, and what was saved. The truth is known because the curves are made here."""
+"""Advice: stopping, and what it takes to give it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
 from ml_backend.errors import InvalidInputError
-from ml_backend.strategies.advice import cohen_kappa, interval_text, labels_saved, stopping_advice
+from ml_backend.strategies.advice import cohen_kappa, doubt_of, stopping_advice
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -43,48 +42,45 @@ def changing(changes: list[int]) -> list[float]:
     return [cohen_kappa(before, after) for before, after in pairwise(models)]
 
 
-def test_stopping_is_advised_after_three_stable_rounds_in_a_row() -> None:
-    assert not stopping_advice(changing([300, 5, 5])).advised
-    assert stopping_advice(changing([300, 5, 5, 5])).advised
-    assert not stopping_advice(changing([300, 5, 5, 5, 100])).advised
+def test_stopping_is_advised_after_three_stable_comparisons_in_a_row() -> None:
+    assert not stopping_advice(changing([300, 5, 5]), None).advised
+    assert stopping_advice(changing([300, 5, 5, 5]), None).advised
+    assert not stopping_advice(changing([300, 5, 5, 5, 100]), None).advised
 
 
 def test_stopping_says_why() -> None:
-    assert "too early" in stopping_advice(changing([])).reason
-    assert "still changing" in stopping_advice(changing([300])).reason
-    assert "more labels will change little" in stopping_advice(changing([1, 1, 1])).reason
+    assert "too early" in stopping_advice(changing([]), None).reason
+    assert "still changing" in stopping_advice(changing([300]), None).reason
+    assert "more labels will change little" in stopping_advice(changing([1, 1, 1]), None).reason
 
 
-def outcomes(accuracy: float | list[float], rows: int = 2000) -> NDArray[np.bool_]:
-    """Whether each held-out row is right: the same rows are hard for every model."""
-    return rng(5).random(rows) < np.asarray(accuracy)[..., None]
+def test_a_model_that_nothing_is_known_of_is_no_reason_to_stop_however_stable() -> None:
+    advice = stopping_advice(changing([1, 1, 1]), "it takes no image for 'crack': label more of them")
+    assert not advice.advised
+    assert "hardly changes, but it takes no image for 'crack'" in advice.reason
 
 
-def test_labels_saved_are_read_off_the_random_curve() -> None:
-    """Random: 0.95 - n^-0.5, so that 0.87 takes 156 random labels; 60 were given."""
-    sizes = [10, 20, 40, 80, 120]
-    random_right = outcomes([0.95 - n**-0.5 for n in sizes])
-    saved = labels_saved(60, outcomes(0.87), sizes, random_right, rng())
-    assert saved.low < 156 - 60 < saved.high
-    assert saved.labels == pytest.approx(96, rel=0.4)
-    assert not saved.at_least
-    assert interval_text(saved).startswith("about ")
+NARROW = {"value": 0.9, "low": 0.85, "high": 0.95}
 
 
-def test_an_accuracy_random_never_shows_is_told_as_a_lower_bound() -> None:
-    sizes = [10, 20, 40, 80]
-    saved = labels_saved(60, outcomes(0.99), sizes, outcomes([0.6, 0.61, 0.61, 0.61]), rng())
-    assert saved.at_least
-    assert interval_text(saved).startswith("at least ")
+@pytest.mark.parametrize(
+    ("labelled", "predicted", "held_out", "balanced", "said"),
+    [
+        ([9, 0, 9], [9, 0, 9], [9, 0, 9], NARROW, "no image is labelled 'b'"),
+        ([9, 9, 9], [9, 9, 0], [9, 9, 9], NARROW, "it takes no image for 'c'"),
+        ([9, 9, 9], [9, 9, 9], [0, 9, 0], NARROW, "accuracy is labelled 'a' (and 1 other class): go on"),
+        ([9, 9, 9], [9, 9, 9], [9, 9, 9], {"value": 0.7, "low": 0.5, "high": 0.85}, "50% to 85%"),
+        ([9, 9, 9], [9, 9, 9], [9, 9, 9], None, "no more is known than nothing"),
+    ],
+)
+def test_what_is_not_known_of_a_model_is_said_with_what_would_end_it(
+    labelled: list[int], predicted: list[int], held_out: list[int], balanced: dict[str, float] | None, said: str
+) -> None:
+    counts = (np.array(each) for each in (labelled, predicted, held_out))
+    doubt = doubt_of(("a", "b", "c"), *counts, balanced)
+    assert doubt is not None
+    assert said in doubt
 
 
-def test_nothing_saved_is_not_made_something() -> None:
-    sizes = [10, 20, 40, 80, 160]
-    random_right = outcomes([0.95 - n**-0.5 for n in sizes])
-    saved = labels_saved(80, random_right[3], sizes, random_right, rng())
-    assert saved.low <= 0 <= saved.high
-
-
-def test_too_few_random_models_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match="at least three"):
-        labels_saved(60, outcomes(0.9), [10, 20], outcomes([0.5, 0.6]), rng())
+def test_a_model_that_is_known_leaves_no_doubt() -> None:
+    assert doubt_of(("a", "b"), np.array([9, 9]), np.array([5, 5]), np.array([3, 3]), NARROW) is None
