@@ -79,6 +79,9 @@ class LiveProject:
             seed=seed,
         )
         self.rows = _unlabelled(data, seed, self.service)
+        features, at = cast("NDArray[np.float16]", data.features), np.arange(len(data.features))
+        encoder = cast("Any", SimpleNamespace(id=data.name))
+        self.corpus = Corpus(self.rows, at, features, encoder, data.classes, multiple=False)
 
     def turn(self, strategy: str, train: Trainer | None) -> Turn:
         """Hold out, train on what is labelled, and choose; without a trainer, choose alone."""
@@ -102,10 +105,11 @@ class LiveProject:
 
     def _trained(self, train: Trainer) -> Probabilities | None:
         """Learns from every label, those held out included."""
-        at = np.flatnonzero(self.rows.labelled)
-        if len(np.unique(self.rows.labels[at])) < 2:
+        examples = self.corpus.all_examples
+        if len(np.unique(examples.targets)) < 2:
             return None
-        return train(self.data.features, at, self.rows.labels[at], len(self.data.classes), self.seed)
+        apart = self.corpus.folds(examples)
+        return train(self.data.features, examples.tasks, examples.targets, len(self.data.classes), self.seed, apart)
 
     def _queue(self, strategy: str, head: Probabilities | None) -> list[int]:
         """Ids of the batch, then of the spare tasks."""
@@ -113,13 +117,9 @@ class LiveProject:
         asked = in_turn(self.rows, service)
         self.rows.reached[asked[self.rows.reached[asked] == 0]] = self.turns
         rng = np.random.default_rng([self.seed, self.turns])
-        encoder = cast("Any", SimpleNamespace(id=self.data.name))
-        features = cast("NDArray[np.float16]", self.data.features)
-        at = np.arange(len(features))
-        corpus = Corpus(self.rows, at, features, encoder, self.data.classes, multiple=False)
         loaded = cast("Any", SimpleNamespace(predict_proba=head))
-        model = LoadedModel(self.turns, encoder, loaded) if head else None
-        batch = [query.task_id for query in queue_of(self.rows, build_pool(corpus, model), rng, service)]
+        model = LoadedModel(self.turns, self.corpus.encoder, loaded) if head else None
+        batch = [query.task_id for query in queue_of(self.rows, build_pool(self.corpus, model), rng, service)]
         return batch + spare_of(self.rows, batch, rng, service)
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ml_backend.learning.neighbours import Graph, graph_of
 from ml_backend.learning.spreading import Unlabelled
-from ml_backend.learning.training import train_head
-from ml_backend.simulation.replay import Probabilities
+from ml_backend.learning.training import TrainedHead, train_head
+from ml_backend.simulation.replay import Apart, Probabilities
 
 
 class LiveHead:
@@ -30,11 +30,24 @@ class LiveHead:
         labels: NDArray[np.int64],
         classes: int,
         seed: int,
+        apart: Apart,
     ) -> Probabilities:
         """Train on the labels (n,) of `rows` (n,) of the pool's features (N, d)."""
+        return self.fit(features, rows, labels, classes, seed, apart).head.predict_proba
+
+    def fit(
+        self,
+        features: NDArray[np.floating[Any]],
+        rows: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        classes: int,
+        seed: int,
+        apart: Apart,
+    ) -> TrainedHead:
+        """The same, with the heads of the folds that are held out."""
         everywhere = np.arange(len(features))
         if self._graph is None or self._pool is not features:
             self._pool, self._graph = features, graph_of(features, everywhere)
         pool = Unlabelled(self._graph, features, everywhere, rows)
         names = [str(c) for c in range(classes)]
-        return train_head(features[rows], labels, names, seed=seed, pool=pool).head.predict_proba
+        return train_head(features[rows], labels, names, seed=seed, pool=pool, apart=apart)

@@ -27,7 +27,7 @@ from ml_backend.simulation.table import table
 
 
 def nearest_mean(
-    features: NDArray[np.floating[Any]], rows: NDArray[np.int64], labels: NDArray[np.int64], classes: int, seed: int
+    features: NDArray[np.floating[Any]], rows: NDArray[np.int64], labels: NDArray[np.int64], classes: int, *_: Any
 ) -> Probabilities:
     """A head that is trained at once: the nearest class mean."""
     x = features[rows].astype(np.float32)

@@ -76,8 +76,7 @@ NARROW = {"value": 0.9, "low": 0.85, "high": 0.95}
 def test_what_is_not_known_of_a_model_is_said_with_what_would_end_it(
     labelled: list[int], predicted: list[int], held_out: list[int], balanced: dict[str, float] | None, said: str
 ) -> None:
-    counts = (np.array(each) for each in (labelled, predicted, held_out))
-    doubt = doubt_of(("a", "b", "c"), *counts, balanced)
+    doubt = doubt_of(("a", "b", "c"), np.array(labelled), np.array(predicted), np.array(held_out), balanced)
     assert doubt is not None
     assert said in doubt
 
