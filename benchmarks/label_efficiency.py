@@ -134,7 +134,10 @@ def main() -> int:
     cases = live_cases(args.late) if args.protocol == "live" else CASES | (SET_ASIDE if args.set_aside else {})
     available = sources(args.data) | (set_aside.sources(args.data) if args.set_aside else {})
     missed = 0
-    for name in args.only.split(",") if args.only else cases:
+    chosen = args.only.split(",") if args.only else list(cases)
+    if unknown := [name for name in chosen if name not in cases]:
+        parser.error(f"{unknown[0]} is none of {', '.join(cases)}; others need --protocol live or --set-aside")
+    for name in chosen:
         case = cases[name]
         if case.source not in available:
             print(f"{name}: not measured, its archive is not in {args.data}")

@@ -186,7 +186,7 @@ def from_project(args: argparse.Namespace) -> tuple[str, list[Example]]:
             str(task.data.get("filename", task.id)),
             labels[task.id],
             partial(services.encoding.read, project, task),
-            contents[task.id].decode(),
+            contents.get(task.id, b"").decode(),
         )
         for task in tasks
     ]

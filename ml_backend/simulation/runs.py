@@ -82,7 +82,8 @@ def data_digest(data: Data) -> str:
 def run_key(data: str, strategy: str, settings: Settings, train: Trainer) -> str:
     """What a run came from, seed and strategy apart: digest of the data, settings, and the code of replay and training."""
     chosen = [] if strategy == FULL_POOL else [STRATEGIES[name].__module__ for name in parts(strategy)]
-    code = code_digest(__name__, train.__module__, *chosen)
+    protocol = live_replay if settings.live and strategy != FULL_POOL else replay
+    code = code_digest(protocol.__module__, train.__module__, *chosen)
     rules = {} if strategy == FULL_POOL else asdict(settings)
     return hashlib.sha256(json.dumps([data, code, rules]).encode()).hexdigest()[:16]
 
