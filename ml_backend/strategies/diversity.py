@@ -103,22 +103,17 @@ def herding(pool: Pool, query_size: int, rng: np.random.Generator) -> Ranking:
     """Greedy kernel coverage (MaxHerding): best where there are few labels or none."""
     view = candidates(pool)
     offered = view.subset(view.sample(COVERAGE_ROWS, rng))
-    return cover_ranking(pool, offered, offered, np.ones(len(offered)), np.ones(len(offered)), query_size)
+    return cover_ranking(pool, offered, np.ones(len(offered)), query_size)
 
 
-def cover_ranking(
-    pool: Pool, offered: View, references: View, weights: Floats, merit: Floats, query_size: int
-) -> Ranking:
-    """The greedy cover of `references` (R rows, `weights`) by rows of `offered` (`merit` each).
-
-    Acquisition: share of all there is to cover that the pick adds, times its merit.
-    """
+def cover_ranking(pool: Pool, offered: View, weights: Floats, query_size: int) -> Ranking:
+    """The greedy cover of `offered` (n rows, `weights`) by rows of its own. Acquisition: share of all that a pick adds."""
     if not len(offered):
         return Ranking(offered.rows, np.empty(0), ())
-    kernel = Kernel(references.all())
-    weight = torch.from_numpy(weights.astype(np.float32)).to(references.device)
-    rows = kernel.references if offered is references else offered.all()
-    picked, gains = Cover(kernel, rows, weight, kernel.cover(covered(pool)), merit).grow(query_size)
+    kernel = Kernel(offered.all())
+    weight = torch.from_numpy(weights.astype(np.float32)).to(offered.device)
+    cover = Cover(kernel, kernel.references, weight, kernel.cover(covered(pool)), np.ones(len(offered)))
+    picked, gains = cover.grow(query_size)
     shares = gains / max(float(weights.sum()), 1e-12)
     reasons = tuple(f"represents {share:.2%} of the images not covered yet" for share in shares)
     return Ranking(offered.rows[picked], shares, reasons)

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.records import Pool, Ranking
-from ml_backend.strategies.candidates import candidates, labels_per_class, top
+from ml_backend.strategies.candidates import candidates, top
 from ml_backend.strategies.diversity import COVERAGE_ROWS, cover_ranking, herding, k_means
-from ml_backend.strategies.reasons import margin_reasons, model_probabilities
+from ml_backend.strategies.reasons import margin_reasons
 from ml_backend.strategies.uncertainty import margin_uncertainty
 from ml_backend.wording import amount
 
@@ -23,43 +23,16 @@ def without_model(pool: Pool, query_size: int, rng: np.random.Generator) -> Rank
 
 
 def uherding(pool: Pool, query_size: int, rng: np.random.Generator) -> Ranking:
-    """Greedy kernel coverage of the rows, each weighted by 1 - margin (UHerding, Bae et al. 2024)."""
+    """Greedy kernel coverage of the rows, each weighted by 1 - margin (UHerding, Bae et al. 2024).
+
+    In a large pool the rows to be covered are drawn at random, and are those offered as picks, too.
+    """
     if pool.probabilities is None:
         return without_model(pool, query_size, rng)
-    return doubtful_cover(pool, query_size, rng, weight_power=1.0, merit_power=0.0)
-
-
-def doubtful_cover(
-    pool: Pool,
-    query_size: int,
-    rng: np.random.Generator,
-    *,
-    weight_power: float,
-    merit_power: float,
-    balance: float = 0.0,
-) -> Ranking:
-    """Greedy cover, each row worth its (1 - margin) ** `weight_power`, each pick its own ** `merit_power`.
-
-    balance: both are multiplied by the row's expected scarcity to this power, so that classes with few labels count more.
-    In a large pool the rows to be covered are drawn at random, and the most doubtful ones are offered as picks.
-    """
     view = candidates(pool)
-    doubt = margin_uncertainty(pool, view.rows)
-    drawn = view.sample(COVERAGE_ROWS, rng)
-    offers = np.sort(top(doubt, COVERAGE_ROWS)) if merit_power else drawn
-    weights, merit = doubt[drawn] ** weight_power, doubt[offers] ** merit_power
-    if balance:
-        weights *= scarcity(pool, view.rows[drawn]) ** balance
-        merit *= scarcity(pool, view.rows[offers]) ** balance
-    ranking = cover_ranking(pool, view.subset(offers), view.subset(drawn), weights, merit, query_size)
+    drawn = view.subset(view.sample(COVERAGE_ROWS, rng))
+    ranking = cover_ranking(pool, drawn, margin_uncertainty(pool, drawn.rows), query_size)
     return with_margins(pool, ranking)
-
-
-def scarcity(pool: Pool, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean of (average labels a class + 1) / (labels of the class + 1) over what each row may be, (k,)."""
-    labels = labels_per_class(pool)
-    p = model_probabilities(pool)[rows].astype(np.float64)
-    return np.asarray(p @ ((labels.mean() + 1) / (labels + 1)))
 
 
 def with_margins(pool: Pool, ranking: Ranking) -> Ranking:

@@ -12,7 +12,7 @@ from ml_backend.strategies.duplicates import typical_distance
 
 RADIUS = 0.6
 """Rows within this share of the typical distance between two rows may resemble each other."""
-PAIRS = 1 << 27
+PAIRS = 1 << 25
 """Distances computed at most, for each of the two kinds: beyond, fewer skipped or labelled rows are compared with."""
 
 
