@@ -53,9 +53,8 @@ def stopping_advice(kappas: Sequence[float], doubt: str | None) -> Stopping:
         reason = "too early to say: there is no second model to compare with"
     elif not stable:
         reason = (
-            f"the model is still changing, or has not been watched for long: the last two that were compared agree by "
-            f"{kappa[-1]:.3f} (1 = always); stopping is advised at {STABLE_KAPPA} or more, {STABLE_ROUNDS} times in a row, each "
-            "with a tenth more labels"
+            f"too early to say: the last two models that were compared agree by {kappa[-1]:.3f} (1 = always); it takes "
+            f"{STABLE_KAPPA} or more {STABLE_ROUNDS} times in a row"
         )
     elif doubt:
         reason = f"the model hardly changes, but {doubt}"

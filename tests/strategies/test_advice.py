@@ -50,7 +50,7 @@ def test_stopping_is_advised_after_three_stable_comparisons_in_a_row() -> None:
 
 def test_stopping_says_why() -> None:
     assert "too early" in stopping_advice(changing([]), None).reason
-    assert "still changing" in stopping_advice(changing([300]), None).reason
+    assert "agree by 0.6" in stopping_advice(changing([300]), None).reason
     assert "more labels will change little" in stopping_advice(changing([1, 1, 1]), None).reason
 
 
