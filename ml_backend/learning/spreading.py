@@ -61,13 +61,17 @@ class _Fit:
     multilabel: bool
 
     def without(self, fold: NDArray[np.int64], *, whole: bool) -> torch.Tensor:
-        """Solutions (B, p, C), each without the seeds of a fold. fold: (n,), -1 for none. whole: a last one with all."""
+        """Solutions (B, p, C), each without the seeds of a fold. fold: (n,), -1 for none. whole: a last one with all.
+
+        Without `whole`, what the rows of a fold are believed to be is not fitted either: an image from outside the pool is
+        answered a little worse than one that the head was fitted to, if without its label.
+        """
         reached = self.pool.graph.spread(self.pool.at, self.seeds.flatten(1).numpy(), fold, self.rows)
         reached = reached if whole else reached[:, :-1]
         soft, sure = soften(torch.from_numpy(reached).view(*reached.shape[:2], *self.seeds.shape[1:]))
         known = torch.from_numpy(fold)[:, None] != torch.arange(soft.shape[1])  # (n, B) the label is known there
         soft[self.labelled] = torch.where(known[:, :, None, None], self.seeds[:, None], soft[self.labelled])
-        sure[self.labelled] = torch.where(known[:, :, None], 1.0, sure[self.labelled])
+        sure[self.labelled] = torch.where(known[:, :, None], 1.0, sure[self.labelled] if whole else 0.0)
         wanted = soft[..., 1] if self.multilabel else soft[:, :, 0]
         weights = sure / sure.sum(0).clamp_min(1e-12)
         penalties = torch.full((soft.shape[1],), PENALTY)
