@@ -9,6 +9,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from ml_backend.learning.fold_heads import FILE, FoldHeads
+from ml_backend.learning.logistic import Problems, solve
 from ml_backend.learning.neighbours import AnchorGraph, NeighbourGraph
 from ml_backend.learning.record import FOLDS, Record, fold_of, image_keys
 from ml_backend.learning.spreading import Unlabelled, fit_spread_head
@@ -55,6 +56,24 @@ def test_nothing_of_a_fold_comes_back_to_its_head_from_the_neighbours(
     asked = torch.einsum("nd,ncd->nc", rows, fitted.weight[1 + apart]) + fitted.bias[1 + apart]
     assert (asked.argmax(1) == labels).float().mean() < 0.15
     assert ((rows @ fitted.weight[0].T + fitted.bias[0]).argmax(1) == labels).float().mean() > 0.2
+
+
+def test_a_fold_head_is_not_fitted_to_what_its_own_images_are_believed_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are answered better then than an image from elsewhere, though their labels are not known."""
+    data = digits(0)
+    everywhere = np.arange(len(data.features))
+    weights: list[torch.Tensor] = []
+
+    def spy(problems: Problems, tolerance: float) -> torch.Tensor:
+        weights.append(problems.weights)
+        return solve(problems, tolerance=tolerance)
+
+    monkeypatch.setattr("ml_backend.learning.spreading.solve", spy)
+    pool = Unlabelled(NeighbourGraph.of(data.features, everywhere), data.features, everywhere, everywhere[:60])
+    apart = np.where(everywhere[:60] < 20, everywhere[:60] % FOLDS, -1)
+    train_head(data.features[:60], data.labels[:60], NAMES, seed=0, pool=pool, apart=apart)
+    counts = weights[-1][:60, :, 0] > 0
+    assert (counts.numpy() == (apart[:, None] != np.arange(FOLDS))).all()
 
 
 def test_a_fold_head_has_learned_from_all_other_labels() -> None:
