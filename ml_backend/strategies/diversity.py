@@ -59,7 +59,7 @@ def farthest_first(view: View, centers: View, count: int) -> tuple[NDArray[np.in
             fresh.append(int(short[best]))
             picked.append(int(short[best]))
             found.append(float(nearest[best]))
-            np.minimum(nearest, _squared(rows, rows[best : best + 1])[:, 0].cpu().numpy(), out=nearest)
+            np.minimum(nearest, squared_distances(rows, rows[best : best + 1])[:, 0].cpu().numpy(), out=nearest)
             nearest[best] = -1.0
         if len(picked) < count:
             squared = nearer(view, squared, view.take(np.array(fresh)))
@@ -88,12 +88,12 @@ def _first_distances(view: View, centers: View) -> NDArray[np.float32]:
 def nearer(view: View, squared: NDArray[np.float32], centers: torch.Tensor) -> NDArray[np.float32]:
     """Lower `squared` (n,) in place to the squared distance to the nearest of `centers` (m, d); gives it back."""
     for positions, block in view.chunks(extra_columns=len(centers)):
-        nearest = _squared(block, centers).amin(1).cpu().numpy()
+        nearest = squared_distances(block, centers).amin(1).cpu().numpy()
         np.minimum(squared[positions], nearest, out=squared[positions])
     return squared
 
 
-def _squared(x: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+def squared_distances(x: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
     """Squared distances (k, m), not below zero."""
     products = torch.addmm((centers * centers).sum(1)[None, :], x, centers.T, alpha=-2.0)
     return products.add_((x * x).sum(1)[:, None]).clamp_(min=0)
