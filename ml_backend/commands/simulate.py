@@ -76,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--late",
         type=int,
-        default=Live.late,
         metavar="N",
         help=f"with --protocol live: answers given while a model is trained (default: {Live.late})",
     )
@@ -120,13 +119,14 @@ def run(args: argparse.Namespace) -> int:
 def live_of(args: argparse.Namespace) -> Live | None:
     """What the live protocol is to be like, None for the other one. Raises InvalidInputError."""
     if args.protocol != "live":
-        if args.skips or args.late != Live.late:
+        if args.skips or args.late is not None:
             raise InvalidInputError("--skips and --late belong to --protocol live.")
         return None
     after = min(Live.train_after, args.batch)
-    if not 0 <= args.skips < 1 or not 0 <= args.late <= after:
+    late = min(Live.late, after) if args.late is None else args.late
+    if not 0 <= args.skips < 1 or not 0 <= late <= after:
         raise InvalidInputError(f"--skips must be 0 or more and below 1, and --late from 0 to {after}.")
-    return Live(train_after=after, late=args.late, skips=args.skips)
+    return Live(train_after=after, late=late, skips=args.skips)
 
 
 def planned(args: argparse.Namespace, names: Sequence[str]) -> int:

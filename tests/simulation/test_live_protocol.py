@@ -105,10 +105,26 @@ def test_before_two_classes_are_known_nothing_is_guessed_and_nothing_right() -> 
     assert {r.accuracy for r in live_replay(alike, "margin", 0, SETTINGS, nearest_mean)} == {0.0}
 
 
-def test_the_command_replays_as_the_service_asks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    live = ["--protocol", "live", "--skips", "0.2", "--strategies", "random", "--seeds", "1", "--labels", "30"]
+@pytest.mark.parametrize(("batch", "first"), [(20, 12), (1, 2)])
+def test_the_command_replays_as_the_service_asks(
+    batch: int, first: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live = [
+        "--batch",
+        str(batch),
+        "--protocol",
+        "live",
+        "--skips",
+        "0.2",
+        "--strategies",
+        "random",
+        "--seeds",
+        "1",
+        "--labels",
+        str(batch + 10),
+    ]
     assert cli.main(["simulate", "digits", *live, "--out", str(tmp_path), "--quiet"]) == 0
-    assert "accuracy at 12" in capsys.readouterr().out
+    assert f"accuracy at {first}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
