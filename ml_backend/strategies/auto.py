@@ -27,7 +27,7 @@ NARROWEST = 0.02
 def auto(pool: Pool, query_size: int, rng: np.random.Generator) -> Ranking:
     """The rule to use when nothing else is known; docs/strategies.md says what it was tuned and measured on.
 
-    UHerding (Bae et al. 2024), in which a pick counts by its own doubt as well, with a kernel that narrows as the answers
+    UHerding (Bae et al. 2024), in which a pick's own doubt counts as well, with a kernel that narrows as the answers
     come closer to everything: few are spread out, many go where the model cannot decide, as with margin. Doubt amid
     answers counts little: they have not settled it.
     """
@@ -43,7 +43,7 @@ def auto(pool: Pool, query_size: int, rng: np.random.Generator) -> Ranking:
 
 
 def _doubtful_cover(pool: Pool, drawn: View, offered: View, query_size: int) -> Ranking:
-    """The greedy cover of the doubt in `drawn` by rows of `offered`, each gain times the pick's own doubt.
+    """The greedy cover of the doubt in `drawn` by rows of `offered`, each gain times the root of the pick's own doubt.
 
     Acquisition: that gain as a share of all the doubt.
     """
@@ -52,7 +52,7 @@ def _doubtful_cover(pool: Pool, drawn: View, offered: View, query_size: int) -> 
     kernel = Kernel(drawn.all(), bandwidth(pool, drawn))
     doubt, merit = margin_uncertainty(pool, drawn.rows), margin_uncertainty(pool, offered.rows)
     weights = torch.from_numpy(doubt.astype(np.float32)).to(drawn.device)
-    picked, gains = Cover(kernel, offered.all(), weights, kernel.cover(covered(pool)), merit).grow(query_size)
+    picked, gains = Cover(kernel, offered.all(), weights, kernel.cover(covered(pool)), np.sqrt(merit)).grow(query_size)
     shares = gains / max(float(doubt.sum()), 1e-12)
     return Ranking(
         offered.rows[picked], shares, tuple(f"represents {share:.2%} of what is in doubt" for share in shares)
