@@ -69,5 +69,7 @@ class FoldHeads:
             raise ValueError(f"{FILE} is not whole: {error}") from error
         if (weight.shape, bias.shape) != ((FOLDS, *own.weight.shape), (FOLDS, *own.bias.shape)):
             raise ValueError(f"{FILE} is not of this head")
+        if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in (weight, bias)):
+            raise ValueError(f"{FILE} holds other numbers than finite float32")
         parts = zip(weight, bias, strict=True)
         return cls(tuple(Head(own.classes, w, b, own.temperature, own.multilabel) for w, b in parts))

@@ -152,7 +152,14 @@ def test_damaged_ones_are_not_answered_for_by_the_served_head(tmp_path: Path) ->
         (tmp_path / FILE).write_bytes(damage)
         with pytest.raises(ValueError, match=FILE):
             FoldHeads.load(tmp_path)
-    for wrong in ({"weight": tensors["weight"]}, tensors | {"weight": tensors["weight"][:2]}):
+    weight, bias = tensors["weight"], tensors["bias"]
+    numbers = (
+        {"weight": weight.astype(np.float16), "bias": bias.astype(np.float16)},
+        {"weight": weight, "bias": bias.astype(np.float64)},
+        {"weight": np.full_like(weight, np.nan), "bias": bias},
+        {"weight": weight, "bias": np.full_like(bias, np.inf)},
+    )
+    for wrong in ({"weight": weight}, tensors | {"weight": weight[:2]}, *numbers):
         save_file(wrong, tmp_path / FILE)
         with pytest.raises(ValueError, match=FILE):
             FoldHeads.load(tmp_path)
