@@ -41,7 +41,9 @@ class Advisor:
         Advice fails no turn: what goes wrong is logged, and the next version is a new occasion.
         """
         known = project.state.advice
-        if corpus is None or model is None or (known and model.number == (known.latest or known.version)):
+        if known and not known.latest:  # of an earlier release, which compared models a few labels apart
+            known = None
+        if corpus is None or model is None or (known and model.number == known.latest):
             return
         try:
             self._advise(project, corpus, model, known)

@@ -69,16 +69,19 @@ def test_the_status_says_what_is_advised(bench: Bench) -> None:
     assert "  stop       too early to say: there is no second model" in text
 
 
-def test_advice_of_an_earlier_release_is_gone_on_from(bench: Bench) -> None:
+def test_advice_of_an_earlier_release_does_not_stand(bench: Bench) -> None:
+    """It was given on models a few labels apart, without a look at what is known of them."""
     labelled(bench, 100)
     former = {
         "version": 1,
-        "kappa": [0.995],
+        "kappa": [0.995, 0.995, 0.995],
         "stop": True,
         "stopping": "enough",
         "saved": "at least 1,800 labels saved",
     }
     bench.services.ledger.configure(bench.project, advice=Advice.model_validate(former))
-    found = labelled(bench, 120)
-    assert (found.version, len(found.kappa), found.stop) == (2, 2, False)
+    assert bench.turn().version == 1, "nothing is trained"
+    found = advice(bench)
+    assert (found.version, found.latest, list(found.kappa), found.stop) == (1, 1, [], False)
     assert "saved" not in found.as_json()
+    assert len(labelled(bench, 120).kappa) == 1
