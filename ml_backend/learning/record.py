@@ -1,4 +1,4 @@
-"""What a version learned from, and how it did there on answers it had not seen: kept beside its weights.
+"""What a version learned from, and what it started from, and how it did there on answers it had not seen: beside its weights.
 
 An image is known by its content, since the same images may come back as other tasks, or in another project.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ class Record:
 
     images: (n,) uint64, no two alike, see `image_keys`. labels: (n,) uint32, digests of the label names, so that a label
     that was changed since is noticed. right: (n,) int8, 1 or 0, whether a head that had not seen the image answered
-    right; UNKNOWN where no fold tells. apart: (n,) uint8, 1 for held-out images, which the head of their fold has not seen
-    (see `fold_heads`): these it is asked about as they are labelled then, and `right` is UNKNOWN.
+    right; UNKNOWN where no fold tells, or where what training started from had seen it. apart: (n,) uint8, 1 for held-out
+    images, which the head of their fold has not seen (see `fold_heads`): these it is asked about as they are labelled then,
+    and `right` is UNKNOWN.
     """
 
     images: NDArray[np.uint64]
@@ -76,8 +77,23 @@ class Record:
 
     def without_apart(self) -> Record:
         """Of the images that all of the version has learned from: its encoder, if that was trained, and each fold head."""
-        kept = self.apart == 0
-        return Record(self.images[kept], self.labels[kept], self.right[kept], self.apart[kept])
+        return self._at(self.apart == 0)
+
+    def of_encoder(self) -> Record:
+        """Of the images that its encoder may have learned from: not those that a fold tells of, nor those held out."""
+        return self._at((self.apart == 0) & (self.right == UNKNOWN))
+
+    def after(self, before: Record | None) -> Record:
+        """With what the model that training started from had learned from: it is in every fold, whatever was held out."""
+        if before is None:
+            return self
+        inside = replace(before, right=np.full_like(before.right, UNKNOWN), apart=np.zeros_like(before.apart))
+        _, first = np.unique(np.concatenate([inside.images, self.images]), return_index=True)
+        parts = {field.name: [getattr(part, field.name) for part in (inside, self)] for field in fields(self)}
+        return Record(**{name: np.concatenate(both)[first] for name, both in parts.items()})
+
+    def _at(self, places: NDArray[Any]) -> Record:
+        return Record(self.images[places], self.labels[places], self.right[places], self.apart[places])
 
     def shared(self, other: Record) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Whether each of the two was right, on the images that both know under the same label."""

@@ -81,6 +81,11 @@ class Corpus:
         images = self.images(examples)
         return examples.at(np.flatnonzero(heads.unseen(record, images) if heads else ~record.has(images)))
 
+    def learned_before(self, examples: Examples) -> NDArray[np.bool_]:
+        """(n,) whether the model that the project started from had learned from their image."""
+        images = self.images(examples)
+        return np.zeros(len(images), np.bool_) if self.imported is None else self.imported.has(images)
+
     def targets(self, tasks: NDArray[np.int64]) -> NDArray[Any]:
         """Labels of the tasks at these positions: (n,) class indices, or (n, C) booleans."""
         if not self.multiple:

@@ -97,7 +97,7 @@ def _learned_before(project: Project, versions: Versions) -> Record | None:
     except NotFoundError:
         return None
     record = Record.load(version.folder)
-    return record.without_apart() if record and version.meta.knows_labels else record
+    return record.of_encoder() if record and version.meta.knows_labels else record
 
 
 def _waiting(found: Encoded) -> str | None:

@@ -104,10 +104,11 @@ class Trainer:
             return current
         train = self._finetuned if self._tunes else self._refitted
         candidate = train(project, corpus, examples, on_progress)
-        record = record_of(corpus, examples, candidate.out_of_sample, candidate.apart)
+        record = record_of(corpus, examples, candidate.out_of_sample, candidate.apart).after(corpus.imported)
         answers = answers_of(corpus, candidate.held_out, candidate.probabilities, record)
         reason = self.promotion.refusal(project, corpus, answers)
-        meta = self._meta(project, candidate, digest, _confident_from(candidate, current))
+        ticked = _confident_from(candidate, corpus.learned_before(examples), current)
+        meta = self._meta(project, candidate, digest, ticked)
         self._publish(project, candidate, record, meta, Verdict(reason), on_progress)
         return self.predictor.current(project)
 
@@ -305,18 +306,19 @@ def _by_folds(trained: TrainedHead, examples: Examples) -> tuple[NDArray[np.bool
     return examples.right(probabilities), confidences(probabilities, multilabel=examples.targets.ndim == 2)
 
 
-def _confident_from(candidate: Candidate, current: LoadedModel | None) -> float | None:
+def _confident_from(candidate: Candidate, before: NDArray[np.bool_], current: LoadedModel | None) -> float | None:
     """The confidence from which on guesses are right 9 times in 10, on answers the model has not seen.
 
-    With too few of them to tell, what holds for the version in service.
+    before: (n,) of which learned ones the imported model knew: it has seen them in every fold. With too few others to tell,
+    what holds for the version in service; but not where folds that had seen their answers say how sure it may be.
     """
-    chosen = ~candidate.apart if len(candidate.out_of_sample) else slice(None)
+    chosen = ~(candidate.apart | before) if len(candidate.out_of_sample) else slice(None)
     correct, confidence = [candidate.out_of_sample[chosen]], [candidate.confidence[chosen]]
     if len(candidate.held_out.targets):
         correct.append(candidate.held_out.right(candidate.probabilities))
         confidence.append(confidences(candidate.probabilities, multilabel=candidate.head.multilabel))
     if sum(map(len, correct)) < ENOUGH:
-        return current.confident_from if current else None
+        return current.confident_from if current and not before.any() else None
     return confident_from(np.concatenate(confidence), np.concatenate(correct), RIGHT)
 
 

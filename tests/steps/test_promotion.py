@@ -209,12 +209,23 @@ def test_a_model_exported_from_this_very_project_is_not_measured_on_its_own_labe
     assert (bench.versions[0].meta.metrics.holdout or {})["n"] == 4, "the head that knows them is not gone on from"
 
 
-def test_a_model_from_elsewhere_is_measured_on_all_labels(bench: Bench, exported: Path) -> None:
+def key(bench: Bench, task: int) -> int:
+    """By which a record knows the task's image."""
+    return int(bench.hash_of(task)[-16:], 16)
+
+
+@pytest.fixture
+def from_elsewhere(exported: Path) -> Path:
+    """A model of another project that learned from the images of tasks 1 to 70."""
     meta = json.loads((exported / "meta.json").read_text())
     elsewhere = {"store": "another", "project": "http://elsewhere/projects/1"}
     (exported / "meta.json").write_text(json.dumps({**meta, "origin": elsewhere}))
-    (exported / "record.safetensors").unlink()
-    version, _ = bench.services.model_importer.start_from(bench.project, ModelSource(exported))
+    return exported
+
+
+def test_a_model_from_elsewhere_is_measured_on_all_labels(bench: Bench, from_elsewhere: Path) -> None:
+    (from_elsewhere / "record.safetensors").unlink()
+    version, _ = bench.services.model_importer.start_from(bench.project, ModelSource(from_elsewhere))
     corpus = bench.corpus()
     answers = bench.promotion.answers(bench.project, corpus, version)
     assert answers.record is not None
@@ -223,14 +234,11 @@ def test_a_model_from_elsewhere_is_measured_on_all_labels(bench: Bench, exported
 
 
 def test_a_model_of_another_project_with_the_same_images_is_not_measured_on_those_it_learned_from(
-    bench: Bench, exported: Path
+    bench: Bench, from_elsewhere: Path
 ) -> None:
-    meta = json.loads((exported / "meta.json").read_text())
-    elsewhere = {"store": "another", "project": "http://elsewhere/projects/1"}
-    (exported / "meta.json").write_text(json.dumps({**meta, "origin": elsewhere}))
     bench.label(*range(71, 81))
     bench.turn()
-    version, _ = bench.services.model_importer.start_from(bench.project, ModelSource(exported))
+    version, _ = bench.services.model_importer.start_from(bench.project, ModelSource(from_elsewhere))
     corpus = bench.corpus()
     _hold_out(corpus.rows, 75)
     answers = bench.promotion.answers(bench.project, corpus, version)
@@ -239,17 +247,76 @@ def test_a_model_of_another_project_with_the_same_images_is_not_measured_on_thos
     assert len(answers.record.images) == 5, "the labels that came since"
 
 
-def test_what_an_imported_model_learned_from_measures_nothing_that_comes_of_it(bench: Bench, exported: Path) -> None:
-    meta = json.loads((exported / "meta.json").read_text())
-    elsewhere = {"store": "another", "project": "http://elsewhere/projects/1"}
-    (exported / "meta.json").write_text(json.dumps({**meta, "origin": elsewhere}))
-    bench.services.model_importer.start_from(bench.project, ModelSource(exported))
+def test_what_an_imported_model_learned_from_measures_nothing_that_comes_of_it(
+    bench: Bench, from_elsewhere: Path
+) -> None:
+    bench.services.model_importer.start_from(bench.project, ModelSource(from_elsewhere))
     held_out(bench.services.ledger, bench.project, *range(1, 31), *range(71, 75))  # 1 to 30 it has learned from
     bench.label(*range(71, 81))
     bench.turn()
     newest = bench.versions[0]
     assert newest.meta.mode == "head"
     assert (newest.meta.metrics.holdout or {})["n"] == 4
+
+
+def test_what_an_imported_model_learned_from_is_known_of_all_that_comes_of_it_whatever_is_imported_later(
+    bench: Bench, from_elsewhere: Path, tmp_path: Path
+) -> None:
+    bench.services.model_importer.start_from(bench.project, ModelSource(from_elsewhere))
+    held_out(bench.services.ledger, bench.project, *range(1, 31), *range(71, 75))
+    for task in range(41, 51):
+        del bench.answers[task]  # nobody has labelled it here
+    bench.label(*range(71, 81))
+    bench.turn()
+    ours = bench.versions[0]
+    bench.services.model_exporter.save(bench.project, ours, "bundle", tmp_path / "ours")
+    bundle = Record.load(tmp_path / "ours")
+    assert bundle is not None
+    assert bundle.images.tolist() == sorted(key(bench, task) for task in range(1, 81))
+    bench.services.model_importer.start_from(bench.project, ModelSource(tmp_path / "ours"))
+    assert bench.promotion.answers(bench.project, bench.corpus(), ours).tasks.tolist() == [71, 72, 73, 74]
+    bench.label(*range(81, 86))
+    assert bench.turn().version == 5
+    assert (bench.versions[0].meta.metrics.holdout or {})["n"] == 4
+
+
+def test_a_label_that_an_imported_model_learned_from_is_none_that_what_comes_of_it_has_not_seen(
+    bench: Bench, from_elsewhere: Path
+) -> None:
+    """Neither at the gate nor for what is ticked: it is in every fold."""
+    bench.services.model_importer.start_from(bench.project, ModelSource(from_elsewhere))
+    bench.label(*range(71, 91))
+    bench.turn()
+    newest = bench.versions[0]
+    known = Record.load(newest.folder)
+    assert known is not None
+    assert known.images[known.right != UNKNOWN].tolist() == sorted(key(bench, task) for task in range(71, 91))
+    assert newest.meta.confident_from is None, "20 others are too few to tell"
+    bench.label(*range(91, 101))
+    bench.turn()
+    assert bench.versions[0].meta.confident_from is not None
+
+
+def test_a_head_of_this_project_that_is_imported_takes_no_label_from_the_comparison(
+    bench: Bench, exported: Path
+) -> None:
+    """It is not gone on from, and its encoder has learned from none."""
+    bench.services.model_importer.start_from(bench.project, ModelSource(exported))
+    bench.label(*range(71, 76))
+    bench.turn()
+    known = Record.load(bench.versions[0].folder)
+    assert known is not None
+    assert (known.right != UNKNOWN).sum() == 71
+
+
+def test_an_encoder_has_learned_from_no_image_that_a_fold_tells_of_nor_from_one_held_out() -> None:
+    images, labels = np.arange(4, dtype=np.uint64), np.zeros(4, np.uint32)
+    apart = np.array([False, False, False, True])
+    tuned = Record.of(images, labels, np.zeros(0, np.bool_), apart)
+    head = Record.of(images, labels, np.array([True, False, True, False]), apart)
+    assert tuned.of_encoder().images.tolist() == [0, 1, 2]
+    assert head.of_encoder().images.tolist() == []
+    assert head.after(tuned.of_encoder()).of_encoder().images.tolist() == [0, 1, 2], "a head on a fine-tuned network"
 
 
 @pytest.mark.parametrize("pinned", [True, False])
