@@ -29,9 +29,9 @@ from ml_backend.learning.training import TrainedHead
 from ml_backend.simulation.code_version import code_digest
 from ml_backend.simulation.data import STRESS, Data
 from ml_backend.simulation.live_protocol import LiveProject
-from ml_backend.simulation.replay import Apart, Live, Probabilities, Settings, full_pool, judged
+from ml_backend.simulation.replay import Answers, Apart, Live, Settings, full_pool, judged
 from ml_backend.simulation.runs import data_digest
-from ml_backend.simulation.simulated_head import LiveHead
+from ml_backend.simulation.simulated_head import LiveHead, answers_of
 from ml_backend.strategies import STRATEGIES
 from ml_backend.strategies.advice import GROWTH, cohen_kappa, doubt_of, stopping_advice
 
@@ -76,9 +76,9 @@ class Watched(LiveHead):
         classes: int,
         seed: int,
         apart: Apart,
-    ) -> Probabilities:
+    ) -> Answers:
         self.last = self.fit(features, rows, labels, classes, seed, apart)
-        return self.last.head.predict_proba
+        return answers_of(self.last)
 
 
 def looks(data: Data, strategy: str, seed: int, train: Watched) -> Iterator[Look]:

@@ -190,7 +190,7 @@ class Run:
             if len(np.unique(examples.targets)) > 1:
                 number += 1
                 trained = self._trained(corpus, examples, seed)
-                model = LoadedModel(number, self.encoder, trained.head)
+                model = LoadedModel(number, self.encoder, trained.head, trained.blind)
                 if labels >= due[0]:
                     held_out = corpus.examples(held_out=True)
                     heads = FoldHeads(trained.fold_heads or (trained.head,))

@@ -13,7 +13,7 @@ from ml_backend.errors import InvalidInputError, NothingToAskError
 from ml_backend.predictor import Predictor, predicted
 from ml_backend.records import Query
 from ml_backend.settings import Settings
-from ml_backend.steps.choose import BY_HAND, build_pool, picks, spare
+from ml_backend.steps.choose import BY_HAND, build_pool, picks, spare, with_guesses
 from ml_backend.steps.encode_images import CorpusBuilder, places
 from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.steps.sync_labels import LabelSync
@@ -103,7 +103,7 @@ class ManualQueue:
                 f"{project.key} has no tasks left to choose from: all are answered, skipped, unreadable or held out to "
                 "measure the accuracy. Import more images."
             )
-        queries = [replace(query, rank=rank) for rank, query in enumerate(chosen)]
+        queries = with_guesses([replace(query, rank=rank) for rank, query in enumerate(chosen)], corpus, model)
         return Batch(queries, strategy, seed, model.number if model else 0, {})
 
     def batch(self, project: Project, priorities: Mapping[int, float]) -> Batch:

@@ -46,12 +46,14 @@ class LoadedModel:
     """One version, ready to predict. `number` is its place in the project's history.
 
     head: answers in the project's present labels. confident_from: the confidence from which on its guesses are ticked;
-    None: not known, so that none is. fits: it was trained for these labels.
+    None: not known, so that none is. fits: it was trained for these labels. blind: what strategies ask, which has learned
+    from no held-out image; None where there is too little else.
     """
 
     number: int
     encoder: Encoder
     head: Head
+    blind: Head | None
     confident_from: float | None = UNCALIBRATED
     fits: bool = True
 
@@ -173,6 +175,7 @@ class Predictor:
         return replace(
             model,
             head=named(model.head, project.schema, version.name),
+            blind=model.blind and named(model.blind, project.schema, version.name),
             confident_from=confident_from_meta(version, project.schema),
             fits=version.fits(project.schema),
         )
@@ -192,8 +195,11 @@ class Predictor:
 
     def stored(self, project: Project, number: int) -> LoadedModel:
         """A version as it was trained. Raises NotFoundError or InvalidInputError where its files are not whole."""
-        version = self.versions.version(project, number)
-        return LoadedModel(number, self.encoder(project, number), _head(self.versions.folder(version)))
+        from ml_backend.learning.fold_heads import blind_head  # noqa: PLC0415 - torch
+
+        folder = self.versions.folder(self.versions.version(project, number))
+        head = _head(folder)
+        return LoadedModel(number, self.encoder(project, number), head, blind_head(folder, head))
 
     def encoder(self, project: Project, number: int) -> Encoder:
         """The encoder of a version; raises what `stored` does."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from ml_backend.learning.head import Head
@@ -28,9 +28,13 @@ FILE = "fold_heads.safetensors"
 
 @dataclass(frozen=True)
 class FoldHeads:
-    """heads: FOLDS, each fitted without the held-out images of its fold. Or one: a model's own, which learned from none."""
+    """heads: FOLDS, each fitted without the held-out images of its fold. Or one: a model's own, which learned from none.
+
+    blind: the head that strategies ask (see `blind_head`); None where there is none.
+    """
 
     heads: tuple[Head, ...]
+    blind: Head | None = None
 
     def predict_proba(self, features: NDArray[np.floating[Any]], images: NDArray[np.uint64]) -> NDArray[np.float32]:
         """(n, C) probabilities of held-out images, features (n, d), each by the head of its fold."""
@@ -51,6 +55,8 @@ class FoldHeads:
         """Write `fold_heads.safetensors` into `folder`; nothing where a model's own head answers."""
         if len(self.heads) > 1:
             tensors = {name: np.stack([getattr(head, name) for head in self.heads]) for name in ("weight", "bias")}
+            if self.blind:
+                tensors |= {"blind_weight": self.blind.weight, "blind_bias": self.blind.bias}
             save_file(tensors, folder / FILE)
 
     @classmethod
@@ -73,3 +79,25 @@ class FoldHeads:
             raise ValueError(f"{FILE} holds other numbers than finite float32")
         parts = zip(weight, bias, strict=True)
         return cls(tuple(Head(own.classes, w, b, own.temperature, own.multilabel) for w, b in parts))
+
+
+def blind_head(folder: Path, own: Head) -> Head | None:
+    """What tells a strategy where a version is in doubt: it has learned from no held-out image.
+
+    A strategy asks for nothing like an image whose label it knows. If it knew those that measure, what resembles them would be
+    learned less well than the rest, and the accuracy shown would be too low. own: the version's head, which is the one to ask
+    where a folder has no fold heads, or damaged ones, so that people are not kept waiting. None: there is too little to learn
+    from besides what is held out.
+    """
+    if not (folder / FILE).exists():
+        return own
+    try:
+        with safe_open(folder / FILE, "numpy") as found:
+            if "blind_weight" not in found.keys():  # noqa: SIM118 - it is no mapping
+                return None
+            weight, bias = found.get_tensor("blind_weight"), found.get_tensor("blind_bias")
+    except (OSError, TypeError, AttributeError, SafetensorError):
+        return own
+    if (weight.shape, bias.shape) != (own.weight.shape, own.bias.shape):
+        return own
+    return Head(own.classes, weight, bias, own.temperature, own.multilabel)

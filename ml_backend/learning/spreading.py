@@ -37,16 +37,13 @@ class Unlabelled:
 class CheckedHead:
     """A linear head fitted to all labels, and what heads fitted without a fold, nor what comes of it, say of that fold.
 
-    logits: (n, C) of the labelled rows, each by the head of its fold. weight: (1 + K, C, d). bias: (1 + K, C). The first is
-    that of all labels, the others are those of all but a fold that is kept apart.
+    logits: (n, C) of the labelled rows, each by the head of its fold; (B, n, C) where that differs by head. weight: (B, C, d). bias: (B, C). The first is that of
+    all labels. Where K folds are kept apart, the others are those of all but each, and the last that of all but these K.
     """
 
     logits: torch.Tensor
     weight: torch.Tensor
     bias: torch.Tensor
-
-    def scaled(self, factor: float) -> CheckedHead:
-        return CheckedHead(self.logits * factor, self.weight * factor, self.bias * factor)
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def fit_spread_head(
         logits[mine] = design.rows[labelled[mine]] @ solution[number]
     heads = solution[-1:]
     if (apart >= 0).any():
-        heads = torch.cat([heads, fit.without(apart, whole=False)])
+        heads = torch.cat([heads, *(fit.without(each, whole=False) for each in (apart, np.minimum(apart, 0)))])
     return CheckedHead(logits, *design.unrotate(heads))
 
 

@@ -51,11 +51,15 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """fold_heads: FOLDS, each of all labels but the held-out ones of its fold; none where no row is held out."""
+    """fold_heads: FOLDS, each of all labels but the held-out ones of its fold; none where no row is held out.
+
+    blind: of all labels but the held-out ones; `head` where no row is held out, None where all are.
+    """
 
     head: Head
     report: TrainingReport
-    fold_heads: tuple[Head, ...] = ()
+    fold_heads: tuple[Head, ...]
+    blind: Head | None
 
 
 def train_head(
@@ -77,8 +81,9 @@ def train_head(
     probability. prior: a head for the same classes to start from; only the difference to it is penalised, so few
     labels correct it rather than replace it. pool: what the rows are part of; then the unlabelled teach as well.
     apart: (n,) the fold, 0 to FOLDS - 1, of each held-out row, -1 for the others; then FOLDS more heads are fitted, each
-    without the held-out rows of its fold, and held-out rows count for more in the temperature. Deterministic on one machine: same rows, same seed, same number of threads ->
-    same weights. Raises ValueError for no rows, mismatched shapes, or labels outside `classes`.
+    without the held-out rows of its fold, and one without any of them; and they count for more in the temperature.
+    Deterministic on one machine: same rows, same seed, same number of threads -> same weights. Raises ValueError for no rows,
+    mismatched shapes, or labels outside `classes`.
     """
     targets, multilabel = _targets(features, labels, len(classes))
     rows = torch.from_numpy(np.array(features, np.float32))
@@ -91,22 +96,25 @@ def train_head(
     folds = folds or (5 if len(targets) < 2000 else 3)  # many labels estimate as well with fewer folds
     fold = assign_folds(targets.numpy(), min(folds, len(targets)), np.random.default_rng(seed))
     kept_apart = _Apart.of(np.full(len(targets), -1) if apart is None else apart)
-    chosen, logits = _cross_validate(problem, weights, fold, grid)
+    of_folds, seen = _cross_validate(problem, weights, fold, grid), kept_apart.seen()
+    chosen = [_best_penalty(problem, of_folds, each) for each in seen]
     weight, bias = _fitted(problem, weights, kept_apart, grid[chosen])
     weight, bias = weight + base, bias + base_bias
-    if pool is not None and logits is not None:
-        spread = fit_spread_head(pool, targets, fold, kept_apart.fold, multilabel=multilabel, seed=seed)
-        weight, bias, logits = _mixed(CheckedHead(logits, weight, bias), spread, targets, multilabel=multilabel)
-    temperature = 1.0
-    if logits is not None:
-        logits = kept_apart.answered(rows, weight, bias, logits)
+    logits, temperature = None, 1.0
+    if of_folds is not None:
+        checked = CheckedHead(of_folds[chosen], weight, bias)
+        if pool is not None:
+            spread = fit_spread_head(pool, targets, fold, kept_apart.fold, multilabel=multilabel, seed=seed)
+            checked = _mixed(checked, spread, targets, seen, multilabel=multilabel)
+        weight, bias = checked.weight, checked.bias
+        logits = kept_apart.answered(rows, weight, bias, checked.logits[0])
         temperature = _temperature(logits, targets, kept_apart.hearing(), multilabel=multilabel)
     heads = [
         Head(tuple(classes), w.contiguous().numpy(), b.numpy(), temperature, multilabel)
         for w, b in zip(weight, bias, strict=True)
     ]
-    report = _report(targets, logits, float(grid[chosen]), temperature, int(fold.max()) + 1, multilabel)
-    return TrainedHead(heads[0], report, kept_apart.of_each_fold(heads))
+    report = _report(targets, logits, float(grid[chosen[0]]), temperature, int(fold.max()) + 1, multilabel)
+    return TrainedHead(heads[0], report, kept_apart.of_each_fold(heads), kept_apart.blind(heads))
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,16 @@ class _Apart:
             raise ValueError(f"folds kept apart must be -1 to {FOLDS - 1}")
         folds = np.unique(apart[apart >= 0])
         return cls(np.where(apart < 0, -1, np.searchsorted(folds, apart)), folds)
+
+    def seen(self) -> list[torch.Tensor]:
+        """(n,) of each head, the rows that it has learned from: all, then all but a fold, at last all but the held-out ones.
+
+        What is chosen for a head, by how folds of all labels do, is chosen by these alone.
+        """
+        fold = torch.from_numpy(self.fold)
+        if not len(self.folds):
+            return [fold < 0]
+        return [fold >= -1, *(fold != number for number in range(len(self.folds))), fold < 0]
 
     def answered(
         self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, logits: torch.Tensor
@@ -144,17 +162,23 @@ class _Apart:
         """heads: the first of all rows, then one for each of `folds`. Where a fold has no row, the first is without it."""
         if not len(self.folds):
             return ()
-        own = dict(zip(self.folds.tolist(), heads[1:], strict=True))
+        own = dict(zip(self.folds.tolist(), heads[1:-1], strict=True))
         return tuple(own.get(number, heads[0]) for number in range(FOLDS))
+
+    def blind(self, heads: Sequence[Head]) -> Head | None:
+        """heads: the last one is of the rows that are not held out."""
+        return heads[-1] if (self.fold < 0).any() else None
 
 
 def _fitted(
-    problem: Problems, weights: torch.Tensor, apart: _Apart, penalty: torch.Tensor
+    problem: Problems, weights: torch.Tensor, apart: _Apart, penalties: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights (1 + K, C, d) and biases (1 + K, C): of all rows, then of all but each fold that is kept apart."""
-    kept = torch.cat([problem.weights, _without(weights, apart.fold, len(apart.folds))], 1)
-    problems = replace(problem, weights=kept, penalties=penalty.expand(kept.shape[1]))
-    return problem.design.unrotate(solve(problems, tolerance=1e-4))
+    """Weights (B, C, d) and biases (B, C): of all rows; then, where folds are kept apart, of all but each and but all."""
+    kept = problem.weights
+    if len(apart.folds):
+        others = _without(weights, np.minimum(apart.fold, 0), 1)
+        kept = torch.cat([kept, _without(weights, apart.fold, len(apart.folds)), others], 1)
+    return problem.design.unrotate(solve(replace(problem, weights=kept, penalties=penalties), tolerance=1e-4))
 
 
 def _without(weights: torch.Tensor, fold: NDArray[np.int64], folds: int) -> torch.Tensor:
@@ -165,26 +189,52 @@ def _without(weights: torch.Tensor, fold: NDArray[np.int64], folds: int) -> torc
 
 
 def _mixed(
-    alone: CheckedHead, spread: CheckedHead, targets: torch.Tensor, *, multilabel: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weights, biases and held-out logits of the geometric mean of both heads' probabilities, which is a linear head, too.
+    alone: CheckedHead, spread: CheckedHead, targets: torch.Tensor, seen: Sequence[torch.Tensor], *, multilabel: bool
+) -> CheckedHead:
+    """Of each head the geometric mean of the probabilities of both, which is a linear head, too.
 
-    Each is tempered first. How much the spread one counts is what does best on the folds; few labels are hardly heard.
-    The same share holds for all heads.
+    alone.logits: (B, n, C). spread.logits: (n, C). seen: B times (n,), the rows that a head has learned from.
     """
-    first, second = (
-        each.scaled(1 / _temperature(each.logits, targets, multilabel=multilabel)) for each in (alone, spread)
-    )
-    best, decisions = torch.inf, targets.numel() if multilabel else len(targets)
-    result = first.weight, first.bias, first.logits
-    for share in SHARES:
-        logits = torch.lerp(first.logits, second.logits, share)
-        tempered = logits / _temperature(logits, targets, multilabel=multilabel)
-        cost = decisions * float(_loss(tempered, targets, multilabel=multilabel)) + DOUBT * (share - EXPECTED) ** 2
-        if cost < best:
-            best = cost
-            result = torch.lerp(first.weight, second.weight, share), torch.lerp(first.bias, second.bias, share), logits
-    return result
+    pairs = zip(alone.logits, seen, strict=True)
+    mixtures = [_Mixture.of(mine, spread.logits, targets, rows, multilabel=multilabel) for mine, rows in pairs]
+
+    def mixed(of_alone: torch.Tensor, of_spread: torch.Tensor) -> torch.Tensor:
+        return torch.stack([each.joined(*both) for each, *both in zip(mixtures, of_alone, of_spread, strict=True)])
+
+    logits = mixed(alone.logits, spread.logits.expand_as(alone.logits))
+    return CheckedHead(logits, mixed(alone.weight, spread.weight), mixed(alone.bias, spread.bias))
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """share: of the spread head. alone, spread: what the logits of each are multiplied by before, so that they are tempered."""
+
+    share: float
+    alone: float
+    spread: float
+
+    @classmethod
+    def of(
+        cls, alone: torch.Tensor, spread: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, *, multilabel: bool
+    ) -> _Mixture:
+        """The share that does best on these rows (n,), asked by folds; few of them are hardly heard."""
+        best = cls(EXPECTED, 1.0, 1.0)
+        if not bool(rows.any()):
+            return best
+        targets, own, spread = targets[rows], alone[rows], spread[rows]
+        factors = [1 / _temperature(each, targets, multilabel=multilabel) for each in (own, spread)]
+        lowest, decisions = float("inf"), targets.numel() if multilabel else len(targets)
+        for share in SHARES:
+            mixture = cls(share, *factors)
+            logits = mixture.joined(own, spread)
+            tempered = logits / _temperature(logits, targets, multilabel=multilabel)
+            cost = decisions * float(_loss(tempered, targets, multilabel=multilabel)) + DOUBT * (share - EXPECTED) ** 2
+            if cost < lowest:
+                lowest, best = cost, mixture
+        return best
+
+    def joined(self, alone: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+        return torch.lerp(alone * self.alone, spread * self.spread, self.share)
 
 
 def _prior(prior: Head | None, classes: tuple[str, ...], dim: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -231,12 +281,12 @@ def assign_folds(targets: NDArray[np.float32], folds: int, generator: np.random.
 
 def _cross_validate(
     problem: Problems, weights: torch.Tensor, fold: NDArray[np.int64], grid: torch.Tensor
-) -> tuple[int, torch.Tensor | None]:
-    """Index of the best penalty and its held-out logits (n, C): the lowest held-out log loss after tempering."""
+) -> torch.Tensor | None:
+    """Logits (penalties, n, C) of each row by heads that were fitted without its fold; None with a single fold."""
     folds = int(fold.max()) + 1
     if folds < 2:
-        return 0, None
-    targets, multilabel = problem.targets, problem.multilabel
+        return None
+    targets = problem.targets
     kept = _without(weights, fold, folds).repeat_interleave(len(grid), 1)
     problems = replace(problem, weights=kept, penalties=grid.repeat(folds))  # number fold * len(grid) + penalty
     solution = solve(problems, tolerance=1e-2)
@@ -247,13 +297,20 @@ def _cross_validate(
         logits[:, rows] = problem.design.rows[rows] @ block
     if problem.offset is not None:
         logits += problem.offset
+    return logits
+
+
+def _best_penalty(problem: Problems, of_folds: torch.Tensor | None, rows: torch.Tensor) -> int:
+    """Index of the penalty with the lowest log loss on these rows (n,), asked by folds and tempered."""
+    if of_folds is None or not bool(rows.any()):
+        return 0
+    targets, multilabel = problem.targets[rows], problem.multilabel
+    asked = (logits[rows] for logits in of_folds)
     losses = torch.stack(
-        [_row_losses(each / _temperature(each, targets, multilabel=multilabel), targets, multilabel) for each in logits]
+        [_row_losses(each / _temperature(each, targets, multilabel=multilabel), targets, multilabel) for each in asked]
     )
     best = int(losses.mean(1).argmin())
-    if problem.offset is not None:
-        best = _strongest_as_good(losses, best)
-    return best, logits[best]
+    return best if problem.offset is None else _strongest_as_good(losses, best)
 
 
 def _strongest_as_good(losses: torch.Tensor, best: int) -> int:

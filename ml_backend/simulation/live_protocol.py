@@ -22,7 +22,7 @@ from ml_backend.predictor import LoadedModel
 from ml_backend.settings import Settings as ServiceSettings
 from ml_backend.simulation.data import Data, with_skips
 from ml_backend.simulation.memory import peak_megabytes
-from ml_backend.simulation.replay import Live, Probabilities, Round, Settings, Trainer, judged, parts
+from ml_backend.simulation.replay import Answers, Live, Probabilities, Round, Settings, Trainer, judged, parts
 from ml_backend.steps.choose import build_pool, queue_of, spare_of
 from ml_backend.steps.corpus import Corpus
 from ml_backend.steps.hold_out import in_turn
@@ -87,11 +87,13 @@ class LiveProject:
         """Hold out, train on what is labelled, and choose; without a trainer, choose alone."""
         self.turns += 1
         began = time.perf_counter()
-        head = self._trained(train) if train else None
+        answers = self._trained(train) if train else None
         trained = time.perf_counter()
         with peak_megabytes() as peak:
-            queue = self._queue(strategy, head)
-        return Turn(head, queue, time.perf_counter() - trained, peak.megabytes, trained - began)
+            queue = self._queue(strategy, answers)
+        return Turn(
+            answers.head if answers else None, queue, time.perf_counter() - trained, peak.megabytes, trained - began
+        )
 
     def answer(self, queue: list[int], count: int) -> int:
         """Answer the next `count` of a queue that have no answer yet, as Label Studio serves them; returns how many there were."""
@@ -103,7 +105,7 @@ class LiveProject:
         rows.labelled[these], rows.labels[these] = known >= 0, known
         return len(these)
 
-    def _trained(self, train: Trainer) -> Probabilities | None:
+    def _trained(self, train: Trainer) -> Answers | None:
         """Learns from every label, those held out included."""
         examples = self.corpus.all_examples
         if len(np.unique(examples.targets)) < 2:
@@ -111,16 +113,23 @@ class LiveProject:
         apart = self.corpus.folds(examples)
         return train(self.data.features, examples.tasks, examples.targets, len(self.data.classes), self.seed, apart)
 
-    def _queue(self, strategy: str, head: Probabilities | None) -> list[int]:
+    def _queue(self, strategy: str, answers: Answers | None) -> list[int]:
         """Ids of the batch, then of the spare tasks."""
         service = self.service.model_copy(update={"strategy": strategy})
         asked = in_turn(self.rows, service)
         self.rows.reached[asked[self.rows.reached[asked] == 0]] = self.turns
         rng = np.random.default_rng([self.seed, self.turns])
-        loaded = cast("Any", SimpleNamespace(predict_proba=head))
-        model = LoadedModel(self.turns, self.corpus.encoder, loaded) if head else None
+        model = (
+            LoadedModel(self.turns, self.corpus.encoder, _as_head(answers.head), _as_head(answers.blind))
+            if answers
+            else None
+        )
         batch = [query.task_id for query in queue_of(self.rows, build_pool(self.corpus, model), rng, service)]
         return batch + spare_of(self.rows, batch, rng, service)
+
+
+def _as_head(probabilities: Probabilities | None) -> Any:
+    return SimpleNamespace(predict_proba=probabilities) if probabilities else None
 
 
 def _unlabelled(data: Data, seed: int, service: ServiceSettings) -> PoolRows:

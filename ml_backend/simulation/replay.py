@@ -19,7 +19,17 @@ from ml_backend.strategies import STRATEGIES, select
 Probabilities = Callable[[NDArray[np.floating[Any]]], NDArray[np.float32]]
 """Features (k, d) -> (k, C), rows summing to one."""
 Apart = NDArray[np.int64] | None
-Trainer = Callable[[NDArray[np.floating[Any]], NDArray[np.int64], NDArray[np.int64], int, int, Apart], Probabilities]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a training came to. blind: has learned from no held-out row, and is what strategies ask; None without other rows."""
+
+    head: Probabilities
+    blind: Probabilities | None
+
+
+Trainer = Callable[[NDArray[np.floating[Any]], NDArray[np.int64], NDArray[np.int64], int, int, Apart], Answers]
 """(features (N, d), labelled rows (n,), their labels (n,), classes, seed, folds (n,) of those held out, -1 for others, or None)
 -> a trained head; cold, whatever came before."""
 
@@ -110,7 +120,7 @@ def replay(data: Data, strategy: str, seed: int, settings: Settings, train: Trai
         chosen = time.perf_counter()
         labelled[ranking.rows], known[ranking.rows] = True, data.labels[ranking.rows]
         at = np.flatnonzero(labelled)
-        head = train(data.features, at, known[at], len(data.classes), seed, None)
+        head = train(data.features, at, known[at], len(data.classes), seed, None).head
         trained = time.perf_counter()
         probabilities = head(data.features)
         yield Round(
@@ -123,7 +133,7 @@ def full_pool(data: Data, seed: int, train: Trainer) -> Round:
     """Accuracy with every label of the pool: what the targets are a share of."""
     started = time.perf_counter()
     rows = np.flatnonzero(data.labels >= 0)
-    head = train(data.features, rows, data.labels[rows], len(data.classes), seed, None)
+    head = train(data.features, rows, data.labels[rows], len(data.classes), seed, None).head
     seconds = time.perf_counter() - started
     return Round(data.name, FULL_POOL, seed, len(rows), *judged(head, data), 0.0, 0.0, seconds)
 

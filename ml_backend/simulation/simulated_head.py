@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ml_backend.learning.neighbours import Graph, graph_of
 from ml_backend.learning.spreading import Unlabelled
 from ml_backend.learning.training import TrainedHead, train_head
-from ml_backend.simulation.replay import Apart, Probabilities
+from ml_backend.simulation.replay import Answers, Apart
 
 
 class LiveHead:
@@ -31,9 +31,9 @@ class LiveHead:
         classes: int,
         seed: int,
         apart: Apart,
-    ) -> Probabilities:
+    ) -> Answers:
         """Train on the labels (n,) of `rows` (n,) of the pool's features (N, d)."""
-        return self.fit(features, rows, labels, classes, seed, apart).head.predict_proba
+        return answers_of(self.fit(features, rows, labels, classes, seed, apart))
 
     def fit(
         self,
@@ -51,3 +51,7 @@ class LiveHead:
         pool = Unlabelled(self._graph, features, everywhere, rows)
         names = [str(c) for c in range(classes)]
         return train_head(features[rows], labels, names, seed=seed, pool=pool, apart=apart)
+
+
+def answers_of(trained: TrainedHead) -> Answers:
+    return Answers(trained.head.predict_proba, trained.blind.predict_proba if trained.blind else None)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend.chunks import chunks
 from ml_backend.errors import NothingToAskError
 from ml_backend.predictor import LoadedModel, predicted
 from ml_backend.records import Arm, Pool, Query, Ranking
@@ -23,6 +25,8 @@ from ml_backend.store.rounds import Round
 from ml_backend.store.rows import PoolRows
 from ml_backend.strategies import select
 
+PICKS = 2
+"""Picks before each held-out task. With one, half of the first answers would be no picks; with three, measuring waits longer."""
 BY_HAND = "by_hand"
 """Set in the params of a round that a person asked for: it stays until half of it is answered, whatever is trained."""
 
@@ -43,7 +47,7 @@ def choose(
         return former
     rng = np.random.default_rng([settings.seed, project.id, last.number if last else 0])
     pool = build_pool(corpus, model) if corpus else None
-    queries = queue_of(rows, pool, rng, settings)
+    queries = with_guesses(queue_of(rows, pool, rng, settings), corpus, model)
     if not queries:
         raise NothingToAskError(f"{project.key} has no tasks to ask for: {_why_not(rows)}.")
     return ledger.open_round(
@@ -68,7 +72,7 @@ def spare(project: Project, corpus: Corpus | None, round_: Round, ledger: Ledger
 
 
 def queue_of(rows: PoolRows, pool: Pool | None, rng: np.random.Generator, settings: Settings) -> list[Query]:
-    """What is to be asked next: picks of the strategy, the random arm, and every second one of the held-out tasks due."""
+    """What is to be asked next: picks of the strategy, the random arm, and between them the held-out tasks that are due."""
     held = [Query(int(task), 0, "holdout", 0.0, "held out at random to measure the accuracy") for task in due(rows)]
     return alternate(picks(pool, len(held), rng, settings), held)
 
@@ -153,7 +157,8 @@ def _why_not(rows: PoolRows) -> str:
 def build_pool(corpus: Corpus, model: LoadedModel | None) -> Pool | None:
     """Put the encoded tasks into a pool, in the order of the feature store; None where there are none.
 
-    Held-out tasks are never picked; those with a label count as labelled. No vector is copied.
+    Held-out tasks are never picked, and nothing that is picked depends on their labels: then what resembles them is learned
+    as well as the rest, and the accuracy measured on them is that of the rest. No vector is copied.
     """
     rows = corpus.rows
     inside = np.flatnonzero(corpus.encoded)
@@ -161,34 +166,34 @@ def build_pool(corpus: Corpus, model: LoadedModel | None) -> Pool | None:
     if not len(order):
         return None
     vectors: Any = rows_of(corpus.matrix, corpus.at[order])
+    known = (rows.labelled & ~rows.holdout)[order]
     return Pool(
         features=vectors,
-        labelled=rows.labelled[order],
-        labels=rows.labels[order],
+        labelled=known,
+        labels=np.where(known, rows.labels[order], -1),
         n_classes=len(corpus.classes),
         ids=rows.ids[order],
-        probabilities=model.head.predict_proba(vectors) if model else None,
+        probabilities=model.blind.predict_proba(vectors) if model and model.blind else None,
         multilabel=corpus.multiple,
         candidates=~(rows.answered | rows.skipped | rows.holdout)[order],
         class_names=corpus.classes,
-        skipped=rows.skipped[order],
-        pairs=_pairs(rows, order) if corpus.multiple else None,
+        skipped=(rows.skipped & ~rows.holdout)[order],
+        pairs=_pairs(rows, order, known) if corpus.multiple else None,
     )
 
 
-def _pairs(rows: PoolRows, order: NDArray[np.intp]) -> NDArray[np.int64]:
-    """The labels (row, class) of the tasks in `order`, by their places in it."""
+def _pairs(rows: PoolRows, order: NDArray[np.intp], known: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The labels (row, class) of those tasks in `order` that are `known`, by their places in it."""
     place = np.full(len(rows.ids), -1, dtype=np.int64)
-    place[order] = np.arange(len(order))
+    place[order[known]] = np.flatnonzero(known)
     moved = np.column_stack([place[rows.pairs[:, 0]], rows.pairs[:, 1]])
     return moved[moved[:, 0] >= 0]
 
 
 def alternate(ordered: Sequence[Query], others: Sequence[Query]) -> list[Query]:
-    """Every second one of `others` as long as there are any: what is held out is soon labelled whole; ranks from 0."""
-    paired = [query for pair in zip(ordered, others, strict=False) for query in pair]
-    shorter = min(len(ordered), len(others))
-    mixed = [*paired, *ordered[shorter:], *others[shorter:]]
+    """One of `others` after every `PICKS` of the ordered ones, as long as there are any; ranks from 0."""
+    parts = zip_longest(chunks(ordered, PICKS), chunks(others, 1), fillvalue=())
+    mixed = [query for part in parts for few in part for query in few]
     return [replace(query, rank=rank) for rank, query in enumerate(mixed)]
 
 
@@ -222,14 +227,19 @@ def picks(pool: Pool | None, held_out: int, rng: np.random.Generator, settings: 
 
 def _queries(pool: Pool, ranking: Ranking, arm: Arm) -> list[Query]:
     return [
-        Query(int(pool.ids[row]), 0, arm, float(acquisition), reason, *_belief(pool, row))
+        Query(int(pool.ids[row]), 0, arm, float(acquisition), reason)
         for row, acquisition, reason in zip(ranking.rows, ranking.acquisition, ranking.reasons, strict=True)
     ]
 
 
-def _belief(pool: Pool, row: int) -> tuple[float | None, tuple[str, ...]]:
-    """Confidence and predicted names of one row, (None, ()) before any model."""
-    if pool.probabilities is None:
-        return None, ()
-    prediction = predicted(pool.probabilities[row], pool.class_names, multiple=pool.multilabel)
-    return prediction.confidence, prediction.labels
+def with_guesses(queries: Sequence[Query], corpus: Corpus | None, model: LoadedModel | None) -> list[Query]:
+    """The queries with what the model says of each; of held-out tasks nothing is said."""
+    guessed = [i for i, query in enumerate(queries) if query.arm != "holdout"]
+    complete = list(queries)
+    if corpus is None or model is None or not guessed:
+        return complete
+    tasks = np.searchsorted(corpus.rows.ids, [queries[i].task_id for i in guessed])
+    for i, row in zip(guessed, model.head.predict_proba(corpus.vectors(tasks)), strict=True):
+        prediction = predicted(row, model.head.classes, multiple=model.head.multilabel)
+        complete[i] = replace(queries[i], confidence=prediction.confidence, prediction=prediction.labels)
+    return complete

@@ -167,7 +167,8 @@ class Trainer:
             pool=pool,
             apart=fold,
         )
-        heads, held_out = FoldHeads(trained.fold_heads or (trained.head,)), corpus.examples(held_out=True)
+        heads = FoldHeads(trained.fold_heads or (trained.head,), trained.blind)
+        held_out = corpus.examples(held_out=True)
         probabilities = heads.predict_proba(held_out.features, corpus.images(held_out))
         return Candidate(
             corpus.encoder, trained.head, trained.report, heads, held_out, probabilities, examples,

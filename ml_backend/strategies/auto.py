@@ -18,6 +18,8 @@ from ml_backend.strategies.uncertainty import margin_uncertainty
 
 REACH = 0.7
 """How far an answer speaks for others at most, as a share of the median distance of a row to the nearest answered one."""
+SAME = 5
+"""Labels, all of one class, from which on other classes are taken to be rare."""
 NOVEL_ROWS = 50_000
 """Candidates among which the farthest ones are looked for; drawn at random from a larger pool."""
 NARROWEST = 0.02
@@ -31,13 +33,13 @@ def auto(pool: Pool, query_size: int, rng: np.random.Generator) -> Ranking:
     come closer to everything: few are spread out, many go where the model cannot decide, as with margin. Doubt amid
     answers counts little: they have not settled it.
     """
-    if pool.probabilities is None:
-        return without_model(pool, query_size, rng)
     view = candidates(pool)
     drawn = view.subset(view.sample(COVERAGE_ROWS, rng))
     only = only_class(pool, drawn)
     if only is not None:
         return novelty(pool, query_size, rng, only)
+    if pool.probabilities is None:
+        return without_model(pool, query_size, rng)
     offered = view.subset(np.sort(top(margin_uncertainty(pool, view.rows), COVERAGE_ROWS)))
     return with_margins(pool, _doubtful_cover(pool, drawn, offered, query_size))
 
@@ -71,10 +73,13 @@ def bandwidth(pool: Pool, view: View) -> float:
 
 
 def only_class(pool: Pool, view: View) -> int | None:
-    """The one class that has labels, where the model believes in no other either for any row of `view`; else None."""
-    seen = np.flatnonzero(labels_per_class(pool))
-    if pool.n_classes < 2 or len(seen) != 1 or not len(view):
+    """The one class that has labels, `SAME` at least, where no model believes in another for any row of `view`; else None."""
+    labels = labels_per_class(pool)
+    seen = np.flatnonzero(labels)
+    if pool.n_classes < 2 or len(seen) != 1 or labels.max() < SAME or not len(view):
         return None
+    if pool.probabilities is None:
+        return int(seen[0])
     p = model_probabilities(pool)[view.rows]
     believed = np.flatnonzero((p >= 0.5).any(axis=0)) if pool.multilabel else np.unique(p.argmax(axis=1))
     return int(seen[0]) if np.isin(believed, seen).all() else None

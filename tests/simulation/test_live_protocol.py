@@ -11,7 +11,7 @@ import pytest
 from ml_backend import cli, split
 from ml_backend.simulation.data import Data, unit_rows, with_skips
 from ml_backend.simulation.live_protocol import LiveProject, live_replay
-from ml_backend.simulation.replay import Live, Probabilities, Settings
+from ml_backend.simulation.replay import Answers, Live, Settings
 from tests.simulation.test_simulation import nearest_mean
 
 
@@ -31,7 +31,7 @@ class Watched:
     def __init__(self) -> None:
         self.rows: list[set[int]] = []
 
-    def __call__(self, features: Any, rows: Any, *rest: Any) -> Probabilities:
+    def __call__(self, features: Any, rows: Any, *rest: Any) -> Answers:
         self.rows.append(set(rows.tolist()))
         return nearest_mean(features, rows, *rest)
 

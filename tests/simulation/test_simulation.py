@@ -19,7 +19,7 @@ from ml_backend.simulation import code_version
 from ml_backend.simulation.code_version import code_digest
 from ml_backend.simulation.data import Data, Source, digits, duplicates, long_tail, unit_rows, wrong_labels
 from ml_backend.simulation.labelled_images import encoded, from_csv, from_folder
-from ml_backend.simulation.replay import FULL_POOL, Probabilities, Round, Settings, full_pool, judged, replay
+from ml_backend.simulation.replay import FULL_POOL, Answers, Round, Settings, full_pool, judged, replay
 from ml_backend.simulation.runs import read, run_key, simulate
 from ml_backend.simulation.simulated_head import LiveHead
 from ml_backend.simulation.summary import NEVER, aulc, gathered, reached
@@ -28,7 +28,7 @@ from ml_backend.simulation.table import table
 
 def nearest_mean(
     features: NDArray[np.floating[Any]], rows: NDArray[np.int64], labels: NDArray[np.int64], classes: int, *_: Any
-) -> Probabilities:
+) -> Answers:
     """A head that is trained at once: the nearest class mean."""
     x = features[rows].astype(np.float32)
     means = np.stack(
@@ -40,7 +40,7 @@ def nearest_mean(
         scaled: NDArray[np.float32] = (near / near.sum(1, keepdims=True)).astype(np.float32)
         return scaled
 
-    return probabilities
+    return Answers(probabilities, probabilities)
 
 
 def blobs(seed: int) -> Data:
@@ -80,7 +80,7 @@ def test_finished_runs_are_read_back_and_the_rest_is_done(tmp_path: Path) -> Non
 
     trained = []
 
-    def counting(*arguments: Any) -> Probabilities:
+    def counting(*arguments: Any) -> Answers:
         trained.append(arguments)
         return nearest_mean(*arguments)
 
@@ -95,7 +95,7 @@ def test_a_run_that_was_stopped_leaves_no_part_of_itself(tmp_path: Path) -> None
     path = tmp_path / "runs.csv"
     calls = []
 
-    def failing(*arguments: Any) -> Probabilities:
+    def failing(*arguments: Any) -> Answers:
         calls.append(1)
         if len(calls) == 8:
             raise KeyboardInterrupt
@@ -115,7 +115,7 @@ def trainings_to_have(path: Path, source: Source, settings: Settings = SETTINGS)
     """How many trainings it takes to have the runs of `random` beside those that are in `path`."""
     trained = []
 
-    def counting(*arguments: Any) -> Probabilities:
+    def counting(*arguments: Any) -> Answers:
         trained.append(arguments)
         return nearest_mean(*arguments)
 

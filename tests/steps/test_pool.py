@@ -33,18 +33,37 @@ def test_no_vector_is_copied_into_the_pool(services: Services) -> None:
         np.testing.assert_array_equal(vector, corpus.matrix[corpus.at[corpus.rows.ids == task][0]])
 
 
-def test_held_out_tasks_are_never_candidates_and_count_as_labelled(services: Services) -> None:
+def test_held_out_tasks_are_never_candidates_and_what_is_known_of_them_is_not_told(services: Services) -> None:
+    """Whatever depended on their labels would leave what resembles them less well known than the rest."""
     labelling = Labelling(services, 40)
     labelling.set(holdout_first=20)
     held = labelling.in_order()
+    before = build_pool(labelling.corpus(), None)
     labelling.answer(held[:3])
+    labelling.answer(held[3:5], skip=True)
     pool = build_pool(labelling.corpus(), None)
+    assert before is not None
     assert pool is not None
     at = np.isin(pool.ids, held)
     assert pool.candidates is not None
     assert not pool.candidates[at].any()
     assert pool.candidates[~at].all()
-    assert sorted(pool.ids[pool.labelled].tolist()) == sorted(held[:3])
+    for column in ("ids", "features", "labelled", "labels", "candidates", "skipped"):
+        np.testing.assert_array_equal(getattr(pool, column), getattr(before, column), column)
+
+
+def test_the_labels_of_held_out_images_are_no_pairs_either(services: Services) -> None:
+    labelling = Labelling(services, 40)
+    labelling.set(holdout_first=20)
+    held, others = labelling.in_order(), [task for task in range(1, 41) if task not in labelling.in_order()]
+    labelling.answer([*held[:3], others[0]])
+    corpus = labelling.corpus()
+    known = np.flatnonzero(corpus.rows.labelled)
+    rows = replace(corpus.rows, pairs=np.column_stack([known, np.zeros(len(known), np.int64)]))
+    pool = build_pool(replace(corpus, rows=rows, multiple=True), None)
+    assert pool is not None
+    assert pool.pairs is not None
+    assert pool.ids[pool.pairs[:, 0]].tolist() == others[:1]
 
 
 def test_what_was_skipped_is_told_to_the_strategy(services: Services) -> None:
