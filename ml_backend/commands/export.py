@@ -222,7 +222,11 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     parser.add_argument(
-        "--splits", action="store_true", help=("put the labels in separate train/ and held-out/ folders")
+        "--splits",
+        action="store_true",
+        help=(
+            "put the labels in separate train/ and held-out/ folders, to train another model: the model here has learned from both"
+        ),
     )
     _add_offline(parser)
 

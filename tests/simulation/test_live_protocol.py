@@ -22,7 +22,7 @@ def blobs(seed: int, size: int = 300) -> Data:
     return Data("blobs", ("a", "b", "c"), features[:size], labels[:size], features[size:], labels[size:])
 
 
-SETTINGS = Settings(batch=20, budget=60, live=Live(late=3))
+SETTINGS = Settings(batch=20, budget=80, live=Live(late=3))
 
 
 class Watched:
@@ -39,8 +39,8 @@ class Watched:
 def test_a_model_answers_for_what_was_labelled_when_its_training_began() -> None:
     train = Watched()
     rounds = list(live_replay(blobs(0), "margin", 0, SETTINGS, train))
-    assert [r.labels for r in rounds] == [13, 23, 33, 43, 53]
-    assert [len(rows) for rows in train.rows] == [10, 20, 30, 40, 50]
+    assert [r.labels for r in rounds] == [13, 23, 33, 43, 53, 63, 73]
+    assert [len(rows) for rows in train.rows] == [10, 20, 30, 40, 50, 60, 70]
     assert rounds[-1].accuracy > 0.8
     assert 0 < rounds[-1].balanced <= 1
 
@@ -57,7 +57,7 @@ def test_the_held_out_images_are_asked_for_as_the_service_does_and_learned_from(
         assert seen == in_order[: len(seen)].tolist()
         assert len(seen) >= len(rows) // 4
     last = train.rows[-1] & set(held_out.tolist())
-    assert len(last) == split.wanted(0.1, 20, 300, 60)
+    assert len(last) == split.wanted(0.1, 20, 300, 80)
 
 
 def test_skips_are_answers_that_are_counted_and_taught_by_nobody() -> None:

@@ -170,13 +170,13 @@ def test_labels_of_the_first_random_order_measure_at_once(services: Services) ->
     assert services.ledger.counts(work.project).holdout_found == 0
 
 
-def test_held_out_tasks_take_every_second_place_until_all_of_them_are_labelled(services: Services) -> None:
+def test_held_out_tasks_take_every_third_place_until_all_of_them_are_labelled(services: Services) -> None:
     work = Labelling(services, 200)
-    for left in (20, 15, 10, 5):
+    for left in (20, 17, 14, 11, 8, 5, 2):
         round_ = work.turn()
         assert round_ is not None
         asked, held = work.asked(round_), work.asked(round_, "holdout")
-        assert asked[1:10:2] == held[:5]
+        assert asked[2:9:3][: len(held)] == held[:3]
         assert len(held) == left
         work.answer(asked[:10])
         services.ledger.configure(work.project, overlap=left)  # any change that calls for a new queue

@@ -45,6 +45,21 @@ def test_with_one_class_seen_it_asks_what_is_unlike_all_of_it_and_says_so(*, mul
     assert {"far from" in reason for reason in ranking.reasons} == {True, False}
 
 
+def test_so_it_does_before_there_is_a_model_as_one_class_makes_none() -> None:
+    pool = replace(pool_of_one_class(), probabilities=None)
+    ranking = select("auto", pool, 10, rng())
+    assert (ranking.rows[:2] >= 392).any()
+    assert all(reason.startswith("only bee was seen so far: ") for reason in ranking.reasons)
+
+
+def test_a_few_labels_of_one_class_say_nothing_of_the_others() -> None:
+    pool = pool_of_one_class()
+    few = pool.labelled & (np.arange(400) < 60)
+    ranking = select("auto", replace(pool, probabilities=None, labelled=few, labels=np.where(few, 1, -1)), 10, rng())
+    assert few.sum() == 4
+    assert all(reason.startswith("no model yet: ") for reason in ranking.reasons)
+
+
 def test_one_class_seen_in_another_order_of_rows_is_asked_the_same() -> None:
     pool = pool_of_one_class()
     other = shuffled(pool)
