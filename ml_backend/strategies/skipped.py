@@ -15,8 +15,10 @@ RADIUS = 0.8
 """Rows within this share of the typical distance between two rows may resemble each other."""
 TWICE = 2
 """Skipped rows that have to be nearer than as many labelled ones: a single skip says little of what is around it."""
-PAIRS = 1 << 25
-"""Distances computed at most, for each of the two kinds: beyond, fewer skipped or labelled rows are compared with."""
+SPREAD = 64
+"""Images of one folder often have ids in a row: labels are read in steps of this many, so that few blocks tell most."""
+PAIRS = 1 << 28
+"""Pairs of a candidate and a skipped row looked at, at most: beyond, the same share of both kinds is left out."""
 
 
 def resembling_skipped(pool: Pool) -> NDArray[np.int64]:
@@ -24,24 +26,28 @@ def resembling_skipped(pool: Pool) -> NDArray[np.int64]:
     if pool.skipped is None or not pool.skipped.any():
         return np.empty(0, dtype=np.int64)
     view = candidates(pool)
-    to_skipped = _nearest(pool, view, pool.skipped)
-    near = np.flatnonzero(to_skipped[:, 0] < (RADIUS * typical_distance(view)) ** 2)
-    some = view.subset(near)
-    to_labelled = _nearest(pool, some, pool.labelled)
-    alike: NDArray[np.bool_] = to_skipped[near, -1] < to_labelled[:, -1]
-    return some.rows[alike]
+    stride = max(1, -(-int(pool.skipped.sum()) * len(view) // PAIRS))
+    to_skipped = np.full((len(view), TWICE), np.inf, dtype=np.float32)
+    for _, block in _every(stride, pool, pool.skipped).chunks(extra_columns=4096):
+        _lower(view, to_skipped, block)
+    near = to_skipped[:, 0] < (RADIUS * typical_distance(view)) ** 2
+    alike = np.flatnonzero(near & np.isfinite(to_skipped[:, -1]))
+    to_labelled = np.full((len(alike), TWICE), np.inf, dtype=np.float32)
+    for _, block in _every(stride, pool, pool.labelled).chunks(extra_columns=4096):
+        _lower(view.subset(alike), to_labelled, block)
+        still = to_skipped[alike, -1] < to_labelled[:, -1]  # further labels can only be nearer
+        alike, to_labelled = alike[still], to_labelled[still]
+    return view.rows[alike]
 
 
-def _nearest(pool: Pool, view: View, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Squared distances of each row of `view` to the `TWICE` nearest of the rows in `mask` (N,), ascending, (n, TWICE).
+def _every(stride: int, pool: Pool, mask: NDArray[np.bool_]) -> View:
+    """Every `stride`-th of the rows in `mask` (N,), in an order in which each block is spread over all ids."""
+    rows = in_id_order(pool, np.flatnonzero(mask))[::stride]
+    return View(pool.features, rows[np.argsort(np.arange(len(rows)) % SPREAD, kind="stable")])
 
-    Where there are fewer, they are infinite.
-    """
-    rows = in_id_order(pool, np.flatnonzero(mask))
-    centers = View(pool.features, rows[:: max(1, len(rows) * len(view) // PAIRS)])
-    nearest = np.full((len(view), TWICE), np.inf, dtype=np.float32)
-    for _, block in centers.chunks(extra_columns=4096):
-        for positions, x in view.chunks(extra_columns=len(block)):
-            both = torch.cat([torch.from_numpy(nearest[positions]).to(x.device), squared_distances(x, block)], dim=1)
-            nearest[positions] = both.topk(TWICE, dim=1, largest=False).values.cpu().numpy()
-    return nearest
+
+def _lower(view: View, nearest: NDArray[np.float32], block: torch.Tensor) -> None:
+    """Lower `nearest` (n, TWICE), squared and ascending, in place to the nearest among `block` (m, d)."""
+    for positions, x in view.chunks(extra_columns=len(block)):
+        both = torch.cat([torch.from_numpy(nearest[positions]).to(x.device), squared_distances(x, block)], dim=1)
+        nearest[positions] = both.topk(TWICE, dim=1, largest=False).values.cpu().numpy()

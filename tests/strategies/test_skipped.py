@@ -90,6 +90,33 @@ def test_what_is_held_back_has_two_of_its_three_nearest_answers_skipped() -> Non
     assert 10 < len(expected) < 90
 
 
+def test_what_is_held_back_is_the_same_when_labels_are_read_in_blocks() -> None:
+    """Some 250 labels are read at a time, and rows that are settled are not compared with the rest."""
+    pool = pool_of(rows=3000, width=6, labelled=1000)
+    x = pool.features.astype(np.float64)
+    skipped = ~pool.labelled & (x[:, 0] > 0.3) & (np.arange(3000) % 3 > 0)
+    labelled, seen = pool.labelled, pool.labelled | skipped
+    expected = []
+    for row in np.flatnonzero(~seen):
+        squared = ((x - x[row]) ** 2).sum(1)
+        if np.sort(squared[skipped])[1] < np.sort(squared[labelled])[1]:
+            expected.append(row)
+    assert resembling_skipped(replace(pool, skipped=skipped)).tolist() == expected
+    assert 100 < len(expected) < 1000
+
+
+@pytest.mark.parametrize("pairs", [40_000, 10_000, 1 << 28])
+def test_few_skips_among_many_labels_hold_little_back_however_few_pairs_are_looked_at(
+    pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 random skips to 1,000 labels; thinned each by itself they would seem to be as many, and half the pool skipped."""
+    monkeypatch.setattr("ml_backend.strategies.skipped.PAIRS", pairs)
+    pool = pool_of(rows=3020, labelled=1000)
+    skipped = np.isin(np.arange(3020), np.flatnonzero(~pool.labelled)[::101])
+    assert skipped.sum() == 20
+    assert len(resembling_skipped(replace(pool, skipped=skipped))) < 40
+
+
 def test_a_single_skip_holds_nothing_back() -> None:
     """It may be one hard image of a class that nobody has labelled yet."""
     assert not len(resembling_skipped(pool_with_junk(skipped=(300,))))
