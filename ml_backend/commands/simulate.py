@@ -95,7 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     names = (
-        list(STRATEGIES) if args.strategies == "all" else [n.strip() for n in args.strategies.split(",") if n.strip()]
+        list(STRATEGIES)
+        if args.strategies == "all"
+        else list(dict.fromkeys(n.strip() for n in args.strategies.split(",") if n.strip()))
     )
     if args.seeds < 1 or args.batch < 1 or args.labels < args.batch or not names:
         raise InvalidInputError("Needs at least one strategy, --seeds 1, --batch 1 and --labels for one batch.")

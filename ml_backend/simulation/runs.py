@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from ml_backend.simulation.data import Data, Source
 from ml_backend.simulation.live_protocol import live_replay
 from ml_backend.simulation.replay import FULL_POOL, Round, Settings, Trainer, full_pool, parts, replay
 from ml_backend.strategies import STRATEGIES
+from ml_backend.tabular import atomic_file
 
 COLUMNS = [field.name for field in fields(Round)]
 
@@ -36,6 +39,7 @@ def simulate(
 
     Returns the rounds of these runs alone, whatever else `path` holds. Raises ConflictError where it is no file of runs.
     """
+    strategies = list(dict.fromkeys(strategies))
     for strategy in strategies:
         parts(strategy)
     seeds = list(seeds)
@@ -53,7 +57,7 @@ def simulate(
             key = run_key(digest, strategy, settings, train)
             run = known.get((key, strategy, seed))
             if run is None:
-                run = [replace(r, key=key) for r in _rounds(data, strategy, seed, settings, train)]
+                run = _once(replace(r, key=key) for r in _rounds(data, strategy, seed, settings, train))
                 _append(path, run)
             rounds += run
             bar.update()
@@ -89,7 +93,10 @@ def run_key(data: str, strategy: str, settings: Settings, train: Trainer) -> str
 
 
 def read(path: Path) -> list[Round]:
-    """The rounds in `path`, none if it is not there yet. Those of a release before keys have none, so no run is theirs."""
+    """The rounds in `path`, each run once; none if it is not there yet. Raises ConflictError where it is no file of runs.
+
+    Those of a release before keys have none, so no run is theirs.
+    """
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -97,7 +104,20 @@ def read(path: Path) -> list[Round]:
         missing = set(COLUMNS) - {"key", "balanced"} - set(reader.fieldnames or ())
         if missing:
             raise ConflictError(f"{path} is no file of runs, it has no column {min(missing)}: choose another --out.")
-        return [_parsed(row) for row in reader]
+        try:
+            return _once(_parsed(row) for row in reader)
+        except (TypeError, ValueError, csv.Error) as error:
+            raise ConflictError(
+                f"{path} cannot be read as runs, at line {reader.line_num}: {error}. Correct it, or choose another --out."
+            ) from error
+
+
+def _once(rounds: Iterable[Round]) -> list[Round]:
+    """One round for each number of labels of a run: what two commands wrote at once counts once."""
+    taken: dict[object, Round] = {}
+    for i, r in enumerate(rounds):
+        taken.setdefault((r.key, r.strategy, r.seed, r.labels) if r.key else i, r)
+    return list(taken.values())
 
 
 def _parsed(row: dict[str, str]) -> Round:
@@ -107,10 +127,20 @@ def _parsed(row: dict[str, str]) -> Round:
 
 
 def _append(path: Path, run: list[Round]) -> None:
-    """The whole file anew and renamed: a run is there in full or not at all."""
-    new = path.with_suffix(".part")
-    with new.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(asdict(r) for r in [*read(path), *run])
-    new.replace(path)
+    """The whole file anew and renamed: a run is there in full or not at all, and once, whoever else writes to it."""
+    with _alone(path):
+        there = read(path)
+        if {(r.key, r.strategy, r.seed) for r in run} & {(r.key, r.strategy, r.seed) for r in there}:
+            return
+        with atomic_file(path) as new, new.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(asdict(r) for r in [*there, *run])
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process writes to `path`, and keep them waiting meanwhile."""
+    with path.with_name(f".{path.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

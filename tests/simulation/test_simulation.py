@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,46 @@ def test_runs_of_a_release_that_knew_no_keys_are_kept_and_never_read_as_todays(t
     )
     assert trainings_to_have(path, blobs) == 5
     assert [r.accuracy for r in read(path) if not r.key] == [0.5]
+
+
+def finish_runs(path: Path, strategy: str) -> None:
+    simulate(blobs, [strategy], range(6), SETTINGS, nearest_mean, path, progress=False)
+
+
+def test_two_simulations_into_one_folder_lose_no_run_and_keep_each_once(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    context = get_context("fork")
+    writers = [context.Process(target=finish_runs, args=(path, name)) for name in ("random", "random", "margin")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    with path.open(newline="") as file:
+        rows = [(row["strategy"], row["seed"], row["labels"]) for row in csv.DictReader(file)]
+    assert len(rows) == len(set(rows)) == 3 + 2 * 6 * 4
+
+
+def test_a_run_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    rounds = simulate(blobs, ["margin"], [0], SETTINGS, nearest_mean, path, progress=False)
+    header, *lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([header, *lines, *lines]))
+    assert simulate(blobs, ["margin"], [0], SETTINGS, nearest_mean, path, progress=False) == rounds
+    again = simulate(blobs, ["margin", "margin"], [0], SETTINGS, nearest_mean, tmp_path / "new.csv", progress=False)
+    assert [(r.strategy, r.labels) for r in again] == [(r.strategy, r.labels) for r in rounds]
+
+
+@pytest.mark.parametrize("cell", ["a tenth", ""])
+def test_a_file_of_runs_with_a_bad_number_is_refused_in_words(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "runs.csv"
+    simulate(blobs, ["margin"], [0], SETTINGS, nearest_mean, path, progress=False)
+    lines = path.read_text().splitlines()
+    cells = lines[2].split(",")
+    cells[4:] = [cell, *cells[5:]] if cell else []
+    path.write_text("\n".join([*lines[:2], ",".join(cells), *lines[3:]]))
+    with pytest.raises(ConflictError, match="line 3"):
+        read(path)
 
 
 def test_a_file_that_holds_no_runs_is_refused(tmp_path: Path) -> None:
