@@ -52,7 +52,7 @@ def _doubtful_cover(pool: Pool, drawn: View, offered: View, query_size: int) -> 
     if not len(offered):
         return Ranking(offered.rows, np.empty(0), ())
     kernel = Kernel(drawn.all(), bandwidth(pool, drawn))
-    doubt, merit = margin_uncertainty(pool, drawn.rows), margin_uncertainty(pool, offered.rows)
+    doubt, merit = (np.maximum(margin_uncertainty(pool, view.rows), 0) for view in (drawn, offered))  # rounding
     weights = torch.from_numpy(doubt.astype(np.float32)).to(drawn.device)
     picked, gains = Cover(kernel, offered.all(), weights, kernel.cover(covered(pool)), np.sqrt(merit)).grow(query_size)
     shares = gains / max(float(doubt.sum()), 1e-12)

@@ -84,12 +84,13 @@ class Cover:
         return np.array(picked, dtype=np.int64), np.minimum.accumulate(np.array(gains, dtype=np.float64))
 
     def _gains(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Finite: what cannot be told is worth nothing, or the search for the best would never end."""
         gains = np.empty(len(positions))
         for start in range(0, len(positions), self.kernel.rows_at_once):
             part = positions[start : start + self.kernel.rows_at_once]
             fresh = self.kernel(self.candidates[torch.from_numpy(part)]).sub_(self.covered).clamp_(min=0)
             gains[start : start + len(part)] = (fresh @ self.weights).cpu().numpy()
-        return gains * self.merit[positions]
+        return np.nan_to_num(gains * self.merit[positions])
 
     def _best(self) -> int:
         """The candidate of largest true gain; bounds are made true where they had to be looked at."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.records import Pool, Ranking
-from ml_backend.strategies.candidates import candidate_rows, top
+from ml_backend.strategies.candidates import candidate_rows, free, top
 from ml_backend.strategies.duplicates import duplicates_of
 from ml_backend.strategies.registry import STRATEGIES, Strategy
 from ml_backend.strategies.skipped import resembling_skipped
@@ -109,7 +109,7 @@ def _without_duplicates(
 ) -> Ranking:
     """Drop the later of two near-duplicates and ask again for what is missing; at last the dropped ones fill the batch.
 
-    While asking again, what is kept counts as labelled, with a class nobody knows yet.
+    While asking again, what is kept counts as seen, without an answer.
     """
     duplicates = duplicates_of(pool)
     kept = dropped = Ranking(np.empty(0, dtype=np.int64), np.empty(0), ())
@@ -129,13 +129,15 @@ def _without_duplicates(
 
 
 def _taken(pool: Pool, chosen: NDArray[np.int64], dropped: NDArray[np.int64]) -> Pool:
-    labelled = pool.labelled.copy()
-    labelled[chosen] = True
-    free = ~labelled if pool.candidates is None else pool.candidates & ~labelled
-    free[dropped] = False
+    """The pool once a person has seen `chosen`, without `dropped`: covered, but no answer that a threshold is drawn by."""
+    seen = np.zeros(len(pool.ids), dtype=bool) if pool.skipped is None else pool.skipped.copy()
+    seen[chosen] = True
+    rest = replace(pool, skipped=seen)
+    open_rows = free(rest)
+    open_rows[dropped] = False
     if pool.groups is not None:
-        free &= ~np.isin(pool.groups, pool.groups[chosen])
-    return replace(pool, labelled=labelled, candidates=free)
+        open_rows &= ~np.isin(pool.groups, pool.groups[chosen])
+    return replace(rest, candidates=open_rows)
 
 
 def _joined(first: Ranking, second: Ranking, keep: NDArray[np.bool_] | None = None) -> Ranking:

@@ -16,6 +16,7 @@ from ml_backend.strategies.badge import Gradients, draw
 from ml_backend.strategies.candidates import View, candidates, covered, labels_per_class, top
 from ml_backend.strategies.coverage import Cover, Kernel
 from ml_backend.strategies.diversity import farthest_first
+from ml_backend.strategies.rare import thresholds
 from ml_backend.strategies.uncertainty import margins, two_largest
 from tests.strategy_pools import pool_of, with_sure_rows
 
@@ -145,6 +146,42 @@ def test_lazy_coverage_is_the_plain_greedy_one() -> None:
         done.add(int(pick))
 
 
+def few_looks(values: np.ndarray, count: int) -> np.ndarray:  # type: ignore[type-arg]
+    LOOKS.append(count)
+    assert len(LOOKS) < 1000, "the search for the best row does not end"
+    return top(values, count)
+
+
+LOOKS: list[int] = []
+
+
+@pytest.fixture
+def _ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    LOOKS.clear()
+    monkeypatch.setattr("ml_backend.strategies.coverage.top", few_looks)
+
+
+@pytest.mark.usefixtures("_ends")
+def test_a_probability_that_rounding_made_more_than_one_is_no_endless_search() -> None:
+    """Its doubt is just below 0, of which there is no root."""
+    pool = pool_of()
+    assert pool.probabilities is not None
+    pool.probabilities[a_late_row(pool)] = [1.0000002, 0, 0, 0]
+    assert len(select("auto", pool, 20, rng()).rows) == 20
+
+
+@pytest.mark.usefixtures("_ends")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", ["herding", "uherding", "auto"])
+def test_a_feature_whose_square_is_no_number_is_no_endless_search(name: str) -> None:
+    pool = pool_of()
+    features = pool.features.astype(np.float32)
+    features[a_late_row(pool), 0] = 1e30
+    ranking = select(name, replace(pool, features=features), 20, rng())
+    assert len(ranking.rows) == 20
+    assert np.isfinite(ranking.acquisition).all()
+
+
 def test_diversity_is_measured_between_features_not_probabilities() -> None:
     pool = pool_of(labelled=1)
     other = replace(pool, probabilities=rng(9).dirichlet(np.ones(4), 120).astype(np.float32))
@@ -171,6 +208,28 @@ def test_rare_asks_most_about_the_class_with_the_fewest_labels() -> None:
     ranking = select("rare", replace(pool, labels=labels, class_names=("a", "b", "c", "d")), 20, rng())
     about = [reason.split(" of ")[1].split(" ")[0] for reason in ranking.reasons]
     assert max(set(about), key=about.count) == "d"
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_the_thresholds_of_rare_are_those_of_answers_not_of_other_picks(
+    monkeypatch: pytest.MonkeyPatch, *, multilabel: bool
+) -> None:
+    """Asked again for what near-duplicates took away, it does not count what it picked as labelled none of the classes."""
+    asked: list[list[float]] = []
+
+    def noted(pool: Pool) -> np.ndarray:  # type: ignore[type-arg]
+        found = thresholds(pool)
+        asked.append(found.tolist())
+        return found
+
+    monkeypatch.setattr("ml_backend.strategies.rare.thresholds", noted)
+    pool = pool_of(labelled=20, multilabel=multilabel)
+    copied = np.arange(120) // 8 * 8
+    assert pool.probabilities is not None
+    pool = replace(pool, features=pool.features[copied], probabilities=pool.probabilities[copied])
+    select("rare", pool, 8, rng())
+    assert len(asked) > 1
+    assert all(each == asked[0] for each in asked)
 
 
 def test_every_label_of_an_image_counts_for_its_class() -> None:
