@@ -17,6 +17,7 @@ by the images' content, the settings and the version of the code: other images o
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -101,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.seeds < 1 or args.batch < 1 or args.labels < args.batch or not names:
         raise InvalidInputError("Needs at least one strategy, --seeds 1, --batch 1 and --labels for one batch.")
+    if args.power is not None and not (math.isfinite(args.power) and args.power > 0):
+        raise InvalidInputError(f"--power must be a number above 0, not {args.power}.")
     settings = Settings(args.batch, args.labels, args.pool_size, args.power, live_of(args))
     if args.dry_run:
         return planned(args, names)
@@ -128,6 +131,11 @@ def live_of(args: argparse.Namespace) -> Live | None:
     late = min(Live.late, after) if args.late is None else args.late
     if not 0 <= args.skips < 1 or not 0 <= late <= after:
         raise InvalidInputError(f"--skips must be 0 or more and below 1, and --late from 0 to {after}.")
+    if args.labels <= after:
+        raise InvalidInputError(
+            f"--labels must be more than {after}: the first model is served after as many answers, and none is judged "
+            "before."
+        )
     return Live(train_after=after, late=late, skips=args.skips)
 
 

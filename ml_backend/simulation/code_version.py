@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
-DECIDING = {"learning", "strategies", "simulation", "steps", "split", "records"}
-"""Rooms that imports are followed into. The others carry, keep or show what these decide."""
+DECIDING = {"learning", "strategies", "simulation", "steps", "split", "records", "predictor", "settings", "store.rows"}
+"""Rooms and modules that imports are followed into. The others carry, keep or show what these decide."""
 REGISTRY = "ml_backend.strategies.registry"
-"""Not followed: a run is decided by its own strategy, and stays what it was when another one changes."""
+"""Not followed: a run is decided by its own strategy (`runs.run_key`), and stays what it was when another one changes."""
 
 
 @functools.cache
@@ -36,7 +36,7 @@ def code_digest(*modules: str) -> str:
 
 def _file(module: str) -> Path | None:
     package, *parts = module.split(".")
-    if package != PACKAGE.name or not parts or parts[0] not in DECIDING:
+    if package != PACKAGE.name or not parts or not {parts[0], ".".join(parts[:2])} & DECIDING:
         return None
     path = PACKAGE.joinpath(*parts)
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

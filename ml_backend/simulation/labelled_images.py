@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from ml_backend.simulation.data import Source, split, unit_rows
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 AT_ONCE = 256
+Encoded = tuple[NDArray[np.float16], NDArray[np.int64]]
+"""Features (k, d) of the images that can be read, and which of them these are (k,)."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def from_folder(folder: Path) -> list[Example]:
 def from_csv(path: Path, root: Path | None = None) -> list[Example]:
     """Columns `filename` (or `image`) and `label`; files relative to `root`, by default to the CSV's own folder."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, restval="")
         columns = reader.fieldnames or []
         name = next((c for c in ("filename", "image") if c in columns), None)
         if name is None or "label" not in columns:
@@ -85,16 +89,36 @@ def encoded(
     The features are known by what decides them: the images' content, the encoder, its weights and our code.
     """
     file = cache / f"features-{fingerprint(examples, encoder, weights, progress=progress)[:16]}.npz"
-    if not file.exists():
+    stored = _stored(file)
+    if stored is None:
         cache.mkdir(parents=True, exist_ok=True)
         built = build_encoder(encoder, weights=weights, sample=lambda count: _sample(examples, count))
-        features, kept = _encode(built, examples, progress=progress)
-        np.savez(file, features=features, kept=kept)
-    with np.load(file) as stored:
-        features, kept = stored["features"], stored["kept"]
+        stored = _encode(built, examples, progress=progress)
+        _store(file, *stored)
+    features, kept = stored
     classes = tuple(sorted({examples[i].label for i in kept}))
     labels = np.array([classes.index(examples[i].label) for i in kept], dtype=np.int64)
     return lambda seed: split(name, classes, features, labels, seed)
+
+
+def _stored(file: Path) -> Encoded | None:
+    """What is in the file; None where there is none, or a killed command left a part of it."""
+    try:
+        with np.load(file) as stored:
+            return stored["features"], stored["kept"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _store(file: Path, features: NDArray[np.float16], kept: NDArray[np.int64]) -> None:
+    """All of it or nothing, whoever else writes the same."""
+    new = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with new.open("wb") as part:
+            np.savez(part, features=features, kept=kept)
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def fingerprint(examples: Sequence[Example], encoder: str, weights: Path | None, *, progress: bool) -> str:
@@ -116,9 +140,7 @@ def _sample(examples: Sequence[Example], count: int) -> list[Image.Image]:
     return [image for _, image in _pictures([examples[i] for i in order], None)]
 
 
-def _encode(
-    encoder: Encoder, examples: Sequence[Example], *, progress: bool
-) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+def _encode(encoder: Encoder, examples: Sequence[Example], *, progress: bool) -> Encoded:
     rows: list[NDArray[np.float16]] = []
     kept: list[int] = []
     bar = tqdm(total=len(examples), desc=f"encoding with {encoder.name}", unit="image", disable=not progress)

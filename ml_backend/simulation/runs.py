@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import FunctionType
+from typing import cast
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +21,8 @@ from ml_backend.simulation.code_version import code_digest
 from ml_backend.simulation.data import Data, Source
 from ml_backend.simulation.live_protocol import live_replay
 from ml_backend.simulation.replay import FULL_POOL, Round, Settings, Trainer, full_pool, parts, replay
-from ml_backend.strategies import STRATEGIES
+from ml_backend.strategies import STRATEGIES, Strategy
+from ml_backend.strategies.uncertainty import ByScore
 from ml_backend.tabular import atomic_file
 
 COLUMNS = [field.name for field in fields(Round)]
@@ -85,11 +88,20 @@ def data_digest(data: Data) -> str:
 
 def run_key(data: str, strategy: str, settings: Settings, train: Trainer) -> str:
     """What a run came from, seed and strategy apart: digest of the data, settings, and the code of replay and training."""
-    chosen = [] if strategy == FULL_POOL else [STRATEGIES[name].__module__ for name in parts(strategy)]
+    made_of = [] if strategy == FULL_POOL else [f for name in parts(strategy) for f in _functions(STRATEGIES[name])]
     protocol = live_replay if settings.live and strategy != FULL_POOL else replay
-    code = code_digest(protocol.__module__, train.__module__, *chosen)
+    code = code_digest(protocol.__module__, train.__module__, *(f.__module__ for f in made_of))
+    named = [f"{f.__module__}.{f.__qualname__}" for f in made_of]
     rules = {} if strategy == FULL_POOL else asdict(settings)
-    return hashlib.sha256(json.dumps([data, code, rules]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([data, code, named, rules]).encode()).hexdigest()[:16]
+
+
+def _functions(strategy: Strategy) -> list[FunctionType]:
+    """What the registry makes the strategy of."""
+    made_of = (
+        [strategy.measure, strategy.without_model, type(strategy)] if isinstance(strategy, ByScore) else [strategy]
+    )
+    return cast("list[FunctionType]", made_of)
 
 
 def read(path: Path) -> list[Round]:

@@ -135,3 +135,13 @@ def test_what_the_protocol_cannot_be_is_refused(
 ) -> None:
     assert cli.main(["simulate", "digits", *arguments, "--out", str(tmp_path), "--quiet"]) == 1
     assert "--skips" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(("labels", "batch"), [("10", "10"), ("5", "5")])
+def test_fewer_answers_than_the_first_training_takes_are_refused(
+    labels: str, batch: str, dry: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--protocol", "live", "--labels", labels, "--batch", batch, "--seeds", "1", "--strategies", "random"]
+    assert cli.main(["simulate", "digits", *arguments, *dry, "--out", str(tmp_path), "--quiet"]) == 1
+    assert f"--labels must be more than {labels}" in capsys.readouterr().err

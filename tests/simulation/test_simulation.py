@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from shutil import copytree
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ from ml_backend.simulation import code_version
 from ml_backend.simulation.code_version import code_digest
 from ml_backend.simulation.data import Data, Source, digits, duplicates, long_tail, unit_rows, wrong_labels
 from ml_backend.simulation.labelled_images import encoded, from_csv, from_folder
-from ml_backend.simulation.replay import FULL_POOL, Answers, Round, Settings, full_pool, judged, replay
+from ml_backend.simulation.replay import FULL_POOL, Answers, Live, Round, Settings, full_pool, judged, replay
 from ml_backend.simulation.runs import read, run_key, simulate
 from ml_backend.simulation.simulated_head import LiveHead
 from ml_backend.simulation.summary import NEVER, aulc, gathered, reached
 from ml_backend.simulation.table import table
+from ml_backend.strategies import STRATEGIES
+from ml_backend.strategies.uncertainty import ByScore, least_confidence_uncertainty, random
 
 
 def nearest_mean(
@@ -256,6 +259,48 @@ def test_a_run_is_of_the_code_of_its_own_strategy_and_of_the_training() -> None:
     assert run_key("data", "badge", SETTINGS, LiveHead()) == keys[0]
 
 
+def live(settings: Settings) -> Settings:
+    return replace(settings, live=Live())
+
+
+@pytest.mark.parametrize(
+    ("changed", "strategy", "settings", "other"),
+    [
+        ("strategies/hybrid.py", "margin", SETTINGS, True),
+        ("strategies/badge.py", "margin", SETTINGS, False),
+        ("store/rows.py", "margin", live(SETTINGS), True),
+        ("predictor.py", "badge", live(SETTINGS), True),
+        ("settings.py", "auto", live(SETTINGS), True),
+        ("store/jobs.py", "auto", live(SETTINGS), False),
+        ("store/rows.py", "margin", SETTINGS, False),
+    ],
+)
+def test_a_run_is_of_all_the_code_that_decides_it_and_of_no_other(
+    changed: str, strategy: str, settings: Settings, other: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code_version, "PACKAGE", copytree(code_version.PACKAGE, tmp_path / "ml_backend"))
+    keys = []
+    for line in ("", "ANOTHER = 1\n"):
+        with (tmp_path / "ml_backend" / changed).open("a") as file:
+            file.write(line)
+        code_digest.cache_clear()
+        keys.append(run_key("data", strategy, settings, LiveHead()))
+    code_digest.cache_clear()
+    assert (keys[0] != keys[1]) is other
+
+
+def test_a_run_is_of_what_the_registry_makes_its_strategy_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys() -> list[str]:
+        return [run_key("data", name, SETTINGS, LiveHead()) for name in ("margin", "entropy", "herding", "badge")]
+
+    before = keys()
+    margin = cast("ByScore", STRATEGIES["margin"])
+    monkeypatch.setitem(STRATEGIES, "margin", replace(margin, measure=least_confidence_uncertainty))
+    monkeypatch.setitem(STRATEGIES, "entropy", replace(margin, without_model=random))
+    monkeypatch.setitem(STRATEGIES, "herding", STRATEGIES["diversity"])
+    assert [now == then for now, then in zip(keys(), before, strict=True)] == [False, False, False, True]
+
+
 def test_balanced_accuracy_counts_every_class_alike() -> None:
     data = replace(blobs(0), test_labels=np.array([0] * 27 + [1] * 3))
     always_first = lambda features: np.tile(np.array([[0.8, 0.1, 0.1]], np.float32), (len(features), 1))  # noqa: E731
@@ -371,6 +416,39 @@ def test_features_of_a_folder_are_known_by_what_is_in_the_images(folder: Path, t
     assert len(kept()) == 2
 
 
+def test_features_that_a_killed_command_left_a_part_of_are_made_again(folder: Path, tmp_path: Path) -> None:
+    def features() -> NDArray[np.floating[Any]]:
+        return encoded("x", from_folder(folder), "patches", tmp_path / "out", progress=False)(0).features
+
+    before = features()
+    (file,) = (tmp_path / "out").iterdir()
+    whole = file.read_bytes()
+    for part in (b"", whole[:100], whole[: len(whole) // 2]):
+        file.write_bytes(part)
+        np.testing.assert_array_equal(features(), before)
+        assert [(path, path.read_bytes()) for path in file.parent.iterdir()] == [(file, whole)]
+
+
+def test_a_command_stopped_while_it_writes_features_leaves_no_part_of_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(file: Any, **_: Any) -> None:
+        Path(file if isinstance(file, Path) else file.name).write_bytes(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        encoded("x", from_folder(folder), "patches", tmp_path / "out", progress=False)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_row_of_a_csv_that_ends_early_has_no_label_or_no_image(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("label,filename\nlight dog,light dog/1.png\ndark cat\n")
+    examples = from_csv(tmp_path / "a.csv", folder)
+    with pytest.raises(OSError, match="directory"):
+        examples[1].read()
+
+
 def test_a_csv_without_the_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("file,class\n1.png,cat\n")
     with pytest.raises(InvalidInputError, match="filename and label"):
@@ -385,9 +463,20 @@ def test_the_command_writes_runs_table_and_pictures(tmp_path: Path, capsys: pyte
     assert "margin" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["nowhere.csv"], ["digits", "--strategies", "best"], ["digits", "--seeds", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nowhere.csv"],
+        ["digits", "--strategies", "best"],
+        ["digits", "--seeds", "0"],
+        ["digits", "--protocol", "live", "--power", "-1"],
+        ["digits", "--dry-run", "--power", "nan"],
+    ],
+)
 def test_a_command_that_cannot_run_says_why_in_one_line(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["simulate", *arguments, "--out", str(tmp_path), "--quiet"]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "bug" not in told
