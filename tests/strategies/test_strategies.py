@@ -207,6 +207,10 @@ def test_settings_that_make_no_sense_are_refused(arguments: dict[str, Any], mess
         ({"labelled": np.zeros(3, dtype=bool)}, "labelled has 3"),
         ({"probabilities": np.zeros((120, 9), dtype=np.float32)}, "one column per class"),
         ({"features": np.zeros(120, dtype=np.float32)}, "table"),
+        ({"features": np.zeros((120, 8), dtype=np.int32)}, "features are int32, not floating-point"),
+        ({"probabilities": np.full((120, 4), 1.5, dtype=np.float32)}, "probabilities of row 0 are not from 0 to 1"),
+        ({"probabilities": np.full((120, 4), -0.1, dtype=np.float32)}, "probabilities of row 0 are not from 0 to 1"),
+        ({"labelled": np.arange(120) == 7, "labels": np.full(120, 4)}, "label of row 7 is 4, but there are 4 classes"),
     ],
 )
 def test_a_pool_that_does_not_fit_together_is_refused(change: dict[str, Any], message: str) -> None:
