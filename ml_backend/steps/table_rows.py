@@ -37,6 +37,10 @@ class TableRows:
     def itemsize(self) -> int:
         return self.table.itemsize
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.table.dtype
+
 
 def rows_of(table: NDArray[Any], at: NDArray[np.int64]) -> NDArray[Any] | TableRows:
     """Rows `at` (n,) of `table` (M, d): a slice of it where they are one run."""

@@ -10,6 +10,7 @@ import pytest
 from ml_backend.services import Services
 from ml_backend.steps.choose import build_pool
 from ml_backend.steps.table_rows import rows_of
+from ml_backend.strategies import select
 from tests.labelling import Labelling, content
 
 
@@ -29,6 +30,7 @@ def test_no_vector_is_copied_into_the_pool(services: Services) -> None:
     pool = build_pool(corpus, None)
     assert pool is not None
     assert pool.features.table is corpus.matrix  # type: ignore[attr-defined]
+    assert len(select("auto", pool, 3, np.random.default_rng(0)).rows) == 3, "a strategy reads it"
     for task, vector in zip(pool.ids, pool.features[:], strict=True):
         np.testing.assert_array_equal(vector, corpus.matrix[corpus.at[corpus.rows.ids == task][0]])
 
@@ -91,6 +93,7 @@ def test_rows_of_a_table_read_as_the_array_they_stand_for(at: list[int]) -> None
     table = np.arange(60, dtype=np.float16).reshape(20, 3)
     rows, plain = rows_of(table, np.array(at, dtype=np.int64)), table[at]
     assert (len(rows), rows.shape, rows.ndim, rows.itemsize) == (len(plain), plain.shape, 2, 2)
+    assert rows.dtype == plain.dtype
     np.testing.assert_array_equal(rows[:], plain)
     np.testing.assert_array_equal(rows[1:2], plain[1:2])
     np.testing.assert_array_equal(np.asarray(rows), plain)
