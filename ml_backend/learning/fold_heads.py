@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ml_backend.learning.head import Head
@@ -70,15 +70,18 @@ class FoldHeads:
             return cls((own,))
         try:
             found = load_file(folder / FILE)
-            weight, bias = found["weight"], found["bias"]
-        except (KeyError, TypeError, AttributeError, SafetensorError) as error:
+            pairs = [*zip(found["weight"], found["bias"], strict=True)]
+            whole = len(pairs) == FOLDS
+            if "blind_weight" in found:
+                pairs.append((found["blind_weight"], found["blind_bias"]))
+        except (KeyError, ValueError, TypeError, AttributeError, SafetensorError) as error:
             raise ValueError(f"{FILE} is not whole: {error}") from error
-        if (weight.shape, bias.shape) != ((FOLDS, *own.weight.shape), (FOLDS, *own.bias.shape)):
+        if not whole or any((w.shape, b.shape) != (own.weight.shape, own.bias.shape) for w, b in pairs):
             raise ValueError(f"{FILE} is not of this head")
-        if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in (weight, bias)):
+        if any(array.dtype != np.float32 or not np.isfinite(array).all() for pair in pairs for array in pair):
             raise ValueError(f"{FILE} holds other numbers than finite float32")
-        parts = zip(weight, bias, strict=True)
-        return cls(tuple(Head(own.classes, w, b, own.temperature, own.multilabel) for w, b in parts))
+        heads = tuple(Head(own.classes, w, b, own.temperature, own.multilabel) for w, b in pairs)
+        return cls(heads[:FOLDS], heads[FOLDS] if len(heads) > FOLDS else None)
 
 
 def blind_head(folder: Path, own: Head) -> Head | None:
@@ -92,12 +95,6 @@ def blind_head(folder: Path, own: Head) -> Head | None:
     if not (folder / FILE).exists():
         return own
     try:
-        with safe_open(folder / FILE, "numpy") as found:
-            if "blind_weight" not in found.keys():  # noqa: SIM118 - it is no mapping
-                return None
-            weight, bias = found.get_tensor("blind_weight"), found.get_tensor("blind_bias")
-    except (OSError, TypeError, AttributeError, SafetensorError):
+        return FoldHeads.load(folder).blind
+    except (OSError, ValueError, KeyError, SafetensorError):
         return own
-    if (weight.shape, bias.shape) != (own.weight.shape, own.bias.shape):
-        return own
-    return Head(own.classes, weight, bias, own.temperature, own.multilabel)

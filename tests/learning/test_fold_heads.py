@@ -210,8 +210,12 @@ def test_the_head_that_strategies_ask_is_kept_with_them(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.predict_proba(asked), trained.blind.predict_proba(asked))
     assert not np.array_equal(found.weight, trained.head.weight)
     assert len(FoldHeads.load(tmp_path).heads) == FOLDS
-    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-7])
-    assert blind_head(tmp_path, trained.head) is trained.head, "nobody is kept waiting"
+    whole, tensors = (tmp_path / FILE).read_bytes(), load_file(tmp_path / FILE)
+    for damage in (np.float16(tensors["blind_weight"]), np.full_like(tensors["blind_weight"], np.nan), np.eye(3)):
+        save_file(tensors | {"blind_weight": damage}, tmp_path / FILE)
+        assert blind_head(tmp_path, trained.head) is trained.head, "nobody is kept waiting"
+    (tmp_path / FILE).write_bytes(whole[:-7])
+    assert blind_head(tmp_path, trained.head) is trained.head
 
 
 def test_a_model_without_them_answers_for_no_image_that_it_learned_from() -> None:
