@@ -37,7 +37,7 @@ class Unlabelled:
 class CheckedHead:
     """A linear head fitted to all labels, and what heads fitted without a fold, nor what comes of it, say of that fold.
 
-    logits: (n, C) of the labelled rows, each by the head of its fold; (B, n, C) where that differs by head. weight: (B, C, d). bias: (B, C). The first is that of
+    logits: (n, C) of the labelled rows, each by the head of its fold. weight: (B, C, d). bias: (B, C). The first is that of
     all labels. Where K folds are kept apart, the others are those of all but each, and the last that of all but these K.
     """
 

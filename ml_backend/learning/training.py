@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ml_backend.learning.head import Head
 from ml_backend.learning.logistic import Design, Problems, solve
 from ml_backend.learning.record import FOLDS
-from ml_backend.learning.spreading import CheckedHead, Unlabelled, fit_spread_head
+from ml_backend.learning.spreading import Unlabelled, fit_spread_head
 
 ClassWeight = Literal["balanced"] | None
 PENALTIES = (1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
@@ -102,12 +102,16 @@ def train_head(
     weight, bias = weight + base, bias + base_bias
     logits, temperature = None, 1.0
     if of_folds is not None:
-        checked = CheckedHead(of_folds[chosen], weight, bias)
+        logits = of_folds[chosen[0]]
         if pool is not None:
             spread = fit_spread_head(pool, targets, fold, kept_apart.fold, multilabel=multilabel, seed=seed)
-            checked = _mixed(checked, spread, targets, seen, multilabel=multilabel)
-        weight, bias = checked.weight, checked.bias
-        logits = kept_apart.answered(rows, weight, bias, checked.logits[0])
+            mixtures = [
+                _Mixture.of(of_folds[penalty], spread.logits, targets, each, multilabel=multilabel)
+                for penalty, each in zip(chosen, seen, strict=True)
+            ]
+            logits = mixtures[0].joined(logits, spread.logits)
+            weight, bias = _mixed(mixtures, weight, spread.weight), _mixed(mixtures, bias, spread.bias)
+        logits = kept_apart.answered(rows, weight, bias, logits)
         temperature = _temperature(logits, targets, kept_apart.hearing(), multilabel=multilabel)
     heads = [
         Head(tuple(classes), w.contiguous().numpy(), b.numpy(), temperature, multilabel)
@@ -188,23 +192,6 @@ def _without(weights: torch.Tensor, fold: NDArray[np.int64], folds: int) -> torc
     return left / left.sum(0, keepdim=True).clamp_min(1e-12)
 
 
-def _mixed(
-    alone: CheckedHead, spread: CheckedHead, targets: torch.Tensor, seen: Sequence[torch.Tensor], *, multilabel: bool
-) -> CheckedHead:
-    """Of each head the geometric mean of the probabilities of both, which is a linear head, too.
-
-    alone.logits: (B, n, C). spread.logits: (n, C). seen: B times (n,), the rows that a head has learned from.
-    """
-    pairs = zip(alone.logits, seen, strict=True)
-    mixtures = [_Mixture.of(mine, spread.logits, targets, rows, multilabel=multilabel) for mine, rows in pairs]
-
-    def mixed(of_alone: torch.Tensor, of_spread: torch.Tensor) -> torch.Tensor:
-        return torch.stack([each.joined(*both) for each, *both in zip(mixtures, of_alone, of_spread, strict=True)])
-
-    logits = mixed(alone.logits, spread.logits.expand_as(alone.logits))
-    return CheckedHead(logits, mixed(alone.weight, spread.weight), mixed(alone.bias, spread.bias))
-
-
 @dataclass(frozen=True)
 class _Mixture:
     """share: of the spread head. alone, spread: what the logits of each are multiplied by before, so that they are tempered."""
@@ -235,6 +222,11 @@ class _Mixture:
 
     def joined(self, alone: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
         return torch.lerp(alone * self.alone, spread * self.spread, self.share)
+
+
+def _mixed(mixtures: Sequence[_Mixture], alone: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+    """Weights or biases (B, ...) of both kinds of heads, joined head by head: the geometric mean of what they say is a linear head."""
+    return torch.stack([each.joined(*both) for each, *both in zip(mixtures, alone, spread, strict=True)])
 
 
 def _prior(prior: Head | None, classes: tuple[str, ...], dim: int) -> tuple[torch.Tensor, torch.Tensor]:
