@@ -175,12 +175,14 @@ def finish_runs(path: Path, strategy: str) -> None:
 
 def test_two_simulations_into_one_folder_lose_no_run_and_keep_each_once(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
-    context = get_context("fork")
-    writers = [context.Process(target=finish_runs, args=(path, name)) for name in ("random", "random", "margin")]
+    context = get_context("spawn")  # a fork of this process may wait for ever for threads that it does not have
+    writers = [
+        context.Process(target=finish_runs, args=(path, name), daemon=True) for name in ("random", "random", "margin")
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(300)
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     with path.open(newline="") as file:
         rows = [(row["strategy"], row["seed"], row["labels"]) for row in csv.DictReader(file)]

@@ -218,7 +218,7 @@ def test_store_is_whole_after_writers_were_killed_at_random_moments(tmp_path: Pa
     for attempt in range(10):
         ready = context.Event()
         writers = [
-            context.Process(target=_append_for_ever, args=(tmp_path, (2 * attempt + i) * 10**6, ready))
+            context.Process(target=_append_for_ever, args=(tmp_path, (2 * attempt + i) * 10**6, ready), daemon=True)
             for i in range(2)
         ]
         for writer in writers:
