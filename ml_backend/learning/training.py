@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -29,6 +30,17 @@ EXPECTED, DOUBT = 0.75, 2.0
 """The share expected before any label, and how many nats of evidence speak for it against a share of one more or less."""
 OTHERS = 80.0
 """Rows that somebody chose, a strategy say, count together as so many held-out ones where the temperature is fitted."""
+
+
+@contextmanager
+def _a_core_for_others() -> Iterator[None]:
+    """Threads of a fit wait for each other thousands of times: where another process has one of the cores, so do all."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(threads - 1, 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ class TrainedHead:
     blind: Head | None
 
 
+@_a_core_for_others()
 def train_head(
     features: NDArray[np.floating[Any]],
     labels: NDArray[np.int64] | NDArray[np.bool_],
