@@ -16,7 +16,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +28,9 @@ from ml_backend.learning.training import TrainedHead
 from ml_backend.simulation.code_version import code_digest
 from ml_backend.simulation.data import STRESS, Data
 from ml_backend.simulation.live_protocol import LiveProject
-from ml_backend.simulation.replay import Answers, Apart, Live, Settings, full_pool, judged
+from ml_backend.simulation.replay import Live, Settings, full_pool, judged
 from ml_backend.simulation.runs import data_digest
-from ml_backend.simulation.simulated_head import LiveHead, answers_of
+from ml_backend.simulation.simulated_head import LiveHead
 from ml_backend.strategies import STRATEGIES
 from ml_backend.strategies.advice import GROWTH, cohen_kappa, doubt_of, stopping_advice
 
@@ -63,25 +62,7 @@ class Look:
     reason: str
 
 
-class Watched(LiveHead):
-    """The training of the live loop, which keeps what it came to last."""
-
-    last: TrainedHead | None = None
-
-    def __call__(
-        self,
-        features: NDArray[np.floating[Any]],
-        rows: NDArray[np.int64],
-        labels: NDArray[np.int64],
-        classes: int,
-        seed: int,
-        apart: Apart,
-    ) -> Answers:
-        self.last = self.fit(features, rows, labels, classes, seed, apart)
-        return answers_of(self.last)
-
-
-def looks(data: Data, strategy: str, seed: int, train: Watched) -> Iterator[Look]:
+def looks(data: Data, strategy: str, seed: int, train: LiveHead) -> Iterator[Look]:
     """After each training what the service would say."""
     live = Live(train_after=STEP, late=0)
     project = LiveProject(data, seed, Settings(batch=STEP, budget=BUDGET, live=live), live)
@@ -91,7 +72,7 @@ def looks(data: Data, strategy: str, seed: int, train: Watched) -> Iterator[Look
     answered = project.answer(project.turn(strategy, None).queue, STEP)
     while answered < BUDGET:
         turn = project.turn(strategy, train)
-        if turn.head and train.last:
+        if turn.head:
             labels = int(project.rows.labelled.sum())
             said = turn.head(data.features[fixed]).argmax(1)
             if labels >= GROWTH * before:
@@ -130,7 +111,7 @@ def finished(name: str, strategy: str, seed: int, data: Data) -> tuple[float, li
     key = f"{name}-{strategy}-{seed}-{STEP}-{BUDGET}-{data_digest(data)[:8]}-{code[:8]}"
     path = CACHE / "advice" / f"{key}.json"
     if not path.exists():
-        train = Watched()
+        train = LiveHead()
         found = {
             "full": full_pool(data, seed, train).balanced,
             "looks": [asdict(x) for x in looks(data, strategy, seed, train)],

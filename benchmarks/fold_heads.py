@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.head import Head
-from ml_backend.learning.training import TrainedHead, train_head
+from ml_backend.learning.training import train_head
 from ml_backend.simulation.data import Data, digits
 from ml_backend.simulation.live_protocol import LiveProject
-from ml_backend.simulation.replay import Answers, Live, Settings
-from ml_backend.simulation.simulated_head import LiveHead, answers_of
+from ml_backend.simulation.replay import Live, Settings
+from ml_backend.simulation.simulated_head import LiveHead
 
 POINTS, STEP, FIRST_SEED = (40, 60, 100, 200), 20, 200
 
@@ -47,19 +47,9 @@ def told(values: NDArray[np.float64]) -> str:
     return f"{100 * values.mean():+.2f} ± {100 * values.std(ddof=1) / len(values) ** 0.5:.2f}"
 
 
-class Watched(LiveHead):
-    """The training of the live loop, which keeps what it came to last."""
-
-    last: TrainedHead
-
-    def __call__(self, *given: object) -> Answers:
-        self.last = self.fit(*given)  # type: ignore[arg-type]
-        return answers_of(self.last)
-
-
 def points(data: Data, strategy: str, seed: int) -> Iterator[tuple[float, float]]:
     """At each of `POINTS`: the accuracy shown minus the fresh one, and the luck of the draw."""
-    train = Watched()
+    train = LiveHead()
     project = LiveProject(data, seed, Settings(batch=STEP, budget=POINTS[-1], live=Live()), Live())
     everything = known_all_else(data, project)
     usual = share(everything, data.test_features, data.test_labels)

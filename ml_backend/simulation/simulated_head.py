@@ -16,8 +16,10 @@ from ml_backend.simulation.replay import Answers, Apart
 class LiveHead:
     """Cold, its penalty and temperature chosen on folds, and with what the unlabelled teach: the training of the live loop.
 
-    The graph of the pool seen last is kept, for the runs that share it.
+    The graph of the pool seen last is kept, for the runs that share it. last: what the last training came to.
     """
+
+    last: TrainedHead
 
     def __init__(self) -> None:
         self._pool: NDArray[np.floating[Any]] | None = None
@@ -33,25 +35,10 @@ class LiveHead:
         apart: Apart,
     ) -> Answers:
         """Train on the labels (n,) of `rows` (n,) of the pool's features (N, d)."""
-        return answers_of(self.fit(features, rows, labels, classes, seed, apart))
-
-    def fit(
-        self,
-        features: NDArray[np.floating[Any]],
-        rows: NDArray[np.int64],
-        labels: NDArray[np.int64],
-        classes: int,
-        seed: int,
-        apart: Apart,
-    ) -> TrainedHead:
-        """The same, with the heads of the folds that are held out."""
         everywhere = np.arange(len(features))
         if self._graph is None or self._pool is not features:
             self._pool, self._graph = features, graph_of(features, everywhere)
         pool = Unlabelled(self._graph, features, everywhere, rows)
         names = [str(c) for c in range(classes)]
-        return train_head(features[rows], labels, names, seed=seed, pool=pool, apart=apart)
-
-
-def answers_of(trained: TrainedHead) -> Answers:
-    return Answers(trained.head.predict_proba, trained.blind.predict_proba if trained.blind else None)
+        self.last = train_head(features[rows], labels, names, seed=seed, pool=pool, apart=apart)
+        return Answers(self.last.head.predict_proba, self.last.blind.predict_proba if self.last.blind else None)
