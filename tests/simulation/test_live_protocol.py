@@ -12,7 +12,7 @@ from ml_backend import cli, split
 from ml_backend.simulation.data import Data, unit_rows, with_skips
 from ml_backend.simulation.live_protocol import LiveProject, live_replay
 from ml_backend.simulation.replay import Answers, Live, Settings
-from tests.simulation.test_simulation import nearest_mean
+from tests.simulation.blobs import nearest_mean
 
 
 def blobs(seed: int, size: int = 300) -> Data:
