@@ -26,8 +26,11 @@ PRIOR_PENALTIES = (1e2, 1e1, 1.0, 1e-1, *PENALTIES)
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the head that learned from the unlabelled, in the mixture."""
-EXPECTED, DOUBT = 0.75, 2.0
-"""The share expected before any label, and how many nats of evidence speak for it against a share of one more or less."""
+EXPECTED, PRIOR_EXPECTED = (0.75, 2.0), (0.0, 4.0)
+"""The share expected before any label, and how many nats of evidence speak for it against a share of one more or less.
+
+The second where the other head starts from one that is there already, and so need not be poor while there are few labels.
+"""
 OTHERS = 80.0
 """Rows that somebody chose, a strategy say, count together as so many held-out ones where the temperature is fitted."""
 
@@ -92,7 +95,8 @@ def train_head(
 
     labels: (n,) int64 class index, or (n, C) bool for multi-label. Classes without a label keep a (small)
     probability. prior: a head for the same classes to start from; only the difference to it is penalised, so few
-    labels correct it rather than replace it. pool: what the rows are part of; then the unlabelled teach as well.
+    labels correct it rather than replace it. pool: what the rows are part of; then the unlabelled teach as well: from a
+    prior once the labels show that they do better.
     apart: (n,) the fold, 0 to FOLDS - 1, of each held-out row, -1 for the others; then FOLDS more heads are fitted, each
     without the held-out rows of its fold, and one without any of them; and they count for more in the temperature.
     Deterministic on one machine: same rows, same seed, same number of threads -> same weights. Raises ValueError for no rows,
@@ -118,8 +122,9 @@ def train_head(
         logits = of_folds[chosen[0]]
         if pool is not None:
             spread = fit_spread_head(pool, targets, fold, kept_apart.fold, multilabel=multilabel, seed=seed)
+            expected = PRIOR_EXPECTED if prior else EXPECTED
             mixtures = [
-                _Mixture.of(of_folds[penalty], spread.logits, targets, each, multilabel=multilabel)
+                _Mixture.of(of_folds[penalty], spread.logits, targets, each, expected, multilabel=multilabel)
                 for penalty, each in zip(chosen, seen, strict=True)
             ]
             logits = mixtures[0].joined(logits, spread.logits)
@@ -215,10 +220,18 @@ class _Mixture:
 
     @classmethod
     def of(
-        cls, alone: torch.Tensor, spread: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, *, multilabel: bool
+        cls,
+        alone: torch.Tensor,
+        spread: torch.Tensor,
+        targets: torch.Tensor,
+        rows: torch.Tensor,
+        expected: tuple[float, float],
+        *,
+        multilabel: bool,
     ) -> _Mixture:
-        """The share that does best on these rows (n,), asked by folds; few of them are hardly heard."""
-        best = cls(EXPECTED, 1.0, 1.0)
+        """The share that does best on these rows (n,), asked by folds; few of them are hardly heard. expected: see `EXPECTED`."""
+        usual, doubt = expected
+        best = cls(usual, 1.0, 1.0)
         if not bool(rows.any()):
             return best
         targets, own, spread = targets[rows], alone[rows], spread[rows]
@@ -228,7 +241,7 @@ class _Mixture:
             mixture = cls(share, *factors)
             logits = mixture.joined(own, spread)
             tempered = logits / _temperature(logits, targets, multilabel=multilabel)
-            cost = decisions * float(_loss(tempered, targets, multilabel=multilabel)) + DOUBT * (share - EXPECTED) ** 2
+            cost = decisions * float(_loss(tempered, targets, multilabel=multilabel)) + doubt * (share - usual) ** 2
             if cost < lowest:
                 lowest, best = cost, mixture
         return best

@@ -154,8 +154,7 @@ class Trainer:
         """A head, trained cold on the stored vectors, labelled or not; where the project started from a model, from its head."""
         prior = self._prior(project, corpus)
         on_progress(0.0, "looking for neighbours")
-        # What few labels spread knows nothing of the classes that a model from elsewhere knows already.
-        pool = None if prior else self._unlabelled(project, corpus, examples)
+        pool = self._unlabelled(project, corpus, examples)
         on_progress(0.5, "training")
         fold = corpus.folds(examples)
         trained = train_head(

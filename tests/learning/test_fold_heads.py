@@ -87,7 +87,7 @@ def test_what_is_chosen_for_a_fold_head_is_chosen_without_its_images(monkeypatch
         rows.append(by)
         return 0
 
-    def mixture_spy(_alone: Any, _spread: Any, _targets: Any, by: torch.Tensor, **_: bool) -> _Mixture:
+    def mixture_spy(_alone: Any, _spread: Any, _targets: Any, by: torch.Tensor, *_: Any, **_by: bool) -> _Mixture:
         rows.append(by)
         return _Mixture(0.5, 1.0, 1.0)
 

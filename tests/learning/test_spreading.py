@@ -48,6 +48,24 @@ def test_where_neighbours_say_nothing_the_head_is_that_of_the_labels() -> None:
     assert accuracy(spread, data) > accuracy(alone, data) - 0.01
 
 
+def test_the_unlabelled_correct_a_prior_that_is_wrong_and_leave_one_alone_that_is_right() -> None:
+    data = digits(0)
+    elsewhere, here = np.split(np.random.default_rng(0).permutation(len(data.features)), [150])
+    here = np.sort(here)
+    pool = Data("pool", NAMES, data.features[here], data.labels[here], data.test_features, data.test_labels)
+
+    def gain(shift: int, labels: int) -> float:
+        """Of a model from elsewhere, whose classes are so many places off, corrected here by so many labels."""
+        prior = train_head(data.features[elsewhere], (data.labels[elsewhere] + shift) % 10, NAMES, seed=0).head
+        at = few_labels(pool, labels)
+        alone = train_head(pool.features[at], pool.labels[at], NAMES, seed=0, prior=prior)
+        spread = train_head(pool.features[at], pool.labels[at], NAMES, seed=0, prior=prior, pool=unlabelled(pool, at))
+        return accuracy(spread, data) - accuracy(alone, data)
+
+    assert gain(3, 40) > 0.1
+    assert gain(0, 5) > -0.02
+
+
 def test_what_a_row_is_answered_by_folds_does_not_know_its_label() -> None:
     """Labels at random: folds that had seen them, or what came of them, would be right more often than one in ten."""
     data = digits(0)
