@@ -231,7 +231,8 @@ def test_a_full_disk_is_no_failure_of_the_job(services: Services, monkeypatch: p
 
 STUCK = """
 import sys, time
-from ml_backend import cycle, worker
+from ml_backend import cycle
+from ml_backend.worker import loop
 def stuck(project, services, progress, **_):
     progress(0.5, "in a library")
     print("stuck", flush=True)
@@ -251,11 +252,15 @@ def test_a_worker_in_a_long_step_ends_soon_and_hands_its_job_back(services: Serv
         stderr=subprocess.DEVNULL,
     )
     assert process.stdout is not None
-    process.stdout.readline()
-    began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=PATIENCE)
-    assert time.monotonic() - began < 20.0  # five on a quiet machine; by itself it would sleep for sixty
+    try:
+        assert process.stdout.readline() == b"stuck\n"
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+        assert time.monotonic() - began < 40.0  # five on a quiet machine; by itself it would sleep for sixty
+    finally:
+        process.kill()
+        process.communicate()
     due = services.jobs.status(project).due
     assert due is not None
     assert (due.crashes, due.failures) == (0, 0)
