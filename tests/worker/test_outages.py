@@ -32,7 +32,7 @@ from tests.postgresql import restartable
 HOST = "http://localhost:8080"
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
-PATIENCE = 30.0
+PATIENCE = 240.0
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def until(condition: Callable[[], object]) -> None:
 def working(services: Services, name: str) -> Iterator[Worker]:
     """A worker at work, in a thread."""
     at_work = Worker(services, name)
-    thread = threading.Thread(target=at_work.run, name=name)
+    thread = threading.Thread(target=at_work.run, name=name, daemon=True)
     thread.start()
     try:
         yield at_work
@@ -205,7 +205,7 @@ def test_a_read_only_data_folder_ends_the_service_with_one_sentence(tmp_path: Pa
         process = subprocess.run(
             [sys.executable, "-m", "ml_backend.worker.loop"],
             env={**os.environ, "ML_BACKEND_DATA_DIR": str(disk), "LABEL_STUDIO_API_KEY": "k"},
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
     assert process.returncode == CANNOT_HEAL
     assert len(process.stderr.splitlines()) == 1, process.stderr
@@ -336,5 +336,5 @@ def status_command(disk: Path) -> str:
         "LABEL_STUDIO_URL": HOST,
     }
     command = [sys.executable, "-m", "ml_backend.cli", "sync", "status"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     return done.stdout + done.stderr
