@@ -25,7 +25,7 @@ from tests.steps import test_large_projects as large
 from tests.steps.test_large_projects import Host, connected, services_in
 
 WITHIN = 20.0  # five on a quiet machine; to the end each would take a minute and more
-PATIENCE = 60.0
+PATIENCE = 300.0
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_cancelled_while_fine_tuning_nothing_is_published_and_the_queued_job_sta
             tuning.reached.set()
 
     monkeypatch.setattr(heartbeat.Heartbeat, "progress", progress)
-    assert seconds_to_cancel(services, project, tuning) < WITHIN
+    cancelled_soon(services, project, tuning)
     ended_well(services, project)
 
 
@@ -116,7 +116,7 @@ def test_cancelled_while_images_are_encoded_the_job_ends(services: Services, mon
     project = connected(services, Host(6_000))
     monkeypatch.setattr("ml_backend.project_encoders.ProjectEncoders.of", lambda *_: large.encoder())
     services.hosts._readers[large.HOST] = Slow(at := At())  # type: ignore[assignment]
-    assert seconds_to_cancel(services, project, at) < WITHIN
+    cancelled_soon(services, project, at)
     ended_well(services, project)
 
 
@@ -148,10 +148,14 @@ class Slow:
         return large.picture(task.id)
 
 
-def seconds_to_cancel(services: Services, project: Project, at: At) -> float:
-    """From the cancel, asked for once the job is at something, to its end; a label has come in meanwhile."""
+def cancelled_soon(services: Services, project: Project, at: At) -> None:
+    """Cancel the job once it is at something, and see it end; a label has come in meanwhile.
+
+    Where the machine is so busy that it took longer than that to get there, it may take as long: most is still to do then.
+    """
     worker = Worker(services, "mine")
-    thread = threading.Thread(target=worker.work)
+    thread = threading.Thread(target=worker.work, daemon=True)
+    started = time.monotonic()
     thread.start()
     at.wait()
     services.jobs.mark_due(project, labels=1, reason="ANNOTATION_CREATED")
@@ -159,7 +163,7 @@ def seconds_to_cancel(services: Services, project: Project, at: At) -> float:
     assert services.jobs.cancel(project)
     thread.join(PATIENCE)
     assert not thread.is_alive()
-    return time.monotonic() - began
+    assert time.monotonic() - began < max(WITHIN, began - started)
 
 
 def ended_well(services: Services, project: Project) -> None:
