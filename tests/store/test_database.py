@@ -149,7 +149,7 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
 
 
 def open_and_work(url: str, number: int, barrier: Barrier) -> None:
-    barrier.wait(30)
+    barrier.wait(300)
     database = Database(url)
     ledger, jobs = Ledger(database), Jobs(database)
     for n in range(5):
@@ -163,11 +163,11 @@ def open_and_work(url: str, number: int, barrier: Barrier) -> None:
 def test_processes_started_together_make_one_sound_store_and_lose_no_mark(url: str) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
-    processes = [context.Process(target=open_and_work, args=(url, n, barrier)) for n in range(3)]
+    processes = [context.Process(target=open_and_work, args=(url, n, barrier), daemon=True) for n in range(3)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(300)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     database = Database(url)
     found = Ledger(database).projects()

@@ -7,6 +7,7 @@ are spread over the whole work, and a failure can be repeated.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,12 @@ def run_until(work: Callable[[], Any], line: int | None) -> tuple[int, int]:
             os._exit(BROKEN)
         os._exit(SURVIVED)
     os.close(writer)
-    _, status = os.waitpid(child, 0)
+    try:
+        _, status = os.waitpid(child, 0)
+    except BaseException:  # the time of the test is over: a child that waits for ever is not left behind
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
     with os.fdopen(reader, "rb") as pipe:
         lines_run = int(pipe.read() or 0)
     return os.waitstatus_to_exitcode(status), lines_run

@@ -55,7 +55,7 @@ def test_an_answer_reconciled_at_any_moment_of_judging_anew_is_kept(tmp_path: Pa
         for annotation in given:
             studio.update(annotation.id, "dog" if moment % 2 else "cat")
         extra = studio.annotate(studio.create_task(1).id, "owl")
-        work = threading.Thread(target=full, args=(Ledger(other), project, studio))
+        work = threading.Thread(target=full, args=(Ledger(other), project, studio), daemon=True)
         with stepping_in(database, other, work, moment) as meeting:
             ledger.reconcile(project, [], full=False)
         met = meeting()
@@ -103,7 +103,7 @@ def stepping_in(
         sa.event.remove(database.engine, "before_cursor_execute", step)
         if statements < moment:
             work.start()
-        work.join(30)
+        work.join(120)
         assert not work.is_alive()
 
 

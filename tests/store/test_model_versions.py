@@ -255,11 +255,11 @@ def test_a_version_being_written_is_not_swept_from_under_its_writer(
     def slow(folder: Path) -> None:
         weights(folder)
         writing.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
 
-    writer = threading.Thread(target=versions.publish, args=(project, 1, slow))
+    writer = threading.Thread(target=versions.publish, args=(project, 1, slow), daemon=True)
     writer.start()
-    assert writing.wait(10)
+    assert writing.wait(60)
     assert list(Versions(versions.root, database).sweep()) == []
     go_on.set()
     writer.join()

@@ -223,7 +223,7 @@ def test_store_is_whole_after_writers_were_killed_at_random_moments(tmp_path: Pa
         ]
         for writer in writers:
             writer.start()
-        assert ready.wait(30)
+        assert ready.wait(300)
         time.sleep(generator.uniform(0, 0.02))  # the moment of the kill, not a wait for anything
         for writer in writers:
             writer.kill()
