@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
 from sqlalchemy.dialects import sqlite
 
 from ml_backend.records import LabelSchema, ProjectKey
@@ -29,6 +30,10 @@ SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))
 HOST = KEY.host
 SQLITE_ENGINE = store._sqlite_engine
 """As it is outside of tests: it waits for the disk."""
+
+# By itself hypothesis fails an example that takes 0.2 s, as any does now and then where something else has the machine.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_collection_finish() -> None:

@@ -55,7 +55,7 @@ def test_pandas_reads_back_every_name_and_label_exactly(tmp_path: Path) -> None:
     assert frame["label"].tolist() == NASTY
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1), min_size=1

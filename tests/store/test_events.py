@@ -204,7 +204,7 @@ payloads = st.dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
 @given(action=st.sampled_from([*READERS, "SOMETHING_ELSE"]), payload=payloads)
 def test_any_json_is_kept_or_refused_and_nothing_else_is_raised(
     inbox: Inbox, project: Project, action: str, payload: dict[str, Any]

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_backend.records import LabelSchema, ProjectKey
@@ -172,7 +172,7 @@ def majority(annotations: list[Any], config: tuple[str, ...]) -> str | None:
     return max(tied, key=lambda a: a.created_at).labels[0] if tied else None
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(st.lists(happenings, min_size=5, max_size=50))
 def test_any_history_with_any_losses_ends_as_the_api_says(database: Database, history: list[Any]) -> None:
     host = next(hosts)
@@ -197,7 +197,7 @@ def test_any_history_with_any_losses_ends_as_the_api_says(database: Database, hi
         assert told == {task_id: label for task_id, label in truth.items() if label is not None}
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20)
 @given(st.lists(happenings, min_size=5, max_size=40), st.integers(0, 2**32 - 1))
 def test_where_no_event_is_lost_incremental_reconciles_are_enough(
     database: Database, history: list[Any], seed: int
