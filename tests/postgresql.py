@@ -30,15 +30,18 @@ class Cluster:
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off -c unix_socket_directories={self.folder}"
-        self.run("pg_ctl", "-D", f"{self.folder}/data", "-o", options, "-l", f"{self.folder}/log", "-w", "start")
+        self.control("-o", options, "-l", f"{self.folder}/log", "start")
 
     def stop(self) -> None:
         """As if its processes were killed: every connection breaks, and the next start recovers from the log."""
-        self.run("pg_ctl", "-D", f"{self.folder}/data", "-m", "immediate", "-w", "stop")
+        self.control("-m", "immediate", "stop")
+
+    def control(self, *arguments: str) -> None:
+        self.run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-t", "240", *arguments)
 
     def run(self, name: str, *arguments: str) -> None:
         command = [str(binary(name)), *arguments]
-        subprocess.run(command, user=self.user, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, timeout=60)
+        subprocess.run(command, user=self.user, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, timeout=300)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(1_800)
 def test_every_test_of_the_store_passes_on_postgresql_too(server: str) -> None:
     here = Path(__file__).parent
     done = subprocess.run(
@@ -52,7 +53,7 @@ def test_every_test_of_the_store_passes_on_postgresql_too(server: str) -> None:
         cwd=here.parents[1],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1_500,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:]
@@ -65,5 +66,5 @@ def test_a_store_on_postgresql_is_opened_by_many_at_once(server: str) -> None:
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
         for _ in range(3)
     ]
-    ids = {process.communicate(timeout=60)[0].strip() for process in opening}
+    ids = {process.communicate(timeout=240)[0].strip() for process in opening}
     assert ids == {Database(server).store_id}
