@@ -173,7 +173,7 @@ def test_files_in_sight_are_read_from_disk(host: Host, tmp_path: Path) -> None:
             reader.fetch(f"/data/local-files/?d={reference}")
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_what_is_no_file_below_the_media_root_is_not_waited_for(host: Host, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with socket.socket(socket.AF_UNIX) as listening:

@@ -100,7 +100,6 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_no_request_that_the_openapi_allows_or_forbids_is_a_fault_of_the_service(app: Any) -> None:
     answers = ask_everything(app, 12)
     assert len(answers) >= 20

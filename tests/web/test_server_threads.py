@@ -52,9 +52,9 @@ async def _while_predictions_wait(services: Services, slow: Slow) -> None:
             assert await asyncio.to_thread(slow.waiting.acquire, timeout=60)
             event = {"action": "TASKS_CREATED", "project": {"id": 3}, "tasks": [{"id": 1}]}
             for path, sent in (("/webhook", event), ("/setup", SETUP)):
-                answer = await asyncio.wait_for(client.post(path, json=sent), timeout=10)
+                answer = await asyncio.wait_for(client.post(path, json=sent), timeout=30)
                 assert answer.status_code == 200
-            assert (await asyncio.wait_for(client.get("/health"), timeout=10)).status_code == 200
+            assert (await asyncio.wait_for(client.get("/health"), timeout=30)).status_code == 200
             assert not any(prediction.done() for prediction in predictions)
         finally:
             slow.released.set()
