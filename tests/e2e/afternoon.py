@@ -217,7 +217,7 @@ class Afternoon:
         """Run `ml-backend ...` for the project, beside the service; returns what it printed."""
         command = [sys.executable, "-m", "ml_backend.cli", *arguments, "--project", str(self.project_id)]
         environment = os.environ | self.stack.environment
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, f"{' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done.stdout
 

@@ -24,6 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+            if item.get_closest_marker("timeout") is None:  # the longest takes two minutes where nothing else runs
+                item.add_marker(pytest.mark.timeout(1_800))
 
 
 @pytest.fixture(scope="session")

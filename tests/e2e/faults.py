@@ -118,7 +118,7 @@ class Faults:
                 env={**os.environ, **self.stack.environment},
                 capture_output=True,
                 text=True,
-                timeout=180,
+                timeout=900,
                 check=False,
             )
             assert "Traceback" not in ended.stderr, ended.stderr

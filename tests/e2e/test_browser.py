@@ -44,7 +44,7 @@ def chromium() -> str:
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(1_800)
+@pytest.mark.timeout(5_400)
 @pytest.mark.parametrize("cell", SHORT.values(), ids=SHORT)
 def test_an_afternoon_loses_no_answer_and_shows_no_error(
     request: pytest.FixtureRequest, tmp_path: Path, cell: Cell

@@ -32,7 +32,7 @@ class Annotator(threading.Thread):
     """Labels what is served; now and then skips, changes a mind, takes an answer back, or answers a task again."""
 
     def __init__(self, stack: Stack, who: LabelStudio, seed: int, stop: threading.Event) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self.stack, self.who, self.stop = stack, who, stop
         self.rng = random.Random(seed)
         self.mine: dict[int, int] = {}  # annotation id -> task id
@@ -89,10 +89,11 @@ class Annotator(threading.Thread):
         return self.rng.choice(self.stack.schema.labels)
 
 
-LONG = (pytest.mark.long, pytest.mark.timeout(3600))
+SHORT = (pytest.mark.timeout(3_600),)
+LONG = (pytest.mark.long, pytest.mark.timeout(14_400))
 AFTERNOONS = {
-    "fifteen-sqlite": (15, False, ()),
-    "twenty-five-postgresql": (25, True, ()),
+    "fifteen-sqlite": (15, False, SHORT),
+    "twenty-five-postgresql": (25, True, SHORT),
     "hundred-sqlite": (120, False, LONG),
     "hundred-postgresql": (120, True, LONG),
 }
@@ -100,7 +101,6 @@ AFTERNOONS = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("kills", "postgresql"),
     [pytest.param(kills, there, id=name, marks=marks) for name, (kills, there, marks) in AFTERNOONS.items()],
