@@ -49,7 +49,7 @@ class FakeBackend:
         self._server.shutdown()
         self._server.server_close()
 
-    def wait_for(self, action: str, timeout: float = 20.0) -> dict[str, Any]:
+    def wait_for(self, action: str, timeout: float = 120.0) -> dict[str, Any]:
         with self._arrived:
             found = self._arrived.wait_for(lambda: any(e["action"] == action for e in self.events), timeout)
             assert found, f"no {action} among {[e['action'] for e in self.events]}"

@@ -176,8 +176,17 @@ def service(environment: dict[str, str], settings: Settings, *options: str) -> I
         wait_until(lambda: _healthy(settings.url), "healthy service")
         yield process
     finally:
-        process.terminate()
-        process.wait(30)
+        ended(process)
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """Ask a server to end, and see that it does."""
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _healthy(url: str) -> bool:

@@ -14,7 +14,7 @@ from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.worker.supervisor import die_with_parent
 from tests.e2e import acts
-from tests.e2e.stack import Stack, inline, wait_until
+from tests.e2e.stack import Stack, ended, inline, wait_until
 
 PYTHON = Path(__file__).resolve().parents[2] / ".venv-upstream" / "bin" / "python"
 SERVER = """
@@ -54,8 +54,7 @@ def upstream(stack: Stack, tmp_path: Path) -> Iterator[str]:
         wait_until(lambda: answers(url), "upstream server")
         yield url
     finally:
-        process.terminate()
-        process.wait(30)
+        ended(process)
 
 
 def answers(url: str) -> bool:
