@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +75,19 @@ def test_a_version_or_sampling_that_a_person_chose_is_put_right_before_the_poll_
             for hook in client.webhooks(stack.project_id):
                 client.update_webhook(hook["id"], is_active=False)
         for change in ({"model_version": ""}, {"sampling": "Sequential sampling"}):
+            changed = datetime.now(UTC)
             client.update_project(stack.project_id, **change)
             seen = state(stack)
-            wait_until(lambda: _is_right(client, stack, name), "queue put right", POLL_S)
-            wait_until(lambda: state(stack) == "verified", "verified queue", POLL_S)
+            wait_until(lambda: _is_right(client, stack, name), "queue put right")
+            wait_until(lambda: state(stack) == "verified", "verified queue")
+            assert _looked_after(stack, changed) < POLL_S
             assert seen == "pushed" or not events
+
+
+def _looked_after(stack: Stack, changed: datetime) -> float:
+    """Seconds until a turn was due that looked at a change; what the turn takes depends on how busy the machine is."""
+    made = [job.created_at for job in stack.services.jobs.history(stack.project) if job.created_at > changed]
+    return (min(made) - changed).total_seconds() if made else 0.0  # one was under way
 
 
 def _is_right(client: LabelStudio, stack: Stack, name: str) -> bool:
