@@ -20,6 +20,8 @@ from ml_backend.store.projects import Project
 from ml_backend.store.version_meta import VersionMeta
 from tests.slices import held_out
 
+pytestmark = pytest.mark.slow
+
 HOST = "http://127.0.0.1:9"
 KEY = "k" * 40
 CONFIG = """<View><Image name="image" value="$image"/>

@@ -34,6 +34,7 @@ def test_one_label_is_followed_through_at_most_eight_files_each_opened_once() ->
     assert [name for name in opened if not (ROOT / "ml_backend" / name).exists()] == []
 
 
+@pytest.mark.slow
 @each_page
 def test_a_command_that_a_page_names_in_passing_exists_with_its_options(page: Path) -> None:
     known = dict(parsers())

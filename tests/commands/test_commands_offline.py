@@ -142,6 +142,7 @@ def test_looking_at_a_project_does_not_make_it_known(
     assert services.ledger.projects() == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("project")
 def test_status_does_not_wait_for_torch() -> None:
     code = "import sys; from ml_backend import cli; cli.main(['sync', 'status']); sys.exit('torch' in sys.modules)"

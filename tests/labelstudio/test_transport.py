@@ -91,6 +91,7 @@ def test_a_legacy_token_is_sent_as_it_is(host: Host) -> None:
     assert host.requests == [("GET", "/api/version", "Token abc123")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 def test_an_idempotent_request_is_repeated(host: Host, method: str) -> None:
     host.reply = answers(500, 503)

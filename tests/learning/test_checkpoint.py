@@ -170,6 +170,7 @@ def test_a_run_that_diverged_goes_on_as_well(path: Path) -> None:
     assert standing(path) > before
 
 
+@pytest.mark.slow
 def test_the_state_of_others_random_numbers_is_left_alone() -> None:
     before = torch.get_rng_state()
     run()

@@ -58,6 +58,7 @@ def test_a_dozen_right_answers_make_nothing_certain() -> None:
     assert found["macro_f1"]["low"] < 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "accuracy"), [(20, 0.9), (50, 0.8), (100, 0.85)])
 def test_the_interval_of_macro_f1_holds_the_truth_in_nineteen_of_twenty_cases(n: int, accuracy: float) -> None:
     rng = np.random.default_rng(n)
@@ -128,6 +129,7 @@ def test_the_balanced_accuracy_is_the_mean_recall_of_the_classes_that_are_there(
     assert (one["low"], one["high"]) == (round(low, 4), round(high, 4))
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_balanced_accuracy_holds_the_truth_nearly_as_often_as_it_says() -> None:
     rng, recall = np.random.default_rng(0), np.array([0.95, 0.8, 0.6])
     held = 0

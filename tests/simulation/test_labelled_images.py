@@ -16,6 +16,8 @@ from ml_backend.errors import InvalidInputError
 from ml_backend.simulation.data import Data
 from ml_backend.simulation.labelled_images import encoded, from_csv, from_folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -14,6 +14,8 @@ from ml_backend.simulation.live_protocol import LiveProject, live_replay
 from ml_backend.simulation.replay import Answers, Live, Settings
 from tests.simulation.blobs import nearest_mean
 
+pytestmark = pytest.mark.slow
+
 
 def blobs(seed: int, size: int = 300) -> Data:
     rng = np.random.default_rng(seed)

@@ -119,6 +119,7 @@ def finish_runs(path: Path, strategy: str) -> None:
     simulate(blobs, [strategy], range(6), SETTINGS, nearest_mean, path, progress=False)
 
 
+@pytest.mark.slow
 def test_two_simulations_into_one_folder_lose_no_run_and_keep_each_once(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     context = get_context("spawn")  # a fork of this process may wait for ever for threads that it does not have
@@ -211,6 +212,7 @@ def live(settings: Settings) -> Settings:
     return replace(settings, live=Live())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "strategy", "settings", "other"),
     [

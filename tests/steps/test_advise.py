@@ -11,6 +11,8 @@ from ml_backend.commands.sync import _status_text
 from ml_backend.store.project_state import Advice
 from tests.bench import Bench
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:

@@ -14,6 +14,8 @@ from ml_backend.manual_promotion import compare
 from ml_backend.store.project_state import Advice
 from tests.bench import KINDS, Bench
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Bench:

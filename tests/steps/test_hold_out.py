@@ -19,6 +19,8 @@ from ml_backend.steps.choose import spare
 from ml_backend.steps.hold_out import reserve
 from tests.labelling import NOW, Labelling, content
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:

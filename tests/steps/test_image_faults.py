@@ -35,6 +35,7 @@ def reader(host: Host) -> ImageReader:
     return ImageReader(Transport(host.url, "t"), hosts=LOOPBACK, seconds=5, retries=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quick", "slow"),
     [

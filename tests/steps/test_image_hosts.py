@@ -27,6 +27,8 @@ from tests.labelstudio.test_transport import Host, running
 from tests.learning.test_pipeline import MeanColour
 from tests.test_predictor import CONFIG, picture, png
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 40
 
 

@@ -15,6 +15,8 @@ from ml_backend.settings import Settings
 from tests.bench import Bench
 from tests.labelling import Labelling, content, task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:

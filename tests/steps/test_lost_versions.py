@@ -15,6 +15,8 @@ from ml_backend.learning.encoders import build_encoder
 from ml_backend.learning.head import Head
 from tests.bench import KINDS, Bench
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:

@@ -27,6 +27,8 @@ from ml_backend.store.rows import PoolRows
 from tests.bench import KINDS, Bench
 from tests.slices import held_out
 
+pytestmark = pytest.mark.slow
+
 MEASURED, LEARNED, RUNS = 20, 200, 150
 ALIKE = 0.9
 """Correlation of what two versions find hard: refitted on ten more labels, 1 to 5 % of answers change each way."""

@@ -94,6 +94,7 @@ def test_our_own_push_is_no_reason_for_a_turn(services: Services, project: Proje
     assert services.jobs.status(project).due is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [None, [], {}, "x" * 100_000, 10**400, True])
 def test_settings_that_no_label_studio_would_send_are_no_error(
     services: Services, project: Project, value: object

@@ -30,6 +30,8 @@ from ml_backend.store.version_meta import VersionMeta
 from tests.fakes import FakeClock, FakeLabelStudio, quick_database
 from tests.readings import answers_to
 
+pytestmark = pytest.mark.slow
+
 STORE = str(Path(reconcile_module.__file__).parent)
 KEY = ProjectKey("http://label-studio", 1)
 SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))

@@ -35,6 +35,7 @@ def pool_with_junk(skipped: tuple[int, ...] = (300, 301), labelled: int = 30) ->
     return replace(pool, features=features.astype(np.float16), labelled=mask, labels=labels, skipped=seen)
 
 
+@pytest.mark.slow
 @aware
 @pytest.mark.parametrize("trained", [False, True])
 def test_what_resembles_skipped_images_is_asked_after_all_else(name: str, *, trained: bool) -> None:

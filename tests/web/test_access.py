@@ -244,6 +244,7 @@ def test_all_bodies_together_have_a_limit_too_and_what_is_done_is_given_back() -
     assert gate_._held == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "body"),
     [

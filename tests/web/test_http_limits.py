@@ -13,6 +13,8 @@ import uvicorn
 
 from ml_backend.web import http_limits
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
