@@ -229,12 +229,14 @@ class Predictor:
 
         A held-out task, whether it is in the queue or not, gets one without a guess, so that no opinion leans on it.
         """
-        queue = self._queue(project)
-        beliefs, contents = self._beliefs(project, [task_from_json(project.schema, dict(task)) for task in tasks])
+        queue, model = self._queue(project), self.current(project)
+        asked = [task_from_json(project.schema, dict(task)) for task in tasks]
+        beliefs, contents = self._beliefs(project, model, asked)
+        least = ticked_from(project, self.settings.prelabels, model.confident_from) if model else None
         ids = [int(task["id"]) for task in tasks]
         held_out = self._held_out(project, ids, contents)
         return [
-            self._answer(project, task_id, belief, queue, held_out=place in held_out)
+            self._answer(project, task_id, belief, queue, None if place in held_out else least)
             for place, (task_id, belief) in enumerate(zip(ids, beliefs, strict=True))
         ]
 
@@ -248,10 +250,12 @@ class Predictor:
         return by_ledger | {place for place, content in contents.items() if split.place(content, seed) < share}
 
     def _answer(
-        self, project: Project, task_id: int, belief: Prediction | None, queue: _Served | None, *, held_out: bool
+        self, project: Project, task_id: int, belief: Prediction | None, queue: _Served | None, least: float | None
     ) -> dict[str, Any]:
-        shown = not held_out and self._shown(project, belief)
-        result = prediction_result(project.schema, belief.labels, belief.confidence) if belief and shown else []
+        """least: the confidence from which on a guess is shown; None: none is."""
+        result: list[dict[str, Any]] = []
+        if belief and not belief.error and least is not None and belief.confidence >= least:
+            result = prediction_result(project.schema, belief.labels, belief.confidence)
         score = queue.scores.get(task_id) if queue else None
         if score is None:
             score = live_score(belief)
@@ -261,16 +265,10 @@ class Predictor:
             answer["error"] = belief.error
         return answer
 
-    def _shown(self, project: Project, belief: Prediction | None) -> bool:
-        model = self.current(project)
-        if belief is None or belief.error or model is None:
-            return False
-        least = ticked_from(project, self.settings.prelabels, model.confident_from)
-        return least is not None and belief.confidence >= least
-
-    def _beliefs(self, project: Project, tasks: Sequence[Task]) -> tuple[list[Prediction | None], Mapping[int, str]]:
-        """What the current version says of each task, None where there is no version yet; content hashes by place."""
-        model = self.current(project)
+    def _beliefs(
+        self, project: Project, model: LoadedModel | None, tasks: Sequence[Task]
+    ) -> tuple[list[Prediction | None], Mapping[int, str]]:
+        """What this version says of each task, None where there is no version yet; content hashes by place."""
         if model is None:
             return [None if t.image else Prediction((), 0.0, error=no_image(project, t)) for t in tasks], {}
         vectors, contents, errors = self._vectors(project, model.encoder, tasks)

@@ -245,6 +245,21 @@ def kept(services: Services, project: Project, model: LoadedModel) -> tuple[Any,
     return known, services.ledger.image_errors(project), len(services.features.matrix(model.encoder.id))
 
 
+def test_all_tasks_of_a_request_are_answered_by_one_version_that_is_looked_up_once(
+    services: Services, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, current = [], services.versions.current
+
+    def spy(of: Project) -> Any:
+        asked.append(of)
+        return current(of)
+
+    monkeypatch.setattr(services.versions, "current", spy)
+    tasks = [{"id": number, "data": {"image": address(png(picture("level", number)))}} for number in range(1, 9)]
+    assert len({answer["model_version"] for answer in services.predictor.predict(project, tasks)}) == 1
+    assert len(asked) == 1
+
+
 def test_predict_notes_nothing_on_the_callers_word(client: TestClient, services: Services, project: Project) -> None:
     """Neither another picture's vector for a labelled task, nor that a picture is unreadable, nor a vector at all."""
     images = {i: address(png(picture("upright", i))) for i in range(2)}
