@@ -196,7 +196,11 @@ class AnchorGraph:
         for left_out in range(int(fold.max()) + 2):
             kept = fold != left_out
             system = (given[kept].T @ given[kept]).toarray() + SMOOTHNESS * laplacian + 1e-6 * np.eye(len(size))
-            anchors = np.maximum(np.linalg.solve(system, given[kept].T @ seeds[kept]), 0)
+            wanted = torch.from_numpy(given[kept].T @ seeds[kept])
+            solved = torch.linalg.solve(
+                torch.from_numpy(system), wanted
+            )  # NumPy's own threads would fight for the cores
+            anchors = solved.clamp_min(0).numpy()
             anchors /= np.maximum(size @ anchors, 1e-12)
             reached.append(np.einsum("rs,rsk->rk", self.share[rows], anchors.astype(np.float32)[self.nearest[rows]]))
         return np.stack(reached, axis=1)
