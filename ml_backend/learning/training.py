@@ -26,18 +26,34 @@ PRIOR_PENALTIES = (1e2, 1e1, 1.0, 1e-1, *PENALTIES)
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the head that learned from the unlabelled, in the mixture."""
-EXPECTED, PRIOR_EXPECTED = (0.75, 2.0), (0.0, 4.0)
-"""The share expected before any label, and how many nats of evidence speak for it against a share of one more or less.
-
-The second where the other head starts from one that is there already, and so need not be poor while there are few labels.
-"""
 OTHERS = 80.0
 """Rows that somebody chose, a strategy say, count together as so many held-out ones where the temperature is fitted."""
 
 
+@dataclass(frozen=True)
+class _Expected:
+    """What is thought of the head that learned from the unlabelled before any label has told.
+
+    share: of it in the mixture. doubt: how many nats of evidence speak for that against a share of one more or less.
+    of_every_class: nothing else is taken for possible while a class has no label, for what spreads knows nothing of it.
+    """
+
+    share: float
+    doubt: float
+    of_every_class: bool
+
+
+EXPECTED = _Expected(0.75, 2.0, of_every_class=False)
+PRIOR_EXPECTED = _Expected(0.0, 4.0, of_every_class=True)
+"""Where the other head starts from one that is there already: it need not be poor, and may know every class."""
+
+
 @contextmanager
 def _a_core_for_others() -> Iterator[None]:
-    """Threads of a fit wait for each other thousands of times: where another process has one of the cores, so do all."""
+    """Threads of a fit wait for each other thousands of times: where another process has one of the cores, so do all.
+
+    For one training at a time in a process: threads that are born meanwhile keep the lower number.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(max(threads - 1, 1))
     try:
@@ -225,23 +241,26 @@ class _Mixture:
         spread: torch.Tensor,
         targets: torch.Tensor,
         rows: torch.Tensor,
-        expected: tuple[float, float],
+        expected: _Expected,
         *,
         multilabel: bool,
     ) -> _Mixture:
-        """The share that does best on these rows (n,), asked by folds; few of them are hardly heard. expected: see `EXPECTED`."""
-        usual, doubt = expected
-        best = cls(usual, 1.0, 1.0)
+        """The share that does best on these rows (n,), asked by folds; few of them are hardly heard."""
+        best = cls(expected.share, 1.0, 1.0)
         if not bool(rows.any()):
             return best
         targets, own, spread = targets[rows], alone[rows], spread[rows]
         factors = [1 / _temperature(each, targets, multilabel=multilabel) for each in (own, spread)]
         lowest, decisions = float("inf"), targets.numel() if multilabel else len(targets)
-        for share in SHARES:
+        every_class = bool(targets.any(0).all())
+        for share in SHARES if every_class or not expected.of_every_class else (expected.share,):
             mixture = cls(share, *factors)
             logits = mixture.joined(own, spread)
             tempered = logits / _temperature(logits, targets, multilabel=multilabel)
-            cost = decisions * float(_loss(tempered, targets, multilabel=multilabel)) + doubt * (share - usual) ** 2
+            cost = (
+                decisions * float(_loss(tempered, targets, multilabel=multilabel))
+                + expected.doubt * (share - expected.share) ** 2
+            )
             if cost < lowest:
                 lowest, best = cost, mixture
         return best

@@ -1,6 +1,7 @@
 """A head that learns from the unlabelled, beside what the labels alone say."""
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from ml_backend.learning.neighbours import NeighbourGraph
@@ -64,6 +65,29 @@ def test_the_unlabelled_correct_a_prior_that_is_wrong_and_leave_one_alone_that_i
 
     assert gain(3, 40) > 0.1
     assert gain(0, 5) > -0.02
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_a_class_that_only_the_prior_knows_is_not_forgotten(multilabel: bool) -> None:
+    """The unlabelled say of a class without a label that nothing is of it."""
+    kept = []
+    for seed in range(3):
+        data = digits(seed)
+        truth = np.eye(10, dtype=bool)[data.labels] if multilabel else data.labels
+        elsewhere, here = np.split(np.random.default_rng(seed).permutation(len(data.features)), [150])
+        prior = train_head(data.features[elsewhere], truth[elsewhere], NAMES, seed=0).head
+        at = np.sort(here[data.labels[here] < 5][:60])
+        apart = np.where(np.arange(60) % 6 == 0, np.arange(60) // 6 % 5, -1)
+        rest = data.test_labels >= 5
+        for pool in (None, unlabelled(data, at)):
+            trained = train_head(data.features[at], truth[at], NAMES, seed=0, prior=prior, pool=pool, apart=apart)
+            assert trained.blind is not None
+            asked = (
+                head.predict_proba(data.test_features) for head in (trained.head, trained.blind, *trained.fold_heads)
+            )
+            kept.append([(p.argmax(1) == data.test_labels)[rest].mean() for p in asked])
+    alone, spread = np.mean(kept[::2], axis=0), np.mean(kept[1::2], axis=0)
+    assert (spread > alone - 0.02).all(), f"{spread} instead of {alone}"
 
 
 def test_what_a_row_is_answered_by_folds_does_not_know_its_label() -> None:
