@@ -63,7 +63,8 @@ class FoldHeads:
     def load(cls, folder: Path) -> FoldHeads:
         """The model's own head alone where a folder has no others: imported, fine-tuned, or of an earlier release.
 
-        Raises what `Head.load` does; ValueError where they are not whole, for then nothing that is fair can answer.
+        Raises what `Head.load` does; ValueError where the fold heads are not whole, for then nothing that is fair can answer.
+        For a blind head that is not whole the own one stands in: it is no reason to compare no versions.
         """
         own = Head.load(folder)
         if not (folder / FILE).exists():
@@ -71,17 +72,24 @@ class FoldHeads:
         try:
             found = load_file(folder / FILE)
             pairs = [*zip(found["weight"], found["bias"], strict=True)]
-            whole = len(pairs) == FOLDS
-            if "blind_weight" in found:
-                pairs.append((found["blind_weight"], found["blind_bias"]))
         except (KeyError, ValueError, TypeError, AttributeError, SafetensorError) as error:
             raise ValueError(f"{FILE} is not whole: {error}") from error
-        if not whole or any((w.shape, b.shape) != (own.weight.shape, own.bias.shape) for w, b in pairs):
-            raise ValueError(f"{FILE} is not of this head")
-        if any(array.dtype != np.float32 or not np.isfinite(array).all() for pair in pairs for array in pair):
-            raise ValueError(f"{FILE} holds other numbers than finite float32")
         heads = tuple(Head(own.classes, w, b, own.temperature, own.multilabel) for w, b in pairs)
-        return cls(heads[:FOLDS], heads[FOLDS] if len(heads) > FOLDS else None)
+        if len(heads) != FOLDS or not all(_is_like(head, own) for head in heads):
+            raise ValueError(f"{FILE} is not of this head, or holds other numbers than finite float32")
+        if "blind_weight" not in found:
+            return cls(heads)
+        pair = found["blind_weight"], found.get("blind_bias", np.empty(0, np.float32))
+        blind = Head(own.classes, *pair, own.temperature, own.multilabel)
+        return cls(heads, blind if _is_like(blind, own) else own)
+
+
+def _is_like(head: Head, own: Head) -> bool:
+    arrays = (head.weight, own.weight), (head.bias, own.bias)
+    return all(
+        mine.shape == other.shape and mine.dtype == np.float32 and bool(np.isfinite(mine).all())
+        for mine, other in arrays
+    )
 
 
 def blind_head(folder: Path, own: Head) -> Head | None:
