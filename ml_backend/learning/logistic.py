@@ -146,8 +146,9 @@ class _State:
             length = torch.where(worse, 0.5 * length, length)
         s, y = w - self.w, gradient - self.gradient
         curvature = _dot(s, y)
-        # Without positive curvature (rounding, at convergence) the pair is made to count for nothing.
-        rho = torch.where(curvature > 1e-12 * _dot(y, y * self.scale), 1.0 / curvature, 0.0)
+        # Without positive curvature (rounding, at convergence), or one too small for its inverse, the pair counts for nothing.
+        inverse = 1.0 / curvature
+        rho = torch.where((curvature > 1e-12 * _dot(y, y * self.scale)) & inverse.isfinite(), inverse, 0.0)
         self.pairs = [*self.pairs, (s, y, rho)][-MEMORY:]
         self.w, self.value, self.gradient = w, value, gradient
         return -0.5 * slope

@@ -136,6 +136,21 @@ def test_several_labels_an_image_are_learned_apart(digits: Digits) -> None:
     assert probabilities[:, 3].max() < 0.1
 
 
+@pytest.mark.parametrize("margin", [10.0, 30.0, 45.0, 1000.0])
+def test_a_prior_that_is_right_and_all_but_certain_fails_no_training(margin: float) -> None:
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(2, size=20)
+        features = rng.normal(size=(20, 16))
+        features[:, 0] = 3 * (2 * labels - 1)
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
+        weight = np.zeros((2, 16), np.float32)
+        weight[:, 0] = -margin, margin
+        prior = Head(("a", "b"), weight, np.zeros(2, np.float32), 1.0, False)
+        head = train_head(features, labels, ("a", "b"), seed=0, prior=prior).head
+        assert accuracy(head, features, labels) == 1.0
+
+
 def test_prior_head_is_kept_with_few_labels_and_outgrown_with_many(digits: Digits) -> None:
     features, labels = digits
     prior = train_head(features[:400], labels[:400], CLASSES, seed=0).head
