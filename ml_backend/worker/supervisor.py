@@ -26,15 +26,15 @@ LONGEST_PAUSE = 5.0
 """Starting a process costs some three seconds of one core: a pause of this length keeps a broken one from being a load."""
 
 
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-"""Opened here: between a fork and an exec that may wait for ever for what another thread was just doing."""
+PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+"""Looked up here: between a fork and an exec that may wait for ever for what another thread was just doing."""
 
 
 def die_with_parent() -> None:
     """In a child, before exec: ask Linux for SIGTERM should the parent be killed. Elsewhere a no-op."""
-    if LIBC is not None:
+    if PRCTL is not None:
         pr_set_pdeathsig = 1
-        LIBC.prctl(pr_set_pdeathsig, signal.SIGTERM)
+        PRCTL(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def on_termination(do: Callable[[], object]) -> None:
