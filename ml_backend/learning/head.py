@@ -76,6 +76,11 @@ class Head:
         """Raises OSError, ValueError, KeyError or SafetensorError where it is not whole."""
         meta = json.loads((folder / "head.json").read_text(encoding="utf-8"))
         try:
+            classes, temperature = tuple(meta["classes"]), float(meta["temperature"])
+            multilabel = bool(meta["multilabel"])
+        except TypeError as error:
+            raise ValueError(f"head.json is not a head's: {error}") from error
+        try:
             tensors = load_file(folder / "head.safetensors")
         except (
             TypeError,
@@ -84,10 +89,4 @@ class Head:
             raise ValueError(f"head.safetensors holds numbers of a kind that is not supported: {error}") from error
         if odd := [name for name in ("weight", "bias") if tensors[name].dtype.kind != "f"]:
             raise ValueError(f"head.safetensors holds numbers of a kind that is not supported: {', '.join(odd)}")
-        return cls(
-            classes=tuple(meta["classes"]),
-            weight=tensors["weight"],
-            bias=tensors["bias"],
-            temperature=float(meta["temperature"]),
-            multilabel=bool(meta["multilabel"]),
-        )
+        return cls(classes, tensors["weight"], tensors["bias"], temperature, multilabel)

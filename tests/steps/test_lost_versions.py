@@ -90,11 +90,14 @@ def test_a_served_version_that_was_deleted_is_told_and_replaced_at_the_next_turn
     assert len(bench.guesses()) == 240
 
 
-@pytest.mark.parametrize("damage", ["head.safetensors", "encoder.json"])
-def test_a_served_version_that_is_damaged_is_replaced_at_the_next_turn(bench: Bench, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [("head.safetensors", b""), ("encoder.json", b""), ("head.json", b"[]"), ("head.json", b'{"classes": null}')],
+)
+def test_a_served_version_that_is_damaged_is_replaced_at_the_next_turn(bench: Bench, file: str, damage: bytes) -> None:
     bench.label(*range(1, 61))
     bench.turn()
-    (bench.versions[0].folder / damage).write_bytes(b"")
+    (bench.versions[0].folder / file).write_bytes(damage)
     bench.services.predictor._models.clear()
     assert bench.turn().version == 2
 
