@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         refuse_another(settings)
     children = [
         supervisor.Child("web service", web_command(settings), partial(listen, settings)),
-        supervisor.Child("worker", [sys.executable, "-m", "ml_backend.worker.loop"]),
+        supervisor.Child("worker", [sys.executable, "-m", "ml_backend.worker.loop"], environment=worker_environment()),
     ]
     if args.only:
         children = [child for child in children if child.name.startswith(args.only)]
@@ -62,6 +62,15 @@ def listen(settings: Settings) -> socket.socket:
         raise ConfigError(
             f"Cannot listen on {host}, port {settings.port} ({why}): change ML_BACKEND_HOST or ML_BACKEND_PORT."
         ) from error
+
+
+def worker_environment() -> dict[str, str]:
+    """It computes with a thread fewer than there are cores.
+
+    The threads of a training wait for each other thousands of times. Where Label Studio has one of the cores, and the worker
+    stands back for it, they would all wait for the one that waits for that core: 40 seconds instead of two were measured.
+    """
+    return {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) - 1, 1))}
 
 
 def web_command(settings: Settings) -> list[str]:

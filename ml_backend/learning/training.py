@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -48,20 +47,6 @@ PRIOR_EXPECTED = _Expected(0.0, 4.0, of_every_class=True)
 """Where the other head starts from one that is there already: it need not be poor, and may know every class."""
 
 
-@contextmanager
-def _a_core_for_others() -> Iterator[None]:
-    """Threads of a fit wait for each other thousands of times: where another process has one of the cores, so do all.
-
-    For one training at a time in a process: threads that are born meanwhile keep the lower number.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(threads - 1, 1))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @dataclass(frozen=True)
 class TrainingReport:
     """What was chosen, and how well it did on held-out folds.
@@ -93,7 +78,6 @@ class TrainedHead:
     blind: Head | None
 
 
-@_a_core_for_others()
 def train_head(
     features: NDArray[np.floating[Any]],
     labels: NDArray[np.int64] | NDArray[np.bool_],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -49,11 +50,13 @@ class Child:
 
     listen: makes the socket that the process is to accept connections on, and that it is given by number in place of
     `{socket}` in its command. Made before each start, so that nobody else can have the port, and then the child's alone.
+    environment: variables that it has where this process does not have them.
     """
 
     name: str
     command: Sequence[str]
     listen: Callable[[], socket.socket] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     pause: float = 0.0
@@ -71,6 +74,7 @@ class Child:
                 command,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads yet run code of ours
                 pass_fds=[] if number is None else [number],
+                env={**self.environment, **os.environ},
             )
         self.started = time.monotonic()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ml_backend import cli
+from ml_backend.commands.serve import worker_environment
 from ml_backend.demo.label_studio import free_port, is_free
 from ml_backend.errors import ConfigError
 from ml_backend.worker import supervisor
@@ -49,6 +51,24 @@ def test_a_child_that_dies_young_again_and_again_is_given_longer_and_longer_paus
         pauses.append(child.pause)
     assert pauses[:3] == [0.2, 0.4, 0.8]
     assert pauses[-1] == LONGEST_PAUSE
+
+
+@pytest.mark.parametrize("given", [None, "5"])
+def test_the_worker_leaves_a_core_to_others_unless_it_is_told_how_many_to_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    code = "import os, sys; open(sys.argv[1], 'w').write(os.environ['OMP_NUM_THREADS'])"
+    child = Child(
+        "worker", [sys.executable, "-S", "-c", code, str(tmp_path / "said")], environment=worker_environment()
+    )
+    child.start()
+    assert child.process is not None
+    assert child.process.wait() == 0
+    assert (tmp_path / "said").read_text() == (given or "3")
 
 
 @pytest.mark.parametrize("only", [[], ["--only", "web"]])
