@@ -57,18 +57,18 @@ def test_a_child_that_dies_young_again_and_again_is_given_longer_and_longer_paus
 def test_the_worker_leaves_a_core_to_others_unless_it_is_told_how_many_to_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None
 ) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in worker_environment():
+        monkeypatch.delenv(name, raising=False)
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    code = "import os, sys; open(sys.argv[1], 'w').write(os.environ['OMP_NUM_THREADS'])"
-    child = Child(
-        "worker", [sys.executable, "-S", "-c", code, str(tmp_path / "said")], environment=worker_environment()
-    )
+    code = "import os, sys; open(sys.argv[1], 'w').write(' '.join(os.environ[name] for name in sys.argv[2:]))"
+    asked = [str(tmp_path / "said"), "OMP_NUM_THREADS", "OMP_WAIT_POLICY"]
+    child = Child("worker", [sys.executable, "-S", "-c", code, *asked], environment=worker_environment())
     child.start()
     assert child.process is not None
     assert child.process.wait() == 0
-    assert (tmp_path / "said").read_text() == (given or "3")
+    assert (tmp_path / "said").read_text() == f"{given or 3} PASSIVE"
 
 
 @pytest.mark.parametrize("only", [[], ["--only", "web"]])
