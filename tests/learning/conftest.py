@@ -1,10 +1,16 @@
-"""Pictures to learn from."""
+"""Pictures to learn from, and fine-tunings to stop half-way."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from ml_backend.learning import checkpoint
+from ml_backend.learning.finetuning import FineTuned
+from tests.learning.checkpoints import run
 
 Digits = tuple[list[Image.Image], NDArray[np.int64]]
 
@@ -13,3 +19,22 @@ Digits = tuple[list[Image.Image], NDArray[np.int64]]
 def digits() -> Digits:
     data = load_digits()
     return [Image.fromarray((image * 15.9).astype(np.uint8)) for image in data.images], data.target
+
+
+@pytest.fixture
+def after_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint is kept as often as can be."""
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoint, "OVERHEAD", 0.0)
+
+
+@pytest.fixture(scope="session")
+def whole() -> FineTuned:
+    """Never interrupted, and never kept."""
+    return run()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the checkpoint is kept."""
+    return tmp_path / "checkpoints" / "1.safetensors"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
-import pickle
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,112 +17,27 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from ml_backend.learning import checkpoint
 from ml_backend.learning.checkpoint import Checkpoint
-from ml_backend.learning.finetuning import FineTuned, Recipe, finetune
-from ml_backend.learning.networks import NetworkEncoder, Preprocessing
-from ml_backend.learning.weights import digest
+from ml_backend.learning.finetuning import FineTuned
+from tests.learning.checkpoints import (
+    BATCHES,
+    EPOCHS,
+    IMAGES,
+    RECIPE,
+    KilledError,
+    encoder,
+    half_done,
+    killed,
+    labels,
+    pixels,
+    run,
+    same,
+    standing,
+)
 
-SIDE, IMAGES, CLASSES = 8, 24, ("a", "b", "c")
-RECIPE = Recipe(epochs=3, batch_size=6, validation=0.25)
-EPOCHS, BATCHES = 3, 3
-
-
-class KilledError(BaseException):
-    """Nothing of ours catches it."""
-
-
-def encoder(seed: int = 0) -> NetworkEncoder:
-    """With all that has a state of its own: normalisation, dropout, and convolutions laid out channels last."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        body = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        )
-    return NetworkEncoder("tiny", body, 8, Preprocessing(resize=SIDE, crop=SIDE))
-
-
-def pixels() -> Any:
-    return np.random.default_rng(0).integers(0, 255, (IMAGES, SIDE, SIDE, 3), np.uint8)
-
-
-def labels() -> Any:
-    return np.arange(IMAGES) % len(CLASSES)
-
-
-def run(path: Path | None = None, **changes: Any) -> FineTuned:
-    given: dict[str, Any] = {"encoder": encoder(), "pixels": pixels(), "labels": labels(), "classes": CLASSES}
-    given |= {"seed": 0, "recipe": RECIPE, "owner": "store project", "checkpoint": path} | changes
-    return finetune(**given)
-
-
-def same(one: FineTuned, other: FineTuned) -> bool:
-    """Equal weights, of the network (its id is their digest) and of the head, and the same way there."""
-    heads = np.array_equal(one.trained.head.weight, other.trained.head.weight)
-    return heads and one.encoder.id == other.encoder.id and one.history == other.history
-
-
-@pytest.fixture(autouse=True)
-def _after_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
-    monkeypatch.setattr(checkpoint, "OVERHEAD", 0.0)
-
-
-@pytest.fixture(scope="module")
-def whole() -> FineTuned:
-    """Never interrupted, and never kept."""
-    return run()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "checkpoints" / "1.safetensors"
-
-
-def killed(path: Path, call: int, **changes: Any) -> int:
-    """Killed when it tells its progress for the `call`-th time. Returns how often it told, if it ended before."""
-    calls = 0
-
-    def on_progress(_share: float, _doing: str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise KilledError
-
-    try:
-        run(path, on_progress=on_progress, **changes)
-    except KilledError:
-        return call
-    return calls
-
-
-def half_done(path: Path) -> None:
-    """Killed in the second epoch, after its first batch."""
-    writes = 0
-    write = Checkpoint.write
-
-    def counted(kept: Checkpoint, *arguments: Any) -> None:
-        nonlocal writes
-        write(kept, *arguments)
-        writes += 1
-        if writes == BATCHES + 1:
-            raise KilledError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpoint, "write", counted)
-        with pytest.raises(KilledError):
-            run(path)
-    assert standing(path) == (1, 1)
-
-
-def standing(path: Path) -> tuple[int, int]:
-    """Epochs and further batches that are kept."""
-    with safe_open(path, "pt") as file:
-        state = json.loads(file.metadata()["state"])
-    return len(state["history"]), len(state["losses"])
+pytestmark = pytest.mark.usefixtures("after_every_batch")
 
 
 @pytest.mark.slow
@@ -209,106 +122,6 @@ def test_what_was_kept_of_the_same_situation_is_used_and_told(
     caplog.set_level(logging.INFO)
     assert same(run(path), whole)
     assert "Fine-tuning goes on after 1 epochs and 1 batches." in caplog.messages
-
-
-class Code:
-    def __reduce__(self) -> Any:
-        return Path.touch, (Path("ran"),)
-
-
-def _at(share: float, change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-    """Change a file's bytes from some place on."""
-    return lambda data: data[: int(share * len(data))] + change(data[int(share * len(data)) :])
-
-
-DAMAGE: dict[str, Callable[[bytes], bytes]] = {
-    "empty": lambda _: b"",
-    "text": lambda _: b"not a checkpoint",
-    "a pickle that runs code": lambda _: pickle.dumps(Code()),
-    "a head of exabytes": lambda data: b"\xff" * 8 + data[8:],
-    "a head without its end": lambda data: data[:40],
-    "longer": lambda data: data + b"more",
-    **{f"cut at {share}": _at(share, lambda _: b"") for share in (0.1, 0.5, 0.99)},
-    **{
-        f"a bit flipped at {share}": _at(share, lambda d: bytes([d[0] ^ 1]) + d[1:]) for share in (0.01, 0.6, 0.7, 0.95)
-    },
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_told_and_training_starts_anew(
-    damage: str, path: Path, whole: FineTuned, caplog: pytest.LogCaptureFixture
-) -> None:
-    half_done(path)
-    path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    caplog.set_level(logging.INFO)
-    assert same(run(path), whole)
-    assert "training starts anew" in caplog.text
-    assert not Path("ran").exists()
-    assert standing(path) == (EPOCHS, 0), "a whole one is in its place"
-
-
-def _state(**changes: Any) -> Callable[[dict[str, Any], Any], None]:
-    return lambda state, _: state.update(changes)
-
-
-def _tensor(name: str, make: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[Any, dict[str, Any]], None]:
-    def change(_state: Any, tensors: dict[str, Any]) -> None:
-        (made := make(tensors.pop(name, torch.zeros(1)))) is None or tensors.update({name: made})
-
-    return change
-
-
-EPOCH = {"number": 1, "loss": 1.0, "accuracy": 1.0}
-WEIGHT = "features.body.0.weight"
-FORGED: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
-    "no tensor of the network": _tensor(f"network.{WEIGHT}", lambda _: None),
-    "no best epoch": _tensor("best.body.0.weight", lambda _: None),
-    "a tensor too many": _tensor("network.more", lambda _: torch.zeros(1)),
-    "a momentum of another shape": _tensor(f"momentum.{WEIGHT}", lambda _: torch.zeros(2, 2)),
-    "numbers of another kind": _tensor(f"network.{WEIGHT}", torch.Tensor.double),
-    "rows that are not there": _tensor("order", lambda order: order + 10**9),
-    "the same row again and again": _tensor("order", lambda order: order * 0),
-    "a generator that is none": _tensor("generator", lambda state: state * 0 + 255),
-    "more epochs than there are": _state(history=[EPOCH | {"number": n + 1} for n in range(EPOCHS + 1)]),
-    "epochs out of order": _state(history=[EPOCH | {"number": 7}]),
-    "more batches than there are": _state(losses=[1.0] * BATCHES),
-    "words for numbers": _state(losses=["much"]),
-    "nothing": _state(history=None),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("what", FORGED)
-def test_a_forged_checkpoint_is_told_and_training_starts_anew(
-    what: str, path: Path, whole: FineTuned, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Whole, and signed as ours are, but in no state that training can be in."""
-    half_done(path)
-    with safe_open(path, "pt") as file:
-        header = file.metadata()
-    state, tensors = json.loads(header["state"]), load_file(path)
-    FORGED[what](state, tensors)
-    forge(path, header, json.dumps(state), tensors)
-    assert same(run(path), whole)
-    assert "is damaged" in caplog.text
-
-
-def forge(path: Path, header: dict[str, str], state: str, tensors: dict[str, torch.Tensor]) -> None:
-    told = {"situation": header["situation"], "state": state}
-    save_file(tensors, path, told | {"digest": digest(told, tensors)})
-
-
-def test_a_state_of_endless_brackets_is_told_and_training_starts_anew(
-    path: Path, whole: FineTuned, caplog: pytest.LogCaptureFixture
-) -> None:
-    half_done(path)
-    with safe_open(path, "pt") as file:
-        header = file.metadata()
-    forge(path, header, "[" * 200_000, load_file(path))
-    assert same(run(path), whole)
-    assert "is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("where", ["itself", "beside", "above"])
