@@ -19,7 +19,7 @@ from ml_backend.demo.label_studio import CONNECTED, EmbeddedLabelStudio, find_bi
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.records import Annotation
-from ml_backend.store.jobs import Job
+from ml_backend.store.job import Job
 from tests.e2e.stack import Stack, running
 
 ROOT = Path(__file__).resolve().parents[1]

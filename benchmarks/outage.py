@@ -14,7 +14,7 @@ import time
 
 from benchmarks.live import live_service, machine
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
-from ml_backend.store.jobs import Job
+from ml_backend.store.job import Job
 from ml_backend.store.rounds import Round
 from tests.e2e.stack import Stack, wait_until
 from tests.readings import read_back

@@ -19,7 +19,8 @@ from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.store.database import Database
 from ml_backend.store.events import Inbox
-from ml_backend.store.jobs import Debounce, Jobs, RetryPolicy
+from ml_backend.store.job import Debounce, RetryPolicy
+from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.project_files import ProjectFiles

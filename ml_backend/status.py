@@ -10,7 +10,8 @@ from typing import Any
 from ml_backend.records import LabelSchema
 from ml_backend.settings import Settings
 from ml_backend.store.faults import disk_full, scarce
-from ml_backend.store.jobs import Job, Jobs, JobStatus
+from ml_backend.store.job import Job, JobStatus
+from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Version, Versions
 from ml_backend.store.projects import Project

@@ -13,7 +13,7 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import parse_label_config
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.services import Services
-from ml_backend.store.jobs import Job
+from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.wording import measured
 

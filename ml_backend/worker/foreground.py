@@ -14,7 +14,7 @@ from typing import Any
 from ml_backend.cycle import Progress
 from ml_backend.errors import AnotherStoreError, BackendError, ConflictError
 from ml_backend.services import Services
-from ml_backend.store.jobs import Job
+from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.wording import job_reason
 from ml_backend.worker.heartbeat import Heartbeat

@@ -10,7 +10,7 @@ from contextlib import suppress
 from ml_backend.cycle import Progress
 from ml_backend.errors import BackendError, ConflictError, NotFoundError, StoreError
 from ml_backend.services import Services
-from ml_backend.store.jobs import Job
+from ml_backend.store.job import Job
 
 logger = logging.getLogger(__name__)
 

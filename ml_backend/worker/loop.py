@@ -32,7 +32,7 @@ from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.status import turn_sentence
 from ml_backend.store.faults import retry_until_available, translated
-from ml_backend.store.jobs import Job
+from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.worker.heartbeat import Heartbeat, JobCancelledError, JobLostError, WorkerStoppingError
 from ml_backend.worker.requeue import requeue_job_of_dead_process, worker_name

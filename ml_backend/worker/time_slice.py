@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ml_backend.errors import TurnPausedError
 from ml_backend.services import Services
-from ml_backend.store.jobs import Job
+from ml_backend.store.job import Job
 
 SLICE_S = 10.0
 """What a turn may encode for in any case, before it makes room."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from ml_backend.store.database import Database
-from ml_backend.store.jobs import Debounce, Jobs
+from ml_backend.store.job import Debounce
+from ml_backend.store.jobs import Jobs
 from ml_backend.store.projects import Project
 from tests.fakes import FakeClock
 

@@ -12,7 +12,8 @@ from ml_backend.errors import InvalidInputError, NotFoundError, TooLargeError
 from ml_backend.records import ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.events import MOST_NAMED, READERS, Inbox
-from ml_backend.store.jobs import Job, Jobs
+from ml_backend.store.job import Job
+from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from tests.conftest import KEY

@@ -10,7 +10,8 @@ import pytest
 from ml_backend.errors import ConflictError, NotFoundError
 from ml_backend.records import ProjectKey
 from ml_backend.store.database import Database
-from ml_backend.store.jobs import Job, Jobs, RetryPolicy
+from ml_backend.store.job import Job, RetryPolicy
+from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.schema import projects

@@ -21,7 +21,7 @@ from ml_backend.errors import StoreAwayError
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store import faults
-from ml_backend.store.jobs import Job
+from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.worker import heartbeat
 from ml_backend.worker.heartbeat import Heartbeat, JobLostError
