@@ -196,10 +196,9 @@ class AnchorGraph:
         for left_out in range(int(fold.max()) + 2):
             kept = fold != left_out
             system = (given[kept].T @ given[kept]).toarray() + SMOOTHNESS * laplacian + 1e-6 * np.eye(len(size))
-            wanted = torch.from_numpy(given[kept].T @ seeds[kept])
-            solved = torch.linalg.solve(
-                torch.from_numpy(system), wanted
-            )  # NumPy's own threads would fight for the cores
+            wanted = given[kept].T @ seeds[kept]
+            # By torch: NumPy's own threads would fight with it for the cores.
+            solved = torch.linalg.solve(torch.from_numpy(system), torch.from_numpy(wanted))
             anchors = solved.clamp_min(0).numpy()
             anchors /= np.maximum(size @ anchors, 1e-12)
             reached.append(np.einsum("rs,rsk->rk", self.share[rows], anchors.astype(np.float32)[self.nearest[rows]]))

@@ -25,26 +25,13 @@ PRIOR_PENALTIES = (1e2, 1e1, 1.0, 1e-1, *PENALTIES)
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the head that learned from the unlabelled, in the mixture."""
+EXPECTED, PRIOR_EXPECTED = (0.75, 2.0), (0.0, 4.0)
+"""The share expected before any label, and how many nats of evidence speak for it against a share of one more or less.
+
+The second where the other head starts from one that is there already, and so need not be poor while there are few labels.
+"""
 OTHERS = 80.0
 """Rows that somebody chose, a strategy say, count together as so many held-out ones where the temperature is fitted."""
-
-
-@dataclass(frozen=True)
-class _Expected:
-    """What is thought of the head that learned from the unlabelled before any label has told.
-
-    share: of it in the mixture. doubt: how many nats of evidence speak for that against a share of one more or less.
-    of_every_class: nothing else is taken for possible while a class has no label, for what spreads knows nothing of it.
-    """
-
-    share: float
-    doubt: float
-    of_every_class: bool
-
-
-EXPECTED = _Expected(0.75, 2.0, of_every_class=False)
-PRIOR_EXPECTED = _Expected(0.0, 4.0, of_every_class=True)
-"""Where the other head starts from one that is there already: it need not be poor, and may know every class."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +82,8 @@ def train_head(
 
     labels: (n,) int64 class index, or (n, C) bool for multi-label. Classes without a label keep a (small)
     probability. prior: a head for the same classes to start from; only the difference to it is penalised, so few
-    labels correct it rather than replace it. pool: what the rows are part of; then the unlabelled teach as well: from a
-    prior once the labels show that they do better.
+    labels correct it rather than replace it. pool: what the rows are part of; then the unlabelled teach as well: beside
+    a prior once every class has a label and they show that it does better.
     apart: (n,) the fold, 0 to FOLDS - 1, of each held-out row, -1 for the others; then FOLDS more heads are fitted, each
     without the held-out rows of its fold, and one without any of them; and they count for more in the temperature.
     Deterministic on one machine: same rows, same seed, same number of threads -> same weights. Raises ValueError for no rows,
@@ -120,7 +107,8 @@ def train_head(
     logits, temperature = None, 1.0
     if of_folds is not None:
         logits = of_folds[chosen[0]]
-        if pool is not None:
+        # What spreads takes nothing for a class without a label; a prior may know it. Fewest classes are in the rows seen last.
+        if pool is not None and (prior is None or bool(targets[seen[-1]].any(0).all())):
             spread = fit_spread_head(pool, targets, fold, kept_apart.fold, multilabel=multilabel, seed=seed)
             expected = PRIOR_EXPECTED if prior else EXPECTED
             mixtures = [
@@ -225,26 +213,23 @@ class _Mixture:
         spread: torch.Tensor,
         targets: torch.Tensor,
         rows: torch.Tensor,
-        expected: _Expected,
+        expected: tuple[float, float],
         *,
         multilabel: bool,
     ) -> _Mixture:
         """The share that does best on these rows (n,), asked by folds; few of them are hardly heard."""
-        best = cls(expected.share, 1.0, 1.0)
+        usual, doubt = expected
+        best = cls(usual, 1.0, 1.0)
         if not bool(rows.any()):
             return best
         targets, own, spread = targets[rows], alone[rows], spread[rows]
         factors = [1 / _temperature(each, targets, multilabel=multilabel) for each in (own, spread)]
         lowest, decisions = float("inf"), targets.numel() if multilabel else len(targets)
-        every_class = bool(targets.any(0).all())
-        for share in SHARES if every_class or not expected.of_every_class else (expected.share,):
+        for share in SHARES:
             mixture = cls(share, *factors)
             logits = mixture.joined(own, spread)
             tempered = logits / _temperature(logits, targets, multilabel=multilabel)
-            cost = (
-                decisions * float(_loss(tempered, targets, multilabel=multilabel))
-                + expected.doubt * (share - expected.share) ** 2
-            )
+            cost = decisions * float(_loss(tempered, targets, multilabel=multilabel)) + doubt * (share - usual) ** 2
             if cost < lowest:
                 lowest, best = cost, mixture
         return best
