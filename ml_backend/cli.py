@@ -26,7 +26,7 @@ COMMANDS = {
     "import-model": "start from a model trained elsewhere, which predicts before the first label",
     "sync": "what to label next: query, prioritize, status, run, watch, export",
     "versions": "a project's model versions: list, compare, promote (roll back), pin, unpin",
-    "export": "export labels, rounds, a model or a data set",
+    "export": "export labels, predictions, rounds, a model or a data set",
     "doctor": "check the whole setup and say how to fix what is wrong",
     "simulate": "try query strategies on labelled data before you trust one",
     "completion": "print the shell code that completes these commands",

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 Arm = Literal["strategy", "random", "holdout"]
 """Why a task is in a batch: picked by the strategy, drawn at random to compare with, or held out to measure."""
 
+Origin = Literal["human", "predicted"]
+"""Where an exported label comes from: people, by consensus, or the model's guess."""
+
 
 @dataclass(frozen=True, order=True)
 class ProjectKey:

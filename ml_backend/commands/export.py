@@ -1,7 +1,8 @@
-"""Export a project's labels, rounds, model, or labelled images as a data set.
+"""Export a project's labels, predictions, rounds, model, or labelled images as a data set.
 
   ml-backend export labels                        labels.csv: filename, label, and all other columns
   ml-backend export labels --minimal --out -      the two columns, to standard output
+  ml-backend export predictions                   every task: its label, or else the model's guess
   ml-backend export rounds --queries              every task ever chosen, with its rank and the reason
   ml-backend export dataset --out pictures        pictures/<label>/<filename>, for torchvision's ImageFolder
 
@@ -11,18 +12,21 @@ A file is written completely or not at all. The latest labels are read from Labe
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ml_backend.commands.export_predictions import add_predictions_arguments
+from ml_backend.commands.export_tables import (
+    add_offline,
+    add_table_arguments,
+    open_output,
+    report_rows,
+    up_to_date,
+    written_to,
+)
 from ml_backend.commands.options import add_common, find_project, open_services
 from ml_backend.commands.output import Answer, bar, counted
-from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError, NotFoundError
-from ml_backend.tabular import FORMATS, Format, Write, form_of, open_table, text_writer
+from ml_backend.errors import InvalidInputError, NotFoundError
 from ml_backend.task_names import and_more
 from ml_backend.wording import amount
 
@@ -32,15 +36,15 @@ if TYPE_CHECKING:
     from ml_backend.store.model_versions import Version
     from ml_backend.store.projects import Project
 
-STDOUT = Path("-")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="what", metavar="what", required=True)
     labels = kinds.add_parser("labels", help="one row per labelled task: filename, label and all other columns")
     add_labels_arguments(labels)
+    predictions = kinds.add_parser("predictions", help="one row per task: its label, or else the model's guess")
+    add_predictions_arguments(predictions)
     rounds = kinds.add_parser("rounds", help="one row per round, or per chosen task")
-    _add_table_arguments(rounds, Path("rounds.csv"), _run_rounds)
+    add_table_arguments(rounds, Path("rounds.csv"), _run_rounds)
     rounds.add_argument("--queries", action="store_true", help="one row per chosen task instead of per round")
     model = kinds.add_parser("model", help="a model version as files, to serve elsewhere or to import again")
     _add_model_arguments(model)
@@ -53,7 +57,7 @@ def add_labels_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "One row per labelled task; skipped tasks are left out. With several annotators the row is their consensus."
     )
-    _add_table_arguments(parser, Path("labels.csv"), run_labels)
+    add_table_arguments(parser, Path("labels.csv"), run_labels)
     parser.add_argument("--minimal", action="store_true", help="only the columns filename and label")
     parser.add_argument(
         "--separator", default="|", metavar="TEXT", help="separator between several labels of a task (default: |)"
@@ -78,7 +82,7 @@ def run_labels(args: argparse.Namespace) -> int:
     from ml_backend.exports.label_rows import COLUMNS, MINIMAL, Tally, export_rows  # noqa: PLC0415 - torch comes with the services
 
     answer = Answer(as_json=args.json)
-    project, services = _up_to_date(args, answer)
+    project, services = up_to_date(args, answer)
     columns = {name: COLUMNS[name] for name in (MINIMAL if args.minimal else COLUMNS)}
     counts = services.ledger.counts(project)
     tally = Tally()
@@ -89,7 +93,7 @@ def run_labels(args: argparse.Namespace) -> int:
         include_unlabelled=args.include_unlabelled,
         tally=tally,
     )
-    with _written(args, columns, spreadsheet=args.spreadsheet) as write:
+    with open_output(args, columns, spreadsheet=args.spreadsheet) as write:
         for row in counted(rows, "labels", counts.labelled):
             write(row)
         warnings = tally.warnings(spreadsheet=args.spreadsheet, long=args.long, quarantined=counts.quarantined)
@@ -105,8 +109,8 @@ def run_labels(args: argparse.Namespace) -> int:
         "conflicts": counts.conflicts,
         "warnings": warnings,
     }
-    return _report(
-        args, answer, report, f"{amount(tally.rows, 'row')} {_written_to(args)}. {_waiting(tally, args)}".strip()
+    return report_rows(
+        args, answer, report, f"{amount(tally.rows, 'row')} {written_to(args)}. {_waiting(tally, args)}".strip()
     )
 
 
@@ -126,20 +130,20 @@ def _run_rounds(args: argparse.Namespace) -> int:
     from ml_backend.exports.round_rows import QUERY_COLUMNS, ROUND_COLUMNS, query_rows, round_rows  # noqa: PLC0415
 
     answer = Answer(as_json=args.json)
-    project, services = _up_to_date(args, answer)
+    project, services = up_to_date(args, answer)
     columns = QUERY_COLUMNS if args.queries else ROUND_COLUMNS
     rows = (
         query_rows(project, services.ledger)
         if args.queries
         else round_rows(project, services.ledger, services.versions)
     )
-    written = 0
-    with _written(args, columns) as write:
+    count = 0
+    with open_output(args, columns) as write:
         for row in rows:
             write(row)
-            written += 1
-    return _report(
-        args, answer, {"file": str(args.out), "rows": written}, f"{amount(written, 'row')} {_written_to(args)}."
+            count += 1
+    return report_rows(
+        args, answer, {"file": str(args.out), "rows": count}, f"{amount(count, 'row')} {written_to(args)}."
     )
 
 
@@ -228,14 +232,14 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
             "put the labels in separate train/ and held-out/ folders, to train another model: the model here has learned from both"
         ),
     )
-    _add_offline(parser)
+    add_offline(parser)
 
 
 def _run_dataset(args: argparse.Namespace) -> int:
     from ml_backend.exports.dataset import plan_dataset, write_dataset  # noqa: PLC0415
 
     answer = Answer(as_json=args.json)
-    project, services = _up_to_date(args, answer)
+    project, services = up_to_date(args, answer)
     manifest = args.layout == "manifest"
     if args.dry_run:
         report = plan_dataset(project, args.out, services.ledger, manifest=manifest, splits=args.splits)
@@ -264,81 +268,3 @@ def _run_dataset(args: argparse.Namespace) -> int:
     )
     answer.result(document, text)
     return 1 if report.problems and not report.images else 0
-
-
-def _add_table_arguments(parser: argparse.ArgumentParser, out: Path, do: Callable[[argparse.Namespace], int]) -> None:
-    parser.set_defaults(do=do)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=out,
-        metavar="FILE",
-        help=(f"output file, or - for standard output (default: {out})"),
-    )
-    parser.add_argument("--format", choices=FORMATS, help="file format (default: from the file extension, else csv)")
-    _add_offline(parser)
-
-
-def _add_offline(parser: argparse.ArgumentParser) -> None:
-    offline = "use the labels already known; do not contact Label Studio"
-    parser.add_argument("--offline", action="store_true", help=offline)
-    add_common(parser)
-
-
-def _up_to_date(args: argparse.Namespace, answer: Answer) -> tuple[Project, Services]:
-    """Open the store and bring the labels up to date; with Label Studio away, say of when they are."""
-    services = open_services(dry_run=args.dry_run)
-    project = find_project(services, args)
-    if args.offline:
-        return project, services
-    from ml_backend.worker.foreground import alone  # noqa: PLC0415
-
-    try:
-        with alone(project, services, args.command):
-            return services.label_sync.sync(project, full=False, lazily=True)[0], services
-    except LabelStudioUnavailableError as error:
-        if getattr(args, "strict", False) or project.reconciled_at is None:
-            raise
-        answer.warn(f"{error} These labels are as of {project.reconciled_at:%Y-%m-%d %H:%M:%S} UTC.")
-        return project, services
-
-
-@contextmanager
-def _written(args: argparse.Namespace, columns: Mapping[str, type], *, spreadsheet: bool = False) -> Iterator[Write]:
-    form: Format = form_of(args.out, args.format)
-    if args.dry_run:
-        yield lambda _row: None
-        return
-    if args.out != STDOUT:
-        with open_table(args.out, columns, form, spreadsheet=spreadsheet) as write:
-            yield write
-        return
-    if form == "parquet":
-        raise InvalidInputError("Parquet cannot go to standard output: name a file with --out.")
-    if args.json:
-        raise InvalidInputError("--json uses standard output for its answer: name a file with --out.")
-    sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
-    if not getattr(args, "strict", False):
-        yield text_writer(sys.stdout, list(columns), form, spreadsheet=spreadsheet)
-        return
-    with TemporaryFile(
-        "w+", encoding="utf-8", newline=""
-    ) as held:  # nothing is said before all of it is known to be right
-        yield text_writer(held, list(columns), form, spreadsheet=spreadsheet)
-        held.seek(0)
-        shutil.copyfileobj(held, sys.stdout)
-
-
-def _report(args: argparse.Namespace, answer: Answer, document: dict[str, Any], text: str) -> int:
-    if args.out != STDOUT or args.dry_run:
-        answer.result(document | {"dry_run": args.dry_run}, text)
-    return 0
-
-
-def _written_to(args: argparse.Namespace) -> str:
-    """Where rows went, or would go."""
-    where = "standard output" if args.out == STDOUT else str(args.out)
-    if not args.dry_run:
-        return f"written to {where}"
-    replaced = ", replacing the existing file" if args.out != STDOUT and args.out.exists() else ""
-    return f"would be written to {where}{replaced} (--dry-run)"

@@ -219,6 +219,7 @@ def _ledger_row(row: Any) -> LedgerRow:
         image_error=row.image_error,
         conflict=row.conflict,
         label=None if row.labels is None else label_of(row),
+        skipped=row.labels is None and row.skips > 0,
         round=row.last_round,
         queried_at=row.queried_at,
         **asked,

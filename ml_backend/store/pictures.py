@@ -38,6 +38,20 @@ class Pictures(Projects):
         """Tasks whose image is to be read: not read yet, or not to be had a while ago and now worth another try."""
         return self._stream(project, tasks.c.content_hash.is_(None), sa.not_(resting(self.clock())))
 
+    def images(self, project: Project) -> Iterator[tuple[int, str | None]]:
+        """Task ids, ascending, each with the content hash of its image, None where it is yet to be read; streamed.
+
+        Without images that could not be read and are not to be tried now.
+        """
+        statement = (
+            sa.select(tasks.c.task_id, tasks.c.content_hash)
+            .where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone), sa.not_(resting(self.clock())))
+            .order_by(tasks.c.task_id)
+        )
+        with self.database.read() as connection:
+            result = connection.execute(statement.execution_options(yield_per=STREAM))
+            yield from ((row.task_id, row.content_hash) for row in result)
+
     def set_content_hash(self, project: Project, hashes: Mapping[int, str]) -> None:
         """Note what the image of each task is, by hex SHA-256 of its bytes, which decides its place in the split.
 

@@ -120,7 +120,10 @@ class PoolRows:
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """All that is known of one task, for exports. The query fields are of the last round that asked for it."""
+    """All that is known of one task, for exports. The query fields are of the last round that asked for it.
+
+    skipped: by somebody, and labelled by nobody.
+    """
 
     task: Task
     split: Split
@@ -128,6 +131,7 @@ class LedgerRow:
     image_error: str | None
     conflict: bool
     label: Label | None
+    skipped: bool = False
     round: int | None = None
     strategy: str | None = None
     seed: int | None = None

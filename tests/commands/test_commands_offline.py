@@ -209,6 +209,7 @@ def contents(services: Services, folder: Path) -> tuple[str, dict[str, bytes]]:
     [
         ["export", "labels", "--offline"],
         ["export", "labels", "--offline", "--out", "-"],
+        ["export", "predictions", "--offline"],
         ["sync", "export", "--offline"],
         ["export", "rounds", "--offline", "--queries"],
         ["export", "dataset", "--offline", "--out", "set"],

@@ -203,6 +203,18 @@ def test_every_format_has_the_same_columns_and_values(tmp_path: Path, form: str)
     assert float(read[0]["acquisition"]) == 0.25
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_what_no_file_can_hold_is_written_out(tmp_path: Path, form: str) -> None:
+    """JSON may have half a character, and any value under any name: one such task must not end the export of all."""
+    data = {"filename": "a\ud800.png", "path": "\udfff", "sha256": 7}
+    task = LedgerRow(Task(1, "/\ud800", data), "train", None, None, conflict=False, label=row(1).label)
+    path = tmp_path / f"x.{form}"
+    with open_table(path, COLUMNS, form_of(path, None)) as write:
+        for told in export_rows([task]):
+            write(told)
+            assert (told["filename"], told["path"], told["content_hash"]) == ("a\\ud800.png", "\\udfff", None)
+
+
 def test_a_table_larger_than_one_row_group_is_whole(tmp_path: Path) -> None:
     with open_table(tmp_path / "x.parquet", {"n": int}, "parquet") as write:
         for n in range(12_345):
