@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ml_backend.chunks import chunks
 from ml_backend.errors import ImageError, InvalidInputError
-from ml_backend.exports.table_rows import SPLITS
+from ml_backend.exports.task_cells import SPLITS
 from ml_backend.hosts import Hosts
 from ml_backend.learning.images import content_hash, decode
 from ml_backend.store.ledger import Ledger

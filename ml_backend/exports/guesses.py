@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Guess:
-    """learned: the version knows this label, so that there is no prediction. error: why else there is none."""
+    """learned: the version knows this label, so that there is no prediction; None: nobody can tell. error: why else there is none."""
 
     prediction: Prediction | None = None
-    learned: bool = False
+    learned: bool | None = None
     error: str | None = None
 
 
@@ -70,12 +70,12 @@ class Answering:
         hashes = [str(rows[place].content_hash) for place in places]
         images = image_keys(np.array(hashes, "S64"))
         learned, apart = self._learned([rows[place] for place in places], images)
-        for place in places[learned]:
-            guesses[place] = Guess(learned=True)
+        for place, known in zip(places, learned, strict=True):
+            guesses[place] = Guess(learned=bool(known), error=None if known else guesses[place].error)
         at = self.features.rows(self.model.encoder.id, hashes)
         asked = np.flatnonzero((at >= 0) & ~learned)
         for place, prediction in zip(places[asked], self._ask(at[asked], images[asked], apart[asked]), strict=True):
-            guesses[place] = Guess(prediction)
+            guesses[place] = Guess(prediction, learned=False)
         return guesses
 
     def _learned(

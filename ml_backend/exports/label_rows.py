@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml_backend.exports.table_rows import TableTally, image_cells, joined
+from ml_backend.exports.task_cells import TableTally, image_cells, joined
 from ml_backend.records import Label
 from ml_backend.store.rows import LedgerRow
 from ml_backend.tabular import open_table

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ml_backend.chunks import chunks
 from ml_backend.errors import InvalidInputError
 from ml_backend.exports.guesses import Answering, Guess
-from ml_backend.exports.table_rows import TableTally, image_cells, joined
+from ml_backend.exports.task_cells import TableTally, image_cells, joined
 from ml_backend.records import LabelSchema, Origin
 from ml_backend.store.rows import LedgerRow
 from ml_backend.task_names import printable
@@ -17,7 +17,7 @@ from ml_backend.wording import amount
 
 COLUMNS: Mapping[str, type] = {
     "filename": str, "label": str, "origin": str, "confidence": float, "version": str, "prediction": str, "agrees": bool,
-    "learned": bool, "skipped": bool, "error": str, "task_id": int, "path": str, "image": str, "content_hash": str,
+    "learned": bool, "skipped": bool, "conflict": bool, "error": str, "task_id": int, "path": str, "image": str, "content_hash": str,
     "split": str,
 }  # fmt: skip
 PAGE = 1_000
@@ -114,6 +114,7 @@ def _written(row: LedgerRow, guess: Guess, version: Answering | None, separator:
         "agrees": set(label.labels) == set(said.labels) if label and said else None,
         "learned": guess.learned if label and version else None,
         "skipped": row.skipped,
+        "conflict": row.conflict,
         "error": error,
     }
 

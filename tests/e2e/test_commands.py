@@ -174,6 +174,11 @@ def test_from_a_folder_and_a_csv_to_a_queue_and_an_exact_export(person: Person, 
     assert exported(tmp_path / "labels.csv") == first | labelled
     person.ask("sync", "export", "--minimal", "--project", project, "--out", tmp_path / "minimal.csv")
     assert exported(tmp_path / "minimal.csv") == first | labelled
+    report = person.ask("export", "predictions", "--project", project, "--out", tmp_path / "predictions.csv")
+    assert (report["rows"], report["human"], report["predicted"], report["version"]) == (1_000, 120, 880, "v1")
+    told = exported(tmp_path / "predictions.csv")
+    assert {name: told[name] for name in first | labelled} == first | labelled
+    assert sum(told[name] == label for name, label in truth.items()) > 700
     person.ask("export", "labels", "--spreadsheet", "--project", project, "--out", tmp_path / "safe.csv")
     assert "'=1+1.png" in exported(tmp_path / "safe.csv")
     for file in ("labels.csv", "safe.csv"):

@@ -16,12 +16,14 @@ from ml_backend.exports import prediction_rows as module
 from ml_backend.exports.guesses import Answering
 from ml_backend.exports.missing_vectors import without_vector
 from ml_backend.exports.prediction_rows import PredictionTally, check_separator, columns_of, prediction_rows
+from ml_backend.learning.fold_heads import FILE as FOLD_HEADS
 from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.head import Head
 from ml_backend.learning.record import FILE as RECORD
 from ml_backend.learning.record import Record, image_keys
 from ml_backend.records import Annotation, LabelSchema, Task
 from ml_backend.store.rows import LedgerRow
+from ml_backend.store.version_meta import VersionMeta
 from ml_backend.tabular import open_table
 from tests.bench import Bench
 from tests.exports.test_label_rows import row
@@ -115,6 +117,34 @@ def test_a_version_that_does_not_say_what_it_learned_from_makes_no_guess_about_l
     assert told[120]["prediction"]
 
 
+def test_a_version_of_an_earlier_release_is_asked_itself_about_held_out_labels(bench: Bench) -> None:
+    """It has no fold heads, and has learned from none of them."""
+    folder = bench.versions[0].folder
+    known = Record.load(folder)
+    assert known is not None
+    known.without_apart().save(folder)
+    (folder / FOLD_HEADS).unlink()
+    told, head = rows(bench), Head.load(folder)
+    for task in range(1, MEASURED + 1):
+        assert told[task]["confidence"] == pytest.approx(max(probabilities(bench, head, task)))
+    assert [i for i in bench.ids if told[i]["learned"]] == list(range(MEASURED + 1, LABELLED + 1))
+
+
+def test_a_model_from_elsewhere_has_a_guess_about_every_label(bench: Bench) -> None:
+    model = bench.services.predictor.load(bench.project, 1)
+
+    def write(folder: Path) -> None:
+        model.head.save(folder)
+        model.encoder.save(folder)
+
+    bench.services.versions.publish(bench.project, 2, write, VersionMeta(mode="import"))
+    bench.services.versions.publish(bench.project, 3, write, VersionMeta(mode="import", knows_labels=True))
+    ledger = bench.services.ledger
+    foreign, own = (list(prediction_rows(ledger.rows(bench.project), version(bench, number))) for number in (2, 3))
+    assert all(r["prediction"] for r in foreign)
+    assert [r["task_id"] for r in own if r["learned"]] == list(range(MEASURED + 1, LABELLED + 1))
+
+
 def test_an_image_of_a_learned_label_that_is_another_task_has_a_guess(bench: Bench) -> None:
     bench.services.ledger.set_content_hash(bench.project, {110: bench.hash_of(LABELLED)})
     told = rows(bench)
@@ -136,6 +166,7 @@ def test_what_has_no_vector_has_no_guess_and_says_why(bench: Bench) -> None:
         (None, None, "The image has not been read yet."),
     ]
     assert (told[1]["label"], told[1]["origin"], told[1]["error"]) == (bench.truth[1], "human", "It is a web page.")
+    assert told[1]["learned"] is None, "its image is gone, by which that would be known"
     assert (tally.rows, tally.human, tally.predicted, tally.without_label, tally.unread) == (121, 60, 58, 3, 2)
     said = " ".join(tally.warnings(spreadsheet=False, version="v1"))
     assert "2 tasks have no label because the image was not read, or not encoded for v1" in said
