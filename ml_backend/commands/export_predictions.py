@@ -52,9 +52,8 @@ def _run(args: argparse.Namespace) -> int:
     version = _version(project, services, args, answer)
     tally = PredictionTally()
     columns = columns_of(project.schema, probabilities=args.probabilities)
-    with open_output(
-        args, columns, spreadsheet=args.spreadsheet
-    ) as write:  # first: what is wrong with it is said at once
+    # Opened before images are read, which may take hours: where it cannot be written is said at once.
+    with open_output(args, columns, spreadsheet=args.spreadsheet) as write:
         unread = 0 if version is None or args.offline else _read_images(project, services, args, answer, version)
         rows = prediction_rows(
             services.ledger.rows(project),
@@ -65,7 +64,12 @@ def _run(args: argparse.Namespace) -> int:
         )
         for row in counted(rows, "tasks", services.ledger.size(project)):
             write(row)
-    warnings = tally.warnings(spreadsheet=args.spreadsheet, version=version.name if version else None)
+    return _told(args, answer, tally, version.name if version else None, unread)
+
+
+def _told(args: argparse.Namespace, answer: Answer, tally: PredictionTally, version: str | None, unread: int) -> int:
+    """Say what was written, or would be; returns the exit code. unread: images that a dry run did not read."""
+    warnings = tally.warnings(spreadsheet=args.spreadsheet, version=version, to_read=unread)
     for warning in warnings:
         answer.warn(warning)
     report = {
@@ -74,11 +78,17 @@ def _run(args: argparse.Namespace) -> int:
         "human": tally.human,
         "predicted": tally.predicted,
         "without_label": tally.without_label,
-        "version": version.name if version else None,
+        "version": version,
         "images_to_read": unread,
         "warnings": warnings,
     }
-    return report_rows(args, answer, report, _said(args, tally, version, unread))
+    guessed = f"{tally.predicted:,} predicted by {version}" if version else "none predicted"
+    first = f" {amount(unread, 'image')} would be read first, and then have a guess." if unread else ""
+    text = (
+        f"{amount(tally.rows, 'row')} {written_to(args)}: {tally.human:,} labelled by people, {guessed}, "
+        f"{tally.without_label:,} without a label.{first}"
+    )
+    return report_rows(args, answer, report, text)
 
 
 def _version(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> Answering | None:
@@ -128,12 +138,3 @@ def _read_images(
     if away:
         answer.warn(away)
     return 0
-
-
-def _said(args: argparse.Namespace, tally: PredictionTally, version: Answering | None, unread: int) -> str:
-    guessed = f"{tally.predicted:,} predicted by {version.name}" if version else "none predicted"
-    first = f" {amount(unread, 'image')} would be read first, and then have a guess." if unread else ""
-    return (
-        f"{amount(tally.rows, 'row')} {written_to(args)}: {tally.human:,} labelled by people, {guessed}, "
-        f"{tally.without_label:,} without a label.{first}"
-    )

@@ -34,9 +34,8 @@ class Guess:
 class Answering:
     """One version in memory: what it says stays the same, whatever is promoted or pruned meanwhile.
 
-    record: of what it has learned from; None: not known. unseen: (n,) of the record's images, ascending as `images`, whether
-    the fold head that answers for them has not learned from them. foreign: it came from elsewhere, and knows no label of
-    the project.
+    images: (n,) keys of the images that it has learned from, ascending; None: not known. unseen: (n,) whether the fold head that
+    answers for each of them has not. foreign: it came from elsewhere, and knows no label of the project.
     """
 
     name: str

@@ -40,18 +40,21 @@ class PredictionTally(TableTally):
     def without_label(self) -> int:
         return self.rows - self.human - self.predicted
 
-    def warnings(self, *, spreadsheet: bool, version: str | None) -> list[str]:
-        """What is wrong with what is exported, in sentences with what to do. version: None where there is no model."""
+    def warnings(self, *, spreadsheet: bool, version: str | None, to_read: int = 0) -> list[str]:
+        """What is wrong with what is exported, in sentences with what to do.
+
+        version: None where there is no model. to_read: images that the command itself would have read, in a dry run.
+        """
         found = []
         if version is None and self.without_label:
             found.append(
                 "There is no model yet, so there are only the labels of people: label two images of different classes, "
                 "then run `ml-backend sync run`."
             )
-        if version is not None and self.unread:
+        if version is not None and self.unread and not to_read:
             found.append(
                 f"{amount(self.unread, 'task has', 'tasks have')} no label because the image was not read, or not "
-                f"encoded for {version}: run this again without --offline."
+                f"encoded for {version}: run this without --offline, once the images can be fetched."
             )
         if self.skipped:
             found.append(

@@ -15,6 +15,7 @@ import pytest
 from ml_backend import cli
 from ml_backend.encoding import Encoding
 from ml_backend.errors import LabelStudioUnavailableError
+from ml_backend.exports import missing_vectors
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.head import Head
 from ml_backend.learning.patches import fit_patches
@@ -101,6 +102,18 @@ def test_images_that_nobody_has_read_are_read_first_and_only_once(
     assert run(capsys)[0]["predicted"] == 4
 
 
+def test_images_are_read_in_parts_and_each_is_counted_once(
+    services: Services, model: Project, trained: tuple[Encoder, Head], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(missing_vectors, "PART", 2)
+    encoder, features = trained[0], services.features
+    missing = missing_vectors.without_vector(model, encoder.id, services.ledger, features)
+    done: list[int] = []
+    assert not missing_vectors.encode_tasks(model, encoder, missing, services.ledger, services.encoding, done.append)
+    assert sum(done) == len(missing) == 5
+    assert not len(missing_vectors.without_vector(model, encoder.id, services.ledger, features))
+
+
 @pytest.mark.usefixtures("model")
 def test_offline_no_image_is_read_and_that_is_told(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -130,7 +143,8 @@ def test_a_dry_run_reads_no_image_and_says_how_many_it_would(
 ) -> None:
     before = contents(services, tmp_path)
     assert cli.main(["export", "predictions", "--dry-run"]) == 0
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
+    assert "Warning: 4 tasks" not in warned
     assert "5 rows would be written to predictions.csv" in said
     assert "5 images would be read first" in said
     assert contents(services, tmp_path) == before
