@@ -1,0 +1,207 @@
+"""What it costs to have every image labelled with at most so many wrong labels: the rest accepted on a random sample.
+
+  OMP_NUM_THREADS=1 nice python -m benchmarks.accept --data ../shared/data
+  OMP_NUM_THREADS=1 nice python -m benchmarks.accept --data ../shared/data --only mnist --seeds 10
+
+People label some images that `auto` asks for; then a random sample of the rest is looked at, until more looks promise to save
+fewer than they cost; what the sample vouches for is accepted, and people label what is left. "looks" are all of these. Compared
+with it: the head that learns from labels alone, and what many do, to accept whatever the model is sure of, without a sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.strategy_data import sources
+from ml_backend.acceptance.audit import CLASS_ERROR, RIGHT, UNSEEN, WRONG, Audit
+from ml_backend.acceptance.proposal import Proposal
+from ml_backend.commands.simulate import stressed
+from ml_backend.learning.training import train_head
+from ml_backend.simulation.data import Data, Source
+from ml_backend.simulation.replay import Answers, Apart, Settings, replay
+from ml_backend.simulation.simulated_head import LiveHead
+
+RISK, CLASS_RISK = 0.04, 0.05
+"""As in a first attempt at 95 %."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """source, stress: of the data. labels: answers before the sample. errors: that are allowed, with the looks aimed at."""
+
+    source: str
+    stress: str
+    batch: int
+    labels: tuple[int, ...]
+    errors: dict[float, int | None]
+
+
+CASES = {
+    "mnist": Case("mnist", "none", 20, (60, 180), {0.02: 600}),
+    "mnist at 1 %": Case("mnist", "none", 20, (400,), {0.01: 1000}),
+    "mnist-tail": Case("mnist", "tail", 20, (200,), {0.02: None}),
+    "digits": Case("digits", "none", 10, (40, 100), {0.02: None}),
+    "digits-tail": Case("digits", "tail", 10, (100,), {0.02: None}),
+    "cifar_resnet": Case("cifar_resnet", "none", 50, (200,), {0.02: None, 0.05: None, 0.10: None}),
+}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """looks: of people, in all. share: of the rest, accepted. wrong: share of these. bound: stated. classes: share of wrong ones, each."""
+
+    looks: int
+    share: float
+    wrong: float
+    bound: float
+    classes: NDArray[np.float64]
+
+
+class Kept(LiveHead):
+    """Remembers what it was trained on last."""
+
+    rows: NDArray[np.int64]
+
+    def __call__(
+        self,
+        features: NDArray[np.floating[Any]],
+        rows: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        classes: int,
+        seed: int,
+        apart: Apart,
+    ) -> Answers:
+        self.rows = rows
+        return super().__call__(features, rows, labels, classes, seed, apart)
+
+    def neighbours(self, data: Data) -> NDArray[np.float32]:
+        seeds = np.eye(len(data.classes), dtype=np.float32)[data.labels[self.rows]]
+        assert self._graph is not None
+        everywhere, none = np.arange(len(data.labels)), np.full(len(self.rows), -1)
+        return self._graph.spread(self.rows, seeds, none, everywhere)[:, -1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the archives")
+    parser.add_argument("--only", help=f"comma-separated, of: {', '.join(CASES)}")
+    parser.add_argument("--seeds", type=int, default=100)
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    available, missed = sources(args.data), 0
+    for name in args.only.split(",") if args.only else CASES:
+        case = CASES[name]
+        if case.source not in available:
+            print(f"{name}: not measured, its archive is not in {args.data}")
+            continue
+        missed += measure(name, case, stressed(available[case.source], case.stress), args.seeds)
+    return 1 if missed else 0
+
+
+def measure(name: str, case: Case, source: Source, seeds: int) -> int:
+    found: dict[tuple[int, float, str], list[Ending]] = {}
+    head, size = Kept(), 0
+    for seed in range(seeds):
+        data = source(seed)
+        size = len(data.labels)
+        for round_ in replay(data, "auto", seed, Settings(batch=case.batch, budget=max(case.labels)), head):
+            if round_.labels in case.labels:
+                for error in case.errors:
+                    for kind, ending in endings(data, head, error, seed):
+                        found.setdefault((round_.labels, error, kind), []).append(ending)
+    print(f"\n## {name}: {size} images, {seeds} seeds\n\n{HEAD}")
+    for (labels, error, kind), runs in found.items():
+        print(line(labels, error, kind, runs), flush=True)
+    return sum(
+        aim is not None and bool(np.mean([run.looks for run in found[labels, error, "audited"]]) > aim)
+        for error, aim in case.errors.items()
+        for labels in case.labels[-1:]
+    )
+
+
+def endings(data: Data, head: Kept, error: float, seed: int) -> Iterator[tuple[str, Ending]]:
+    """By name: as the service does it, without its neighbours, with a head of the labels alone, and without a sample."""
+    probabilities = head.last.head.predict_proba(data.features)
+    labels_alone = train_head(
+        data.features[head.rows], data.labels[head.rows], data.classes, seed=seed
+    ).head.predict_proba(data.features)
+    yield "audited", audited(data, head.rows, probabilities, head.neighbours(data), error, seed)
+    yield "audited, by confidence alone", audited(data, head.rows, probabilities, None, error, seed)
+    yield "audited, head of the labels alone", audited(data, head.rows, labels_alone, None, error, seed)
+    yield "sure ones, no sample", unaudited(data, head.rows, probabilities, error)
+
+
+def audited(
+    data: Data,
+    labelled: NDArray[np.int64],
+    probabilities: NDArray[np.float32],
+    neighbours: NDArray[np.float32] | None,
+    error: float,
+    seed: int,
+) -> Ending:
+    rest = np.setdiff1d(np.arange(len(data.labels)), labelled)
+    proposal = Proposal.of(rest, probabilities[rest], neighbours if neighbours is None else neighbours[rest])
+    wrong = np.where(proposal.labels != data.labels[proposal.ids], WRONG, RIGHT).astype(np.int8)
+    order = np.random.default_rng([seed, 7]).permutation(len(rest))
+    audit = Audit(proposal, error, RISK, CLASS_RISK, order)
+    verdicts, drawn = np.full(len(rest), UNSEEN, np.int8), 0
+    while more := audit.worthwhile(verdicts):
+        looked = order[drawn : drawn + more]
+        verdicts[looked], drawn = wrong[looked], drawn + len(looked)
+    finding = audit.finding(verdicts)
+    while waiting := [each for each in finding.rare if each.more and each.more < each.labels - each.looks]:
+        for each in waiting:
+            own = order[(order < finding.size) & (proposal.labels[order] == each.number) & (verdicts[order] == UNSEEN)]
+            verdicts[own[: each.more]] = wrong[own[: each.more]]
+        finding = audit.finding(verdicts)
+    accepted = np.flatnonzero(finding.accepted)
+    bound = finding.wrong / len(accepted) if len(accepted) else error
+    return ended(data, labelled, proposal, accepted, bound)
+
+
+def unaudited(data: Data, labelled: NDArray[np.int64], probabilities: NDArray[np.float32], error: float) -> Ending:
+    """As many as the model, calibrated, believes to hold so few errors."""
+    rest = np.setdiff1d(np.arange(len(data.labels)), labelled)
+    proposal = Proposal.of(rest, probabilities[rest])
+    fine = np.flatnonzero(proposal.believed <= error)
+    return ended(data, labelled, proposal, np.arange(fine[-1] + 1 if len(fine) else 0), error)
+
+
+def ended(
+    data: Data, labelled: NDArray[np.int64], proposal: Proposal, accepted: NDArray[np.int64], bound: float
+) -> Ending:
+    labels, truth = proposal.labels[accepted], data.labels[proposal.ids[accepted]]
+    wrong = labels != truth
+    each = np.bincount(labels, weights=wrong, minlength=proposal.classes) / np.maximum(
+        np.bincount(labels, minlength=proposal.classes), 1
+    )
+    looks = len(labelled) + len(proposal) - len(accepted)
+    return Ending(looks, len(accepted) / len(proposal), float(wrong.mean()) if len(wrong) else 0.0, bound, each)
+
+
+HEAD = """| labels first | errors allowed | how | looks: mean, median, worst | accepted | of these wrong: mean, worst | more than stated | worst class: more than twice |
+|---|---|---|---|---|---|---|---|"""
+
+
+def line(labels: int, error: float, kind: str, runs: list[Ending]) -> str:
+    looks, wrong = np.array([run.looks for run in runs]), np.array([run.wrong for run in runs])
+    broken = sum(run.wrong > run.bound for run in runs)
+    classes = np.array([run.classes > CLASS_ERROR * error for run in runs]).sum(0).max()
+    share = np.mean([run.share for run in runs])
+    return (
+        f"| {labels} | {error:.1%} | {kind} | {looks.mean():.0f}, {np.median(looks):.0f}, {looks.max()} | {share:.1%} | "
+        f"{wrong.mean():.2%}, {wrong.max():.2%} | {broken} of {len(runs)} | {classes} of {len(runs)} |"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,153 @@
+"""What a random sample of a model's labels, looked at by people, says of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.acceptance.bounds import looks_needed
+from ml_backend.acceptance.proposal import Ids, Proposal
+
+RARE = 0.75
+"""A class with fewer labels than this share of what each would have, were all alike, has to be vouched for by itself."""
+CLASS_ERROR = 2.0
+"""A rare class may have so many times the share of wrong labels that all may have together."""
+PRIOR = 100
+"""Looks after which what was found counts as much as nothing found, where the next looks are weighed."""
+
+UNSEEN, RIGHT, WRONG = -1, 0, 1
+Verdicts = NDArray[np.int8]
+"""(n,) of each label: not looked at, right, or wrong; the last, too, where whoever looked could not say."""
+
+
+@dataclass(frozen=True)
+class ClassAudit:
+    """A rare class in the part that is certified. labels: how many it has there. looks: how many of its own were looked at.
+
+    wrong: of these. more: further looks that would vouch for it, were they all right; 0: it is vouched for; None: only
+    all of them would.
+    """
+
+    number: int
+    labels: int
+    looks: int
+    wrong: int
+    more: int | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a sample has come to.
+
+    size: of the part from the front that is certified; 0 for none. accepted: (n,) bool, may be written without a look.
+    wrong: how many of `accepted` may be wrong at most. rare: its rare classes; those not vouched for are not accepted.
+    """
+
+    size: int
+    accepted: NDArray[np.bool_]
+    wrong: int
+    rare: tuple[ClassAudit, ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """error: share of wrong labels that is allowed. risk: of certifying a part that has more. class_risk: the same of a rare class.
+
+    order: (n,) places in `proposal`, in the random order in which they are looked at. The first few are looked at; of a
+    rare class, then, the next few of its own in this order.
+    """
+
+    proposal: Proposal
+    error: float
+    risk: float
+    class_risk: float
+    order: Ids
+
+    def allowed(self, size: int) -> int:
+        """How many of so many labels may be wrong."""
+        return int(self.error * size + 1e-9)
+
+    @cached_property
+    def parts(self) -> Ids:
+        return self.proposal.parts(self.error)
+
+    def finding(self, verdicts: Verdicts) -> Finding:
+        """The largest part that the sample vouches for, as for all parts before it.
+
+        A fixed sequence of tests, each only once the one before has passed: together they take the risk of one (W. Maurer
+        et al., "Multiple comparisons in drug clinical trials and preclinical assays", 1995). verdicts: (n,).
+        """
+        passed = self._passed(verdicts)
+        size = int(self.parts[passed - 1]) if passed else 0
+        accepted = (np.arange(len(self.proposal)) < size) & (verdicts == UNSEEN)
+        rare = tuple(self._rare(size, verdicts))
+        for each in rare:
+            if each.more != 0:
+                accepted &= self.proposal.labels != each.number
+        found = int((verdicts[:size] == WRONG).sum())
+        wrong = max(self.allowed(size) - found, 0)
+        return Finding(size, accepted, min(wrong, int(accepted.sum())), rare)
+
+    def worthwhile(self, verdicts: Verdicts) -> int:
+        """How many further looks promise to save more looks than they cost; 0 where it is time to stop."""
+        passed, drawn = self._passed(verdicts), self.drawn(verdicts)
+        looked = np.sort(self.order[:drawn])
+        now = self._to_look_at(int(self.parts[passed - 1]) if passed else 0, looked)
+        best, more = 0.0, 0
+        for size in self.parts[passed:].tolist():
+            mine = looked[: np.searchsorted(looked, size)]
+            wrong = int((verdicts[mine] == WRONG).sum())
+            needed = looks_needed(size, self.allowed(size), self.risk)
+            if wrong + 1 >= len(needed):
+                continue
+            missing = max(needed[wrong] - len(mine), 1)
+            again = (needed[wrong + 1] - needed[wrong]) * (wrong + 0.5) / (len(mine) + PRIOR)
+            looks = missing * (1 + again) * len(self.proposal) / size
+            gain = now - self._to_look_at(size, looked) - looks
+            if gain > best:
+                best, more = gain, min(int(np.ceil(missing * len(self.proposal) / size)), len(self.order) - drawn)
+        return more
+
+    def drawn(self, verdicts: Verdicts) -> int:
+        """How many, from the front of the order, have been looked at."""
+        unseen = np.flatnonzero(verdicts[self.order] == UNSEEN)
+        return int(unseen[0]) if len(unseen) else len(self.order)
+
+    def _to_look_at(self, size: int, looked: Ids) -> float:
+        """Looks in all where so many are accepted: those behind them, and those that were looked at."""
+        return len(self.proposal) - size + int(np.searchsorted(looked, size))
+
+    def _passed(self, verdicts: Verdicts) -> int:
+        """How many of `parts`, from the first on, the sample vouches for."""
+        sample = self.order[: self.drawn(verdicts)]
+        for number, size in enumerate(self.parts.tolist()):
+            mine = sample[sample < size]
+            if _vouched(verdicts[mine] == WRONG, looks_needed(size, self.allowed(size), self.risk)) != 0:
+                return number
+        return len(self.parts)
+
+    def _rare(self, size: int, verdicts: Verdicts) -> Iterator[ClassAudit]:
+        labels = self.proposal.labels[:size]
+        for number, count in enumerate(np.bincount(labels, minlength=self.proposal.classes)[: self.proposal.classes]):
+            if not 0 < count < RARE * size / self.proposal.classes:
+                continue
+            own = self.order[self.order < size]
+            own = own[labels[own] == number]
+            unseen = np.flatnonzero(verdicts[own] == UNSEEN)
+            looks = int(unseen[0]) if len(unseen) else len(own)
+            wrong = verdicts[own[:looks]] == WRONG
+            needed = looks_needed(int(count), int(CLASS_ERROR * self.error * count + 1e-9), self.class_risk)
+            yield ClassAudit(number, int(count), looks, int(wrong.sum()), _vouched(wrong, needed))
+
+
+def _vouched(wrong: NDArray[np.bool_], needed: tuple[int, ...]) -> int | None:
+    """How many further looks, all right, are needed; 0 where these are enough. wrong: (m,) of the sample, in its order."""
+    so_far = np.concatenate([[0], np.cumsum(wrong)])
+    if any(looks <= len(wrong) and so_far[looks] <= k for k, looks in enumerate(needed)):
+        return 0
+    found = int(so_far[-1])
+    return needed[found] - len(wrong) if found < len(needed) else None
