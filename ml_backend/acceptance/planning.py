@@ -1,0 +1,45 @@
+"""What it would take to have the rest of a project labelled, before anybody looks at a sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ml_backend.acceptance.bounds import looks_needed
+from ml_backend.acceptance.proposal import Proposal
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is to be expected.
+
+    error: share of wrong labels that is allowed. sample: labels of the model that people look at. accepted: that nobody
+    looks at. left: tasks that people label because the model is too often wrong on them.
+    """
+
+    error: float
+    sample: int
+    accepted: int
+    left: int
+
+    @property
+    def looks(self) -> int:
+        return self.sample + self.left
+
+
+def forecast(proposal: Proposal, error: float, risk: float, worse: float) -> Forecast:
+    """The part that would cost the fewest looks in all, with as many wrong ones in its sample as are to be expected.
+
+    worse: how many times more errors people found, on images kept to measure, than the model had expected. Where no sample
+    would do, or none is worth it, nothing is accepted.
+    """
+    best = Forecast(error, 0, 0, len(proposal))
+    for size in proposal.parts(error).tolist():
+        expected = min(proposal.believed[size - 1] * worse, 1.0)
+        needed = looks_needed(size, int(error * size + 1e-9), risk)
+        sample = next((looks for wrong, looks in enumerate(needed) if expected * looks <= wrong + 0.5), None)
+        if sample is None:
+            break  # the parts after it have more errors still
+        found = Forecast(error, sample, size - sample, len(proposal) - size)
+        if found.looks < best.looks:
+            best = found
+    return best

@@ -1,0 +1,115 @@
+"""The tasks of a project that nobody has labelled, and what its model would label them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.acceptance.planning import Forecast, forecast
+from ml_backend.acceptance.proposal import Proposal
+from ml_backend.errors import InvalidInputError, NotFoundError
+from ml_backend.learning.record import Record, image_keys
+from ml_backend.predictor import LoadedModel, Predictor
+from ml_backend.steps.corpus import Corpus
+from ml_backend.steps.encode_images import CorpusBuilder
+from ml_backend.steps.sync_labels import LabelSync
+from ml_backend.store.graphs import GraphStore
+from ml_backend.store.model_versions import Versions
+from ml_backend.store.projects import Project
+from ml_backend.wording import amount
+
+ENOUGH = 20
+"""Held-out answers that a plan is made from, at least."""
+FIRST = 0.8
+"""Share of the risk that is left which an attempt takes: 4 in 100 for the first at 95 %, 8 in 1,000 for the second."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """version: number of the model. tasks: without a label. measured, wrong: held-out answers, and those it gets wrong."""
+
+    version: int
+    tasks: int
+    measured: int
+    wrong: int
+    confidence: float
+    forecasts: tuple[Forecast, ...]
+
+
+@dataclass(frozen=True)
+class ProjectRest:
+    """What a project's model says of what people have not labelled."""
+
+    predictor: Predictor
+    versions: Versions
+    graphs: GraphStore
+    label_sync: LabelSync
+    corpus_builder: CorpusBuilder
+
+    def plan(
+        self,
+        project: Project,
+        errors: Sequence[float],
+        confidence: float,
+        on_progress: Callable[[float, str], None] = lambda *_: None,
+    ) -> Plan:
+        """What each share of wrong labels, of `errors`, would cost, by the held-out answers alone; nothing is changed.
+
+        Call it in `foreground.alone`. confidence: probability of keeping within it. Raises InvalidInputError where the
+        project asks for several labels an image or has too few held-out answers, NotFoundError where it has no model.
+        """
+        if project.schema.multiple:
+            raise InvalidInputError("Only labels of projects with one choice for each image can be accepted as yet.")
+        on_progress(0.0, "labels")
+        project, _ = self.label_sync.sync(project, full=False, lazily=True)
+        model = self.predictor.current(project)
+        if model is None:
+            raise NotFoundError(
+                f"{project.title!r} has no model that answers: label two images of different classes, then run "
+                "`ml-backend sync run`."
+            )
+        corpus = self.corpus_builder.encode_missing(
+            project, lambda done, total: on_progress(0.8 * done / max(total, 1), f"{done} of {total} images"), model.encoder
+        )
+        if corpus is None:
+            raise NotFoundError(f"{project.title!r} has no image that can be read: see `ml-backend doctor`.")
+        wrong, doubt = self._measured(project, corpus, model)
+        if len(wrong) < ENOUGH:
+            raise InvalidInputError(
+                f"A plan is made from held-out images that people have labelled: there {'is' if len(wrong) == 1 else 'are'} "
+                f"{len(wrong)} of at least {ENOUGH}. Label on; `ml-backend sync status` counts them."
+            )
+        on_progress(0.9, "looking for neighbours")
+        proposal = self.proposal(project, corpus, model)
+        worse = (int(wrong.sum()) + 1) / (float(doubt.sum()) + 1)
+        risk = FIRST * (1 - confidence)
+        forecasts = tuple(forecast(proposal, error, risk, worse) for error in errors)
+        return Plan(model.number, len(proposal), len(wrong), int(wrong.sum()), confidence, forecasts)
+
+    def proposal(self, project: Project, corpus: Corpus, model: LoadedModel) -> Proposal:
+        """Labels for the tasks that wait for one: those that somebody skipped, or that have no image, are left to people."""
+        rest = np.flatnonzero(corpus.rows.waiting & corpus.encoded)
+        probabilities = model.head.predict_proba(corpus.vectors(rest))
+        return Proposal.of(corpus.rows.ids[rest], probabilities, self._neighbours(project, corpus, rest))
+
+    def _neighbours(self, project: Project, corpus: Corpus, rest: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, C) what spreads to each task from the labels that people gave."""
+        encoded, labelled = np.flatnonzero(corpus.encoded), corpus.all_examples
+        images = image_keys(corpus.rows.hashes)
+        found = self.graphs.of(project.id, corpus.encoder.id, images[encoded], corpus.at[encoded], corpus.matrix)
+        seeds = np.eye(len(corpus.classes), dtype=np.float32)[labelled.targets]
+        at, rows = found.rows_of(images[labelled.tasks]), found.rows_of(images[rest])
+        return found.graph.spread(at, seeds, np.full(len(at), -1), rows)[:, -1]
+
+    def _measured(
+        self, project: Project, corpus: Corpus, model: LoadedModel
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """(m,) whether the model is wrong on each held-out image, asked by heads that have not seen it, and its doubt of each."""
+        heads = self.predictor.fold_heads(project, model.number)
+        record = Record.load(self.versions.folder(self.versions.version(project, model.number)))
+        held_out = corpus.unseen(record, corpus.examples(held_out=True), heads)
+        probabilities = heads.predict_proba(held_out.features, corpus.images(held_out))
+        return ~held_out.right(probabilities), 1 - probabilities.max(axis=1, initial=0.0)

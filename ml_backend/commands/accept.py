@@ -1,0 +1,92 @@
+"""Have the rest of a project labelled by its model, with at most so many wrong labels.
+
+  ml-backend accept plan                    what that would take, for several shares of wrong labels
+
+People look at a random sample of what the model would label; how many of these are wrong says how many of all are, at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ml_backend.commands.options import ENVIRONMENT, add_common, find_project, open_services
+from ml_backend.commands.output import Answer, progress, table
+from ml_backend.wording import amount
+
+if TYPE_CHECKING:
+    from ml_backend.acceptance.project_rest import Plan
+    from ml_backend.services import Services
+    from ml_backend.store.projects import Project
+
+ERRORS = (0.005, 0.01, 0.02, 0.05)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = ENVIRONMENT
+    verbs = parser.add_subparsers(dest="what", metavar="what", required=True)
+    plan = verbs.add_parser("plan", help="what it would take to have the rest labelled; changes nothing")
+    plan.set_defaults(do=_plan)
+    plan.add_argument(
+        "--error",
+        type=share,
+        action="append",
+        metavar="SHARE",
+        help="share of wrong labels that is allowed, such as 2%% or 0.02; may be repeated (default: 0.5%%, 1%%, 2%% and 5%%)",
+    )
+    plan.add_argument(
+        "--confidence",
+        type=share,
+        default=0.95,
+        metavar="SHARE",
+        help="probability of keeping within it (default: 95%%)",
+    )
+    add_common(plan, dry_run=False)
+
+
+def share(text: str) -> float:
+    """For argparse: a share, above 0 and below 1, as a number or in per cent."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1, such as 2% or 0.02")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    services = open_services(dry_run=True)  # a plan is of a copy: nothing is trained, written or waited for
+    project = find_project(services, args, register=False)
+    return int(args.do(project, services, args, Answer(as_json=args.json)))
+
+
+def _plan(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
+    with progress(project.title) as on_progress:
+        plan = services.project_rest.plan(project, sorted(args.error or ERRORS), args.confidence, on_progress)
+    document = {
+        **{name: getattr(plan, name) for name in ("tasks", "measured", "wrong", "confidence")},
+        "version": f"v{plan.version}",
+        "forecasts": [{**vars(each), "looks": each.looks} for each in plan.forecasts],
+    }
+    answer.result(document, lambda: _planned(project, plan))
+    return 0
+
+
+def _planned(project: Project, plan: Plan) -> str:
+    if not plan.tasks:
+        return f"Every task of {project.title!r} that can be labelled has a label: there is nothing to accept."
+    head = (
+        f"{amount(plan.tasks, 'task')} of {project.title!r} without a label. On {amount(plan.measured, 'held-out image')}, v{plan.version} is "
+        f"wrong {amount(plan.wrong, 'time')}. What is to be expected, at {plan.confidence:.0%} confidence:\n"
+    )
+    rows = [
+        [f"{each.error:.1%}", each.accepted, each.sample, each.left, each.looks] if each.accepted
+        else [f"{each.error:.1%}", "none", "", plan.tasks, plan.tasks]
+        for each in plan.forecasts
+    ]  # fmt: skip
+    columns = ("wrong at most", "accepted unseen", "sample to look at", "left to label", "looks in all")
+    lines = [head, table(columns, rows)]
+    if not plan.forecasts[-1].accepted:
+        lines.append("\nThe model is not good enough yet for a sample to be worth it: label on, or choose a better encoder.")
+    return "\n".join(lines)
