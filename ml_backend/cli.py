@@ -27,6 +27,7 @@ COMMANDS = {
     "sync": "what to label next: query, prioritize, status, run, watch, export",
     "versions": "a project's model versions: list, compare, promote (roll back), pin, unpin",
     "export": "export labels, predictions, rounds, a model or a data set",
+    "accept": "have the rest labelled by the model: what that would take",
     "doctor": "check the whole setup and say how to fix what is wrong",
     "simulate": "try query strategies on labelled data before you trust one",
     "completion": "print the shell code that completes these commands",

@@ -28,6 +28,7 @@ from ml_backend.store.vectors import FeatureStore
 from ml_backend.unlisted_images import UnlistedImages
 
 if TYPE_CHECKING:
+    from ml_backend.acceptance.project_rest import ProjectRest
     from ml_backend.exports.model_files import ModelExporter
     from ml_backend.imports.trained_model import ModelImporter
     from ml_backend.manual_queue import ManualQueue
@@ -114,6 +115,14 @@ class Services:
             self.settings, self.ledger, self.versions, self.features, self.predictor, self.encoding,
             self.label_sync, self.corpus_builder, self.queue_pusher,
         )  # fmt: skip
+
+    @property
+    def project_rest(self) -> ProjectRest:
+        from ml_backend.acceptance.project_rest import ProjectRest  # noqa: PLC0415 - torch
+        from ml_backend.store.graphs import GraphStore  # noqa: PLC0415
+
+        graphs = GraphStore(self.graph_files)
+        return ProjectRest(self.predictor, self.versions, self.ledger, self.features, graphs, self.label_sync)
 
     @property
     def model_importer(self) -> ModelImporter:

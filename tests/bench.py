@@ -116,7 +116,7 @@ class Bench:
 
     def turn(self) -> cycle.Outcome:
         """One turn of the loop."""
-        with _no_label_studio(self):
+        with without_label_studio(self):
             return cycle.run(self.project, self.services, lambda _share, _what: None)
 
     def corpus(self) -> Corpus:
@@ -160,7 +160,7 @@ class Bench:
 
 
 @contextmanager
-def _no_label_studio(bench: Bench) -> Iterator[None]:
+def without_label_studio(bench: Bench) -> Iterator[None]:
     """The steps that speak to Label Studio, without one: labels are the bench's, a queue is served as it is pushed."""
     ledger = bench.services.ledger
     with pytest.MonkeyPatch.context() as patch:

@@ -19,6 +19,7 @@ ROOMS = (
     "services",
     "manual_queue",
     "manual_promotion",
+    "acceptance",
     "imports",
     "exports",
     "diagnostics",

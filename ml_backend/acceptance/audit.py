@@ -95,21 +95,25 @@ class Audit:
     def worthwhile(self, verdicts: Verdicts) -> int:
         """How many further looks promise to save more looks than they cost; 0 where it is time to stop."""
         passed, drawn = self._passed(verdicts), self.drawn(verdicts)
-        looked = np.sort(self.order[:drawn])
-        now = self._to_look_at(int(self.parts[passed - 1]) if passed else 0, looked)
+        sample = np.sort(self.order[:drawn])
+        wrong_ones = sample[verdicts[sample] == WRONG]
+        looks, wrong = np.searchsorted(sample, self.parts), np.searchsorted(wrong_ones, self.parts)
+        everywhere = len(self.proposal)
+        to_look_at = (
+            everywhere - self.parts + looks
+        )  # in all, were this part certified: what is behind it, and the sample
+        now = to_look_at[passed - 1] if passed else everywhere
         best, more = 0.0, 0
-        for size in self.parts[passed:].tolist():
-            mine = looked[: np.searchsorted(looked, size)]
-            wrong = int((verdicts[mine] == WRONG).sum())
-            needed = looks_needed(size, self.allowed(size), self.risk)
-            if wrong + 1 >= len(needed):
+        for part in range(passed, len(self.parts)):
+            needed, found = self._needed(part), int(wrong[part])
+            if found + 1 >= len(needed):
                 continue
-            missing = max(needed[wrong] - len(mine), 1)
-            again = (needed[wrong + 1] - needed[wrong]) * (wrong + 0.5) / (len(mine) + PRIOR)
-            looks = missing * (1 + again) * len(self.proposal) / size
-            gain = now - self._to_look_at(size, looked) - looks
+            missing = max(needed[found] - int(looks[part]), 1)
+            again = (needed[found + 1] - needed[found]) * (found + 0.5) / (int(looks[part]) + PRIOR)
+            size = int(self.parts[part])
+            gain = now - to_look_at[part] - missing * (1 + again) * everywhere / size
             if gain > best:
-                best, more = gain, min(int(np.ceil(missing * len(self.proposal) / size)), len(self.order) - drawn)
+                best, more = gain, min(int(np.ceil(missing * everywhere / size)), everywhere - drawn)
         return more
 
     def drawn(self, verdicts: Verdicts) -> int:
@@ -117,17 +121,17 @@ class Audit:
         unseen = np.flatnonzero(verdicts[self.order] == UNSEEN)
         return int(unseen[0]) if len(unseen) else len(self.order)
 
-    def _to_look_at(self, size: int, looked: Ids) -> float:
-        """Looks in all where so many are accepted: those behind them, and those that were looked at."""
-        return len(self.proposal) - size + int(np.searchsorted(looked, size))
+    def _needed(self, part: int) -> tuple[int, ...]:
+        size = int(self.parts[part])
+        return looks_needed(size, self.allowed(size), self.risk)
 
     def _passed(self, verdicts: Verdicts) -> int:
         """How many of `parts`, from the first on, the sample vouches for."""
         sample = self.order[: self.drawn(verdicts)]
-        for number, size in enumerate(self.parts.tolist()):
+        for part, size in enumerate(self.parts.tolist()):
             mine = sample[sample < size]
-            if _vouched(verdicts[mine] == WRONG, looks_needed(size, self.allowed(size), self.risk)) != 0:
-                return number
+            if _vouched(verdicts[mine] == WRONG, self._needed(part)) != 0:
+                return part
         return len(self.parts)
 
     def _rare(self, size: int, verdicts: Verdicts) -> Iterator[ClassAudit]:

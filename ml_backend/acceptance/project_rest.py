@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,13 @@ from ml_backend.errors import InvalidInputError, NotFoundError
 from ml_backend.learning.record import Record, image_keys
 from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.steps.corpus import Corpus
-from ml_backend.steps.encode_images import CorpusBuilder
+from ml_backend.steps.encode_images import corpus_of
 from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.store.graphs import GraphStore
+from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
-from ml_backend.wording import amount
+from ml_backend.store.vectors import FeatureStore
 
 ENOUGH = 20
 """Held-out answers that a plan is made from, at least."""
@@ -29,10 +30,15 @@ FIRST = 0.8
 
 @dataclass(frozen=True)
 class Plan:
-    """version: number of the model. tasks: without a label. measured, wrong: held-out answers, and those it gets wrong."""
+    """What the rest of a project would take.
+
+    version: number of the model. tasks: without a label. unread: those of them whose image was not read yet, which are left
+    out of all that follows. measured, wrong: held-out answers, and those it gets wrong.
+    """
 
     version: int
     tasks: int
+    unread: int
     measured: int
     wrong: int
     confidence: float
@@ -45,25 +51,24 @@ class ProjectRest:
 
     predictor: Predictor
     versions: Versions
+    ledger: Ledger
+    features: FeatureStore
     graphs: GraphStore
     label_sync: LabelSync
-    corpus_builder: CorpusBuilder
 
     def plan(
         self,
         project: Project,
         errors: Sequence[float],
         confidence: float,
-        on_progress: Callable[[float, str], None] = lambda *_: None,
     ) -> Plan:
         """What each share of wrong labels, of `errors`, would cost, by the held-out answers alone; nothing is changed.
 
-        Call it in `foreground.alone`. confidence: probability of keeping within it. Raises InvalidInputError where the
+        confidence: probability of keeping within it. Raises InvalidInputError where the
         project asks for several labels an image or has too few held-out answers, NotFoundError where it has no model.
         """
         if project.schema.multiple:
             raise InvalidInputError("Only labels of projects with one choice for each image can be accepted as yet.")
-        on_progress(0.0, "labels")
         project, _ = self.label_sync.sync(project, full=False, lazily=True)
         model = self.predictor.current(project)
         if model is None:
@@ -71,23 +76,21 @@ class ProjectRest:
                 f"{project.title!r} has no model that answers: label two images of different classes, then run "
                 "`ml-backend sync run`."
             )
-        corpus = self.corpus_builder.encode_missing(
-            project, lambda done, total: on_progress(0.8 * done / max(total, 1), f"{done} of {total} images"), model.encoder
-        )
+        corpus = corpus_of(project, self.ledger.pool(project), model.encoder, self.features, self.versions)
         if corpus is None:
-            raise NotFoundError(f"{project.title!r} has no image that can be read: see `ml-backend doctor`.")
+            raise NotFoundError(f"No image of {project.title!r} was read yet: run `ml-backend sync run`.")
         wrong, doubt = self._measured(project, corpus, model)
         if len(wrong) < ENOUGH:
             raise InvalidInputError(
                 f"A plan is made from held-out images that people have labelled: there {'is' if len(wrong) == 1 else 'are'} "
                 f"{len(wrong)} of at least {ENOUGH}. Label on; `ml-backend sync status` counts them."
             )
-        on_progress(0.9, "looking for neighbours")
         proposal = self.proposal(project, corpus, model)
         worse = (int(wrong.sum()) + 1) / (float(doubt.sum()) + 1)
         risk = FIRST * (1 - confidence)
         forecasts = tuple(forecast(proposal, error, risk, worse) for error in errors)
-        return Plan(model.number, len(proposal), len(wrong), int(wrong.sum()), confidence, forecasts)
+        waiting = int(corpus.rows.waiting.sum())
+        return Plan(model.number, waiting, waiting - len(proposal), len(wrong), int(wrong.sum()), confidence, forecasts)
 
     def proposal(self, project: Project, corpus: Corpus, model: LoadedModel) -> Proposal:
         """Labels for the tasks that wait for one: those that somebody skipped, or that have no image, are left to people."""

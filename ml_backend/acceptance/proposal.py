@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ class Proposal:
 
     ids: Ids
     labels: Ids
-    doubt: NDArray[np.float64]
+    doubt: NDArray[np.floating[Any]]
     classes: int
 
     @classmethod

@@ -11,7 +11,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ml_backend.commands.options import ENVIRONMENT, add_common, find_project, open_services
-from ml_backend.commands.output import Answer, progress, table
+from ml_backend.commands.output import Answer, table
 from ml_backend.wording import amount
 
 if TYPE_CHECKING:
@@ -62,10 +62,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plan(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
-    with progress(project.title) as on_progress:
-        plan = services.project_rest.plan(project, sorted(args.error or ERRORS), args.confidence, on_progress)
+    plan = services.project_rest.plan(project, sorted(args.error or ERRORS), args.confidence)
     document = {
-        **{name: getattr(plan, name) for name in ("tasks", "measured", "wrong", "confidence")},
+        **{name: getattr(plan, name) for name in ("tasks", "unread", "measured", "wrong", "confidence")},
         "version": f"v{plan.version}",
         "forecasts": [{**vars(each), "looks": each.looks} for each in plan.forecasts],
     }
@@ -77,16 +76,22 @@ def _planned(project: Project, plan: Plan) -> str:
     if not plan.tasks:
         return f"Every task of {project.title!r} that can be labelled has a label: there is nothing to accept."
     head = (
-        f"{amount(plan.tasks, 'task')} of {project.title!r} without a label. On {amount(plan.measured, 'held-out image')}, v{plan.version} is "
+        f"{amount(plan.tasks - plan.unread, 'task')} of {project.title!r} without a label. On {amount(plan.measured, 'held-out image')}, v{plan.version} is "
         f"wrong {amount(plan.wrong, 'time')}. What is to be expected, at {plan.confidence:.0%} confidence:\n"
     )
     rows = [
         [f"{each.error:.1%}", each.accepted, each.sample, each.left, each.looks] if each.accepted
-        else [f"{each.error:.1%}", "none", "", plan.tasks, plan.tasks]
+        else [f"{each.error:.1%}", "none", "", each.left, each.looks]
         for each in plan.forecasts
     ]  # fmt: skip
     columns = ("wrong at most", "accepted unseen", "sample to look at", "left to label", "looks in all")
     lines = [head, table(columns, rows)]
+    if plan.unread:
+        lines.append(
+            f"\n{amount(plan.unread, 'task')} more whose image was not read yet: `ml-backend sync run` reads them."
+        )
     if not plan.forecasts[-1].accepted:
-        lines.append("\nThe model is not good enough yet for a sample to be worth it: label on, or choose a better encoder.")
+        lines.append(
+            "\nThe model is not good enough yet for a sample to be worth it: label on, or choose a better encoder."
+        )
     return "\n".join(lines)

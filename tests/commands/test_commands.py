@@ -101,6 +101,7 @@ WRITES_NOTHING = {
     "doctor": "looks",
     "completion": "prints",
     "sync status": "looks",
+    "accept plan": "looks",
     "versions list": "looks",
     "versions compare": "looks",
 }

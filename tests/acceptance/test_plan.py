@@ -1,0 +1,68 @@
+"""What the rest of a project would take, by its held-out labels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml_backend.acceptance.planning import forecast
+from ml_backend.acceptance.project_rest import Plan
+from ml_backend.acceptance.proposal import Proposal
+from ml_backend.errors import InvalidInputError, NotFoundError
+from tests.bench import Bench, without_label_studio
+
+ERRORS = (0.01, 0.05, 0.2)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path / "data", measured=30)
+    yield made
+    made.services.database.close()
+
+
+def planned(bench: Bench) -> Plan:
+    with without_label_studio(bench):
+        return bench.services.project_rest.plan(bench.project, ERRORS, 0.95)
+
+
+def test_fewer_wrong_labels_cost_more_looks() -> None:
+    asked = Proposal(np.arange(8000), np.zeros(8000, np.int64), np.linspace(0, 0.04, 8000), 1)
+    looks = [forecast(asked, error, 0.04, 0.2) for error in ERRORS]
+    assert [each.looks for each in looks] == sorted((each.looks for each in looks), reverse=True)
+    assert looks[0].accepted > 6000
+    assert all(each.sample + each.accepted + each.left == 8000 for each in looks)
+
+
+def test_a_model_that_people_found_worse_than_it_believes_is_planned_with_less() -> None:
+    asked = Proposal(np.arange(8000), np.zeros(8000, np.int64), np.linspace(0, 0.04, 8000), 1)
+    assert forecast(asked, 0.02, 0.04, 0.2).looks < forecast(asked, 0.02, 0.04, 0.8).looks
+    assert forecast(asked, 0.02, 0.04, 20.0).accepted == 0
+
+
+def test_a_plan_counts_the_tasks_without_a_label_and_changes_nothing(bench: Bench) -> None:
+    bench.label(*range(1, 61))
+    bench.turn()
+    before = bench.services.ledger.counts(bench.project)
+    plan = planned(bench)
+    assert plan.tasks == before.waiting
+    assert (plan.unread, plan.measured, plan.version) == (0, 30, 1)
+    assert [each.error for each in plan.forecasts] == list(ERRORS)
+    assert bench.services.ledger.counts(bench.project) == before
+
+
+def test_without_held_out_labels_there_is_no_plan_and_the_reason_is_told(bench: Bench) -> None:
+    bench.label(*range(40, 61))
+    bench.turn()
+    with pytest.raises(InvalidInputError, match=r"there are 0 of at least 20\. Label on"):
+        planned(bench)
+
+
+def test_without_a_model_there_is_no_plan(bench: Bench) -> None:
+    bench.label(1)
+    bench.turn()
+    with pytest.raises(NotFoundError, match="no model that answers"):
+        planned(bench)
