@@ -247,7 +247,7 @@ def _problems(counts: Counts, project: Project, last: Round | None, stopped: str
     if quarantined := counts.quarantined:
         fit = "does not fit the label config and does" if quarantined == 1 else "do not fit the label config and do"
         found.append(
-            f"{amount(quarantined, 'annotation')} {fit} not count: put the missing labels back into it, or "
-            "annotate again."
+            f"{amount(quarantined, 'annotation')} {fit} not count: put the missing labels back into it, give "
+            "them the new name with `ml-backend relabel`, or annotate again."
         )
     return found

@@ -20,6 +20,7 @@ ROOMS = (
     "manual_queue",
     "manual_promotion",
     "acceptance",
+    "manual_relabel",
     "imports",
     "exports",
     "diagnostics",

@@ -19,7 +19,7 @@ AT_ONCE = timedelta(seconds=1)
 def as_given(project: Project, now: Annotation, known: Sequence[Annotation]) -> Annotation:
     """The answer with what is known of it from when it was given."""
     before = next((annotation for annotation in known if annotation.id == now.id), None)
-    return replace(_signed(now, before), none_of=_none_of(project, now, before))
+    return replace(_signed(project, now, before), none_of=_none_of(project, now, before))
 
 
 def several_of(project: Project) -> str:
@@ -39,16 +39,25 @@ def _none_of(project: Project, now: Annotation, before: Annotation | None) -> st
     return now.none_of if project.schema.multiple and project.several_of in {None, now.none_of} else None
 
 
-def _signed(now: Annotation, before: Annotation | None) -> Annotation:
+def _signed(project: Project, now: Annotation, before: Annotation | None) -> Annotation:
     """Say who made the answer say what it says.
 
     Label Studio names as its editor also who only set or unset the ground truth: what was not seen to change its labels
-    leaves the name as it is.
+    leaves the name as it is. Nor does it say another thing because a label is called something else now.
     """
-    if before is not None and (before.labels, before.was_cancelled) == (now.labels, now.was_cancelled):
+    same = before is not None and _renamed(project, before.labels) == _renamed(project, now.labels)
+    if before is not None and same and before.was_cancelled == now.was_cancelled:
         return replace(now, answered_by=before.answered_by or now.annotator)
     untouched = before is None and (now.ground_truth or now.updated_at - now.created_at < AT_ONCE)
     return replace(now, answered_by=now.annotator if untouched else now.editor or now.annotator)
+
+
+def _renamed(project: Project, labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels by their new names, while one gets another name."""
+    if project.state.relabelling is None:
+        return tuple(labels)
+    old, new = project.state.relabelling
+    return tuple(dict.fromkeys(new if name == old else name for name in labels))
 
 
 def blank(schema: LabelSchema) -> sa.ColumnElement[bool]:

@@ -53,6 +53,7 @@ class ProjectState(JsonRecord):
     all_tasks_tab: whether it has had a tab of all tasks.
     superseded: the queue in service ("by"), and since when former ones are not ("since").
     replaced: set on a project whose number in Label Studio another one has by now.
+    relabelling: a label's old and its new name, while its answers get the new one.
     """
 
     choices: str | None = None
@@ -70,6 +71,7 @@ class ProjectState(JsonRecord):
     advice: Advice | None = None
     webhook: WebhookState | None = None
     replaced: Replaced | None = None
+    relabelling: Sequence[str] | None = None
 
     def changed(self, **changes: Any) -> Self:
         """The state with these fields; None takes one away. Raises TypeError for a name that is none of a field."""

@@ -25,10 +25,12 @@ COMMANDS = (
     "export rounds", "export model", "export dataset --out set", "doctor", "import-images pictures",
     "import-labels labels.csv", "import-model v1", "setup-project", "setup-project --check", "setup-project --remove",
     "versions list", "setup-project --dry-run", "simulate project --labels 20 --seeds 1 --quiet", "serve --only worker",
+    "relabel 0 zero",
 )  # fmt: skip
 ASKING_LABEL_STUDIO = (
     "sync query", "sync prioritize", "sync run", "export labels", "export rounds", "export model", "export dataset --out set",
     "import-model v1", "setup-project --no-backend", "setup-project --remove", "sync status",
+    "relabel 0 zero",
 )  # fmt: skip
 
 
