@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     now = services.ledger.counts(project)
     text = (
         f"{args.old!r} is called {args.new!r} now: {amount(done, 'change')}. {amount(now.labelled, 'task')} with a label, "
-        f"{amount(now.conflicts, 'conflict')} (before: {plan.conflicts:,}). The next turn trains a version that knows it."
+        f"{amount(now.conflicts, 'conflict')} (before: {plan.conflicts:,}). The next turn learns from it."
     )
     counts = {"changed": done, "labelled": now.labelled, "conflicts_now": now.conflicts}
     answer.result({**document(plan), **counts, "dry_run": False}, text)
