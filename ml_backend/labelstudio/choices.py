@@ -89,7 +89,7 @@ def _tags(text: bytes) -> list[_Tag]:
 
     def end(_name: str) -> None:
         tag = around.pop()
-        alone = text[: tag.inner].endswith(b"/>")
+        alone = text.endswith(b"/>", tag.start, tag.inner)
         tag.stop = tag.inner if alone else text.index(b">", parser.CurrentByteIndex) + 1
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
@@ -101,10 +101,10 @@ def _choices(tags: Iterable[_Tag], control: str) -> Iterator[_Tag]:
     """The choices of the first `Choices` of that name."""
     waiting = next(([tag] for tag in tags if (tag.name, tag.given.get("name")) == ("Choices", control)), [])
     while waiting:
-        tag = waiting.pop(0)
+        tag = waiting.pop()
         if tag.name == "Choice":
             yield tag
-        waiting = [*tag.within, *waiting]
+        waiting += reversed(tag.within)
 
 
 def _label(tag: _Tag) -> str:

@@ -26,6 +26,7 @@ from ml_backend.settings import Settings
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
+from tests.e2e.stack import inline
 
 CONFIG = """<View>
   <!-- 'cat' stays here -->
@@ -189,7 +190,8 @@ def schema_of(case: Case) -> LabelSchema:
 
 
 def choices(result: list[dict[str, Any]], name: str = "kind") -> list[str]:
-    return next(item["value"]["choices"] for item in result if item["from_name"] == name)
+    """What is chosen there; nothing where a held-out task has no guess."""
+    return next((list(item["value"]["choices"]) for item in result if item["from_name"] == name), [])
 
 
 @pytest.mark.parametrize(("new", "conflicts"), [("a \"fat\" <cat> & 'co'", 1), ("dog", 0)], ids=["rename", "merge"])
@@ -350,3 +352,49 @@ def test_of_several_choices_the_new_one_is_there_once(case: Callable[..., Case])
     labels, counts = made.ledger()
     assert {found[0] for found in labels.values()} == {("dog", "owl")}
     assert counts.conflicts == 0
+
+
+def test_the_queue_in_service_is_renamed_and_the_next_turn_learns_the_new_name(
+    label_studio: EmbeddedLabelStudio,
+    client: LabelStudio,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with inline(label_studio, client, tmp_path, tasks=60, prelabels="always") as stack:
+        for name, value in {
+            "LABEL_STUDIO_URL": label_studio.url,
+            "LABEL_STUDIO_API_KEY": label_studio.token,
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(label_studio.document_root),
+            "ML_BACKEND_DATA_DIR": str(stack.settings.data_dir),
+            "ML_BACKEND_PRELABELS": "always",
+        }.items():
+            monkeypatch.setenv(name, value)
+
+        def ask(*arguments: str) -> Any:
+            capsys.readouterr()
+            assert cli.main([*arguments, "--project", str(stack.project_id), "--json"]) == 0, capsys.readouterr()
+            return json.loads(capsys.readouterr().out)
+
+        def guessed() -> list[str]:
+            rows = client.listing(stack.project_id, "id,predictions", {}, fields="all")["tasks"]
+            return [
+                name
+                for row in rows
+                for p in row["predictions"]
+                for name in choices(p["result"], stack.schema.from_name)
+            ]
+
+        stack.turn()
+        for _ in range(16):
+            stack.label_next()
+        assert ask("sync", "run")["version"] == 1
+        before = guessed()
+        commonest = max(set(before), key=before.count)
+        told = ask("relabel", commonest, "the new name")
+        assert told["predictions"] == before.count(commonest)
+        assert guessed() == ["the new name" if name == commonest else name for name in before]
+        run = ask("sync", "run")
+        assert (run["version"], run["new_queue"]) == (2, True)
+        assert commonest not in guessed()
+        assert "the new name" in (stack.services.versions.list(stack.project)[0].meta.classes or ())
