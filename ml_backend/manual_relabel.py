@@ -20,7 +20,6 @@ from ml_backend.errors import (
     ConflictError,
     InvalidInputError,
     LabelStudioError,
-    LabelStudioUnavailableError,
     NotFoundError,
 )
 from ml_backend.hosts import Hosts, selected
@@ -121,11 +120,11 @@ class Relabeller:
                 project, lambda xml, control: without_label(xml, control, old), lambda names: old not in names
             )
             project = self._until_none_is_left(project, old, new, count)
-            self._recount(project, old, new)
         except LabelStudioError as error:
             raise type(error)(
                 f"{error} Nothing is lost, and {done} of {plan.total} are done: run the same command again to go on."
             ) from error
+        self._recount(project, old, new)
         self.jobs.mark_due(project, immediately=True, reason="relabel")
         return self.ledger.configure(project, relabelling=None), done
 
@@ -144,12 +143,11 @@ class Relabeller:
             client.update_project(number, label_config=changed)
 
     def _recount(self, project: Project, old: str, new: str) -> None:
+        """All is done without it, so that it fails nothing."""
         try:
             self._relabelling(project, old, new).recount()
-        except LabelStudioUnavailableError:
-            raise
         except (LabelStudioError, NotFoundError) as error:
-            logger.warning("%s: Label Studio may still count answers with %r: %s", project.key, old, error)
+            logger.warning("%s: Label Studio's settings may say that %r is still used: %s", project.key, old, error)
 
     def _until_none_is_left(self, project: Project, old: str, new: str, count: Callable[[int], None]) -> Project:
         """Change what has the old name until nothing has, people answering in between; returns the project as it is then.

@@ -15,7 +15,7 @@ from typing import Any
 from ml_backend.chunks import chunks
 from ml_backend.errors import NotFoundError
 from ml_backend.labelstudio.choices import renamed, renamed_prediction
-from ml_backend.labelstudio.client import PAGE, Json, LabelStudio, column_filter
+from ml_backend.labelstudio.client import BULK_TIMEOUT_S, PAGE, Json, LabelStudio, column_filter
 from ml_backend.labelstudio.results import parse_time
 from ml_backend.records import LabelSchema
 
@@ -79,16 +79,16 @@ class Relabelling:
                     on_progress(1)
 
     def recount(self) -> None:
-        """Have Label Studio count its labels again where it believes that the old one is used.
+        """Have Label Studio count anew which labels are used, where it believes that the old one is.
 
-        Its count is wrong after changes at the same time, and after any to a draft; its settings page then refuses every
-        label config without the label.
+        Its count is wrong after changes at the same time, and after any to a draft; and its settings page refuses every
+        label config without a label that it counts. Its count anew is a rough one, so that nothing else asks for it.
         """
         path = f"/api/projects/{self.project_id}/summary/"
-        counted = self.client.transport.call("GET", path)
-        kinds = [counted.get(name) or {} for name in ("created_labels", "created_labels_drafts")]
-        if any(self.old in kind.get(self.schema.from_name, {}) for kind in kinds):
-            self.client.transport.call("POST", f"{path}reset/", json={})
+        summary = self.client.transport.call("GET", path)
+        counted = [summary.get(name) or {} for name in ("created_labels", "created_labels_drafts")]
+        if any(self.old in labels.get(self.schema.from_name, {}) for labels in counted):
+            self.client.transport.call("POST", f"{path}reset/", json={}, timeout=BULK_TIMEOUT_S)
 
     def _annotation(self, annotation_id: int, task_id: int) -> None:
         """Change the annotation as it is now. Label Studio deletes the drafts of one that is saved: they are kept from it."""
