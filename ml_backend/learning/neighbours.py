@@ -34,10 +34,10 @@ class Graph(Protocol):
 
     def __len__(self) -> int: ...
 
-    def spread(self, at: Places, seeds: Floats, fold: Places, rows: Places) -> Floats:
+    def spread(self, at: Places, seeds: Floats, fold: Places, rows: Places, *, whole: bool = True) -> Floats:
         """What reaches `rows` (r,) of `seeds` (n, k), given at the rows `at` (n,): (r, B, k), not below zero.
 
-        fold: (n,), 0 to B - 2, or -1 for a seed of no fold. Entry b is without the seeds of fold b, the last one with all.
+        fold: (n,), -1 for a seed of no fold. Entry b is without the seeds of fold b; whole: one more, the last, with all.
         Each column is shared out as if its seeds came to one, so that classes with few labels reach as far as those with
         many.
         """
@@ -110,7 +110,7 @@ class NeighbourGraph:
         scale = diags_array(1 / np.sqrt(np.maximum(edges.sum(axis=1), 1e-12)).astype(np.float32))
         return csr_array(scale @ edges @ scale)
 
-    def spread(self, at: Places, seeds: Floats, fold: Places, rows: Places) -> Floats:
+    def spread(self, at: Places, seeds: Floats, fold: Places, rows: Places, *, whole: bool = True) -> Floats:
         """Label spreading, F <- (1 - RESTART) S F + RESTART Y, STEPS times (D. Zhou et al., NIPS 2003).
 
         It is linear in the seeds: what a fold leaves out is the whole less what comes from that fold.
@@ -128,9 +128,10 @@ class NeighbourGraph:
         found = np.zeros((len(rows), given_here.shape[1]), np.float32)
         found[:, used] = reached[rows]
         apart, each = found.reshape(-1, *by_fold.shape[1:]), by_fold.sum(axis=0)
-        whole, total = apart.sum(axis=1, keepdims=True), each.sum(axis=0)
-        left = np.concatenate([whole - apart[:, :folds], whole], axis=1)
-        counts = np.concatenate([total - each[:folds], total[None]])
+        everything, total = apart.sum(axis=1, keepdims=True), each.sum(axis=0)
+        left, counts = everything - apart[:, :folds], total - each[:folds]
+        if whole:
+            left, counts = np.concatenate([left, everything], axis=1), np.concatenate([counts, total[None]])
         return np.asarray(np.maximum(left, 0) / np.maximum(counts, 1e-6), np.float32)
 
 
@@ -177,9 +178,13 @@ class AnchorGraph:
 
     @cached_property
     def _shares(self) -> csr_array:
-        """(N, m) the share of each anchor in each row."""
-        n, count = self.nearest.shape
-        entries = self.share.reshape(-1).astype(np.float64), self.nearest.reshape(-1), np.arange(n + 1) * count
+        """(N, m) the share of each anchor in each row.
+
+        They come to one within rounding of float64, else `_between` would have eigenvalues below zero.
+        """
+        share, (n, count) = self.share.astype(np.float64), self.nearest.shape
+        share /= share.sum(axis=1, keepdims=True)
+        entries = share.reshape(-1), self.nearest.reshape(-1), np.arange(n + 1) * count
         return csr_array(entries, shape=(n, len(self.anchors)))
 
     @cached_property
@@ -188,18 +193,20 @@ class AnchorGraph:
         common, size = (self._shares.T @ self._shares).toarray(), self._shares.sum(axis=0)
         return common - (common / np.maximum(size, 1e-9)) @ common, size
 
-    def spread(self, at: Places, seeds: Floats, fold: Places, rows: Places) -> Floats:
+    def spread(self, at: Places, seeds: Floats, fold: Places, rows: Places, *, whole: bool = True) -> Floats:
         """Anchors get what fits the seeds and differs little between near ones; rows get their anchors' shares."""
         laplacian, size = self._between
         given = self._shares[at]
+        everything = (given.T @ given).toarray() + SMOOTHNESS * laplacian + 1e-6 * np.eye(len(size))
         reached = []
-        for left_out in range(int(fold.max()) + 2):
-            kept = fold != left_out
-            system = (given[kept].T @ given[kept]).toarray() + SMOOTHNESS * laplacian + 1e-6 * np.eye(len(size))
-            wanted = given[kept].T @ seeds[kept]
+        for left_out in range(int(fold.max()) + 1 + whole):
+            mine = fold == left_out
+            system = everything - (given[mine].T @ given[mine]).toarray()
+            wanted = given[~mine].T @ seeds[~mine]
             # By torch: NumPy's own threads would fight with it for the cores.
-            solved = torch.linalg.solve(torch.from_numpy(system), torch.from_numpy(wanted))
-            anchors = solved.clamp_min(0).numpy()
+            factor = torch.linalg.cholesky(torch.from_numpy(system))
+            anchors = torch.cholesky_solve(torch.from_numpy(wanted), factor).clamp_min(0).numpy()
             anchors /= np.maximum(size @ anchors, 1e-12)
-            reached.append(np.einsum("rs,rsk->rk", self.share[rows], anchors.astype(np.float32)[self.nearest[rows]]))
-        return np.stack(reached, axis=1)
+            reached.append(anchors.astype(np.float32))
+        of_rows = self._shares[rows].astype(np.float32) @ np.hstack(reached)
+        return np.asarray(of_rows).reshape(len(rows), len(reached), -1)

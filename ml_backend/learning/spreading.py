@@ -37,7 +37,7 @@ class Unlabelled:
 class CheckedHead:
     """A linear head fitted to all labels, and what heads fitted without a fold, nor what comes of it, say of that fold.
 
-    logits: (n, C) of the labelled rows, each by the head of its fold. weight: (B, C, d). bias: (B, C). The first is that of
+    logits: (C, n) of the labelled rows, each by the head of its fold. weight: (B, C, d). bias: (B, C). The first is that of
     all labels. Where K folds are kept apart, the others are those of all but each, and the last that of all but these K.
     """
 
@@ -58,13 +58,12 @@ class _Fit:
     multilabel: bool
 
     def without(self, fold: NDArray[np.int64], *, whole: bool) -> torch.Tensor:
-        """Solutions (B, p, C), each without the seeds of a fold. fold: (n,), -1 for none. whole: a last one with all.
+        """Solutions (B, C, p), each without the seeds of a fold. fold: (n,), -1 for none. whole: a last one with all.
 
         Without `whole`, what the rows of a fold are believed to be is not fitted either: an image from outside the pool is
         answered a little worse than one that the head was fitted to, if without its label.
         """
-        reached = self.pool.graph.spread(self.pool.at, self.seeds.flatten(1).numpy(), fold, self.rows)
-        reached = reached if whole else reached[:, :-1]
+        reached = self.pool.graph.spread(self.pool.at, self.seeds.flatten(1).numpy(), fold, self.rows, whole=whole)
         soft, sure = soften(torch.from_numpy(reached).view(*reached.shape[:2], *self.seeds.shape[1:]))
         known = torch.from_numpy(fold)[:, None] != torch.arange(soft.shape[1])  # (n, B) the label is known there
         soft[self.labelled] = torch.where(known[:, :, None, None], self.seeds[:, None], soft[self.labelled])
@@ -72,6 +71,7 @@ class _Fit:
         wanted = soft[..., 1] if self.multilabel else soft[:, :, 0]
         weights = sure / sure.sum(0).clamp_min(1e-12)
         penalties = torch.full((soft.shape[1],), PENALTY)
+        wanted, weights = (each.permute(1, 2, 0).contiguous() for each in (wanted, weights))
         return solve(Problems(self.design, wanted, weights, penalties, self.multilabel), tolerance=1e-3)
 
 
@@ -86,18 +86,18 @@ def fit_spread_head(
 ) -> CheckedHead:
     """Spread the labels over the graph, a fold left out at a time, and fit linear heads to what rows are believed to be.
 
-    targets: (n, C) of the labelled rows. fold: (n,). apart: (n,) the folds 0 to K - 1 to be kept apart, -1 for rows of none.
+    targets: (C, n) of the labelled rows. fold: (n,). apart: (n,) the folds 0 to K - 1 to be kept apart, -1 for rows of none.
     A row counts by how sure it is believed to be something; with several labels an image, for each class by itself.
     """
-    rows, labelled = _rows_to_fit(pool, targets.shape[1] * (int(fold.max()) + 2), seed)
-    seeds = torch.stack([1 - targets, targets], 2) if multilabel else targets[:, None, :]
+    rows, labelled = _rows_to_fit(pool, len(targets) * (int(fold.max()) + 2), seed)
+    seeds = torch.stack([1 - targets.T, targets.T], 2) if multilabel else targets.T[:, None, :]
     design = Design.of(torch.from_numpy(np.array(pool.features[pool.places[rows]], np.float32)))
     fit = _Fit(pool, rows, labelled, seeds, design, multilabel)
     solution = fit.without(fold, whole=True)
     logits = torch.empty_like(targets)
     for number in range(int(fold.max()) + 1):
         mine = torch.from_numpy(fold == number)
-        logits[mine] = design.rows[labelled[mine]] @ solution[number]
+        logits[:, mine] = solution[number] @ design.rows[labelled[mine]].T
     heads = solution[-1:]
     if (apart >= 0).any():
         heads = torch.cat([heads, *(fit.without(each, whole=False) for each in (apart, np.minimum(apart, 0)))])

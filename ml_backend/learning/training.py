@@ -95,11 +95,12 @@ def train_head(
     weights = _row_weights(targets, class_weight, multilabel=multilabel)
     grid = torch.tensor(sorted(penalties or (PENALTIES if prior is None else PRIOR_PENALTIES), reverse=True))
     base, base_bias = _prior(prior, tuple(classes), rows.shape[1])
-    offset = None if prior is None else torch.addmm(base_bias, rows, base.T)
-    problem = Problems(design, targets, (weights / weights.sum(0))[:, None, :], grid[:1], multilabel, offset)
-    folds = folds or (5 if len(targets) < 2000 else 3)  # many labels estimate as well with fewer folds
-    fold = assign_folds(targets.numpy(), min(folds, len(targets)), np.random.default_rng(seed))
-    kept_apart = _Apart.of(np.full(len(targets), -1) if apart is None else apart)
+    offset = None if prior is None else torch.addmm(base_bias[:, None], base, rows.T)
+    problem = Problems(design, targets, (weights / weights.sum(1, keepdim=True))[None], grid[:1], multilabel, offset)
+    n = len(rows)
+    folds = folds or (5 if n < 2000 else 3)  # many labels estimate as well with fewer folds
+    fold = assign_folds(targets.T.numpy(), min(folds, n), np.random.default_rng(seed))
+    kept_apart = _Apart.of(np.full(n, -1) if apart is None else apart)
     of_folds, seen = _cross_validate(problem, weights, fold, grid), kept_apart.seen()
     chosen = [_best_penalty(problem, of_folds, each) for each in seen]
     weight, bias = _fitted(problem, weights, kept_apart, grid[chosen])
@@ -108,7 +109,7 @@ def train_head(
     if of_folds is not None:
         logits = of_folds[chosen[0]]
         # What spreads takes nothing for a class without a label; a prior may know it. Fewest classes are in the rows seen last.
-        if pool is not None and (prior is None or bool(targets[seen[-1]].any(0).all())):
+        if pool is not None and (prior is None or bool(targets[:, seen[-1]].any(1).all())):
             spread = fit_spread_head(pool, targets, fold, kept_apart.fold, multilabel=multilabel, seed=seed)
             expected = PRIOR_EXPECTED if prior else EXPECTED
             mixtures = [
@@ -154,11 +155,11 @@ class _Apart:
     def answered(
         self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, logits: torch.Tensor
     ) -> torch.Tensor:
-        """The logits (n, C) that folds of all rows gave; for the held-out ones, those of the head without their fold."""
+        """The logits (C, n) that folds of all rows gave; for the held-out ones, those of the head without their fold."""
         result = logits.clone()
         for number in range(len(self.folds)):
             mine = torch.from_numpy(self.fold == number)
-            result[mine] = torch.addmm(bias[1 + number], rows[mine], weight[1 + number].T)
+            result[:, mine] = torch.addmm(bias[1 + number][:, None], weight[1 + number], rows[mine].T)
         return result
 
     def hearing(self) -> torch.Tensor | None:
@@ -187,15 +188,15 @@ def _fitted(
     kept = problem.weights
     if len(apart.folds):
         others = _without(weights, np.minimum(apart.fold, 0), 1)
-        kept = torch.cat([kept, _without(weights, apart.fold, len(apart.folds)), others], 1)
+        kept = torch.cat([kept, _without(weights, apart.fold, len(apart.folds)), others])
     return problem.design.unrotate(solve(replace(problem, weights=kept, penalties=penalties), tolerance=1e-4))
 
 
 def _without(weights: torch.Tensor, fold: NDArray[np.int64], folds: int) -> torch.Tensor:
-    """(n, folds, c) of row weights (n, c), each without the rows of a fold, summing to one."""
-    kept = torch.from_numpy(fold)[:, None] != torch.arange(folds)
-    left = weights[:, None, :] * kept[:, :, None]
-    return left / left.sum(0, keepdim=True).clamp_min(1e-12)
+    """(folds, c, n) of row weights (c, n), each without the rows of a fold, summing to one."""
+    kept = torch.from_numpy(fold) != torch.arange(folds)[:, None]
+    left = weights * kept[:, None]
+    return left / left.sum(2, keepdim=True).clamp_min(1e-12)
 
 
 @dataclass(frozen=True)
@@ -222,9 +223,9 @@ class _Mixture:
         best = cls(usual, 1.0, 1.0)
         if not bool(rows.any()):
             return best
-        targets, own, spread = targets[rows], alone[rows], spread[rows]
+        targets, own, spread = targets[:, rows], alone[:, rows], spread[:, rows]
         factors = [1 / _temperature(each, targets, multilabel=multilabel) for each in (own, spread)]
-        lowest, decisions = float("inf"), targets.numel() if multilabel else len(targets)
+        lowest, decisions = float("inf"), targets.numel() if multilabel else targets.shape[1]
         for share in SHARES:
             mixture = cls(share, *factors)
             logits = mixture.joined(own, spread)
@@ -252,27 +253,28 @@ def _prior(prior: Head | None, classes: tuple[str, ...], dim: int) -> tuple[torc
 
 
 def _targets(features: NDArray[np.floating[Any]], labels: NDArray[Any], n_classes: int) -> tuple[torch.Tensor, bool]:
+    """(C, n) float32, 0 or 1, and whether there may be several a row."""
     if features.ndim != 2 or len(features) == 0 or len(features) != len(labels):
         raise ValueError(f"need features (n, d) and n labels, n > 0, not {features.shape} and {labels.shape}")
     if labels.ndim == 2:
         if labels.shape[1] != n_classes:
             raise ValueError(f"multi-label labels must be (n, {n_classes}), not {labels.shape}")
-        return torch.from_numpy(labels.astype(np.float32)), True
+        return torch.from_numpy(labels.T.astype(np.float32, order="C")), True
     if labels.min() < 0 or labels.max() >= n_classes:
         raise ValueError(f"labels must be class indices in 0..{n_classes - 1}")
-    return F.one_hot(torch.from_numpy(labels.astype(np.int64)), n_classes).float(), False
+    return F.one_hot(torch.from_numpy(labels.astype(np.int64)), n_classes).T.float().contiguous(), False
 
 
 def _row_weights(targets: torch.Tensor, class_weight: ClassWeight, *, multilabel: bool) -> torch.Tensor:
-    """(n, 1), or (n, C) for balanced multi-label: each class (or each side of a class) gets the same total weight."""
-    n, c = targets.shape
+    """(1, n), or (C, n) for balanced multi-label: each class (or each side of a class) gets the same total weight."""
+    c, n = targets.shape
     if class_weight is None:
-        return targets.new_ones(n, 1)
-    counts = targets.sum(0).clamp_min(1)
+        return targets.new_ones(1, n)
+    counts = targets.sum(1, keepdim=True).clamp_min(1)
     if multilabel:
-        negatives = (n - targets.sum(0)).clamp_min(1)
+        negatives = (n - targets.sum(1, keepdim=True)).clamp_min(1)
         return torch.where(targets > 0, n / (2 * counts), n / (2 * negatives))
-    return (targets @ (n / (c * counts)))[:, None]
+    return (targets * (n / (c * counts))).sum(0, keepdim=True)
 
 
 def assign_folds(targets: NDArray[np.float32], folds: int, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -288,19 +290,19 @@ def assign_folds(targets: NDArray[np.float32], folds: int, generator: np.random.
 def _cross_validate(
     problem: Problems, weights: torch.Tensor, fold: NDArray[np.int64], grid: torch.Tensor
 ) -> torch.Tensor | None:
-    """Logits (penalties, n, C) of each row by heads that were fitted without its fold; None with a single fold."""
+    """Logits (penalties, C, n) of each row by heads that were fitted without its fold; None with a single fold."""
     folds = int(fold.max()) + 1
     if folds < 2:
         return None
     targets = problem.targets
-    kept = _without(weights, fold, folds).repeat_interleave(len(grid), 1)
+    kept = _without(weights, fold, folds).repeat_interleave(len(grid), 0)
     problems = replace(problem, weights=kept, penalties=grid.repeat(folds))  # number fold * len(grid) + penalty
     solution = solve(problems, tolerance=1e-2)
     logits = targets.new_empty(len(grid), *targets.shape)
     for k in range(folds):
         rows = torch.from_numpy(fold == k)
         block = solution[k * len(grid) : (k + 1) * len(grid)]
-        logits[:, rows] = problem.design.rows[rows] @ block
+        logits[:, :, rows] = block @ problem.design.rows[rows].T
     if problem.offset is not None:
         logits += problem.offset
     return logits
@@ -310,8 +312,8 @@ def _best_penalty(problem: Problems, of_folds: torch.Tensor | None, rows: torch.
     """Index of the penalty with the lowest log loss on these rows (n,), asked by folds and tempered."""
     if of_folds is None or not bool(rows.any()):
         return 0
-    targets, multilabel = problem.targets[rows], problem.multilabel
-    asked = (logits[rows] for logits in of_folds)
+    targets, multilabel = problem.targets[:, rows], problem.multilabel
+    asked = of_folds[:, :, rows]
     losses = torch.stack(
         [_row_losses(each / _temperature(each, targets, multilabel=multilabel), targets, multilabel) for each in asked]
     )
@@ -330,9 +332,10 @@ def _strongest_as_good(losses: torch.Tensor, best: int) -> int:
 
 
 def _row_losses(logits: torch.Tensor, targets: torch.Tensor, multilabel: bool) -> torch.Tensor:
+    """(n,) of logits and targets (C, n)."""
     if multilabel:
-        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
-    return -(targets * torch.log_softmax(logits, 1)).sum(1)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(0)
+    return -(targets * torch.log_softmax(logits, 0)).sum(0)
 
 
 def _loss(logits: torch.Tensor, targets: torch.Tensor, *, multilabel: bool) -> torch.Tensor:
@@ -347,8 +350,8 @@ def _temperature(
     weights: (n,) how much each row counts. C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. One
     undecided example is shared out over the rows, so that a handful of right answers does not make the head certain.
     """
-    uniform = 0.5 if multilabel else 1.0 / targets.shape[1]
-    targets = (len(targets) * targets + uniform) / (len(targets) + 1)
+    classes, n = targets.shape
+    targets = (n * targets + (0.5 if multilabel else 1.0 / classes)) / (n + 1)
 
     def loss(log_temperature: float) -> float:
         losses = _row_losses(logits / np.exp(log_temperature), targets, multilabel)
@@ -372,14 +375,13 @@ def _temperature(
 def _report(
     targets: torch.Tensor, logits: torch.Tensor | None, penalty: float, temperature: float, folds: int, multilabel: bool
 ) -> TrainingReport:
-    counts = tuple(int(count) for count in targets.sum(0))
+    n, counts = targets.shape[1], tuple(int(count) for count in targets.sum(1))
     if logits is None:
-        return TrainingReport(len(targets), counts, penalty, temperature, folds, None, None, None)
+        return TrainingReport(n, counts, penalty, temperature, folds, None, None, None)
     logits = logits / temperature
-    probabilities = torch.sigmoid(logits) if multilabel else torch.softmax(logits, 1)
-    right = ((probabilities > 0.5) == (targets > 0.5)) if multilabel else logits.argmax(1) == targets.argmax(1)
+    probabilities = torch.sigmoid(logits) if multilabel else torch.softmax(logits, 0)
+    right = ((probabilities > 0.5) == (targets > 0.5)) if multilabel else logits.argmax(0) == targets.argmax(0)
     loss = float(_loss(logits, targets, multilabel=multilabel))
     accuracy = float(right.float().mean())
-    return TrainingReport(
-        len(targets), counts, penalty, temperature, folds, accuracy, loss, probabilities.float().numpy()
-    )
+    fold_probabilities = probabilities.T.float().contiguous().numpy()
+    return TrainingReport(n, counts, penalty, temperature, folds, accuracy, loss, fold_probabilities)

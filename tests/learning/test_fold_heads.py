@@ -51,7 +51,7 @@ def test_nothing_of_a_fold_comes_back_to_its_head_from_the_neighbours(
     labels = torch.from_numpy(np.random.default_rng(2).integers(10, size=LABELLED))
     pool = Unlabelled(graph.of(data.features, everywhere), data.features, everywhere, at)
     folds, apart = everywhere[:LABELLED] % 4, everywhere[:LABELLED] % FOLDS
-    targets = torch.eye(10)[labels]
+    targets = torch.eye(10)[:, labels]
     fitted = fit_spread_head(pool, targets, folds, apart, multilabel=False, seed=0)
     rows = torch.from_numpy(data.features[at]).float()
     asked = torch.einsum("nd,ncd->nc", rows, fitted.weight[1 + apart]) + fitted.bias[1 + apart]
@@ -73,9 +73,9 @@ def test_a_fold_head_is_not_fitted_to_what_its_own_images_are_believed_to_be(mon
     pool = Unlabelled(NeighbourGraph.of(data.features, everywhere), data.features, everywhere, everywhere[:60])
     apart = np.where(everywhere[:60] < 20, everywhere[:60] % FOLDS, -1)
     train_head(data.features[:60], data.labels[:60], NAMES, seed=0, pool=pool, apart=apart)
-    of_folds, blind = (each[:60, :, 0] > 0 for each in weights[-2:])
-    assert (of_folds.numpy() == (apart[:, None] != np.arange(FOLDS))).all()
-    assert (blind.numpy()[:, 0] == (apart < 0)).all()
+    of_folds, blind = (each[:, 0, :60] > 0 for each in weights[-2:])
+    assert (of_folds.numpy() == (apart != np.arange(FOLDS)[:, None])).all()
+    assert (blind.numpy()[0] == (apart < 0)).all()
 
 
 def test_what_is_chosen_for_a_fold_head_is_chosen_without_its_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,28 @@ def test_a_fold_that_is_left_out_has_no_say(kind: type[NeighbourGraph] | type[An
         np.testing.assert_allclose(reached[:, left_out], alone[:, -1], atol=1e-6)
 
 
+def test_anchors_that_no_label_reaches_get_nothing_however_many_rows_they_have() -> None:
+    """Shares whose rounding comes to more than one row after row made their part of the system indefinite."""
+    groups = np.repeat([0, 1], 20_000)
+    nearest = np.array([[0, 1, 2], [3, 4, 5]], np.int32)[groups]
+    share = np.tile(np.array([0.6, 0.3, 0.1], np.float32), (len(groups), 1))
+    graph = AnchorGraph(np.eye(6, dtype=np.float32), nearest, share)
+    reached = graph.spread(np.array([0]), np.ones((1, 1), np.float32), np.array([-1]), np.array([1, 30_000]))
+    assert reached[0, -1, 0] > 0
+    assert reached[1, -1, 0] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_seeds_together_are_one_more_entry_or_none(kind: type[NeighbourGraph] | type[AnchorGraph]) -> None:
+    features, groups = blobs(100)
+    graph: Graph = kind.of(features, everywhere(features))
+    at, fold, seeds = np.arange(20), np.arange(20) % 3 - 1, np.eye(3, dtype=np.float32)[groups[:20]]
+    with_all = graph.spread(at, seeds, fold, np.arange(100))
+    without = graph.spread(at, seeds, fold, np.arange(100), whole=False)
+    assert with_all.shape[1] == 3
+    np.testing.assert_array_equal(without, with_all[:, :2])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_labels_of_one_row_both_count(kind: type[NeighbourGraph] | type[AnchorGraph]) -> None:
     features, _ = blobs(100)

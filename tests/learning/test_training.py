@@ -39,8 +39,8 @@ def test_solution_is_scikit_learns(digits: Digits, n: int) -> None:
     features, labels = digits[0][:n], digits[1][:n]
     penalty = 1e-2
     design = Design.of(torch.from_numpy(features))
-    targets = torch.eye(10)[torch.from_numpy(labels)]
-    problems = Problems(design, targets, torch.full((n, 1, 1), 1 / n), torch.tensor([penalty]), False)
+    targets = torch.eye(10)[:, torch.from_numpy(labels)]
+    problems = Problems(design, targets, torch.full((1, 1, n), 1 / n), torch.tensor([penalty]), False)
     (weight,), _ = design.unrotate(solve(problems, tolerance=1e-8, max_steps=300))
     # The bias is penalised here and is not there: a constant column makes the two problems one.
     centred = np.hstack([features - features.mean(0), np.ones((n, 1), np.float32)])
