@@ -82,12 +82,14 @@ class _Answers:
 def _answers_to_measured_tasks(project: Project, version: Version, predictor: Predictor) -> _Answers:
     """Its answers to the measured tasks; those without a vector of its encoder, or that what answers learned from, are left out."""
     from ml_backend.learning.record import Record  # noqa: PLC0415 - torch takes seconds: a list does not wait
-    from ml_backend.steps.encode_images import corpus_of  # noqa: PLC0415
+    from ml_backend.steps.encode_images import corpus_of, places  # noqa: PLC0415
 
     model = predictor.load(project, version.number)
     if not model.fits:
         raise OtherLabelsError(f"{version.name} was trained for other labels than the project has now.")
-    corpus = corpus_of(project, predictor.ledger.pool(project), model.encoder, predictor.features, predictor.versions)
+    rows, features = predictor.ledger.pool(project), predictor.features
+    at = places(features, model.encoder.id, rows.hashes)
+    corpus = corpus_of(project, rows, at, model.encoder, features, predictor.versions)
     if corpus is None:
         nothing = np.zeros(0, dtype=np.int64)
         return _Answers(nothing, np.zeros((0, 0), dtype=np.float32), nothing, np.zeros(0, dtype=np.bool_))

@@ -54,7 +54,8 @@ class CorpusBuilder:
         except ImageError as error:
             self._note_waiting(project, str(error))
             return None
-        missing = (places(self.features, encoder.id, rows.hashes) < 0) & ~rows.resting
+        at = places(self.features, encoder.id, rows.hashes)
+        missing = (at < 0) & ~rows.resting
         waiting = None
         if missing.any():
             ids = rows.ids[missing]
@@ -62,9 +63,10 @@ class CorpusBuilder:
             found = self.encoding.encode(project, encoder, tasks, lambda done: on_progress(done, len(ids)))
             waiting = _waiting(found)
             rows = self.ledger.pool(project)
+            at = places(self.features, encoder.id, rows.hashes)
         self._note_waiting(project, waiting)
         self.encoding.kept.pop(project.id, None)
-        return corpus_of(project, rows, encoder, self.features, self.encoders.versions)
+        return corpus_of(project, rows, at, encoder, self.features, self.encoders.versions)
 
     def _note_waiting(self, project: Project, waiting: str | None) -> None:
         """Keep with the project why images are not read yet, for its status."""
@@ -75,10 +77,14 @@ class CorpusBuilder:
 
 
 def corpus_of(
-    project: Project, rows: PoolRows, encoder: Encoder, features: FeatureStore, versions: Versions
+    project: Project,
+    rows: PoolRows,
+    at: NDArray[np.int64],
+    encoder: Encoder,
+    features: FeatureStore,
+    versions: Versions,
 ) -> Corpus | None:
-    """The tasks beside their vectors of this encoder; None where there is no vector."""
-    at = places(features, encoder.id, rows.hashes)
+    """The tasks beside their vectors of this encoder, whose `places` are `at` (N,); None where there is no vector."""
     if not (at >= 0).any():
         return None
     matrix, schema = features.matrix(encoder.id), project.schema

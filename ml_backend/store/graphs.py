@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ class GraphStore:
     def _read(self, project_id: int, encoder_id: str) -> tuple[NDArray[np.uint64], Graph] | None:
         path = self.files.path(project_id)
         try:
-            return _load(path, encoder_id)
+            file = path.stat()
+            return _load(path, encoder_id, (file.st_ino, file.st_mtime_ns, file.st_size))
         except FileNotFoundError:
             return None
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
@@ -106,8 +108,12 @@ def _outgrown(before: NDArray[np.uint64], graph: Graph, images: NDArray[np.uint6
     )
 
 
-def _load(path: Path, encoder_id: str) -> tuple[NDArray[np.uint64], Graph] | None:
-    """Keys of the images and their graph; None where it is of another encoder."""
+@lru_cache(maxsize=1)
+def _load(path: Path, encoder_id: str, _file: tuple[int, ...]) -> tuple[NDArray[np.uint64], Graph] | None:
+    """Keys of the images and their graph; None where it is of another encoder.
+
+    The last one stays in memory, with what it has computed of itself, until a turn finds another file.
+    """
     with safe_open(path, "numpy") as file:
         if (file.metadata() or {}).get("encoder") != encoder_id:
             return None

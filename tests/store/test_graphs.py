@@ -48,6 +48,14 @@ def test_a_graph_is_built_once(tmp_path: Path, features: NDArray[np.float16], mo
     assert shown(again) == shown(first)
 
 
+def test_a_file_that_is_as_it_was_is_not_read_again(tmp_path: Path, features: NDArray[np.float16]) -> None:
+    of(store_in(tmp_path), keys(100), features)
+    read = of(store_in(tmp_path), keys(100), features)
+    assert of(store_in(tmp_path), keys(100), features).graph is read.graph
+    of(store_in(tmp_path), keys(120), features)
+    assert len(of(store_in(tmp_path), keys(120), features).graph) == 120
+
+
 def test_new_images_join_and_find_the_neighbours_that_a_new_graph_would_give(
     tmp_path: Path, features: NDArray[np.float16], monkeypatch: pytest.MonkeyPatch
 ) -> None:
