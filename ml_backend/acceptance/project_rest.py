@@ -14,7 +14,7 @@ from ml_backend.errors import InvalidInputError, NotFoundError
 from ml_backend.learning.record import Record, image_keys
 from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.steps.corpus import Corpus
-from ml_backend.steps.encode_images import corpus_of
+from ml_backend.steps.encode_images import corpus_of, places
 from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.store.graphs import GraphStore
 from ml_backend.store.ledger import Ledger
@@ -76,7 +76,9 @@ class ProjectRest:
                 f"{project.title!r} has no model that answers: label two images of different classes, then run "
                 "`ml-backend sync run`."
             )
-        corpus = corpus_of(project, self.ledger.pool(project), model.encoder, self.features, self.versions)
+        rows = self.ledger.pool(project)
+        at = places(self.features, model.encoder.id, rows.hashes)
+        corpus = corpus_of(project, rows, at, model.encoder, self.features, self.versions)
         if corpus is None:
             raise NotFoundError(f"No image of {project.title!r} was read yet: run `ml-backend sync run`.")
         wrong, doubt = self._measured(project, corpus, model)
