@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     client = open_client(settings, args)
     project = remote_project(client, args.project)
     given = read_labels(args.csv, (*NAME_COLUMNS, "content_hash", "task_id"))
-    with bar("labels", len(given)) as advance:
+    with bar("labels", len(given)) as advance, bar("tidying up") as tidied:
         report = import_labels(
             int(project["id"]),
             client.schema(project, default=settings.selection),
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
             replace=args.replace,
             dry_run=args.dry_run,
             on_progress=advance,
+            on_tidy=tidied,
         )
     _warn(answer, report)
     verb = "would be written" if args.dry_run else "written"

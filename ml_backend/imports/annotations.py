@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ml_backend.errors import InvalidInputError
 from ml_backend.imports.sources import Source
 from ml_backend.imports.uploading import IMPORTED, LabelsAs, check_labels
+from ml_backend.labelstudio.bulk_annotations import settle, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.results import annotation_result, prediction_result
 from ml_backend.records import Annotation, LabelSchema, Task
@@ -36,10 +37,11 @@ class LabelReport:
 
 @dataclass(frozen=True)
 class _Step:
-    """What is to be done to one task."""
+    """What is to be done to one task. plain: it has no answer yet, not even a blank one."""
 
     task_id: int
     labels: tuple[str, ...]
+    plain: bool = False
     replaces: Annotation | None = None
 
 
@@ -54,12 +56,14 @@ def import_labels(
     replace: bool = False,
     dry_run: bool = False,
     on_progress: Callable[[int], None] = lambda _: None,
+    on_tidy: Callable[[int], None] = lambda _: None,
 ) -> LabelReport:
     """Give each named task its labels. `given`: filename, path, content hash or task id -> CSV cells.
 
     An empty cell is no label where one choice is asked for; where several may be chosen, it is: none of them.
     A task that somebody labelled otherwise keeps that label, and is named in the report, unless `replace`: then this
-    user's newest annotation of it is changed. Raises InvalidInputError, with nothing written, for labels that do not fit.
+    user's newest annotation of it is changed. on_progress: tasks done. on_tidy: temporary predictions deleted after that.
+    Safe to repeat after a crash at any line. Raises InvalidInputError, with nothing written, for labels that do not fit.
     """
     report = LabelReport()
     labels = _checked(schema, given, separator)
@@ -69,12 +73,19 @@ def import_labels(
     if labels_as == "predictions":
         _as_predictions(project_id, schema, wanted, report, client, dry_run=dry_run)
         return report
+    if not dry_run:
+        settle(project_id, client)  # what a run that was killed has under way must not come in after we looked
     steps = _plan(project_id, schema, wanted, report, client, replace=replace)
     on_progress(len(wanted) - len(steps))
     if dry_run:
         return report
+    new = {step.task_id: step.labels for step in steps if step.plain}
+    done = write_annotations(project_id, schema, new, client, on_progress=on_progress, on_tidy=on_tidy)
+    report.written -= len(done.answered) + len(done.gone)
+    report.differing += [f"task {task_id}: somebody labelled it meanwhile" for task_id in done.answered]
+    report.unknown += [f"task {task_id}" for task_id in done.gone]
     with ThreadPoolExecutor(WRITERS) as writers:
-        for _ in writers.map(lambda step: _write(schema, step, client), steps):
+        for _ in writers.map(lambda step: _write(schema, step, client), [step for step in steps if not step.plain]):
             on_progress(1)
     return report
 
@@ -113,16 +124,17 @@ def _plan(
     answered = {task.id: given for task, given in client.annotated(project_id, schema=schema) if task.id in wanted}
     steps = []
     for task_id, names in wanted.items():
-        answers = [a for a in answered.get(task_id, []) if not a.was_cancelled and not is_blank(a, schema)]
+        given = [a for a in answered.get(task_id, []) if not a.was_cancelled]
+        answers = [a for a in given if not is_blank(a, schema)]
         if any(set(a.labels) == set(names) for a in answers):
             report.same += 1
         elif not answers:
             report.written += 1
-            steps.append(_Step(task_id, names))
+            steps.append(_Step(task_id, names, plain=not given))
         elif replace:
             report.replaced += 1
             mine = [a for a in answers if a.annotator == user]
-            steps.append(_Step(task_id, names, max(mine, key=lambda a: a.id, default=None)))
+            steps.append(_Step(task_id, names, replaces=max(mine, key=lambda a: a.id, default=None)))
         else:
             report.differing.append(
                 f"task {task_id}: labelled {'|'.join(answers[-1].labels)!r}, the file says {'|'.join(names)!r}"

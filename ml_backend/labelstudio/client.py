@@ -190,7 +190,7 @@ class LabelStudio:
         return created
 
     def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
-        self._act(project_id, "delete_tasks", task_ids)
+        self.act(project_id, "delete_tasks", task_ids)
 
     # -- annotating (as an annotator's browser does) ------------------------------------------------------------------
 
@@ -235,7 +235,7 @@ class LabelStudio:
         Label Studio dropped one without saying so (it answers 201), naming the tasks.
         """
         for chunk in chunks(predictions, IMPORT_CHUNK):
-            if self._singly(project_id, len(chunk)):
+            if self.singly(project_id, len(chunk)):
                 with ThreadPoolExecutor(4) as pool:
                     list(pool.map(lambda item: self._post("/api/predictions/", item | {"project": project_id}), chunk))
                 continue
@@ -355,19 +355,24 @@ class LabelStudio:
         query = {"selectedItems": {"all": False, "included": list(task_ids)}}
         return list(self.listing(project_id, include, query, fields=fields, size=len(task_ids))["tasks"])
 
-    def _act(self, project_id: int, action: str, task_ids: Sequence[int]) -> None:
-        items = {"selectedItems": {"all": False, "included": list(task_ids)}}
-        if task_ids:
-            path = f"/api/dm/actions?id={action}&project={project_id}"
-            self._post(path, items, timeout=BULK_TIMEOUT_S)
+    def act(self, project_id: int, action: str, task_ids: Sequence[int], **fields: Any) -> Json:
+        """Have the Data Manager do this with the tasks; what it answers, {} where there is none (it would take all)."""
+        if not task_ids:
+            return {}
+        items = {"selectedItems": {"all": False, "included": list(task_ids)}, **fields}
+        return dict(self._post(f"/api/dm/actions?id={action}&project={project_id}", items, timeout=BULK_TIMEOUT_S))
 
-    def _singly(self, project_id: int, count: int) -> bool:
-        """Whether single predictions are the cheaper way: a small batch, a large project, the older bulk import."""
+    def lean_import(self, project_id: int) -> bool:
+        """Whether importing predictions takes by the prediction; the older import recounts every task of the project."""
         if self._lean_import is None:
             # Each of the two imports refuses a task that does not exist, the older one in other words.
             answer = self.transport.send("POST", f"/api/projects/{project_id}/import/predictions", json=[{"task": 0}])
             self._lean_import = "couldn't be retrieved" not in detail_of(answer)
-        if self._lean_import:
+        return self._lean_import
+
+    def singly(self, project_id: int, count: int) -> bool:
+        """Whether single predictions are the cheaper way: a small batch, a large project, the older bulk import."""
+        if self.lean_import(project_id):
             return False
         tasks = parsed(self.transport.send("GET", f"/api/projects/{project_id}/", params={"include": "task_number"}))
         return bool(tasks.get("task_number", 0) > TASKS_WORTH_ONE_PREDICTION * count)

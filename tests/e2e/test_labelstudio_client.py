@@ -66,7 +66,7 @@ def test_every_change_of_an_annotation_moves_its_tasks_updated_at(client: LabelS
     assert (skip.was_cancelled, skip.labels) == (True, ())
 
     seen = last_change(client, project_id)
-    client._act(project_id, "delete_tasks_annotations", [task.id])
+    client.act(project_id, "delete_tasks_annotations", [task.id])
     assert changed(client, project_id, task.id, seen) == []
 
 

@@ -1,5 +1,6 @@
 """The one project of a Label Studio in memory, as far as importing goes."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from ml_backend.imports.placement import Ready
 from ml_backend.imports.sources import Source
 from ml_backend.imports.uploading import ImportReport, import_images
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.results import annotation_result
 from ml_backend.records import Annotation, LabelSchema, Task
 
 SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog", "a|b"))
@@ -30,6 +32,8 @@ class FakeProject(LabelStudio):
     predictions: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     late: list[Mapping[str, Any]] = field(default_factory=list)
     writes: int = 0
+    acts: int = 0
+    swallowed: int = 0
 
     def get_project(self, project_id: int) -> dict[str, Any]:
         return {"id": project_id, "task_number": len(self.rows)}
@@ -74,6 +78,54 @@ class FakeProject(LabelStudio):
 
     def predictions_of(self, project_id: int, task_ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
         return {task: self.predictions.get(task, []) for task in task_ids}
+
+    def lean_import(self, project_id: int) -> bool:
+        return True
+
+    def singly(self, project_id: int, count: int) -> bool:
+        return False
+
+    def existing(self, project_id: int, task_ids: Sequence[int]) -> set[int]:
+        return {task.id for task in self.rows} & set(task_ids)
+
+    def model_versions(self, project_id: int) -> dict[str, int]:
+        return Counter(p["model_version"] for given in self.predictions.values() for p in given)
+
+    def delete_predictions(self, project_id: int, model_version: str) -> int:
+        deleted = self.model_versions(project_id)[model_version]
+        for task_id, given in self.predictions.items():
+            self.predictions[task_id] = [p for p in given if p["model_version"] != model_version]
+        return deleted
+
+    def listing(self, project_id: int, include: str, query: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """The answered ones of the tasks that are asked for by id."""
+        ids = query.get("selectedItems", {}).get("included", ())
+        return {"tasks": [{"id": i, "annotations": self._raw(i)} for i in ids if self.given.get(i)]}
+
+    def _raw(self, task_id: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": a.id,
+                "result": annotation_result(SCHEMA, a.labels),
+                "completed_by": a.annotator,
+                "was_cancelled": a.was_cancelled,
+                "created_at": NOW.isoformat(),
+                "updated_at": NOW.isoformat(),
+            }
+            for a in self.given[task_id]
+        ]
+
+    def act(self, project_id: int, action: str, task_ids: Sequence[int], **fields: Any) -> dict[str, Any]:
+        """Annotations of predictions, but of the first `swallowed` tasks none."""
+        self.acts += 1
+        assert action == "predictions_to_annotations"
+        assert task_ids
+        answered = {a.task_id for given in self.given.values() for a in given if not a.was_cancelled}
+        taken = [task_id for task_id in task_ids[self.swallowed :] if task_id not in answered]
+        for task_id in taken:
+            (p,) = (p for p in self.predictions[task_id] if p["model_version"] in fields["model_version"])
+            self.create_annotation(task_id, p["result"])
+        return {"detail": f"Created {len(taken)} annotations"}
 
     def import_predictions(self, project_id: int, predictions: Sequence[dict[str, Any]]) -> int:
         for prediction in predictions:

@@ -1,0 +1,110 @@
+"""Labels onto tasks that exist: many at once, each task once, and nothing left behind."""
+
+import pytest
+
+from ml_backend.errors import InvalidInputError, LabelStudioError
+from ml_backend.imports.annotations import import_labels
+from ml_backend.labelstudio import bulk_annotations
+from ml_backend.labelstudio.bulk_annotations import CHUNK, FEW, MARK, write_annotations
+from tests.imports.fake_project import MANY, SCHEMA, FakeProject, imported
+
+SOME = 2 * FEW
+
+
+def labels_of(client: FakeProject) -> dict[int, list[tuple[str, ...]]]:
+    return {task_id: [a.labels for a in given] for task_id, given in client.given.items()}
+
+
+def guess(version: str) -> dict[str, object]:
+    return {"task": 1, "result": [], "score": 0.5, "model_version": version}
+
+
+def test_many_labels_are_written_at_once_and_their_temporary_predictions_are_gone() -> None:
+    client = imported(SOME)
+    client.predictions[1] = [guess("v1-r1")]
+    told: list[int] = []
+    given = {f"{i}.png": ["cat" if i % 2 else "dog"] for i in range(SOME)}
+    report = import_labels(1, SCHEMA, given, client, on_progress=told.append)
+    assert (report.written, client.acts, sum(told)) == (SOME, 1, SOME)
+    assert labels_of(client) == {i + 1: [("cat" if i % 2 else "dog",)] for i in range(SOME)}
+    assert client.model_versions(1) == {"v1-r1": 1}
+    assert import_labels(1, SCHEMA, given, client).same == SOME
+    assert client.acts == 1
+
+
+def test_a_dry_run_writes_and_deletes_nothing() -> None:
+    client = imported(SOME)
+    client.predictions[1] = [guess(MARK + "killed")]
+    report = import_labels(1, SCHEMA, {f"{i}.png": ["cat"] for i in range(SOME)}, client, dry_run=True)
+    assert (report.written, client.acts, client.given) == (SOME, 0, {})
+    assert client.model_versions(1) == {MARK + "killed": 1}
+
+
+def test_what_a_killed_run_left_is_deleted_even_where_nothing_is_to_be_written() -> None:
+    client = imported(SOME)
+    client.predictions[1] = [guess(MARK + "killed"), guess("somebody's")]
+    write_annotations(1, SCHEMA, {}, client)
+    assert client.model_versions(1) == {"somebody's": 1}
+
+
+def test_an_answered_task_keeps_its_answer_and_a_skipped_one_gets_the_label() -> None:
+    client = imported(SOME)
+    client.create_annotation(1, [])
+    client.create_annotation(2, [])
+    ((blank,), (skip,)) = (client.given[1], client.given[2])
+    object.__setattr__(skip, "was_cancelled", True)
+    done = write_annotations(1, SCHEMA, {i: ("cat",) for i in range(1, SOME + 1)}, client)
+    assert (done.answered, client.given[1]) == ([1], [blank])
+    assert (2 in done.written, client.acts) == (True, 1)
+    assert [a.labels for a in client.given[2] if not a.was_cancelled] == [("cat",)]
+
+
+def test_none_of_them_is_written_at_once_like_any_label() -> None:
+    client = imported(SOME)
+    done = write_annotations(1, MANY, {i: () for i in range(1, SOME + 1)}, client)
+    assert len(done.written) == SOME
+    assert set(map(tuple, labels_of(client).values())) == {((),)}
+
+
+def test_what_label_studio_leaves_out_is_asked_for_again_and_then_written_one_by_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = imported(SOME)
+    client.swallowed = 3
+    done = write_annotations(1, SCHEMA, {i: ("dog",) for i in range(1, SOME + 1)}, client)
+    assert sorted(done.written) == list(range(1, SOME + 1))
+    assert labels_of(client) == {i: [("dog",)] for i in range(1, SOME + 1)}
+    assert "one by one" in caplog.text
+    assert not client.model_versions(1)
+
+
+def test_a_label_studio_that_cannot_do_it_at_once_gets_them_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = imported(SOME)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise LabelStudioError("no such action")
+
+    monkeypatch.setattr(client, "act", refuse)
+    done = write_annotations(1, SCHEMA, {i: ("dog",) for i in range(1, SOME + 1)}, client)
+    assert sorted(done.written) == list(range(1, SOME + 1))
+    assert not client.model_versions(1)
+
+
+def test_labels_the_config_does_not_have_or_several_where_it_asks_for_one_write_nothing() -> None:
+    client = imported(SOME)
+    for wrong in (("cow",), ("cat", "dog"), ()):
+        labels = {i: ("cat",) for i in range(1, SOME)} | {SOME: wrong}
+        with pytest.raises(InvalidInputError, match="Nothing was written"):
+            write_annotations(1, SCHEMA, labels, client)
+    assert (client.given, client.acts, client.model_versions(1)) == ({}, 0, {})
+
+
+def test_many_chunks_are_told_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk_annotations, "CHUNK", 8)
+    monkeypatch.setattr(bulk_annotations, "PIECE", 3)
+    client, told, tidied = imported(SOME), list[int](), list[int]()
+    labels = {i: ("cat",) for i in range(1, SOME + 1)}
+    write_annotations(1, SCHEMA, labels, client, on_progress=told.append, on_tidy=tidied.append)
+    assert told == [8, 8, 4]
+    assert sorted(tidied) == [1, 2, 2, 3, 3, 3, 3, 3]
+    assert CHUNK > 8
