@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ml_backend.chunks import chunks
-from ml_backend.errors import InvalidInputError, LabelStudioError, NotFoundError
+from ml_backend.errors import ConflictError, InvalidInputError, LabelStudioError, NotFoundError
 from ml_backend.labelstudio.client import PAGE, LabelStudio, column_filter
 from ml_backend.labelstudio.results import annotation_from_json, annotation_result
 from ml_backend.records import Annotation, LabelSchema
@@ -34,6 +35,7 @@ PIECE = 250
 """Predictions under one name: they are deleted in one transaction, and who submits meanwhile on SQLite waits for it."""
 FEW = 10  # labels for which all of this is not worth while
 ATTEMPTS = 2
+PATIENCE_S = 3.0  # for counting that is under way
 WRITERS = 4
 
 _FIELDS = "id,annotations,result,completed_by,was_cancelled,created_at,updated_at"
@@ -64,8 +66,8 @@ def write_annotations(
     labels: task id -> names of the label config; none at all says that none of them fits, where several may be chosen.
     on_progress: tasks that are done with. on_tidy: temporary predictions that were deleted.
 
-    Safe to repeat: after a crash at any line, the same call ends as if there had been none. Two at once in one project
-    hold each other up. Raises InvalidInputError, with nothing written, for labels that do not fit the config;
+    Safe to repeat: after a crash at any line, the same call ends as if there had been none. Raises InvalidInputError, with
+    nothing written, for labels that do not fit the config; ConflictError where another call works on the same project;
     LabelStudioUnavailableError where a later call may succeed, LabelStudioError for a refusal.
     """
     _check(schema, labels)
@@ -83,11 +85,15 @@ def write_annotations(
 
 def settle(project_id: int, client: LabelStudio, on_progress: Callable[[int], None] = lambda _: None) -> None:
     """Delete the temporary predictions that there are: nothing that was begun with them can annotate a task after this."""
-    left = [name for name, count in client.model_versions(project_id).items() if count and name.startswith(MARK)]
+    left = _temporary(project_id, client)
     if left:
         _recount(project_id, client)
     for name in left:
         on_progress(client.delete_predictions(project_id, name))
+
+
+def _temporary(project_id: int, client: LabelStudio) -> set[str]:
+    return {name for name, count in client.model_versions(project_id).items() if count and name.startswith(MARK)}
 
 
 class _Writer:
@@ -104,15 +110,9 @@ class _Writer:
         for _ in range(ATTEMPTS):
             if not left:
                 return
-            names = [f"{MARK}{uuid.uuid4().hex[:16]}" for _ in range(0, len(left), PIECE)]
-            try:
-                created = self._convert(left, names)
-            except LabelStudioError as error:
-                logger.warning("Labels for %d tasks at once failed: %s", len(left), error)
-            else:
-                if created == len(left):
-                    self.report.written.extend(left)
-                    return
+            if self._convert(left):
+                self.report.written.extend(left)
+                return
             settle(self.project_id, self.client)
             left = self._unanswered(self._existing(left), again=True)
         if left:
@@ -126,17 +126,35 @@ class _Writer:
             self._create(self._unanswered(dict(chunk)))
             on_progress(len(chunk))
 
-    def _convert(self, labels: Mapping[int, Sequence[str]], names: Sequence[str]) -> int:
-        """Predictions under `names`, and annotations of them all, as long as nobody has answered; returns how many."""
+    def _convert(self, labels: Mapping[int, Sequence[str]]) -> bool:
+        """Predictions under new names, and annotations of them; whether every task got its own.
+
+        Raises ConflictError where somebody else deleted them: who goes on against another run would annotate twice.
+        """
+        names = [f"{MARK}{uuid.uuid4().hex[:16]}" for _ in range(0, len(labels), PIECE)]
         predictions = [
             {"task": task_id, "result": annotation_result(self.schema, chosen), "model_version": names[place // PIECE]}
             for place, (task_id, chosen) in enumerate(labels.items())
         ]
-        self.client.import_predictions(self.project_id, predictions)
+        stored, created = 0, -1
+        try:
+            stored = self.client.import_predictions(self.project_id, predictions)
+            created = self._annotate(list(labels), names)
+        except LabelStudioError as error:
+            logger.warning("Labels for %d tasks at once failed: %s", len(labels), error)
+        if created != len(labels) and stored and not set(names) <= _temporary(self.project_id, self.client):
+            raise ConflictError(
+                f"Somebody deleted what was to become labels of project {self.project_id}, most likely another import of "
+                "labels into it: let that one end, then run this again. What is written stays."
+            )
+        return created == len(labels)
+
+    def _annotate(self, task_ids: Sequence[int], names: Sequence[str]) -> int:
+        """Have annotations made of these predictions where nobody has answered by now; returns how many."""
         answer = self.client.act(
             self.project_id,
             "predictions_to_annotations",
-            list(labels),
+            task_ids,
             model_version=list(names),
             filters={"conjunction": "and", "items": [_UNANSWERED]},
         )
@@ -200,15 +218,23 @@ def _answers(
 
 
 def _recount(project_id: int, client: LabelStudio) -> None:
-    """Have Label Studio count the annotations of tasks that it says have none.
+    """Have Label Studio count the annotations of tasks that it says have none, unless it is just doing so.
 
     Where Label Studio itself is killed in the middle of the action, they are there, and it goes on serving their tasks.
     """
-    uncounted = [_ANSWERED, _UNANSWERED, column_filter("cancelled_annotations", "equal", 0)]
-    after, page = 0, PAGE
-    while page == PAGE:
-        query = {"filters": {"conjunction": "and", "items": [*uncounted, column_filter("id", "greater", after)]}}
+    items = [_ANSWERED, _UNANSWERED, column_filter("cancelled_annotations", "equal", 0)]
+    query = {"filters": {"conjunction": "and", "items": items}}
+    before: list[int] = []
+    counted: list[int] = []
+    while True:
         rows = client.listing(project_id, "id,annotations,was_cancelled", query, fields="all")["tasks"]
+        uncounted = [raw["id"] for raw in rows]
+        if not uncounted or uncounted == counted:
+            return
+        if uncounted != before:
+            before = uncounted
+            time.sleep(PATIENCE_S)
+            continue
         for annotation in (annotation for raw in rows for annotation in raw["annotations"]):
             client.update_annotation(annotation["id"], was_cancelled=annotation["was_cancelled"])
-        after, page = rows[-1]["id"] if rows else after, len(rows)
+        counted = uncounted

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
-from ml_backend.errors import LabelStudioUnavailableError
+from ml_backend.errors import ConflictError, LabelStudioUnavailableError
 from ml_backend.imports.annotations import import_labels
 from ml_backend.labelstudio import bulk_annotations, queue
 from ml_backend.labelstudio.bulk_annotations import MARK, settle, write_annotations
@@ -22,6 +23,7 @@ from ml_backend.labelstudio.results import annotation_result, prediction_result
 from ml_backend.records import Annotation
 from tests.e2e import acts
 from tests.e2e.helpers import FakeBackend
+from tests.e2e.stack import inline
 
 NewProject = Callable[..., int]
 SOME = 14
@@ -175,7 +177,8 @@ def test_an_action_that_label_studio_goes_on_with_after_we_gave_up_annotates_no_
     with LabelStudio(label_studio.url, label_studio.token) as client:
         project_id = new_project(tasks=600)
         labels = alternating(ids_of(client, project_id))
-        real, sent = client.transport.send, []
+        sent: list[str] = []
+        real = client.transport.send
 
         def impatient(method: str, path: str, **kwargs: Any) -> Any:
             if "predictions_to_annotations" in path and not sent:
@@ -235,13 +238,34 @@ def test_an_answer_that_a_person_gives_before_the_action_is_kept_and_theirs_alon
                 person.create_annotation(ids[1], annotation_result(schema, ["cat"]))
             return stored
 
-        client.import_predictions = meanwhile  # type: ignore[method-assign]
+        client.import_predictions = meanwhile  # type: ignore[method-assign, assignment]
         report = import_labels(project_id, schema, {str(i): chosen for i, chosen in alternating(ids).items()}, client)
     assert report.differing == [f"task {ids[1]}: somebody labelled it meanwhile"]
     assert report.written == SOME - 1
     found = given(three_users[0], project_id)
     assert [(a.labels, a.annotator) for a in found[ids[1]]] == [(("cat",), person.whoami()["id"])]
     assert {task_id: len(answers) for task_id, answers in found.items()} == dict.fromkeys(ids, 1)
+
+
+def test_two_runs_at_once_annotate_no_task_twice_and_one_of_them_says_why_it_stops(
+    label_studio: EmbeddedLabelStudio, client: LabelStudio, new_project: NewProject, small: None
+) -> None:
+    project_id = new_project(tasks=SOME)
+    schema, labels = client.schema(project_id), alternating(ids_of(client, project_id))
+    with LabelStudio(label_studio.url, label_studio.token) as first:
+        real = first.act
+
+        def overtaken(*args: Any, **fields: Any) -> dict[str, Any]:
+            first.act = real  # type: ignore[method-assign]
+            write_annotations(project_id, schema, labels, client)
+            return real(*args, **fields)
+
+        first.act = overtaken  # type: ignore[method-assign]
+        with pytest.raises(ConflictError, match="another import of labels"):
+            write_annotations(project_id, schema, labels, first)
+    assert labels_in(client, project_id) == once(labels)
+    assert write_annotations(project_id, schema, labels, client).answered == list(labels)
+    assert client.model_versions(project_id) == {}
 
 
 def test_a_task_that_is_deleted_meanwhile_does_not_keep_the_others_from_their_labels(
@@ -303,7 +327,7 @@ def test_one_event_tells_of_a_chunk_and_names_every_task_where_it_has_a_payload(
 def test_what_is_labelled_at_once_leaves_the_queue(client: LabelStudio, new_project: NewProject, small: None) -> None:
     project_id = new_project(tasks=SOME)
     schema, ids = client.schema(project_id), ids_of(client, project_id)
-    items = [queue.QueueItem(i, 1e-7 * (n + 1), prediction_result(schema, ["cat"], 0.5)) for n, i in enumerate(ids)]
+    items = [queue.QueueItem(i, 1e-8 * (n + 1), prediction_result(schema, ["cat"], 0.5)) for n, i in enumerate(ids)]
     queue.push(client, project_id, schema, "v1-r1", items)
     write_annotations(project_id, schema, alternating(ids[:10]), client)
     queue.verify(client, project_id, "v1-r1", ids)
@@ -312,6 +336,34 @@ def test_what_is_labelled_at_once_leaves_the_queue(client: LabelStudio, new_proj
     assert served["id"] == ids[10]
     assert client.get_project(project_id)["model_version"] == "v1-r1"
     assert client.model_versions(project_id) == {"v1-r1": SOME}
+
+
+def test_what_a_killed_run_left_goes_with_the_former_queues_where_it_is_not_run_again(
+    client: LabelStudio, new_project: NewProject
+) -> None:
+    project_id = new_project(tasks=2)
+    names = (f"{MARK}killed", "v1-r1", "v2-r2", "somebody's")
+    client.import_predictions(
+        project_id, [{"task": i, "result": [], "model_version": v} for v in names for i in ids_of(client, project_id)]
+    )
+    assert queue.superseded(client, project_id, "v2-r2") == {f"{MARK}killed", "v1-r1"}
+
+
+def test_labels_written_at_once_reach_the_service_at_its_next_turn_and_none_of_their_tasks_is_asked(
+    label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path
+) -> None:
+    with inline(label_studio, client, tmp_path) as stack:
+        first = stack.ranking(stack.turn())
+        ids = {task.data["filename"]: task.id for task in client.tasks(stack.project_id)}
+        others = [name for name, task_id in ids.items() if task_id not in first]
+        names = [*(name for name, task_id in ids.items() if task_id in first[:10]), *others[:90]]
+        given = {name: [stack.truth[name]] for name in names}
+        assert import_labels(stack.project_id, stack.schema, given, client).written == len(names) == 100
+        second = stack.turn()
+        known = {label.task_id: label.labels for label in stack.services.ledger.labels(stack.project)}
+        assert known == {ids[name]: (stack.truth[name],) for name in names}
+        assert second.state == "verified"
+        assert not set(stack.ranking(second)) & set(known)
 
 
 @dataclass

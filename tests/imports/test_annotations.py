@@ -53,7 +53,7 @@ def test_an_answered_task_keeps_its_answer_and_a_skipped_one_gets_the_label() ->
     client.create_annotation(2, [])
     ((blank,), (skip,)) = (client.given[1], client.given[2])
     object.__setattr__(skip, "was_cancelled", True)
-    done = write_annotations(1, SCHEMA, {i: ("cat",) for i in range(1, SOME + 1)}, client)
+    done = write_annotations(1, SCHEMA, dict.fromkeys(range(1, SOME + 1), ("cat",)), client)
     assert (done.answered, client.given[1]) == ([1], [blank])
     assert (2 in done.written, client.acts) == (True, 1)
     assert [a.labels for a in client.given[2] if not a.was_cancelled] == [("cat",)]
@@ -61,7 +61,7 @@ def test_an_answered_task_keeps_its_answer_and_a_skipped_one_gets_the_label() ->
 
 def test_none_of_them_is_written_at_once_like_any_label() -> None:
     client = imported(SOME)
-    done = write_annotations(1, MANY, {i: () for i in range(1, SOME + 1)}, client)
+    done = write_annotations(1, MANY, dict.fromkeys(range(1, SOME + 1), ()), client)
     assert len(done.written) == SOME
     assert set(map(tuple, labels_of(client).values())) == {((),)}
 
@@ -71,7 +71,7 @@ def test_what_label_studio_leaves_out_is_asked_for_again_and_then_written_one_by
 ) -> None:
     client = imported(SOME)
     client.swallowed = 3
-    done = write_annotations(1, SCHEMA, {i: ("dog",) for i in range(1, SOME + 1)}, client)
+    done = write_annotations(1, SCHEMA, dict.fromkeys(range(1, SOME + 1), ("dog",)), client)
     assert sorted(done.written) == list(range(1, SOME + 1))
     assert labels_of(client) == {i: [("dog",)] for i in range(1, SOME + 1)}
     assert "one by one" in caplog.text
@@ -85,7 +85,7 @@ def test_a_label_studio_that_cannot_do_it_at_once_gets_them_one_by_one(monkeypat
         raise LabelStudioError("no such action")
 
     monkeypatch.setattr(client, "act", refuse)
-    done = write_annotations(1, SCHEMA, {i: ("dog",) for i in range(1, SOME + 1)}, client)
+    done = write_annotations(1, SCHEMA, dict.fromkeys(range(1, SOME + 1), ("dog",)), client)
     assert sorted(done.written) == list(range(1, SOME + 1))
     assert not client.model_versions(1)
 
@@ -93,7 +93,7 @@ def test_a_label_studio_that_cannot_do_it_at_once_gets_them_one_by_one(monkeypat
 def test_labels_the_config_does_not_have_or_several_where_it_asks_for_one_write_nothing() -> None:
     client = imported(SOME)
     for wrong in (("cow",), ("cat", "dog"), ()):
-        labels = {i: ("cat",) for i in range(1, SOME)} | {SOME: wrong}
+        labels = dict.fromkeys(range(1, SOME), ("cat",)) | {SOME: wrong}
         with pytest.raises(InvalidInputError, match="Nothing was written"):
             write_annotations(1, SCHEMA, labels, client)
     assert (client.given, client.acts, client.model_versions(1)) == ({}, 0, {})
@@ -103,7 +103,7 @@ def test_many_chunks_are_told_one_after_the_other(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(bulk_annotations, "CHUNK", 8)
     monkeypatch.setattr(bulk_annotations, "PIECE", 3)
     client, told, tidied = imported(SOME), list[int](), list[int]()
-    labels = {i: ("cat",) for i in range(1, SOME + 1)}
+    labels = dict.fromkeys(range(1, SOME + 1), ("cat",))
     write_annotations(1, SCHEMA, labels, client, on_progress=told.append, on_tidy=tidied.append)
     assert told == [8, 8, 4]
     assert sorted(tidied) == [1, 2, 2, 3, 3, 3, 3, 3]
