@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 MARK = "ml-backend-writing-"
 """What the names of the temporary predictions begin with."""
 CHUNK = PAGE  # tasks
-PIECE = 250
+PIECE = 100
 """Predictions under one name: they are deleted in one transaction, and who submits meanwhile on SQLite waits for it."""
 FEW = 10  # labels for which all of this is not worth while
 ATTEMPTS = 2
@@ -227,7 +227,8 @@ def _recount(project_id: int, client: LabelStudio) -> None:
     before: list[int] = []
     counted: list[int] = []
     while True:
-        rows = client.listing(project_id, "id,annotations,was_cancelled", query, fields="all")["tasks"]
+        fields = "id,annotations,was_cancelled,parent_prediction"
+        rows = client.listing(project_id, fields, query, fields="all")["tasks"]
         uncounted = [raw["id"] for raw in rows]
         if not uncounted or uncounted == counted:
             return
@@ -236,5 +237,6 @@ def _recount(project_id: int, client: LabelStudio) -> None:
             time.sleep(PATIENCE_S)
             continue
         for annotation in (annotation for raw in rows for annotation in raw["annotations"]):
-            client.update_annotation(annotation["id"], was_cancelled=annotation["was_cancelled"])
+            if annotation["parent_prediction"]:  # an update makes this user its editor: what is not made here stays
+                client.update_annotation(annotation["id"], was_cancelled=annotation["was_cancelled"])
         counted = uncounted
