@@ -1,7 +1,7 @@
 """Many annotations onto tasks that exist, by what Label Studio calls "create annotations from predictions".
 
 Chunk by chunk: predictions under names of this run's own, the action that makes annotations of them, and at the end the
-predictions deleted again, which takes longest (5 to 14 ms each on SQLite, 2 ms for all the rest).
+predictions deleted again, which takes longest (5 to 15 ms each on SQLite, 2 to 3 ms for all the rest).
 
 What makes it safe to be killed at any line, and to be run again: an annotation names its prediction by a foreign key, so
 that once a prediction is deleted, no action that is still under way in Label Studio can make an annotation of it. What
