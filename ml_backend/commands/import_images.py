@@ -88,9 +88,10 @@ def run(args: argparse.Namespace) -> int:
     client = open_client(settings, args)
     project = remote_project(client, args.project)
     schema = client.schema(project, default=settings.selection)
-    found = find_images(args.images, by_class=args.by_class)
+    guesses = args.labels_as == "predictions"
+    found = find_images(args.images, by_class=args.by_class, guesses=guesses)
     if args.labels:
-        found = with_labels(found, read_labels(args.labels))
+        found = with_labels(found, read_labels(args.labels, guesses=guesses))
     labels = check_labels(schema, [*found.sources, *found.ambiguous], args.separator)
     report = ImportReport(missing=found.missing)
     reader = ImageReader(client.transport, hosts=HostList(settings.image_hosts), seconds=CHECK_TIMEOUT_S, retries=1)

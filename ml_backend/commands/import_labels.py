@@ -42,7 +42,11 @@ def run(args: argparse.Namespace) -> int:
     settings = read_settings()
     client = open_client(settings, args)
     project = remote_project(client, args.project)
-    given = read_labels(args.csv, (*NAME_COLUMNS, "content_hash", "task_id"))
+    guesses = args.labels_as == "predictions"
+    given = read_labels(args.csv, (*NAME_COLUMNS, "content_hash", "task_id"), guesses=guesses)
+    if unanswered := sum(not cells for cells in given.values()):
+        rest = "" if guesses else " (--labels-as predictions takes those of a model)"
+        answer.warn(f"{amount(unanswered, 'line')} of {args.csv.name} without an answer of people left out{rest}.")
     with bar("labels", len(given)) as advance, bar("tidying up") as tidied:
         report = import_labels(
             int(project["id"]),

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.host_lists import split
+from ml_backend.records import Origin
 from ml_backend.tabular import read_csv, unguarded
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif"})
@@ -18,6 +19,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", 
 SCHEMES = ("http://", "https://", "s3://", "gs://", "azure-blob://")
 NAME_COLUMNS = ("path", "filename", "image", "file")
 LABEL_COLUMNS = ("label", "labels", "choice", "class")
+GUESSED: Origin = "predicted"
 COPY = re.compile(r"\([0-9]+\)$|(?<![a-z])(copy|kopie|copie|copia)(?![a-z])|~[0-9]*$", re.IGNORECASE)
 """What file managers add to the name of a copy."""
 
@@ -54,15 +56,15 @@ class Found:
     ambiguous: dict[Source, list[Source]] = field(default_factory=dict)
 
 
-def find_images(wanted: Sequence[str], *, by_class: bool = False) -> Found:
+def find_images(wanted: Sequence[str], *, by_class: bool = False, guesses: bool = False) -> Found:
     """Find what `wanted` names: folders (recursive), files, globs, CSV files, .txt lists, addresses.
 
-    by_class: in a folder, the name of the name of an image's folder is its label.
+    by_class: in a folder, the name of an image's folder is its label. guesses: as for `read_labels`.
     Raises InvalidInputError where nothing is found at all.
     """
     found = Found()
     for name in wanted:
-        _find(name, found, by_class=by_class)
+        _find(name, found, by_class=by_class, guesses=guesses)
     found.sources = _each_once(found.sources)
     if not found.sources:
         kinds = ", ".join(sorted(SUFFIXES))
@@ -88,10 +90,13 @@ def _merged(group: Sequence[Source]) -> Source:
     return replace(original, cells=tuple(cells), also=tuple(also))
 
 
-def read_labels(path: Path, columns: Sequence[str] = NAME_COLUMNS) -> dict[str, tuple[str, ...]]:
+def read_labels(
+    path: Path, columns: Sequence[str] = NAME_COLUMNS, *, guesses: bool = False
+) -> dict[str, tuple[str, ...]]:
     """A CSV with `label` and one of `columns`: name -> cells, one for each line with another label.
 
-    The first of the columns that has something in it names the image. Raises InvalidInputError without such columns.
+    The first of the columns that has something in it names the image. Rows that say they are no answer of people, by `origin` or
+    an empty `annotation_id`, have no cells; with `guesses` those of a model have. Raises InvalidInputError without such columns.
     """
     labels: dict[str, dict[str, None]] = {}
     for number, row in enumerate(read_csv(path), start=1):
@@ -101,7 +106,7 @@ def read_labels(path: Path, columns: Sequence[str] = NAME_COLUMNS) -> dict[str, 
         name = next((row[column] for column in named if row[column]), "")
         if not name:
             raise InvalidInputError(f"{path}, row {number}: the {named[0]} is empty.")
-        labels.setdefault(unguarded(name), {}).update(_cell(row))
+        labels.setdefault(unguarded(name), {}).update(_cell(row, guesses=guesses))
     return {name: tuple(several) for name, several in labels.items()}
 
 
@@ -111,24 +116,24 @@ def originality(source: Source) -> tuple[bool, int, int, str]:
     return copy, source.relative.count("/"), len(source.relative), source.relative
 
 
-def _find(name: str, found: Found, *, by_class: bool) -> None:
+def _find(name: str, found: Found, *, by_class: bool, guesses: bool) -> None:
     path = Path(name)
     if name.startswith(SCHEMES):
         found.sources.append(_at(name))
     elif path.is_dir():
         found.sources += _in_folder(path, by_class=by_class)
     elif path.is_file():
-        _in_file(path, found)
+        _in_file(path, found, guesses=guesses)
     elif matches := _matches(name):
         found.sources += matches
     else:
         found.missing.append(f"{name}: no such file or folder.")
 
 
-def _in_file(path: Path, found: Found) -> None:
+def _in_file(path: Path, found: Found, *, guesses: bool) -> None:
     """A list of images (.csv, .txt), or an image."""
     if path.suffix.lower() == ".csv":
-        _in_csv(path, found)
+        _in_csv(path, found, guesses=guesses)
     elif path.suffix.lower() == ".txt":
         for line in path.read_text(encoding="utf-8-sig").splitlines():
             if line.strip():
@@ -158,7 +163,7 @@ def _in_folder(folder: Path, *, by_class: bool) -> Iterator[Source]:
             yield Source(relative.as_posix(), file=file.resolve(), cells=cells)
 
 
-def _in_csv(path: Path, found: Found) -> None:
+def _in_csv(path: Path, found: Found, *, guesses: bool) -> None:
     """Rows name files beside the CSV (or absolute), or addresses; lines about the same image add up."""
     names: dict[str, dict[str, None]] = {}
     for number, row in enumerate(read_csv(path), start=1):
@@ -169,7 +174,7 @@ def _in_csv(path: Path, found: Found) -> None:
         if not name:
             found.missing.append(f"{path}, row {number}: the {named[0]} is empty.")
             continue
-        names.setdefault(name, {}).update(_cell(row))
+        names.setdefault(name, {}).update(_cell(row, guesses=guesses))
     for name, cells in names.items():
         _named(name, tuple(cells), path.parent, found)
 
@@ -199,10 +204,13 @@ def _at(address: str, cells: tuple[str, ...] = ()) -> Source:
     return Source(unquote(split(address).path).lstrip("/") or address, address=address, cells=cells)
 
 
-def _cell(row: Mapping[str, str]) -> dict[str, None]:
+def _cell(row: Mapping[str, str], *, guesses: bool) -> dict[str, None]:
     """The row's label as it stands, "" for an empty one; none where the row is known to be without an answer."""
-    labelled, answer = _columns(row, LABEL_COLUMNS), _columns(row, ("annotation_id",))
+    labelled, answer, origin = (_columns(row, names) for names in (LABEL_COLUMNS, ("annotation_id",), ("origin",)))
     if not labelled or (answer and not row[answer[0]] and not row[labelled[0]]):
+        return {}
+    whose = row[origin[0]] if origin else "human"
+    if (whose == GUESSED and not guesses) or not (whose or row[labelled[0]]):
         return {}
     return {unguarded(row[labelled[0]]): None}
 

@@ -71,3 +71,20 @@ def test_labels_find_their_image_by_path_or_unique_name(tmp_path: Path) -> None:
     picture(tmp_path / "b/x.png", 9)
     inspect(found.sources, {}, report, lambda _: None, ambiguous=found.ambiguous)
     assert report.missing == ["x.png (in the labels file): several images have this name; give the path."]
+
+
+@pytest.mark.parametrize("guesses", [False, True])
+def test_guesses_of_a_model_are_no_answers_of_people(tmp_path: Path, guesses: bool) -> None:
+    """As `export predictions` writes them; an image without a guess has no label, not none of them."""
+    (tmp_path / "p.csv").write_text("filename,label,origin\na.png,cat,human\nb.png,dog,predicted\nc.png,,\n")
+    for name in "abc":
+        (tmp_path / f"{name}.png").touch()
+    guessed = ("dog",) if guesses else ()
+    assert read_labels(tmp_path / "p.csv", guesses=guesses) == {"a.png": ("cat",), "b.png": guessed, "c.png": ()}
+    found = find_images([str(tmp_path / "p.csv")], guesses=guesses)
+    assert [source.cells for source in found.sources] == [("cat",), guessed, ()]
+
+
+def test_another_meaning_of_origin_takes_no_label_away(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("filename,label,origin\na.png,cat,site 1\nb.png,dog,\n")
+    assert read_labels(tmp_path / "l.csv") == {"a.png": ("cat",), "b.png": ("dog",)}
