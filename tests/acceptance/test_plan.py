@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ml_backend import cli
 from ml_backend.acceptance.planning import forecast
 from ml_backend.acceptance.project_rest import Plan
 from ml_backend.acceptance.proposal import Proposal
 from ml_backend.errors import InvalidInputError, NotFoundError
-from tests.bench import Bench, without_label_studio
+from tests.bench import HOST, Bench, without_label_studio
 
 ERRORS = (0.01, 0.05, 0.2)
 
@@ -66,3 +68,29 @@ def test_without_a_model_there_is_no_plan(bench: Bench) -> None:
     bench.turn()
     with pytest.raises(NotFoundError, match="no model that answers"):
         planned(bench)
+
+
+def test_the_command_tells_a_plan_and_leaves_the_data_folder_as_it_was(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.label(*range(1, 61))
+    bench.turn()
+    for name, value in (("URL", HOST), ("API_KEY", "k" * 40)):
+        monkeypatch.setenv(f"LABEL_STUDIO_{name}", value)
+    monkeypatch.setenv("ML_BACKEND_DATA_DIR", str(bench.settings.data_dir))
+    monkeypatch.setenv("ML_BACKEND_ENCODER", bench.settings.encoder)
+    before = contents(bench.settings.data_dir)
+    with without_label_studio(bench):
+        code = cli.main(["accept", "plan", "--error", "5%", "--error", "0.2", "--json"])
+        told = json.loads(capsys.readouterr().out)
+        assert cli.main(["accept", "plan"]) == 0
+    assert (code, told["measured"], told["tasks"]) == (0, 30, 60)
+    assert [each["error"] for each in told["forecasts"]] == [0.05, 0.2]
+    assert "wrong at most" in capsys.readouterr().out
+    assert contents(bench.settings.data_dir) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but SQLite's own, which opening a database moves."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "sqlite3-" not in path.name)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
