@@ -48,6 +48,7 @@ NOT_RUN = {
 
 CHANGED = {
     " https://example.org/one.png s3://bucket/two.png": "",  # no network, no bucket
+    '"hot dog" sausage': "robin redbreast",
     "--project 3": "--project Birds",
     "v3": "v1",
     "v4": "v2",
