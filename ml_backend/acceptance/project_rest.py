@@ -103,10 +103,11 @@ class ProjectRest:
     def _neighbours(self, project: Project, corpus: Corpus, rest: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, C) what spreads to each task from the labels that people gave."""
         encoded, labelled = np.flatnonzero(corpus.encoded), corpus.all_examples
-        images = image_keys(corpus.rows.hashes)
-        found = self.graphs.of(project.id, corpus.encoder.id, images[encoded], corpus.at[encoded], corpus.matrix)
+        hashes = corpus.rows.hashes
+        images = image_keys(hashes[encoded])  # what was not read yet has no hash
+        found = self.graphs.of(project.id, corpus.encoder.id, images, corpus.at[encoded], corpus.matrix)
         seeds = np.eye(len(corpus.classes), dtype=np.float32)[labelled.targets]
-        at, rows = found.rows_of(images[labelled.tasks]), found.rows_of(images[rest])
+        at, rows = found.rows_of(image_keys(hashes[labelled.tasks])), found.rows_of(image_keys(hashes[rest]))
         return found.graph.spread(at, seeds, np.full(len(at), -1), rows)[:, -1]
 
     def _measured(

@@ -56,6 +56,16 @@ def test_a_plan_counts_the_tasks_without_a_label_and_changes_nothing(bench: Benc
     assert bench.services.ledger.counts(bench.project) == before
 
 
+def test_tasks_whose_image_was_not_read_yet_are_counted_and_left_out(bench: Bench) -> None:
+    bench.label(*range(1, 61))
+    bench.turn()
+    read = planned(bench)
+    bench.ids += [121, 122]
+    plan = planned(bench)
+    assert (plan.tasks, plan.unread) == (read.tasks + 2, 2)
+    assert plan.forecasts == read.forecasts
+
+
 def test_without_held_out_labels_there_is_no_plan_and_the_reason_is_told(bench: Bench) -> None:
     bench.label(*range(40, 61))
     bench.turn()
