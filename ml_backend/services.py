@@ -121,7 +121,7 @@ class Services:
         from ml_backend.acceptance.project_rest import ProjectRest  # noqa: PLC0415 - torch
         from ml_backend.store.graphs import GraphStore  # noqa: PLC0415
 
-        graphs = GraphStore(self.graph_files)
+        graphs = GraphStore(self.graph_files, keeps=not self.is_copy)
         return ProjectRest(self.predictor, self.versions, self.ledger, self.features, graphs, self.label_sync)
 
     @property

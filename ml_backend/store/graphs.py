@@ -41,10 +41,13 @@ class ImageGraph:
 
 
 class GraphStore:
-    """A file a project, for the encoder it used last. Only a cache: what cannot be read, or kept, is built anew."""
+    """A file a project, for the encoder it used last. Only a cache: what cannot be read, or kept, is built anew.
 
-    def __init__(self, files: ProjectFiles) -> None:
-        self.files = files
+    keeps: whether what was built is written.
+    """
+
+    def __init__(self, files: ProjectFiles, *, keeps: bool = True) -> None:
+        self.files, self.keeps = files, keeps
 
     def of(
         self, project_id: int, encoder_id: str, images: NDArray[np.uint64], places: NDArray[np.int64],
@@ -66,7 +69,8 @@ class GraphStore:
             if not new.any():
                 return ImageGraph(before, everywhere, graph)
             found = ImageGraph(np.concatenate([before, images[new]]), everywhere, graph.extended(features, everywhere))
-        self._write(project_id, encoder_id, found)
+        if self.keeps:
+            self._write(project_id, encoder_id, found)
         return found
 
     def _read(self, project_id: int, encoder_id: str) -> tuple[NDArray[np.uint64], Graph] | None:

@@ -13,6 +13,7 @@ from ml_backend import cli
 from ml_backend.acceptance.planning import forecast
 from ml_backend.acceptance.project_rest import Plan
 from ml_backend.acceptance.proposal import Proposal
+from ml_backend.dry_run import open_copy
 from ml_backend.errors import InvalidInputError, NotFoundError
 from tests.bench import HOST, Bench, without_label_studio
 
@@ -64,6 +65,19 @@ def test_tasks_whose_image_was_not_read_yet_are_counted_and_left_out(bench: Benc
     plan = planned(bench)
     assert (plan.tasks, plan.unread) == (read.tasks + 2, 2)
     assert plan.forecasts == read.forecasts
+
+
+def test_a_plan_on_a_copy_of_the_store_leaves_the_graph_that_it_builds_unwritten(bench: Bench) -> None:
+    """The service keeps it; a copy shares its folder."""
+    bench.label(*range(1, 61))
+    bench.turn()
+    graph = bench.services.graph_files.path(bench.project.id)
+    graph.unlink()
+    copy = open_copy(bench.settings)
+    with without_label_studio(bench):
+        assert copy.project_rest.plan(copy.ledger.projects()[0], ERRORS, 0.95).measured == 30
+    copy.database.close()
+    assert not graph.exists()
 
 
 def test_without_held_out_labels_there_is_no_plan_and_the_reason_is_told(bench: Bench) -> None:
