@@ -88,8 +88,7 @@ class Audit:
         for each in rare:
             if each.more != 0:
                 accepted &= self.proposal.labels != each.number
-        found = int((verdicts[:size] == WRONG).sum())
-        wrong = max(self.allowed(size) - found, 0)
+        wrong = self.allowed(size) - self._found(passed - 1, verdicts) if passed else 0
         return Finding(size, accepted, min(wrong, int(accepted.sum())), rare)
 
     def worthwhile(self, verdicts: Verdicts) -> int:
@@ -126,13 +125,19 @@ class Audit:
         return looks_needed(size, self.allowed(size), self.risk)
 
     def _passed(self, verdicts: Verdicts) -> int:
-        """How many of `parts`, from the first on, the sample vouches for."""
-        sample = self.order[: self.drawn(verdicts)]
+        """How many of `parts`, from the first on, the sample vouches for; without the last in which too many were found since."""
+        sample, passed = self.order[: self.drawn(verdicts)], 0
         for part, size in enumerate(self.parts.tolist()):
             mine = sample[sample < size]
             if _vouched(verdicts[mine] == WRONG, self._needed(part)) != 0:
-                return part
-        return len(self.parts)
+                break
+            passed = part + 1
+        while passed and self._found(passed - 1, verdicts) > self.allowed(int(self.parts[passed - 1])):
+            passed -= 1
+        return passed
+
+    def _found(self, part: int, verdicts: Verdicts) -> int:
+        return int((verdicts[: self.parts[part]] == WRONG).sum())
 
     def _rare(self, size: int, verdicts: Verdicts) -> Iterator[ClassAudit]:
         labels = self.proposal.labels[:size]
@@ -143,9 +148,10 @@ class Audit:
             own = own[labels[own] == number]
             unseen = np.flatnonzero(verdicts[own] == UNSEEN)
             looks = int(unseen[0]) if len(unseen) else len(own)
-            wrong = verdicts[own[:looks]] == WRONG
-            needed = looks_needed(int(count), int(CLASS_ERROR * self.error * count + 1e-9), self.class_risk)
-            yield ClassAudit(number, int(count), looks, int(wrong.sum()), _vouched(wrong, needed))
+            wrong, most = verdicts[own[:looks]] == WRONG, int(CLASS_ERROR * self.error * count + 1e-9)
+            needed = looks_needed(int(count), most, self.class_risk)
+            more = _vouched(wrong, needed) if wrong.sum() <= most else None
+            yield ClassAudit(number, int(count), looks, int(wrong.sum()), more)
 
 
 def _vouched(wrong: NDArray[np.bool_], needed: tuple[int, ...]) -> int | None:

@@ -84,6 +84,17 @@ def test_wrong_ones_that_were_found_are_not_left_any_more() -> None:
     assert finding.wrong == int(0.05 * finding.size) - 1
 
 
+def test_more_wrong_ones_found_since_than_are_allowed_end_what_was_vouched_for() -> None:
+    """Somebody looks on after it was enough: what is known to be false is not stated."""
+    audit = Audit(proposal(), 0.02, RISK, RISK, np.random.default_rng(0).permutation(2000))
+    verdicts = np.full(2000, UNSEEN, np.int8)
+    verdicts[audit.order[:300]] = RIGHT
+    assert audit.finding(verdicts).size == 2000
+    verdicts[audit.order[300:341]] = WRONG
+    finding = audit.finding(verdicts)
+    assert (verdicts[: finding.size] == WRONG).sum() <= 0.02 * finding.size
+
+
 def rare_audit() -> Audit:
     """Of 2,000 labels 60 are of class 1."""
     labels = np.zeros(2000, np.int64)
@@ -116,6 +127,16 @@ def test_a_rare_class_that_swept_up_others_stays_with_people() -> None:
     assert finding.rare[0].more is None
     assert not finding.accepted[audit.proposal.labels == 1].any()
     assert finding.accepted[audit.proposal.labels == 0].any()
+
+
+def test_a_rare_class_with_more_wrong_ones_found_since_is_not_vouched_for_any_more() -> None:
+    audit = rare_audit()
+    verdicts = audited(audit, np.zeros(2000, np.int8))[1]
+    own = [row for row in audit.order if audit.proposal.labels[row] == 1]
+    verdicts[own[:55]] = RIGHT
+    assert audit.finding(verdicts).rare[0].more == 0
+    verdicts[own[55:58]] = WRONG
+    assert audit.finding(verdicts).rare[0].more is None, "two of 59 are allowed"
 
 
 def test_a_gap_in_the_sample_ends_it_there() -> None:
