@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plan(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
-    plan = services.project_rest.plan(project, sorted(args.error or ERRORS), args.confidence)
+    plan = services.project_rest.plan(project, sorted(set(args.error or ERRORS)), args.confidence)
     document = {
         **{name: getattr(plan, name) for name in ("tasks", "unread", "measured", "wrong", "confidence")},
         "version": f"v{plan.version}",
@@ -75,13 +75,15 @@ def _plan(project: Project, services: Services, args: argparse.Namespace, answer
 def _planned(project: Project, plan: Plan) -> str:
     if not plan.tasks:
         return f"Every task of {project.title!r} that can be labelled has a label: there is nothing to accept."
+    if plan.tasks == plan.unread:
+        return f"No image of the {amount(plan.unread, 'task')} without a label was read yet: `ml-backend sync run` reads them."
     head = (
         f"{amount(plan.tasks - plan.unread, 'task')} of {project.title!r} without a label. On {amount(plan.measured, 'held-out image')}, v{plan.version} is "
-        f"wrong {amount(plan.wrong, 'time')}. What is to be expected, at {plan.confidence:.0%} confidence:\n"
+        f"wrong {amount(plan.wrong, 'time')}. What is to be expected, at {_per_cent(plan.confidence)} confidence:\n"
     )
     rows = [
-        [f"{each.error:.1%}", each.accepted, each.sample, each.left, each.looks] if each.accepted
-        else [f"{each.error:.1%}", "none", "", each.left, each.looks]
+        [_per_cent(each.error), each.accepted, each.sample, each.left, each.looks] if each.accepted
+        else [_per_cent(each.error), "none", "", each.left, each.looks]
         for each in plan.forecasts
     ]  # fmt: skip
     columns = ("wrong at most", "accepted unseen", "sample to look at", "left to label", "looks in all")
@@ -95,3 +97,8 @@ def _planned(project: Project, plan: Plan) -> str:
             "\nThe model is not good enough yet for a sample to be worth it: label on, or choose a better encoder."
         )
     return "\n".join(lines)
+
+
+def _per_cent(share: float) -> str:
+    """As it was asked for: 0.25 % is not told as 0.2, nor 99.9999 % as 100."""
+    return f"{100 * share:.10g}%"

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from ml_backend import cli
-from ml_backend.acceptance.planning import forecast
+from ml_backend.acceptance.planning import Forecast, forecast
 from ml_backend.acceptance.project_rest import Plan
 from ml_backend.acceptance.proposal import Proposal
+from ml_backend.commands import accept
 from ml_backend.dry_run import open_copy
 from ml_backend.errors import InvalidInputError, NotFoundError
 from tests.bench import HOST, Bench, without_label_studio
@@ -118,3 +119,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     """All files but SQLite's own, which opening a database moves."""
     files = (path for path in folder.rglob("*") if path.is_file() and "sqlite3-" not in path.name)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def told(bench: Bench, tasks: int, unread: int, confidence: float, *errors: float) -> str:
+    forecasts = tuple(Forecast(error, 0, 0, tasks - unread) for error in errors)
+    return accept._planned(bench.project, Plan(1, tasks, unread, 30, 0, confidence, forecasts))
+
+
+def test_shares_are_told_as_they_were_asked_for(bench: Bench) -> None:
+    text = told(bench, 5000, 0, 0.999999, 0.0025, 0.0004, 0.07)
+    assert "at 99.9999% confidence" in text
+    assert [line.split()[0] for line in text.splitlines() if "none" in line] == ["0.25%", "0.04%", "7%"]
+
+
+def test_where_no_image_was_read_yet_the_model_is_not_blamed(bench: Bench) -> None:
+    text = told(bench, 59, 59, 0.95, 0.02)
+    assert "No image of the 59 tasks without a label was read yet" in text
+    assert "not good enough" not in text
