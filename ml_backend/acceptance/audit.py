@@ -58,7 +58,7 @@ class Audit:
     """error: share of wrong labels that is allowed. risk: of certifying a part that has more. class_risk: the same of a rare class.
 
     order: (n,) places in `proposal`, in the random order in which they are looked at. The first few are looked at; of a
-    rare class, then, the next few of its own in this order.
+    rare class, then, the next few of its own in this order: not before the sample of all is ended, or `class_risk` is exceeded.
     """
 
     proposal: Proposal

@@ -38,7 +38,7 @@ def forecast(proposal: Proposal, error: float, risk: float, worse: float) -> For
         needed = looks_needed(size, int(error * size + 1e-9), risk)
         sample = next((looks for wrong, looks in enumerate(needed) if expected * looks <= wrong + 0.5), None)
         if sample is None:
-            break  # the parts after it have more errors still
+            break  # a part passes only after the one before
         found = Forecast(error, sample, size - sample, len(proposal) - size)
         if found.looks < best.looks:
             best = found
