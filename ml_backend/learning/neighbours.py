@@ -204,9 +204,14 @@ class AnchorGraph:
             system = everything - (given[mine].T @ given[mine]).toarray()
             wanted = given[~mine].T @ seeds[~mine]
             # By torch: NumPy's own threads would fight with it for the cores.
-            factor = torch.linalg.cholesky(torch.from_numpy(system))
-            anchors = torch.cholesky_solve(torch.from_numpy(wanted), factor).clamp_min(0).numpy()
+            anchors = _solved(torch.from_numpy(system), torch.from_numpy(wanted)).clamp_min(0).numpy()
             anchors /= np.maximum(size @ anchors, 1e-12)
             reached.append(anchors.astype(np.float32))
         of_rows = self._shares[rows].astype(np.float32) @ np.hstack(reached)
         return np.asarray(of_rows).reshape(len(rows), len(reached), -1)
+
+
+def _solved(system: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """By Cholesky, or where rounding over a million equal rows made the system indefinite, by elimination."""
+    factor, failed = torch.linalg.cholesky_ex(system)
+    return torch.linalg.solve(system, wanted) if int(failed) else torch.cholesky_solve(wanted, factor)

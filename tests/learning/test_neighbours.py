@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ml_backend.learning.neighbours import NEIGHBOURS, AnchorGraph, Graph, NeighbourGraph
+from ml_backend.learning.neighbours import NEIGHBOURS, SMOOTHNESS, AnchorGraph, Graph, NeighbourGraph
 from ml_backend.simulation.data import unit_rows
 
 KINDS = (NeighbourGraph, AnchorGraph)
@@ -82,6 +82,18 @@ def test_anchors_that_no_label_reaches_get_nothing_however_many_rows_they_have()
     reached = graph.spread(np.array([0]), np.ones((1, 1), np.float32), np.array([-1]), np.array([1, 30_000]))
     assert reached[0, -1, 0] > 0
     assert reached[1, -1, 0] == 0
+
+
+def test_a_million_equal_rows_do_not_end_a_training() -> None:
+    """Rounding in the sum over them is more than what keeps the system positive definite: Cholesky refuses that one."""
+    share = np.array([0.00159483, 0.00211445, 0.00425818, 0.0051644, 0.98686814, 1], np.float32)
+    nearest = np.tile(np.arange(5, dtype=np.int32), (1_000_001, 1))
+    nearest[-1] = 5
+    graph = AnchorGraph(np.eye(6, dtype=np.float32), nearest, share[nearest])
+    assert np.linalg.eigvalsh(SMOOTHNESS * graph._between[0])[0] < -1e-6, "else this test shows nothing"
+    reached = graph.spread(np.array([1_000_000]), np.ones((1, 1), np.float32), np.array([-1]), np.array([0, 1_000_000]))
+    assert reached[0, -1, 0] == 0
+    assert reached[1, -1, 0] > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
