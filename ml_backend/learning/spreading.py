@@ -63,6 +63,12 @@ class _Fit:
         Without `whole`, what the rows of a fold are believed to be is not fitted either: an image from outside the pool is
         answered a little worse than one that the head was fitted to, if without its label.
         """
+        wanted, weights = self._wanted(fold, whole=whole)
+        penalties = torch.full((len(wanted),), PENALTY)
+        return solve(Problems(self.design, wanted, weights, penalties, self.multilabel), tolerance=1e-3)
+
+    def _wanted(self, fold: NDArray[np.int64], *, whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Targets (B, C, r) and row weights (B, C or 1, r); all else is gone before the heads are fitted, which takes most memory."""
         reached = self.pool.graph.spread(self.pool.at, self.seeds.flatten(1).numpy(), fold, self.rows, whole=whole)
         soft, sure = soften(torch.from_numpy(reached).view(*reached.shape[:2], *self.seeds.shape[1:]))
         known = torch.from_numpy(fold)[:, None] != torch.arange(soft.shape[1])  # (n, B) the label is known there
@@ -70,9 +76,7 @@ class _Fit:
         sure[self.labelled] = torch.where(known[:, :, None], 1.0, sure[self.labelled] if whole else 0.0)
         wanted = soft[..., 1] if self.multilabel else soft[:, :, 0]
         weights = sure / sure.sum(0).clamp_min(1e-12)
-        penalties = torch.full((soft.shape[1],), PENALTY)
-        wanted, weights = (each.permute(1, 2, 0).contiguous() for each in (wanted, weights))
-        return solve(Problems(self.design, wanted, weights, penalties, self.multilabel), tolerance=1e-3)
+        return wanted.permute(1, 2, 0).contiguous(), weights.permute(1, 2, 0).contiguous()
 
 
 def fit_spread_head(
