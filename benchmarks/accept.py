@@ -15,7 +15,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +24,10 @@ from benchmarks.strategy_data import sources
 from ml_backend.acceptance.audit import CLASS_ERROR, RIGHT, UNSEEN, WRONG, Audit
 from ml_backend.acceptance.proposal import Proposal
 from ml_backend.commands.simulate import stressed
+from ml_backend.learning.spreading import reached
 from ml_backend.learning.training import train_head
 from ml_backend.simulation.data import Data, Source
-from ml_backend.simulation.replay import Answers, Apart, Settings, replay
+from ml_backend.simulation.replay import Settings, replay
 from ml_backend.simulation.simulated_head import LiveHead
 
 RISK, CLASS_RISK = 0.04, 0.05
@@ -66,30 +66,6 @@ class Ending:
     classes: NDArray[np.float64]
 
 
-class Kept(LiveHead):
-    """Remembers what it was trained on last."""
-
-    rows: NDArray[np.int64]
-
-    def __call__(
-        self,
-        features: NDArray[np.floating[Any]],
-        rows: NDArray[np.int64],
-        labels: NDArray[np.int64],
-        classes: int,
-        seed: int,
-        apart: Apart,
-    ) -> Answers:
-        self.rows = rows
-        return super().__call__(features, rows, labels, classes, seed, apart)
-
-    def neighbours(self, data: Data) -> NDArray[np.float32]:
-        seeds = np.eye(len(data.classes), dtype=np.float32)[data.labels[self.rows]]
-        assert self._graph is not None
-        everywhere, none = np.arange(len(data.labels)), np.full(len(self.rows), -1)
-        return self._graph.spread(self.rows, seeds, none, everywhere)[:, -1]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the archives")
@@ -109,7 +85,7 @@ def main() -> int:
 
 def measure(name: str, case: Case, source: Source, seeds: int) -> int:
     found: dict[tuple[int, float, str], list[Ending]] = {}
-    head, size = Kept(), 0
+    head, size = LiveHead(), 0
     for seed in range(seeds):
         data = source(seed)
         size = len(data.labels)
@@ -128,16 +104,17 @@ def measure(name: str, case: Case, source: Source, seeds: int) -> int:
     )
 
 
-def endings(data: Data, head: Kept, error: float, seed: int) -> Iterator[tuple[str, Ending]]:
+def endings(data: Data, head: LiveHead, error: float, seed: int) -> Iterator[tuple[str, Ending]]:
     """By name: as the service does it, without its neighbours, with a head of the labels alone, and without a sample."""
-    probabilities = head.last.head.predict_proba(data.features)
-    labels_alone = train_head(
-        data.features[head.rows], data.labels[head.rows], data.classes, seed=seed
-    ).head.predict_proba(data.features)
-    yield "audited", audited(data, head.rows, probabilities, head.neighbours(data), error, seed)
-    yield "audited, by confidence alone", audited(data, head.rows, probabilities, None, error, seed)
-    yield "audited, head of the labels alone", audited(data, head.rows, labels_alone, None, error, seed)
-    yield "sure ones, no sample", unaudited(data, head.rows, probabilities, error)
+    probabilities, at = head.last.head.predict_proba(data.features), head.pool.at
+    neighbours = reached(head.pool.graph, at, data.labels[at], len(data.classes), np.arange(len(data.labels)))
+    labels_alone = train_head(data.features[at], data.labels[at], data.classes, seed=seed).head.predict_proba(
+        data.features
+    )
+    yield "audited", audited(data, at, probabilities, neighbours, error, seed)
+    yield "audited, by confidence alone", audited(data, at, probabilities, None, error, seed)
+    yield "audited, head of the labels alone", audited(data, at, labels_alone, None, error, seed)
+    yield "sure ones, no sample", unaudited(data, at, probabilities, error)
 
 
 def audited(

@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -24,6 +24,9 @@ from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
 from tests.fakes import FakeClock, FakeLabelStudio, quick_database
+
+if TYPE_CHECKING:
+    from tests.bench import Bench  # torch takes seconds
 
 KEY = ProjectKey("http://label-studio", 1)
 SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))
@@ -135,3 +138,11 @@ def full(ledger: Ledger, project: Project, studio: FakeLabelStudio) -> Reconcile
 
 def names(ledger: Ledger, project: Project) -> dict[int, tuple[str, ...]]:
     return {label.task_id: label.labels for label in ledger.labels(project)}
+
+
+@pytest.fixture
+def bench(one_version: Bench, tmp_path: Path) -> Iterator[Bench]:
+    """A copy of the module's `one_version`, to be changed."""
+    twin = one_version.copied(tmp_path / "data")
+    yield twin
+    twin.services.database.close()

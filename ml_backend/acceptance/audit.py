@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.acceptance.bounds import looks_needed
+from ml_backend.acceptance.bounds import looks_needed, most_wrong
 from ml_backend.acceptance.proposal import Ids, Proposal
 
 RARE = 0.75
@@ -67,10 +67,6 @@ class Audit:
     class_risk: float
     order: Ids
 
-    def allowed(self, size: int) -> int:
-        """How many of so many labels may be wrong."""
-        return int(self.error * size + 1e-9)
-
     @cached_property
     def parts(self) -> Ids:
         return self.proposal.parts(self.error)
@@ -88,7 +84,7 @@ class Audit:
         for each in rare:
             if each.more != 0:
                 accepted &= self.proposal.labels != each.number
-        wrong = self.allowed(size) - self._found(passed - 1, verdicts) if passed else 0
+        wrong = most_wrong(self.error, size) - self._found(passed - 1, verdicts) if passed else 0
         return Finding(size, accepted, min(wrong, int(accepted.sum())), rare)
 
     def worthwhile(self, verdicts: Verdicts) -> int:
@@ -98,9 +94,8 @@ class Audit:
         wrong_ones = sample[verdicts[sample] == WRONG]
         looks, wrong = np.searchsorted(sample, self.parts), np.searchsorted(wrong_ones, self.parts)
         everywhere = len(self.proposal)
-        to_look_at = (
-            everywhere - self.parts + looks
-        )  # in all, were this part certified: what is behind it, and the sample
+        # In all, were this part certified: what is behind it, and the sample.
+        to_look_at = everywhere - self.parts + looks
         now = to_look_at[passed - 1] if passed else everywhere
         best, more = 0.0, 0
         for part in range(passed, len(self.parts)):
@@ -122,7 +117,7 @@ class Audit:
 
     def _needed(self, part: int) -> tuple[int, ...]:
         size = int(self.parts[part])
-        return looks_needed(size, self.allowed(size), self.risk)
+        return looks_needed(size, most_wrong(self.error, size), self.risk)
 
     def _passed(self, verdicts: Verdicts) -> int:
         """How many of `parts`, from the first on, the sample vouches for; without the last in which too many were found since."""
@@ -132,7 +127,7 @@ class Audit:
             if _vouched(verdicts[mine] == WRONG, self._needed(part)) != 0:
                 break
             passed = part + 1
-        while passed and self._found(passed - 1, verdicts) > self.allowed(int(self.parts[passed - 1])):
+        while passed and self._found(passed - 1, verdicts) > most_wrong(self.error, int(self.parts[passed - 1])):
             passed -= 1
         return passed
 
@@ -148,7 +143,7 @@ class Audit:
             own = own[labels[own] == number]
             unseen = np.flatnonzero(verdicts[own] == UNSEEN)
             looks = int(unseen[0]) if len(unseen) else len(own)
-            wrong, most = verdicts[own[:looks]] == WRONG, int(CLASS_ERROR * self.error * count + 1e-9)
+            wrong, most = verdicts[own[:looks]] == WRONG, most_wrong(CLASS_ERROR * self.error, int(count))
             needed = looks_needed(int(count), most, self.class_risk)
             more = _vouched(wrong, needed) if wrong.sum() <= most else None
             yield ClassAudit(number, int(count), looks, int(wrong.sum()), more)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ml_backend.acceptance.bounds import looks_needed
+from ml_backend.acceptance.bounds import looks_needed, most_wrong
 from ml_backend.acceptance.proposal import Proposal
 
 
@@ -35,7 +35,7 @@ def forecast(proposal: Proposal, error: float, risk: float, worse: float) -> For
     best = Forecast(error, 0, 0, len(proposal))
     for size in proposal.parts(error).tolist():
         expected = min(proposal.believed[size - 1] * worse, 1.0)
-        needed = looks_needed(size, int(error * size + 1e-9), risk)
+        needed = looks_needed(size, most_wrong(error, size), risk)
         sample = next((looks for wrong, looks in enumerate(needed) if expected * looks <= wrong + 0.5), None)
         if sample is None:
             break  # a part passes only after the one before

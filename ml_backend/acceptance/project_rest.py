@@ -12,6 +12,7 @@ from ml_backend.acceptance.planning import Forecast, forecast
 from ml_backend.acceptance.proposal import Proposal
 from ml_backend.errors import InvalidInputError, NotFoundError
 from ml_backend.learning.record import Record, image_keys
+from ml_backend.learning.spreading import reached
 from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.steps.corpus import Corpus
 from ml_backend.steps.encode_images import corpus_of, places
@@ -56,16 +57,11 @@ class ProjectRest:
     graphs: GraphStore
     label_sync: LabelSync
 
-    def plan(
-        self,
-        project: Project,
-        errors: Sequence[float],
-        confidence: float,
-    ) -> Plan:
+    def plan(self, project: Project, errors: Sequence[float], confidence: float) -> Plan:
         """What each share of wrong labels, of `errors`, would cost, by the held-out answers alone; nothing is changed.
 
-        confidence: probability of keeping within it. Raises InvalidInputError where the
-        project asks for several labels an image or has too few held-out answers, NotFoundError where it has no model.
+        confidence: probability of keeping within it. Raises InvalidInputError where the project asks for several labels an
+        image or has too few held-out answers, NotFoundError where it has no model.
         """
         if project.schema.multiple:
             raise InvalidInputError("Only labels of projects with one choice for each image can be accepted as yet.")
@@ -102,13 +98,9 @@ class ProjectRest:
 
     def _neighbours(self, project: Project, corpus: Corpus, rest: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, C) what spreads to each task from the labels that people gave."""
-        encoded, labelled = np.flatnonzero(corpus.encoded), corpus.all_examples
-        hashes = corpus.rows.hashes
-        images = image_keys(hashes[encoded])  # what was not read yet has no hash
-        found = self.graphs.of(project.id, corpus.encoder.id, images, corpus.at[encoded], corpus.matrix)
-        seeds = np.eye(len(corpus.classes), dtype=np.float32)[labelled.targets]
-        at, rows = found.rows_of(image_keys(hashes[labelled.tasks])), found.rows_of(image_keys(hashes[rest]))
-        return found.graph.spread(at, seeds, np.full(len(at), -1), rows)[:, -1]
+        found, labelled = corpus.graph(project.id, self.graphs), corpus.all_examples
+        at, rows = found.rows_of(corpus.images(labelled)), found.rows_of(image_keys(corpus.rows.hashes[rest]))
+        return reached(found.graph, at, labelled.targets, len(corpus.classes), rows)
 
     def _measured(
         self, project: Project, corpus: Corpus, model: LoadedModel

@@ -120,6 +120,14 @@ def _rows_to_fit(pool: Unlabelled, columns: int, seed: int) -> tuple[NDArray[np.
     return rows, torch.from_numpy(np.searchsorted(rows, pool.at))
 
 
+def reached(
+    graph: Graph, at: NDArray[np.int64], labels: NDArray[np.int64], classes: int, rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """(r, classes) what spreads to `rows` (r,) of a graph from its rows `at` (n,), of one label (n,) each."""
+    seeds = np.eye(classes, dtype=np.float32)[labels]
+    return graph.spread(at, seeds, np.full(len(at), -1), rows)[:, -1]
+
+
 def soften(reached: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(..., k) of what reached a row -> its shares, squared and normalised, and (...) 1 - entropy / log k of the shares."""
     total = reached.sum(-1, keepdim=True)

@@ -16,10 +16,11 @@ from ml_backend.simulation.replay import Answers, Apart
 class LiveHead:
     """Cold, its penalty and temperature chosen on folds, and with what the unlabelled teach: the training of the live loop.
 
-    The graph of the pool seen last is kept, for the runs that share it. last: what the last training came to.
+    The graph of the pool seen last is kept, for the runs that share it. last, pool: what the last training came to, and had.
     """
 
     last: TrainedHead
+    pool: Unlabelled
 
     def __init__(self) -> None:
         self._pool: NDArray[np.floating[Any]] | None = None
@@ -38,7 +39,7 @@ class LiveHead:
         everywhere = np.arange(len(features))
         if self._graph is None or self._pool is not features:
             self._pool, self._graph = features, graph_of(features, everywhere)
-        pool = Unlabelled(self._graph, features, everywhere, rows)
+        self.pool = Unlabelled(self._graph, features, everywhere, rows)
         names = [str(c) for c in range(classes)]
-        self.last = train_head(features[rows], labels, names, seed=seed, pool=pool, apart=apart)
+        self.last = train_head(features[rows], labels, names, seed=seed, pool=self.pool, apart=apart)
         return Answers(self.last.head.predict_proba, self.last.blind.predict_proba if self.last.blind else None)

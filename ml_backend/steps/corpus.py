@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ml_backend.learning.encoders import Encoder
     from ml_backend.learning.fold_heads import FoldHeads
     from ml_backend.learning.head import Head
+    from ml_backend.store.graphs import GraphStore, ImageGraph
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class Corpus:
         if len(places) and (np.diff(places) == 1).all():
             return self.matrix[places[0] : places[-1] + 1]
         return self.matrix[places]
+
+    def graph(self, project_id: int, graphs: GraphStore) -> ImageGraph:
+        """Of all images that have a vector."""
+        encoded = np.flatnonzero(self.encoded)
+        images = image_keys(self.rows.hashes[encoded])  # what was not read yet has no hash
+        return graphs.of(project_id, self.encoder.id, images, self.at[encoded], self.matrix)
 
     def examples(self, *, held_out: bool) -> Examples:
         """Labelled tasks with their vectors: those that measure the accuracy, or those that are not held out.

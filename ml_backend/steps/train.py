@@ -21,7 +21,7 @@ from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.head import Head
 from ml_backend.learning.images import decode
 from ml_backend.learning.metrics import NOTHING, measured
-from ml_backend.learning.record import Record, image_keys
+from ml_backend.learning.record import Record
 from ml_backend.learning.spreading import Unlabelled
 from ml_backend.learning.training import TrainedHead, TrainingReport, train_head
 from ml_backend.predictor import LoadedModel, Predictor
@@ -176,10 +176,8 @@ class Trainer:
 
     def _unlabelled(self, project: Project, corpus: Corpus, examples: Examples) -> Unlabelled:
         """All images of the project that have a vector."""
-        encoded = np.flatnonzero(corpus.encoded)
-        images = image_keys(corpus.rows.hashes[encoded])
-        found = self.graphs.of(project.id, corpus.encoder.id, images, corpus.at[encoded], corpus.matrix)
-        at = found.rows_of(image_keys(corpus.rows.hashes[examples.tasks]))
+        found = corpus.graph(project.id, self.graphs)
+        at = found.rows_of(corpus.images(examples))
         return Unlabelled(found.graph, corpus.matrix, found.places, at)
 
     def _prior(self, project: Project, corpus: Corpus) -> Head | None:

@@ -42,13 +42,6 @@ def one_version(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return made
 
 
-@pytest.fixture
-def bench(one_version: Bench, tmp_path: Path) -> Iterator[Bench]:
-    twin = one_version.copied(tmp_path / "data")
-    yield twin
-    twin.services.database.close()
-
-
 def version(bench: Bench, number: int = 1) -> Answering:
     services = bench.services
     return Answering.load(bench.project, number, services.predictor, services.versions, services.features)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +24,6 @@ def one_version(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     made.turn()
     made.services.database.close()
     return made
-
-
-@pytest.fixture
-def bench(one_version: Bench, tmp_path: Path) -> Iterator[Bench]:
-    twin = one_version.copied(tmp_path / "data")
-    yield twin
-    twin.services.database.close()
 
 
 def record(version: Version) -> Record:

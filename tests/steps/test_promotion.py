@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,13 +110,6 @@ def one_version(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     made.turn()
     made.services.database.close()
     return made
-
-
-@pytest.fixture
-def bench(one_version: Bench, tmp_path: Path) -> Iterator[Bench]:
-    twin = one_version.copied(tmp_path / "data")
-    yield twin
-    twin.services.database.close()
 
 
 def test_a_version_that_learned_from_wrong_labels_is_not_served_though_hardly_anything_is_measured(
