@@ -24,6 +24,7 @@ COMMANDS = {
     "import-images": "import images into a project: folders, files, CSV files, URLs",
     "import-labels": "import labels from a CSV for images already in the project",
     "relabel": "rename a label, or merge it into another one, in the config and in every answer",
+    "fields": "show in Label Studio what the model thinks of each task, to filter and sort by",
     "import-model": "start from a model trained elsewhere, which predicts before the first label",
     "sync": "what to label next: query, prioritize, status, run, watch, export",
     "versions": "a project's model versions: list, compare, promote (roll back), pin, unpin",
