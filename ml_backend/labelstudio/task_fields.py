@@ -57,7 +57,7 @@ class FieldNames:
         """Whether this service may have written the value. (Any text may be a guess.)"""
         if name == self.confidence:
             return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
-        return isinstance(value, str) if name == self.guess else value in {RIGHT, WRONG, OPEN}
+        return isinstance(value, str) if name == self.guess else value in (RIGHT, WRONG, OPEN)
 
     def ours(self, data: Json) -> list[str]:
         """The fields in a task's data that are ours."""

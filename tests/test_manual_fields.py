@@ -1,0 +1,408 @@
+"""What the model thinks, written into the tasks of a Label Studio in memory and taken away again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ml_backend.errors import ConflictError, InvalidInputError, LabelStudioUnavailableError, NotFoundError
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.queue import TAB as QUEUE_TAB
+from ml_backend.labelstudio.task_fields import TAB, FieldNames, TaskFields
+from ml_backend.labelstudio.transport import Transport
+from ml_backend.manual_fields import FieldPlan, FieldWriter
+from tests.bench import Bench, without_label_studio
+
+NAMES = ("model_status", "model_guess", "model_confidence")
+HELD_OUT = 20
+
+
+@dataclass
+class Studio(LabelStudio):
+    """Tasks with their data and counts. It fails at the `dies`-th write; `submits`: tasks answered while they are written whole."""
+
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    views: list[dict[str, Any]] = field(default_factory=list)
+    counted: dict[str, int] = field(default_factory=dict)
+    bulk: int = 0
+    patched: list[int] = field(default_factory=list)
+    dies: int = -1
+    submits: set[int] = field(default_factory=set)
+    enterprise: bool = False
+
+    def __post_init__(self) -> None:
+        self.transport = cast("Transport", self)
+
+    def add(self, *ids: int, **data: Any) -> None:
+        for i in ids:
+            none: dict[str, Any] = {"annotations": [], "predictions": [], "is_labeled": False, "overlap": 1}
+            counts = {"total_annotations": 0, "cancelled_annotations": 0, "total_predictions": 0}
+            self.rows[i] = {"id": i, "data": {"image": f"/{i}.png", "note": f"n{i}", **data}, **none, **counts}
+
+    def answer(self, task: int) -> None:
+        row = self.rows[task]
+        row["annotations"].append({"was_cancelled": False, "completed_by": 1})
+        row["total_annotations"], row["is_labeled"] = len(row["annotations"]), True
+
+    def has_members(self) -> bool:
+        return self.enterprise
+
+    def get_project(self, project_id: int) -> dict[str, Any]:
+        return {"id": project_id, "skip_queue": "REQUEUE_FOR_OTHERS"}
+
+    def listing(self, project_id: int, include: str, query: Any, **_: Any) -> dict[str, Any]:
+        *conditions, after = query["filters"]["items"]
+        found = [row for i, row in sorted(self.rows.items()) if i > after["value"]]
+        if conditions:
+            found = [row for row in found if row["annotations"]]
+        return {"tasks": copy.deepcopy(found[:1000])}
+
+    def listed(self, project_id: int, task_ids: Any, include: str, fields: str = "task_only") -> list[dict[str, Any]]:
+        return copy.deepcopy([self.rows[i] for i in task_ids if i in self.rows])
+
+    def act(self, project_id: int, action: str, task_ids: Sequence[int], **fields: Any) -> dict[str, Any]:
+        assert action == "add_data_field"
+        self._count_down()
+        self.bulk += 1
+        value = float(fields["value"]) if fields["value_type"] == "Number" else str(fields["value"])
+        there = [i for i in task_ids if i in self.rows]
+        for i in there:
+            self.rows[i]["data"][fields["value_name"]] = value
+        for name in self.rows[there[0]]["data"] if there else ():
+            self.counted[name] = self.counted.get(name, 0) + 1
+        return {}
+
+    def call(self, method: str, path: str, **kwargs: Any) -> Any:
+        if path == "/api/projects/1/summary/":
+            return {"all_data_columns": dict(self.counted)}
+        assert method == "PATCH"
+        self._count_down()
+        task = int(path.split("/")[3])
+        if task not in self.rows:
+            raise NotFoundError("gone")
+        read = copy.deepcopy(self.rows[task])
+        if task in self.submits and "data" in kwargs["json"]:
+            self.answer(task)
+        self.patched.append(task)
+        for name in read["data"]:
+            if self.counted.get(name):
+                self.counted[name] -= 1
+        # As it was read, but for its annotations, which are rows of their own.
+        self.rows[task] = {**read, "annotations": self.rows[task]["annotations"], **kwargs["json"]}
+        for name in self.rows[task]["data"]:
+            self.counted[name] = self.counted.get(name, 0) + 1
+        self.counted = {name: count for name, count in self.counted.items() if count}
+        return {}
+
+    def tabs(self, project_id: int) -> list[dict[str, Any]]:
+        return copy.deepcopy(self.views)
+
+    def create_tab(self, project_id: int, data: dict[str, Any]) -> dict[str, Any]:
+        self._count_down()
+        self.views.append({"id": len(self.views) + 1, "data": data})
+        return self.views[-1]
+
+    def delete_tab(self, tab_id: int) -> None:
+        self._count_down()
+        self.views = [tab for tab in self.views if tab["id"] != tab_id]
+
+    def _count_down(self) -> None:
+        self.dies -= 1
+        if self.dies == -1:
+            raise LabelStudioUnavailableError("Label Studio cannot be reached.")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    made = Bench(tmp_path_factory.mktemp("trained") / "data", measured=HELD_OUT)
+    made.label(*range(1, 81))
+    made.label(30, as_="dog" if made.truth[30] == "cat" else "cat")
+    made.turn()
+    made.services.database.close()
+    return made
+
+
+@dataclass
+class Desk:
+    bench: Bench
+    studio: Studio
+
+    @property
+    def writer(self) -> FieldWriter:
+        return self.bench.services.field_writer
+
+    def plan(self, prefix: str | None = None) -> FieldPlan:
+        with without_label_studio(self.bench):
+            return self.writer.plan(self.bench.project, prefix)[1]
+
+    def write(self, prefix: str | None = None) -> FieldPlan:
+        plan = self.plan(prefix)
+        self.writer.write(self.bench.project, plan)
+        return plan
+
+    def remove(self) -> None:
+        project = self.bench.project
+        while True:
+            self.writer.remove(project, self.writer.written(project))
+            if self.writer.forget(project):
+                return
+
+    def data(self, task: int) -> dict[str, Any]:
+        return cast("dict[str, Any]", self.studio.rows[task]["data"])
+
+    def all_data(self) -> dict[int, dict[str, Any]]:
+        return {i: copy.deepcopy(row["data"]) for i, row in self.studio.rows.items()}
+
+    @property
+    def noted(self) -> Sequence[str] | None:
+        return self.bench.project.state.fields
+
+
+@pytest.fixture
+def desk(trained: Bench, tmp_path: Path) -> Iterator[Desk]:
+    bench, studio = trained.copied(tmp_path / "data"), Studio()
+    studio.add(*bench.ids)
+    for task in bench.answers:
+        studio.answer(task)
+    bench.services.hosts = cast("Any", SimpleNamespace(client=lambda _: studio))
+    yield Desk(bench, studio)
+    bench.services.database.close()
+
+
+def test_every_judged_task_gets_three_fields_and_held_out_ones_without_a_label_none(desk: Desk) -> None:
+    desk.bench.answers = {i: label for i, label in desk.bench.answers.items() if i > 3}
+    desk.write()
+    wrong = desk.data(30)
+    assert wrong["model_status"] == "wrong"
+    assert wrong["model_guess"] == desk.bench.truth[30]
+    assert 0 <= wrong["model_confidence"] <= 99
+    assert wrong["note"] == "n30"
+    assert all(name not in desk.data(task) for task in (1, 2, 3) for name in NAMES)
+    assert {desk.data(task)["model_status"] for task in range(50, 81)} <= {"right", "wrong"}
+    assert "no label" in {desk.data(task).get("model_status") for task in range(81, 121)}
+    assert desk.studio.patched == [], "a PATCH writes the whole task, answers that come meanwhile included"
+
+
+def test_a_second_run_writes_nothing(desk: Desk) -> None:
+    first = desk.write()
+    before, requests = desk.all_data(), desk.studio.bulk
+    again = desk.write()
+    assert first.total > 0
+    assert (again.total, again.changed) == (0, 0)
+    assert (desk.all_data(), desk.studio.bulk) == (before, requests)
+    assert again.tasks == first.tasks
+
+
+def test_only_what_differs_is_written(desk: Desk) -> None:
+    desk.write()
+    desk.studio.bulk = 0
+    desk.data(50)["model_confidence"] = 1
+    plan = desk.write()
+    assert (plan.changed, plan.total, desk.studio.bulk) == (1, 1, 1)
+    assert desk.data(50)["model_confidence"] > 1
+
+
+def test_a_held_out_task_that_loses_its_label_loses_the_fields(desk: Desk) -> None:
+    desk.write()
+    assert "model_guess" in desk.data(2)
+    del desk.bench.answers[2]
+    desk.write()
+    assert desk.data(2) == {"image": "/2.png", "note": "n2"}
+
+
+def test_planning_writes_nothing_there_and_notes_nothing_here(desk: Desk) -> None:
+    before = desk.all_data()
+    assert desk.plan().total > 0
+    assert (desk.all_data(), desk.studio.views, desk.noted) == (before, [], None)
+
+
+def test_a_field_of_that_name_that_is_somebody_elses_is_refused_and_another_prefix_does(desk: Desk) -> None:
+    desk.data(77)["model_guess"] = "theirs"
+    with pytest.raises(InvalidInputError, match=r"Task 77 has a field 'model_guess'.* choose .* --prefix"):
+        desk.plan()
+    assert desk.noted is None
+    desk.write("guess_")
+    assert desk.data(77)["model_guess"] == "theirs"
+    assert desk.data(77)["guess_status"] in {"right", "wrong"}
+    desk.remove()
+    assert desk.data(77) == {"image": "/77.png", "note": "n77", "model_guess": "theirs"}
+
+
+def test_a_task_that_came_later_with_such_a_field_is_refused_too_and_kept(desk: Desk) -> None:
+    desk.write()
+    desk.studio.add(500, model_status="maybe")
+    with pytest.raises(InvalidInputError, match="Task 500 has 'model_status' with a value"):
+        desk.plan()
+    desk.remove()
+    assert desk.data(500)["model_status"] == "maybe"
+
+
+@pytest.mark.parametrize("prefix", ["", "1_", "_x", "a-b", "a b", "a.b", "$a", "x" * 42])
+def test_a_prefix_that_cannot_be_filtered_by_is_refused(desk: Desk, prefix: str) -> None:
+    with pytest.raises(InvalidInputError, match="use a letter first"):
+        desk.plan(prefix)
+
+
+def test_fields_of_another_prefix_are_taken_away_first(desk: Desk) -> None:
+    desk.write()
+    with pytest.raises(ConflictError, match="ml-backend fields --remove"):
+        desk.plan("guess_")
+    assert desk.plan("model_").total == 0
+
+
+def test_taken_away_everything_is_as_it_was(desk: Desk) -> None:
+    before, views = desk.all_data(), copy.deepcopy(desk.studio.views)
+    desk.studio.counted = {"image": 120, "note": 120}
+    desk.write()
+    desk.remove()
+    assert desk.all_data() == before
+    assert [list(data) for data in desk.all_data().values()] == [list(data) for data in before.values()]
+    assert (desk.studio.views, desk.noted) == (views, None)
+
+
+def test_label_studio_forgets_the_columns_however_often_they_were_written(desk: Desk) -> None:
+    desk.studio.counted = {"image": 120, "note": 120}
+    desk.write()
+    for name in NAMES:
+        desk.studio.counted[name] += 300
+    before = {i: data["note"] for i, data in desk.all_data().items()}
+    desk.remove()
+    assert not set(NAMES) & set(desk.studio.counted)
+    assert {"image", "note"} <= set(desk.studio.counted)
+    assert {i: data["note"] for i, data in desk.all_data().items()} == before
+    assert not any(name in data for data in desk.all_data().values() for name in NAMES)
+
+
+def test_an_answer_that_comes_while_a_field_is_taken_away_still_counts(desk: Desk) -> None:
+    desk.write()
+    open_ones = [i for i in range(81, 121) if "model_guess" in desk.data(i)][:5]
+    desk.studio.submits = set(open_ones)
+    desk.remove()
+    assert [desk.studio.rows[i]["total_annotations"] for i in open_ones] == [1] * len(open_ones)
+    assert all(desk.studio.rows[i]["is_labeled"] for i in open_ones)
+
+
+def test_how_another_edition_counts_is_left_to_it(desk: Desk) -> None:
+    desk.studio.enterprise = True
+    desk.studio.rows[90]["total_annotations"] = 7
+    desk.write()
+    desk.remove()
+    assert desk.studio.rows[90]["total_annotations"] == 7
+
+
+@pytest.mark.parametrize("removing", [False, True], ids=["writing", "removing"])
+def test_stopped_at_any_line_and_run_again_it_ends_the_same(desk: Desk, removing: bool) -> None:  # noqa: FBT001
+    start = desk.all_data()
+    desk.write()
+    written, views = desk.all_data(), desk.studio.views
+    desk.remove()
+    for lines in (0, 1, 2, 3, 7, 40, 100, 102):
+        if removing:
+            desk.write()
+        desk.studio.dies = lines
+        try:
+            (desk.remove if removing else desk.write)()
+        except LabelStudioUnavailableError:
+            desk.studio.dies = -1
+            (desk.remove if removing else desk.write)()
+        desk.studio.dies = -1
+        assert desk.all_data() == (start if removing else written)
+        if removing:
+            assert (desk.noted, desk.studio.views) == (None, [])
+        else:
+            assert [tab["data"] for tab in desk.studio.views] == [tab["data"] for tab in views]
+            desk.remove()
+
+
+def test_what_is_written_while_it_is_taken_away_is_taken_away_too(desk: Desk) -> None:
+    desk.write()
+    project = desk.bench.project
+    desk.writer.remove(project, desk.writer.written(project))
+    desk.write()
+    assert not desk.writer.forget(project), "another process has written meanwhile"
+    assert desk.noted is not None
+    desk.remove()
+    assert desk.noted is None
+
+
+def test_the_tab_shows_what_is_doubted_the_surest_first_and_keeps_what_a_person_changed(desk: Desk) -> None:
+    desk.studio.views = [{"id": 9, "data": {"title": QUEUE_TAB}}]
+    desk.write()
+    (_, tab) = desk.studio.views
+    assert tab["data"]["title"] == TAB
+    assert tab["data"]["ordering"] == ["-tasks:data.model_confidence"]
+    assert tab["data"]["filters"]["items"][0]["value"] == "wrong"
+    tab["data"]["ordering"] = ["tasks:id"]
+    desk.write()
+    assert len(desk.studio.views) == 2
+    assert desk.studio.views[1]["data"]["ordering"] == ["tasks:id"]
+    desk.remove()
+    assert [view["id"] for view in desk.studio.views] == [9]
+
+
+def test_where_several_people_answer_a_task_those_to_come_see_no_guess(desk: Desk) -> None:
+    desk.bench.services.ledger.configure(desk.bench.project, overlap=2)
+    desk.studio.rows[50]["is_labeled"] = False  # one of two has answered
+    desk.write()
+    assert "model_guess" not in desk.data(50)
+    assert "model_guess" in desk.data(51)
+    assert not any("model_guess" in desk.data(i) for i in range(81, 121))
+
+
+def test_tasks_deleted_meanwhile_are_passed_over(desk: Desk) -> None:
+    plan = desk.plan()
+    for task in (50, 51, 90):
+        del desk.studio.rows[task]
+    desk.writer.write(desk.bench.project, plan)
+    assert desk.data(52)["model_status"]
+    desk.remove()
+
+
+def test_a_task_that_nobody_has_read_yet_gets_nothing(desk: Desk) -> None:
+    desk.studio.add(900)
+    desk.write()
+    assert desk.data(900) == {"image": "/900.png", "note": "n900"}
+
+
+def test_our_fields_are_no_data_of_people_in_what_is_remembered(desk: Desk) -> None:
+    from ml_backend.records import Task  # noqa: PLC0415
+
+    desk.write()
+    ledger, project = desk.bench.services.ledger, desk.bench.project
+    ledger.reconcile(project, [(Task(i, f"/{i}.png", {"image": f"/{i}.png"}), None) for i in desk.bench.ids], full=True)
+    now = [(Task(i, f"/{i}.png", {"image": f"/{i}.png", **dict.fromkeys(NAMES, "x")}), None) for i in desk.bench.ids]
+    hashes = {row.task.id: row.content_hash for row in ledger.rows(project)}
+    report = ledger.reconcile(project, now, full=True)
+    assert report.changed == 0
+    assert not any(name in row.task.data for row in ledger.rows(project) for name in NAMES)
+    assert {row.task.id: row.content_hash for row in ledger.rows(project)} == hashes
+
+
+@pytest.mark.parametrize(
+    ("data", "ours", "foreign"),
+    [
+        ({"model_status": "right", "model_guess": "", "model_confidence": 3.0}, 3, 0),
+        ({"model_status": "Right", "model_guess": 3, "model_confidence": "3"}, 0, 3),
+        ({"model_status": [], "model_guess": None, "model_confidence": True}, 0, 3),
+        ({"model_confidence": float("nan")}, 0, 1),
+        ({"model_confidence": 101}, 0, 1),
+    ],
+)
+def test_what_is_ours_is_told_by_its_form(data: dict[str, Any], ours: int, foreign: int) -> None:
+    names = FieldNames.of("model_")
+    assert (len(names.ours(data)), len(names.foreign(data))) == (ours, foreign)
+
+
+def test_a_large_group_is_written_some_at_a_time(desk: Desk) -> None:
+    desk.studio.add(*range(1000, 3200))
+    told: list[int] = []
+    fields = TaskFields(desk.studio, 1, FieldNames.of("model_"))
+    fields.put("model_guess", "cat", range(1000, 3200), told.append)
+    assert told == [500, 500, 500, 500, 200]
+    assert sum(1 for page in fields.tasks() for raw in page if "model_guess" in raw["data"]) == 2200
