@@ -96,8 +96,10 @@ class FieldWriter:
 
     def write(self, project: Project, plan: FieldPlan, on_progress: Counter = lambda _: None) -> Project:
         """Write what was planned, and make the tab. Call it in `foreground.alone`, with the plan: a turn moves the queue."""
-        project = self.ledger.configure(project, fields=plan.names.all())
         fields = self._fields(project, plan.names)
+        if project.state.fields is None:  # once: somebody may want to see them there
+            fields.hide()
+        project = self.ledger.configure(project, fields=plan.names.all())
         for (name, value), ids in plan.puts.items():
             fields.put(name, value, ids, on_progress)
         fields.take_away(plan.clear, on_progress)

@@ -13,10 +13,12 @@ import pytest
 
 from ml_backend.errors import ConflictError, InvalidInputError, LabelStudioUnavailableError, NotFoundError
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.queue import EVERYTHING
 from ml_backend.labelstudio.queue import TAB as QUEUE_TAB
 from ml_backend.labelstudio.task_fields import TAB, FieldNames, TaskFields
 from ml_backend.labelstudio.transport import Transport
 from ml_backend.manual_fields import FieldPlan, FieldWriter
+from ml_backend.records import Task
 from tests.bench import Bench, without_label_studio
 
 NAMES = ("model_status", "model_guess", "model_confidence")
@@ -107,6 +109,11 @@ class Studio(LabelStudio):
         self._count_down()
         self.views.append({"id": len(self.views) + 1, "data": data})
         return self.views[-1]
+
+    def update_tab(self, tab_id: int, data: dict[str, Any]) -> dict[str, Any]:
+        self._count_down()
+        next(tab for tab in self.views if tab["id"] == tab_id)["data"] = data
+        return {}
 
     def delete_tab(self, tab_id: int) -> None:
         self._count_down()
@@ -297,7 +304,7 @@ def test_how_another_edition_counts_is_left_to_it(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("removing", [False, True], ids=["writing", "removing"])
-def test_stopped_at_any_line_and_run_again_it_ends_the_same(desk: Desk, removing: bool) -> None:  # noqa: FBT001
+def test_stopped_at_any_line_and_run_again_it_ends_the_same(desk: Desk, removing: bool) -> None:
     start = desk.all_data()
     desk.write()
     written, views = desk.all_data(), desk.studio.views
@@ -346,6 +353,26 @@ def test_the_tab_shows_what_is_doubted_the_surest_first_and_keeps_what_a_person_
     assert [view["id"] for view in desk.studio.views] == [9]
 
 
+def test_beside_an_open_image_our_lists_do_not_show_the_guess_unless_a_person_wants_that(desk: Desk) -> None:
+    hidden = {"explore": ["tasks:inner_id"], "labeling": ["tasks:inner_id"]}
+    titles = (QUEUE_TAB, EVERYTHING, "mine")
+    desk.studio.views = [
+        {"id": i, "data": {"title": title, "hiddenColumns": copy.deepcopy(hidden)}} for i, title in enumerate(titles)
+    ]
+    before = copy.deepcopy(desk.studio.views)
+    desk.write()
+    queue, everything, mine = (tab["data"]["hiddenColumns"] for tab in desk.studio.views[:3])
+    ours = [f"tasks:data.{name}" for name in NAMES]
+    assert queue == {"explore": ["tasks:inner_id", *ours], "labeling": ["tasks:inner_id", *ours]}
+    assert everything == {"explore": ["tasks:inner_id"], "labeling": ["tasks:inner_id", *ours]}
+    assert mine == hidden
+    queue["explore"].remove(ours[1])
+    desk.write()
+    assert ours[1] not in desk.studio.views[0]["data"]["hiddenColumns"]["explore"]
+    desk.remove()
+    assert desk.studio.views == before
+
+
 def test_where_several_people_answer_a_task_those_to_come_see_no_guess(desk: Desk) -> None:
     desk.bench.services.ledger.configure(desk.bench.project, overlap=2)
     desk.studio.rows[50]["is_labeled"] = False  # one of two has answered
@@ -371,8 +398,6 @@ def test_a_task_that_nobody_has_read_yet_gets_nothing(desk: Desk) -> None:
 
 
 def test_our_fields_are_no_data_of_people_in_what_is_remembered(desk: Desk) -> None:
-    from ml_backend.records import Task  # noqa: PLC0415
-
     desk.write()
     ledger, project = desk.bench.services.ledger, desk.bench.project
     ledger.reconcile(project, [(Task(i, f"/{i}.png", {"image": f"/{i}.png"}), None) for i in desk.bench.ids], full=True)

@@ -34,7 +34,7 @@ def status(bench: Bench, *tasks: int) -> list[int]:
 
 
 def guess(said: Opinions, task: int) -> str:
-    return said.texts[said.guess[np.searchsorted(said.ids, task)]]
+    return str(said.texts[said.guess[np.searchsorted(said.ids, task)]])
 
 
 def other(bench: Bench, task: int) -> str:
@@ -126,9 +126,7 @@ def test_what_opens_without_a_guess_keeps_what_it_has_while_it_is_in_the_queue(b
     assert set(said.status[np.searchsorted(said.ids, rest)].tolist()) == {GUESS}
 
 
-def test_a_task_of_a_blind_arm_stays_blind_until_it_has_a_label(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_of_a_blind_arm_stays_blind_until_it_has_a_label(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ml_backend.opinions.BLIND_ARMS", frozenset({"holdout", "random"}))
     bench.label(*range(1, 61))
     bench.turn()

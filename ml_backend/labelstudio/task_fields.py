@@ -9,14 +9,15 @@ but the task's counts are those before it, and it would be asked for again: they
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Self
 
 from ml_backend.chunks import chunks
 from ml_backend.errors import InvalidInputError, NotFoundError
 from ml_backend.labelstudio.client import PAGE, Json, LabelStudio, column_filter
-from ml_backend.labelstudio.queue import list_of_tasks
+from ml_backend.labelstudio.queue import EVERYTHING, list_of_tasks
+from ml_backend.labelstudio.queue import TAB as QUEUE
 
 TAB = "Labels the model doubts"
 RIGHT, WRONG, OPEN = "right", "wrong", "no label"
@@ -162,11 +163,30 @@ class TaskFields:
         )
         return True
 
+    def hide(self) -> None:
+        """Keep the fields out of sight where people label from our lists: beside an open image, and in that of the queue."""
+        for tab in self.client.tabs(self.project_id):
+            lists = {QUEUE: ("explore", "labeling"), EVERYTHING: ("labeling",)}.get(tab["data"].get("title"), ())
+            hidden = tab["data"].get("hiddenColumns") or {}
+            more = {each: [*hidden[each], *self._columns_but(hidden[each])] for each in lists if each in hidden}
+            self._update_tab(tab, {**hidden, **more})
+
     def remove_tab(self) -> None:
-        """Take the tab away, unless a person has made another of it, which does not ask for our fields."""
+        """Take the tab away, unless a person has made another of it, which does not ask for our fields; and undo `hide`."""
+        ours = set(self._columns_but(()))
         for tab in self.client.tabs(self.project_id):
             if tab["data"].get("title") == TAB and any(name in str(tab["data"]) for name in self.names.all()):
                 self.client.delete_tab(tab["id"])
+            elif hidden := tab["data"].get("hiddenColumns"):
+                self._update_tab(tab, {each: [c for c in columns if c not in ours] for each, columns in hidden.items()})
+
+    def _columns_but(self, known: Collection[str]) -> list[str]:
+        """Our columns of the Data Manager that are not known there."""
+        return [column for name in self.names.all() if (column := f"tasks:data.{name}") not in known]
+
+    def _update_tab(self, tab: Json, hidden: Json) -> None:
+        if hidden != (tab["data"].get("hiddenColumns") or {}):
+            self.client.update_tab(tab["id"], {**tab["data"], "hiddenColumns": hidden})
 
     def _change(self, task_id: int, **fields: Any) -> None:
         try:
