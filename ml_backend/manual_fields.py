@@ -34,7 +34,7 @@ from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 
 STATUSES = {opinions.RIGHT: RIGHT, opinions.WRONG: WRONG, opinions.GUESS: OPEN}
-A_REQUEST, A_TASK, A_REMOVAL = 0.03, 0.0002, 0.1
+A_REQUEST, A_TASK, A_REMOVAL = 0.05, 0.0005, 0.15
 """Seconds on Label Studio's SQLite: of a request that writes, of each task in it, and of taking the fields from one task."""
 SOME = 100
 """Tasks that get the fields and lose them, to have Label Studio forget the columns."""
