@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ml_backend.errors import NotFoundError
+from ml_backend.learning.encoders import build_encoder
+from ml_backend.learning.record import Record
+from ml_backend.learning.training import TrainedHead, train_head
 from ml_backend.opinions import BLIND_ARMS, GUESS, KEPT, NOTHING, RIGHT, WRONG, Opinions, stays_blind
+from ml_backend.project_encoders import ProjectEncoders
 from ml_backend.records import Query
-from tests.bench import KINDS, Bench, without_label_studio
+from ml_backend.steps.corpus import Corpus
+from ml_backend.steps.encode_images import corpus_of
+from ml_backend.store.model_versions import Versions
+from tests.bench import KINDS, Bench, Wider, without_label_studio
 
 HELD_OUT = 20
 
@@ -160,3 +168,54 @@ def test_asked_twice_it_says_the_same(bench: Bench) -> None:
 def test_without_a_model_it_says_what_is_missing(bench: Bench) -> None:
     with pytest.raises(NotFoundError, match="label two images of different classes"):
         opinions(bench)
+
+
+def test_a_label_that_the_network_learned_from_is_judged_on_vectors_of_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.label(*range(1, 81))
+    bench.label(30, as_=other(bench, 30))
+    bench.turn()
+    judge, before = bench.services.field_writer.judge, build_encoder("tests.bench:Wider", sample=lambda _: [])
+    tuned = replace(bench.versions[0], meta=bench.versions[0].meta.model_copy(update={"mode": "finetune"}))
+    dims: list[int] = []
+
+    def trained(features: np.ndarray[Any, Any], *given: Any, **more: Any) -> TrainedHead:
+        dims.append(features.shape[1])
+        return train_head(features, *given, **more)
+
+    monkeypatch.setattr(Versions, "version", lambda *_: tuned)
+    monkeypatch.setattr(ProjectEncoders, "of", lambda *_: before)
+    monkeypatch.setattr("ml_backend.opinions.train_head", trained)
+    said = judge.opinions(bench.project)
+    assert dims == [Wider.dim]
+    assert said.status[29] == WRONG
+
+
+def test_what_the_imported_model_had_learned_from_it_is_not_asked_about(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.label(*range(1, 81))
+    bench.turn()
+    corpus = bench.corpus()
+    learned = corpus.images(corpus.all_examples)[40:50]
+    none = np.zeros(len(learned))
+    seen = Record(np.sort(learned), none.astype(np.uint32), none.astype(np.int8), none.astype(np.uint8))
+
+    def with_import(*given: Any) -> Corpus | None:
+        found = corpus_of(*given)
+        return found and replace(found, imported=seen)
+
+    monkeypatch.setattr("ml_backend.opinions.corpus_of", with_import)
+    judged = status(bench, *range(31, 61))
+    assert judged[10:20] == [NOTHING] * 10
+    assert NOTHING not in judged[:10] + judged[20:]
+
+
+def test_a_version_of_an_earlier_release_is_asked_about_what_was_held_out(bench: Bench) -> None:
+    bench.label(*range(1, 81))
+    bench.turn()
+    folder = bench.services.versions.folder(bench.versions[0])
+    for name in ("record.safetensors", "fold_heads.safetensors"):
+        (folder / name).unlink()
+    assert NOTHING not in status(bench, *range(1, 81))
