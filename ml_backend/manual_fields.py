@@ -107,8 +107,8 @@ class FieldWriter:
         return project
 
     def written(self, project: Project, on_progress: Counter = lambda _: None) -> array[int]:
-        """The tasks that have fields of ours."""
-        found = array("q")
+        """The tasks that have fields of ours. Raises ProjectGoneError or AnotherStoreError where the project is not ours any more."""
+        project, found = self.label_sync.refresh(project), array("q")
         if names := project.state.fields:
             fields = self._fields(project, FieldNames(*names))
             for page in fields.tasks():

@@ -106,9 +106,8 @@ class Judge:
         if record is not None:
             known = record.has(images)
             apart = known & heads.unseen(record, images)
-        else:  # from elsewhere, or of an earlier release, which learned from no held-out label
-            held_out = corpus.rows.holdout[examples.tasks]
-            known = np.full(len(images), not is_foreign_import(version)) & ~held_out
+        else:  # from elsewhere; or of an earlier release, which may have learned from all
+            known = np.full(len(images), not is_foreign_import(version))
             apart = np.zeros(len(images), np.bool_)
         fresh, aside = examples.at(np.flatnonzero(~known)), examples.at(np.flatnonzero(apart))
         notes.judge(fresh, model.head.predict_proba(fresh.features))

@@ -15,7 +15,13 @@ import pytest
 from ml_backend import cli
 from ml_backend.commands import fields as fields_command
 from ml_backend.demo.label_studio import free_port
-from ml_backend.errors import ConflictError, InvalidInputError, LabelStudioUnavailableError, NotFoundError
+from ml_backend.errors import (
+    ConflictError,
+    InvalidInputError,
+    LabelStudioUnavailableError,
+    NotFoundError,
+    ProjectReplacedError,
+)
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.queue import EVERYTHING
 from ml_backend.labelstudio.queue import TAB as QUEUE_TAB
@@ -23,6 +29,7 @@ from ml_backend.labelstudio.task_fields import TAB, FieldNames, TaskFields
 from ml_backend.labelstudio.transport import Transport
 from ml_backend.manual_fields import FieldPlan, FieldWriter
 from ml_backend.records import Task
+from ml_backend.steps.sync_labels import LabelSync
 from tests.bench import HOST, Bench, without_label_studio
 
 NAMES = ("model_status", "model_guess", "model_confidence")
@@ -178,7 +185,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(trained: Bench, tmp_path: Path) -> Iterator[Desk]:
+def desk(trained: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.setattr(LabelSync, "refresh", lambda _self, project: project)
     bench, studio = trained.copied(tmp_path / "data"), Studio()
     studio.add(*bench.ids)
     for task in bench.answers:
@@ -279,6 +287,20 @@ def test_taken_away_everything_is_as_it_was(desk: Desk) -> None:
     assert (desk.studio.views, desk.noted) == (views, None)
 
 
+def test_from_another_project_that_has_the_number_by_now_nothing_is_taken(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ProjectReplacedError("It is another project than before.")
+
+    desk.write()
+    before = desk.all_data()
+    monkeypatch.setattr(LabelSync, "refresh", refuse)
+    with pytest.raises(ProjectReplacedError):
+        desk.remove()
+    assert desk.all_data() == before
+
+
 def test_label_studio_forgets_the_columns_however_often_they_were_written(desk: Desk) -> None:
     desk.studio.counted = {"image": 120, "note": 120}
     desk.write()
@@ -299,6 +321,31 @@ def test_an_answer_that_comes_while_a_field_is_taken_away_still_counts(desk: Des
     desk.remove()
     assert [desk.studio.rows[i]["total_annotations"] for i in open_ones] == [1] * len(open_ones)
     assert all(desk.studio.rows[i]["is_labeled"] for i in open_ones)
+
+
+def test_the_counts_of_an_answer_are_put_right_at_once(desk: Desk) -> None:
+    desk.studio.submits = {90}
+    desk.data(90)["model_guess"] = "cat"
+    TaskFields(desk.studio, 1, FieldNames.of("model_")).take_away([90])
+    assert desk.studio.rows[90]["is_labeled"]
+
+
+def test_the_counts_of_an_answer_are_put_right_where_it_was_stopped_before_it_could(desk: Desk) -> None:
+    desk.write()
+    task = next(i for i in range(81, 121) if "model_guess" in desk.data(i))
+    desk.studio.submits = {task}
+
+    def stop() -> None:
+        if task in desk.studio.patched:
+            raise LabelStudioUnavailableError("It was stopped.")
+
+    desk.studio.on_write = stop
+    with pytest.raises(LabelStudioUnavailableError):
+        desk.remove()
+    assert not desk.studio.rows[task]["is_labeled"], "the next write is what would have put it right"
+    desk.studio.on_write, desk.studio.submits = lambda: None, set()
+    desk.remove()
+    assert (desk.studio.rows[task]["is_labeled"], desk.studio.rows[task]["total_annotations"]) == (True, 1)
 
 
 def test_how_another_edition_counts_is_left_to_it(desk: Desk) -> None:
