@@ -1,7 +1,7 @@
 """What the model thinks of each task: whether it agrees with the label, by what has not learned from that label, and how sure it is.
 
 - A label that the version in service has not learned from: its own head.
-- A held-out label: the head of its fold, which has not seen it, as for the accuracy.
+- A held-out image: nothing, labelled or not. Whoever looks again only where the model doubts would measure it by its own word.
 - Any other label: heads that are fitted for this, as the fold heads are, a fifth of all labels left out of each. They start
   from vectors that no label has gone into: where the network was trained, from those of the encoder it was before.
 """
@@ -100,20 +100,15 @@ class Judge:
     def _judge_labels(self, project: Project, corpus: Corpus, model: LoadedModel, notes: _Notes) -> None:
         """Each label by what has not learned from it; one that no other image has is not judged, for nothing could know it."""
         version = self.versions.version(project, model.number)
-        record, heads = Record.load(self.versions.folder(version)), self.predictor.fold_heads(project, model.number)
+        record = Record.load(self.versions.folder(version))
         examples = corpus.all_examples
         images = corpus.images(examples)
-        if record is not None:
-            known = record.has(images)
-            apart = known & heads.unseen(record, images)
-        else:  # from elsewhere; or of an earlier release, which may have learned from all
-            known = np.full(len(images), not is_foreign_import(version))
-            apart = np.zeros(len(images), np.bool_)
-        fresh, aside = examples.at(np.flatnonzero(~known)), examples.at(np.flatnonzero(apart))
+        # Without a record it is from elsewhere; or of an earlier release, which may have learned from all.
+        known = np.full(len(images), not is_foreign_import(version)) if record is None else record.has(images)
+        fresh = examples.at(np.flatnonzero(~known))
         notes.judge(fresh, model.head.predict_proba(fresh.features))
-        notes.judge(aside, heads.predict_proba(aside.features, images[apart]))
-        if (known & ~apart).any():
-            learned = set(examples.tasks[known & ~apart].tolist())
+        if known.any():
+            learned = set(examples.tasks[known].tolist())
             for found, probabilities in self._cross_fitted(project, corpus, finetuned=version.meta.mode == "finetune"):
                 these = np.flatnonzero(np.isin(found.tasks, list(learned)))
                 notes.judge(found.at(these), probabilities[these])
@@ -162,9 +157,9 @@ class Judge:
 
 
 def stays_blind(rows: PoolRows, queries: Sequence[Query]) -> NDArray[np.bool_]:
-    """(N,) tasks without a label of which nothing is ever said, as the answer must not lean on it. queries: of the queue in service."""
+    """(N,) tasks of which nothing is ever said, as no answer may lean on it: neither now nor later. queries: of the queue in service."""
     blind = [query.task_id for query in queries if query.arm in BLIND_ARMS]
-    return np.asarray(~rows.labelled & (rows.holdout | np.isin(rows.ids, blind)))
+    return np.asarray(rows.holdout | np.isin(rows.ids, blind))
 
 
 class _Notes:

@@ -92,11 +92,12 @@ def test_the_tab_lists_what_the_model_doubts_and_everything_goes_away_again(
     now = rows(stack)
     doubted = [i for i, data in now.items() if data.get(NAMES.status) == "wrong"]
     assert done["wrong"] == len(doubted)
-    assert len(set(mistakes) & set(doubted)) >= len(mistakes) * 0.7, "most mistakes are found"
+    pool = stack.services.ledger.pool(stack.project)
+    held_out = set(pool.ids[pool.holdout].tolist())
+    assert len(set(mistakes) & set(doubted)) >= len(set(mistakes) - held_out) * 0.7, "most mistakes are found"
     assert {i: {k: v for k, v in data.items() if not k.startswith("model_")} for i, data in now.items()} == before
-    blind = stack.services.ledger.pool(stack.project)
-    for task in blind.ids[blind.holdout & ~blind.labelled].tolist():
-        assert now[task] == before[task], "nothing is said of a held-out image without a label"
+    for task in held_out:
+        assert now[task] == before[task], "nothing is said of a held-out image"
     tab = next(tab for tab in client.tabs(number) if tab["data"]["title"] == TAB)
     listed = shown(client, tab["id"])
     assert {raw["id"] for raw in listed} == set(doubted)
