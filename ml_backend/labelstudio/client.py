@@ -405,7 +405,9 @@ class LabelStudio:
             return
 
 
-_ANNOTATED = "id,data,updated_at,annotations,result,completed_by,updated_by,was_cancelled,ground_truth,created_at"
+_ANNOTATED = (
+    "id,data,updated_at,annotations,result,completed_by,updated_by,was_cancelled,ground_truth,lead_time,created_at"
+)
 
 
 def column_filter(column: str, operator: str, value: Any, kind: str = "Number") -> Json:

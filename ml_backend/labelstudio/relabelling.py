@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from ml_backend.chunks import chunks
 from ml_backend.errors import NotFoundError
 from ml_backend.labelstudio.choices import renamed, renamed_prediction
 from ml_backend.labelstudio.client import BULK_TIMEOUT_S, PAGE, Json, LabelStudio, column_filter
-from ml_backend.labelstudio.results import parse_time
+from ml_backend.labelstudio.results import marked_anew, parse_time
 from ml_backend.records import LabelSchema
 
 WRITERS = 4
@@ -91,11 +91,15 @@ class Relabelling:
             self.client.transport.call("POST", f"{path}reset/", json={}, timeout=BULK_TIMEOUT_S)
 
     def _annotation(self, annotation_id: int, task_id: int) -> None:
-        """Change the annotation as it is now. Label Studio deletes the drafts of one that is saved: they are kept from it."""
-        result = self.client.transport.call("GET", f"/api/annotations/{annotation_id}/")["result"]
-        changed = renamed(self.schema.from_name, result, self.old, self.new)
-        if changed == result:
+        """Change the annotation as it is now. Label Studio deletes the drafts of one that is saved: they are kept from it.
+
+        A label that was accepted stays one under its new name.
+        """
+        annotation = self.client.transport.call("GET", f"/api/annotations/{annotation_id}/")
+        changed = renamed(self.schema.from_name, annotation["result"], self.old, self.new)
+        if changed == annotation["result"]:
             return
+        changed = marked_anew(self.schema, annotation, changed, self._user)
         drafts = [draft for draft in self._drafts(task_id) if draft.get("annotation") == annotation_id]
         try:
             for draft in drafts:
@@ -104,6 +108,10 @@ class Relabelling:
         finally:
             for draft in drafts:
                 self._update_draft(draft["id"], annotation=annotation_id)
+
+    @cached_property
+    def _user(self) -> int:
+        return int(self.client.whoami()["id"])
 
     def _draft(self, draft: Json) -> None:
         self._update_draft(draft["id"], result=renamed(self.schema.from_name, draft["result"], self.old, self.new))
