@@ -42,6 +42,7 @@ WRITERS = 4
 _FIELDS = "id,annotations,result,completed_by,updated_by,was_cancelled,ground_truth,lead_time,created_at,updated_at"
 _ANSWERED = column_filter("annotations_ids", "empty", value=False)
 _UNANSWERED = column_filter("total_annotations", "equal", 0)
+_UNSKIPPED = column_filter("cancelled_annotations", "equal", 0)
 
 
 @dataclass
@@ -66,7 +67,8 @@ def write_annotations(
     """Annotate each task with its labels, as the user whose token `client` has, unless it is answered; a skip is no answer.
 
     labels: task id -> names of the label config; none at all says that none of them fits, where several may be chosen.
-    certificate: the labels are a model's, accepted under it, and marked so. What is there of it already counts as written.
+    certificate: the labels are a model's, accepted under it, and marked so. What is there of it already counts as written,
+    and a task that somebody skipped as answered: it is left to people.
     on_progress: tasks that are done with. on_tidy: temporary predictions that were deleted.
 
     Safe to repeat: after a crash at any line, the same call ends as if there had been none. Raises InvalidInputError, with
@@ -166,14 +168,14 @@ class _Writer:
             "predictions_to_annotations",
             task_ids,
             model_version=list(names),
-            filters={"conjunction": "and", "items": [_UNANSWERED]},
+            filters={"conjunction": "and", "items": [_UNANSWERED, *([_UNSKIPPED] if self.certificate else [])]},
         )
         created = re.search(r"\d+", str(answer.get("detail")))  # "Created 1000 annotations"
         return int(created[0]) if created else -1
 
     def _unanswered(self, labels: Mapping[int, Sequence[str]], *, again: bool = False) -> dict[int, Sequence[str]]:
         """Those of the tasks that nobody has answered; `again`: an answer like ours is what was written."""
-        given = _answers(self.project_id, self.schema, labels, self.client)
+        given = _answers(self.project_id, self.schema, labels, self.client, skips=self.certificate is not None)
         for task_id, answers in given.items():
             ours = any(self._is_ours(answer, labels[task_id], again=again) for answer in answers)
             (self.report.written if ours else self.report.answered).append(task_id)
@@ -218,9 +220,12 @@ def _check(schema: LabelSchema, labels: Mapping[int, Sequence[str]]) -> None:
 
 
 def _answers(
-    project_id: int, schema: LabelSchema, task_ids: Iterable[int], client: LabelStudio
+    project_id: int, schema: LabelSchema, task_ids: Iterable[int], client: LabelStudio, *, skips: bool
 ) -> dict[int, list[Annotation]]:
-    """Task id -> its answers, of those tasks that have any; read from the annotations, for counts can lag behind."""
+    """Task id -> its answers, of those tasks that have any; read from the annotations, for counts can lag behind.
+
+    skips: they are answers as well.
+    """
     found: dict[int, list[Annotation]] = {}
     for chunk in chunks(task_ids, PAGE):
         query = {
@@ -229,7 +234,7 @@ def _answers(
         }
         for raw in client.listing(project_id, _FIELDS, query, fields="all", size=len(chunk))["tasks"]:
             read = partial(annotation_from_json, schema, task_id=raw["id"])
-            if answers := [answer for answer in map(read, raw["annotations"]) if not answer.was_cancelled]:
+            if answers := [answer for answer in map(read, raw["annotations"]) if skips or not answer.was_cancelled]:
                 found[raw["id"]] = answers
     return found
 
@@ -239,7 +244,7 @@ def _recount(project_id: int, client: LabelStudio) -> None:
 
     Where Label Studio itself is killed in the middle of the action, they are there, and it goes on serving their tasks.
     """
-    items = [_ANSWERED, _UNANSWERED, column_filter("cancelled_annotations", "equal", 0)]
+    items = [_ANSWERED, _UNANSWERED, _UNSKIPPED]
     query = {"filters": {"conjunction": "and", "items": items}}
     before: list[int] = []
     counted: list[int] = []

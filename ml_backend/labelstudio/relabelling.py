@@ -59,7 +59,9 @@ class Relabelling:
             for item in task.get("annotations", [])
             if self._has_old(item)
         ]
-        drafts = [item for task in self._tasks("drafts") for item in self._drafts(task["id"]) if self._has_old(item)]
+        drafts = [
+            item for task in self._tasks("drafts") for item in self.client.drafts(task["id"]) if self._has_old(item)
+        ]
         predictions = [
             {"id": item["id"], "result": item["result"]}
             for task in self._tasks("predictions")
@@ -100,7 +102,7 @@ class Relabelling:
         if changed == annotation["result"]:
             return
         changed = marked_anew(self.schema, annotation, changed, self._user)
-        drafts = [draft for draft in self._drafts(task_id) if draft.get("annotation") == annotation_id]
+        drafts = [draft for draft in self.client.drafts(task_id) if draft.get("annotation") == annotation_id]
         try:
             for draft in drafts:
                 self._update_draft(draft["id"], annotation=None)
@@ -122,10 +124,6 @@ class Relabelling:
 
     def _update_draft(self, draft_id: int, **fields: Any) -> None:
         self.client.transport.call("PATCH", f"/api/drafts/{draft_id}/", json=fields)
-
-    def _drafts(self, task_id: int) -> list[Json]:
-        """Everybody's, where the list of tasks has only those of the token's user."""
-        return list(self.client.transport.call("GET", f"/api/tasks/{task_id}/drafts"))
 
     def _has_old(self, item: Json) -> bool:
         return bool(renamed(self.schema.from_name, item.get("result"), self.old, self.new) != item.get("result"))

@@ -54,16 +54,27 @@ def annotation_from_json(schema: LabelSchema, raw: dict[str, Any], *, task_id: i
     )
 
 
+def marked_with(raw: Mapping[str, Any]) -> str | None:
+    """The certificate under which an annotation of the API was once accepted, whatever was made of it since."""
+    mark = _mark(raw)
+    return mark[1] if mark else None
+
+
+def _mark(raw: Mapping[str, Any]) -> re.Match[str] | None:
+    """The mark of the first region that has one."""
+    result = raw.get("result")
+    ids = (str(item.get("id")) for item in result if isinstance(item, dict)) if isinstance(result, list) else iter(())
+    return next(filter(None, map(_MARK.fullmatch, ids)), None)
+
+
 def _certificate(raw: Mapping[str, Any], labels: Sequence[str]) -> str | None:
     """The certificate under which these labels were accepted, if that is so and nobody has touched the annotation since.
 
     The labelling page keeps the id of a region whose choice is changed, and what is submitted there takes time
     (`lead_time`): an annotation with other labels, other regions, another editor, or time spent on it is a person's.
     """
-    result = raw.get("result")
-    only = result[0] if isinstance(result, list) and len(result) == 1 else None
-    mark = _MARK.fullmatch(str(only.get("id"))) if isinstance(only, dict) else None
-    if mark is None or not labels or raw.get("ground_truth") or raw.get("lead_time"):
+    result, mark = raw.get("result"), _mark(raw)
+    if mark is None or len(result or ()) != 1 or not labels or raw.get("ground_truth") or raw.get("lead_time"):
         return None
     editor = _user(raw.get("updated_by"))
     mine = editor in {None, _user(raw.get("completed_by"))} and mark[2] == _seal(labels)
@@ -150,10 +161,9 @@ def marked_anew(schema: LabelSchema, raw: Mapping[str, Any], result: Any, editor
 
     editor: the user who writes it; for it is not their answer.
     """
-    before = raw.get("result")
-    if _certificate(raw, _chosen(schema, before)) is None:
+    certificate = _certificate(raw, _chosen(schema, raw.get("result")))
+    if certificate is None:
         return result
-    certificate = _MARK.fullmatch(before[0]["id"])[1]  # type: ignore[index]
     return [result[0] | {"id": f"accepted-{certificate}-{_seal(_chosen(schema, result), editor)}"}]
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from ml_backend.chunks import chunks
-from ml_backend.records import AcceptedLabel, Annotation, Label, Query, Task
+from ml_backend.records import AcceptedLabel, Annotation, Label, Origin, Query, Task
 from ml_backend.store.schema import accepted, labels, queries, tasks
 
 Split = Literal["train", "holdout"]
@@ -159,6 +159,16 @@ class LedgerRow:
     confidence: float | None = None
     prediction: tuple[str, ...] = ()
     queried_at: datetime | None = None
+
+    @property
+    def origin(self) -> Origin | None:
+        """Whose label it has; None for none."""
+        return "human" if self.label else "accepted" if self.accepted else None
+
+    def names(self, *, accepted: bool) -> tuple[str, ...] | None:
+        """The names of its label, () for none of them; of one accepted of a model if asked; None for no label."""
+        label = self.label or (self.accepted if accepted else None)
+        return None if label is None else label.labels
 
 
 @dataclass(frozen=True)
