@@ -67,7 +67,12 @@ def test_what_is_accepted_of_a_model_hurries_nothing_and_is_read_in_the_end(
     clock.advance(jobs.debounce.quiet.total_seconds() + 1)
     assert jobs.claim("worker") is not None
     assert len(inbox.pending(project).task_ids) == 5000
-    hostile = [{"result": [None]}, {"result": "accepted-"}, {"result": {"id": 1}}, {"result": [{"id": None}]}]
+    hostile: list[dict[str, Any]] = [
+        {"result": [None]},
+        {"result": "accepted-"},
+        {"result": {"id": 1}},
+        {"result": [{"id": None}]},
+    ]
     odd = [annotation(n) | given for n, given in enumerate(hostile, start=9000)]
     assert inbox.record(KEY, "ANNOTATIONS_CREATED", {"annotation": odd}).labels == len(hostile)
 
