@@ -47,7 +47,7 @@ def write(
             on_progress=count,
             on_tidy=on_tidy,
         )
-    jobs.mark_due(project, reason="accept")
+    jobs.mark_due(project, immediately=True, reason="accept")
     return done
 
 
@@ -60,7 +60,7 @@ def undo(
     """
     with _told(None, "are done with", on_progress) as count:
         done = withdraw(project.key.project_id, project.schema, certificate, client, on_progress=count)
-    jobs.mark_due(project, reason="accept")
+    jobs.mark_due(project, immediately=True, reason="accept")
     return done
 
 

@@ -107,6 +107,9 @@ class HeldOut(Rounds):
                 count_of("holdout_measured", counts),
                 count_of("holdout_found", counts, tasks.c.found),
                 count_of("holdout_open", tasks.c.reached.is_not(None), still_open(), in_the_way),
+                count_of(
+                    "holdout_accepted", tasks.c.reached.is_not(None), still_open(), in_the_way, tasks.c.accepted > 0
+                ),
                 count_of("holdout_undecided", settled, tasks.c.place <= last),
                 count_of("holdout_unreadable", has_label, sa.not_(readable)),
             )

@@ -177,7 +177,8 @@ class Counts:
 
     holdout: held-out tasks; holdout_labelled: those of them with a label; holdout_measured: with one that measures the
     accuracy; holdout_found: and that somebody had given before it was asked for.
-    holdout_open: held-out tasks asked for, not answered yet, and before or with such as are. holdout_undecided: as
+    holdout_open: held-out tasks asked for, not answered yet, and before or with such as are. holdout_accepted: those of them
+    that have an accepted label. holdout_undecided: as
     `PoolRows.undecided`. holdout_unreadable: labelled, and do not measure as their image cannot be read.
     waiting: tasks that can still be asked for. accepted: tasks without a label of people whose label is a model's. blanks: answers in which nothing was chosen and that do not say "none of
     them".
@@ -190,6 +191,7 @@ class Counts:
     holdout_measured: int
     holdout_found: int
     holdout_open: int
+    holdout_accepted: int
     holdout_undecided: int
     holdout_unreadable: int
     conflicts: int

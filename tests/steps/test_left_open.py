@@ -186,6 +186,7 @@ def test_an_accepted_label_measures_nothing_and_opens_the_way_to_none_behind_it(
     assert work.measured() == before == sorted(before_the_first_open(work))
     after = services.ledger.counts(work.project)
     assert (after.holdout_measured, after.holdout_open) == (counts.holdout_measured, counts.holdout_open)
+    assert (counts.holdout_accepted, after.holdout_accepted) == (0, after.holdout_open)
     assert (after.accepted, after.waiting, after.labelled) == (len(rest), 0, counts.labelled)
     assert work.turn() is None, "nothing is left to ask for"
     assert work.measured() == before
