@@ -20,7 +20,7 @@ from ml_backend.labelstudio.results import annotation_from_json, marked_with, pa
 from ml_backend.records import Annotation, LabelSchema
 
 CHUNK = 200
-"""Tasks a request: it holds Label Studio's SQLite for a second at most, in which a Submit waits."""
+"""Tasks a request: Label Studio needs about a second for them on SQLite, in which a Submit waits."""
 WRITERS = 4
 
 _FIELDS = "id,updated_at,annotations,result,completed_by,updated_by,was_cancelled,ground_truth,lead_time,created_at"

@@ -23,6 +23,14 @@ def chromium() -> str:
     return find_chromium()
 
 
+def change(person: Annotator, task: int, *labels: str) -> None:
+    """Open the task anew for each label, choose it, and press Update."""
+    for label in labels:
+        person.open_task(task)
+        expect(person.page.locator(".lsf-choices input:checked")).to_have_count(1)
+        person.update(label)
+
+
 def copy(person: Annotator) -> None:
     """Press "Duplicate Annotation", and submit the copy."""
     person.page.locator(".lsf-annotation-button_selected .lsf-annotation-button__trigger").click()
@@ -47,17 +55,12 @@ def test_what_is_changed_changed_back_or_copied_on_the_page_is_a_persons_and_sta
     write_annotations(project_id, schema, dict.fromkeys(ids, ("0",)), client, certificate=CERTIFICATE)
     changed, confirmed, copied, own = ids[:4]
     with annotator(label_studio.url, project_id, "annotator-0@example.com", "pass12345") as person:
-        for task, labels in ((changed, ("1",)), (confirmed, ("1", "0"))):
-            person.open_task(task)
-            expect(person.choice("0")).to_be_checked()
-            for label in labels:
-                person.update(label)
+        change(person, changed, "1")
+        change(person, confirmed, "1", "0")
         person.open_task(copied)
         copy(person)
     with annotator(label_studio.url, project_id, label_studio.username, label_studio.password) as writer:
-        writer.open_task(own)
-        writer.update("1")
-        writer.update("0")
+        change(writer, own, "1", "0")
     people = {task.id: [(a.labels, a.accepted) for a in given] for task, given in client.annotated(project_id)}
     accepted = (("0",), CERTIFICATE)
     theirs = {

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from ml_backend.commands.held_out import described
+from ml_backend.errors import NothingToAskError
 from ml_backend.services import Services
 from ml_backend.settings import Settings
+from ml_backend.steps.choose import choose
+from ml_backend.steps.hold_out import reserve
 from tests.bench import Bench
 from tests.labelling import Labelling, content, task
 
@@ -188,7 +191,10 @@ def test_an_accepted_label_measures_nothing_and_opens_the_way_to_none_behind_it(
     assert (after.holdout_measured, after.holdout_open) == (counts.holdout_measured, counts.holdout_open)
     assert (counts.holdout_accepted, after.holdout_accepted) == (0, after.holdout_open)
     assert (after.accepted, after.waiting, after.labelled) == (len(rest), 0, counts.labelled)
-    assert work.turn() is None, "nothing is left to ask for"
+    work.project = reserve(work.project, services.ledger, services.versions, services.settings)
+    with pytest.raises(NothingToAskError, match=rf"answered \({len(rest)} by labels accepted of the model\)"):
+        choose(work.project, work.corpus(), None, services.ledger, services.settings)
+    assert work.turn() is None
     assert work.measured() == before
     work.answer(left)
     assert sorted(work.measured()) == sorted(before_the_first_open(work))
