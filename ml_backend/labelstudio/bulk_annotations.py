@@ -24,7 +24,7 @@ from typing import Any
 from ml_backend.chunks import chunks
 from ml_backend.errors import ConflictError, InvalidInputError, LabelStudioError, NotFoundError
 from ml_backend.labelstudio.client import PAGE, LabelStudio, column_filter
-from ml_backend.labelstudio.results import accepted_result, annotation_from_json, annotation_result
+from ml_backend.labelstudio.results import accepted_result, annotation_from_json, annotation_result, marked_anew
 from ml_backend.records import Annotation, LabelSchema
 
 logger = logging.getLogger(__name__)
@@ -248,8 +248,9 @@ def _recount(project_id: int, client: LabelStudio) -> None:
     query = {"filters": {"conjunction": "and", "items": items}}
     before: list[int] = []
     counted: list[int] = []
+    user: int | None = None
     while True:
-        fields = "id,annotations,was_cancelled,parent_prediction"
+        fields = f"{_FIELDS},parent_prediction"
         rows = client.listing(project_id, fields, query, fields="all")["tasks"]
         uncounted = [raw["id"] for raw in rows]
         if not uncounted or uncounted == counted:
@@ -258,7 +259,17 @@ def _recount(project_id: int, client: LabelStudio) -> None:
             before = uncounted
             time.sleep(PATIENCE_S)
             continue
+        user = user or int(client.whoami()["id"])
         for annotation in (annotation for raw in rows for annotation in raw["annotations"]):
             if annotation["parent_prediction"]:  # an update makes this user its editor: what is not made here stays
-                client.update_annotation(annotation["id"], was_cancelled=annotation["was_cancelled"])
+                _touch(annotation, user, client)
         counted = uncounted
+
+
+def _touch(annotation: Mapping[str, Any], user: int, client: LabelStudio) -> None:
+    """Save an annotation as it is; one that somebody else has accepted stays so, though this user has saved it."""
+    marked = marked_anew(annotation, annotation["result"], user)
+    anew = annotation["completed_by"] != user and marked != annotation["result"]
+    client.update_annotation(
+        annotation["id"], was_cancelled=annotation["was_cancelled"], **({"result": marked} if anew else {})
+    )

@@ -101,7 +101,7 @@ class Relabelling:
         changed = renamed(self.schema.from_name, annotation["result"], self.old, self.new)
         if changed == annotation["result"]:
             return
-        changed = marked_anew(self.schema, annotation, changed, self._user)
+        changed = marked_anew(annotation, changed, self._user)
         drafts = [draft for draft in self.client.drafts(task_id) if draft.get("annotation") == annotation_id]
         try:
             for draft in drafts:

@@ -50,7 +50,7 @@ def annotation_from_json(schema: LabelSchema, raw: dict[str, Any], *, task_id: i
         created_at=parse_time(raw["created_at"]),
         updated_at=parse_time(raw["updated_at"]),
         none_of=schema.from_name if not cancelled and _says_nothing(schema, result) else None,
-        accepted=_certificate(raw, labels),
+        accepted=_certificate(raw) if labels else None,
     )
 
 
@@ -67,18 +67,25 @@ def _mark(raw: Mapping[str, Any]) -> re.Match[str] | None:
     return next(filter(None, map(_MARK.fullmatch, ids)), None)
 
 
-def _certificate(raw: Mapping[str, Any], labels: Sequence[str]) -> str | None:
-    """The certificate under which these labels were accepted, if that is so and nobody has touched the annotation since.
+def _certificate(raw: Mapping[str, Any]) -> str | None:
+    """The certificate under which what an annotation says was accepted, if nobody has touched it since.
 
     The labelling page keeps the id of a region whose choice is changed, and what is submitted there takes time
     (`lead_time`): an annotation with other labels, other regions, another editor, or time spent on it is a person's.
     """
     result, mark = raw.get("result"), _mark(raw)
-    if mark is None or len(result or ()) != 1 or not labels or raw.get("ground_truth") or raw.get("lead_time"):
+    if mark is None or len(result or ()) != 1 or raw.get("ground_truth") or raw.get("lead_time"):
         return None
-    editor = _user(raw.get("updated_by"))
+    labels, editor = _ticked(result), _user(raw.get("updated_by"))
     mine = editor in {None, _user(raw.get("completed_by"))} and mark[2] == _seal(labels)
     return mark[1] if mine or mark[2] == _seal(labels, editor) else None
+
+
+def _ticked(result: Any) -> list[str]:
+    """What the only region of an annotation says."""
+    value = result[0].get("value")
+    choices = value.get("choices") if isinstance(value, dict) else None
+    return [str(name) for name in choices] if isinstance(choices, list) else []
 
 
 def _user(given: Any) -> int | None:
@@ -156,15 +163,15 @@ def accepted_result(schema: LabelSchema, labels: Sequence[str], certificate: str
     return [annotation_result(schema, labels)[0] | {"id": mark}]
 
 
-def marked_anew(schema: LabelSchema, raw: Mapping[str, Any], result: Any, editor: int) -> Any:
+def marked_anew(raw: Mapping[str, Any], result: Any, editor: int) -> Any:
     """`result`, which is to take the place of that of an annotation of the API: marked as before, where it was accepted.
 
     editor: the user who writes it; for it is not their answer.
     """
-    certificate = _certificate(raw, _chosen(schema, raw.get("result")))
+    certificate = _certificate(raw)
     if certificate is None:
         return result
-    return [result[0] | {"id": f"accepted-{certificate}-{_seal(_chosen(schema, result), editor)}"}]
+    return [result[0] | {"id": f"accepted-{certificate}-{_seal(_ticked(result), editor)}"}]
 
 
 def _seal(labels: Sequence[str], editor: int | None = None) -> str:

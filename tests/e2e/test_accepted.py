@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,10 +14,10 @@ from ml_backend.acceptance.writing import undo, write
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import LabelStudioUnavailableError
 from ml_backend.labelstudio import bulk_annotations, withdrawing
-from ml_backend.labelstudio.bulk_annotations import MARK, write_annotations
+from ml_backend.labelstudio.bulk_annotations import MARK, settle, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.relabelling import Relabelling
-from ml_backend.labelstudio.results import annotation_result
+from ml_backend.labelstudio.results import accepted_result, annotation_result
 from ml_backend.labelstudio.withdrawing import withdraw
 from ml_backend.records import Annotation, LabelSchema
 from tests.e2e import acts
@@ -327,3 +328,19 @@ def test_two_who_take_back_at_once_take_back_each_label_once_and_nothing_else(
         for done in [both.submit(call) for call in calls]:
             done.result()
     assert set(given(client, project_id)) == set(ids[-2:])
+
+
+def test_what_label_studio_did_not_count_before_it_was_killed_stays_accepted_whoever_has_it_counted(
+    label_studio: EmbeddedLabelStudio, client: LabelStudio, new_project: NewProject, three_users: list[LabelStudio]
+) -> None:
+    project_id = new_project(tasks=3)
+    schema, ids = client.schema(project_id), ids_of(client, project_id)
+    result = accepted_result(schema, ["cat"], CERTIFICATE)
+    client.import_predictions(project_id, [{"task": i, "result": result, "model_version": MARK} for i in ids])
+    client.act(project_id, "predictions_to_annotations", ids, model_version=[MARK])
+    with sqlite3.connect(label_studio.data_dir / "label_studio.sqlite3", timeout=30) as database:
+        database.execute("UPDATE task SET total_annotations = 0, is_labeled = 0 WHERE project_id = ?", (project_id,))
+    settle(project_id, three_users[0])
+    assert [client.task(i)["total_annotations"] for i in ids] == [1, 1, 1]
+    assert {a.accepted for answers in given(client, project_id).values() for a in answers} == {CERTIFICATE}
+    assert sorted(withdraw(project_id, schema, CERTIFICATE, client).withdrawn) == ids

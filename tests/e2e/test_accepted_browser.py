@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from playwright.sync_api import expect
 
@@ -24,11 +26,16 @@ def chromium() -> str:
 
 
 def change(person: Annotator, task: int, *labels: str) -> None:
-    """Open the task anew for each label, choose it, and press Update."""
-    for label in labels:
-        person.open_task(task)
-        expect(person.page.locator(".lsf-choices input:checked")).to_have_count(1)
-        person.update(label)
+    """Open the task, choose one label after the other, and press Update: it is grey until the page notices a change."""
+    person.open_task(task)
+    button = person.page.get_by_test_id("bottombar-update-button")
+    expect(person.choice("0")).to_be_checked()
+    while not button.is_enabled():
+        for label in ("1", "0", *labels):
+            person.choose(label)
+        with suppress(AssertionError):
+            expect(button).to_be_enabled(timeout=2_000)
+    person._answered("PATCH", r"/api/annotations/\d+", button.click)
 
 
 def copy(person: Annotator) -> None:

@@ -114,13 +114,13 @@ def test_none_of_the_labels_cannot_be_accepted() -> None:
 
 def test_under_another_name_it_stays_accepted_whoever_gives_it_and_no_longer_once_a_person_saves_it() -> None:
     for editor in (WRITER, PERSON):
-        renamed = marked_anew(SCHEMA, raw(), chosen("lynx"), editor)
+        renamed = marked_anew(raw(), chosen("lynx"), editor)
         assert certificate(result=renamed, updated_by=editor) == CERTIFICATE
         assert certificate(result=renamed, updated_by=9) is None
-        again = marked_anew(SCHEMA, raw(result=renamed, updated_by=editor), chosen("bobcat"), 9)
+        again = marked_anew(raw(result=renamed, updated_by=editor), chosen("bobcat"), 9)
         assert certificate(result=again, updated_by=9) == CERTIFICATE
 
 
 def test_a_label_that_a_person_has_made_theirs_is_not_marked_anew() -> None:
     for touched in (raw(updated_by=PERSON), raw(result=chosen("dog")), raw(result=[NOTE])):
-        assert marked_anew(SCHEMA, touched, chosen("lynx"), WRITER) == chosen("lynx")
+        assert marked_anew(touched, chosen("lynx"), WRITER) == chosen("lynx")

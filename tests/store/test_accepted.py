@@ -17,9 +17,7 @@ WRITER, PERSON = 9, 2
 
 
 def accept(studio: FakeLabelStudio, task: int, label: str, certificate: str = "c1") -> Annotation:
-    given = studio.annotate(task, label, annotator=WRITER)
-    studio.annotations[given.id] = replace(given, accepted=certificate)
-    return given
+    return studio.annotate(task, label, annotator=WRITER, accepted=certificate)
 
 
 def rows(ledger: Ledger, project: Project) -> dict[int, LedgerRow]:
@@ -60,8 +58,7 @@ def test_a_person_who_saves_one_turns_it_into_their_label(
     task = studio.create_task(1).id
     accepted = accept(studio, task, "cat")
     full(ledger, project, studio)
-    touched = studio.update(accepted.id, label, by=PERSON)
-    studio.annotations[touched.id] = replace(touched, accepted=None)
+    studio.update(accepted.id, label, by=PERSON)
     full(ledger, project, studio)
     (label_of,) = ledger.labels(project)
     assert (label_of.labels, label_of.annotators, label_of.conflict) == ((label,), (PERSON,), False)
