@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
+from playwright.sync_api import Error as BrowserError
 from playwright.sync_api import expect
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
@@ -26,20 +27,28 @@ def chromium() -> str:
 
 
 def change(person: Annotator, task: int, *labels: str) -> None:
-    """Open the task, choose one label after the other, and press Update: it is grey until the page notices a change."""
+    """Open the task, choose one label after the other, and press Update: it is grey until the page notices a change.
+
+    The page draws the answer once more when it has read all of it; what was chosen before is gone then.
+    """
     person.open_task(task)
+    person.page.wait_for_load_state("networkidle")
     button = person.page.get_by_test_id("bottombar-update-button")
-    expect(person.choice("0")).to_be_checked()
-    while not button.is_enabled():
-        for label in ("1", "0", *labels):
-            person.choose(label)
-        with suppress(AssertionError):
-            expect(button).to_be_enabled(timeout=2_000)
-    person._answered("PATCH", r"/api/annotations/\d+", button.click)
+
+    def choose_and_press() -> None:
+        for _ in range(20):
+            for label in labels:
+                person.choose(label)
+            with suppress(BrowserError):
+                button.click(timeout=5_000)
+                return
+
+    person._answered("PATCH", r"/api/annotations/\d+", choose_and_press)
 
 
 def copy(person: Annotator) -> None:
     """Press "Duplicate Annotation", and submit the copy."""
+    person.page.wait_for_load_state("networkidle")
     person.page.locator(".lsf-annotation-button_selected .lsf-annotation-button__trigger").click()
     person.page.get_by_text("Duplicate Annotation", exact=True).click()
     button = person.page.get_by_test_id("bottombar-submit-button")
