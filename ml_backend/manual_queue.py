@@ -179,6 +179,8 @@ def _left_out(rows: PoolRows, tasks: Iterable[int], errors: Mapping[int, str]) -
     for task in tasks:
         if task not in at:
             skipped[task] = "not in this project"
+        elif rows.accepted[at[task]]:
+            skipped[task] = "its label was accepted of the model: change it in Label Studio"
         elif rows.answered[at[task]]:
             skipped[task] = "already labelled"
         elif rows.failed[at[task]]:

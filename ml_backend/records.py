@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 Arm = Literal["strategy", "random", "holdout"]
 """Why a task is in a batch: picked by the strategy, drawn at random to compare with, or held out to measure."""
 
-Origin = Literal["human", "predicted"]
-"""Where an exported label comes from: people, by consensus, or the model's guess."""
+Origin = Literal["human", "audited", "accepted", "predicted"]
+"""Where an exported label comes from: people, by consensus; people, who looked at it for an acceptance; the model, under a
+certificate of how many such labels can be wrong; or the model's guess."""
 
 
 @dataclass(frozen=True, order=True)
@@ -64,6 +65,8 @@ class Annotation:
     editor: who changed anything of it last, marks as ground truth included. answered_by: who made it say what it says,
     as far as is known: the annotator, or whoever changed the labels since.
     none_of: the `Choices` of which it ticks none, where it says nothing else either; None for every other answer.
+    accepted: the certificate under which a model's label was accepted here, as long as nobody has touched it; None for
+    every answer of a person.
     """
 
     id: int
@@ -77,6 +80,7 @@ class Annotation:
     editor: int | None = field(default=None, compare=False)
     answered_by: int | None = field(default=None, compare=False)
     none_of: str | None = field(default=None, compare=False)
+    accepted: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,18 @@ class Label:
     conflict: bool
     ground_truth: bool
     labelled_at: datetime
+
+
+@dataclass(frozen=True)
+class AcceptedLabel:
+    """A model's label that was accepted for a task under a certificate. annotator: by whose token it was written."""
+
+    task_id: int
+    labels: tuple[str, ...]
+    certificate: str
+    annotation_id: int
+    annotator: int | None
+    accepted_at: datetime
 
 
 @dataclass(frozen=True)

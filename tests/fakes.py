@@ -110,8 +110,9 @@ class FakeLabelStudio:
         skip: bool = False,
         ground_truth: bool = False,
         elsewhere: bool = False,
+        accepted: str | None = None,
     ) -> Annotation:
-        """elsewhere: the answer is one to another control, too."""
+        """elsewhere: the answer is one to another control, too. accepted: it is a model's, under this certificate."""
         now = self.clock.advance(1)
         annotation = Annotation(
             id=self._new_id(),
@@ -123,6 +124,7 @@ class FakeLabelStudio:
             created_at=now,
             updated_at=now,
             none_of=None if labels or skip or elsewhere else CHOICES,
+            accepted=accepted,
         )
         self._store(annotation, "ANNOTATION_CREATED")
         return annotation
@@ -138,6 +140,7 @@ class FakeLabelStudio:
             ground_truth=ground_truth,
             updated_at=self.clock.advance(1),
             none_of=None if labels or skip else CHOICES,
+            accepted=None,
         )
         self._store(annotation, "ANNOTATION_UPDATED")
         return annotation

@@ -63,6 +63,15 @@ class Labelling:
         given = [(task(i), self.answers[i]) for i in ids]
         self.services.ledger.reconcile(self.project, given, full=False)
 
+    def accept(self, ids: Iterable[int]) -> None:
+        """The model's labels of those tasks that have no answer are accepted."""
+        free = [i for i in ids if i not in self.answers]
+        of_model = [Annotation(i, i, (self.oracle(i),), False, False, 9, NOW, NOW, accepted="c1") for i in free]
+        self.services.ledger.reconcile(self.project, [(task(a.id), [a]) for a in of_model], full=False)
+
+    def take_back(self, ids: Iterable[int]) -> None:
+        self.services.ledger.reconcile(self.project, [(task(i), []) for i in ids], full=False)
+
     def turn(self) -> Round | None:
         """Hold out and choose; None where nothing is left to ask for."""
         self.project = reserve(self.project, self.services.ledger, self.services.versions, self.services.settings)

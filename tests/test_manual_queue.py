@@ -104,6 +104,17 @@ def test_labelled_and_missing_tasks_are_left_out_with_the_reason(services: Servi
         services.manual_queue.batch(project, {1: 9.0})
 
 
+def test_a_task_whose_label_was_accepted_is_left_out_for_label_studio_serves_it_no_more(
+    services: Services, project: Project
+) -> None:
+    (task,) = services.ledger.tasks(project, [5])
+    accepted = Annotation(5, 5, ("cat",), False, False, 1, NOW, NOW, accepted="c1")
+    services.ledger.reconcile(project, [(task, [accepted])], full=False)
+    batch = services.manual_queue.batch(project, {5: 9.0, 6: 1.0})
+    assert order(batch) == [6]
+    assert batch.skipped == {5: "its label was accepted of the model: change it in Label Studio"}
+
+
 def test_an_image_that_cannot_be_read_is_left_out_with_its_reason_and_the_rest_is_queued(
     services: Services, project: Project
 ) -> None:

@@ -66,6 +66,7 @@ def add_labels_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--include-unlabelled", action="store_true", help="include tasks that were chosen but are not labelled yet"
     )
+    add_include(parser)
     parser.add_argument(
         "--spreadsheet",
         action="store_true",
@@ -74,16 +75,26 @@ def add_labels_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="write nothing if there are warnings")
 
 
+def add_include(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--include",
+        choices=["accepted"],
+        help="accepted: also the labels that were accepted of a model (default: labels of people only)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     return int(args.do(args))
 
 
 def run_labels(args: argparse.Namespace) -> int:
-    from ml_backend.exports.label_rows import COLUMNS, MINIMAL, Tally, export_rows  # noqa: PLC0415 - torch comes with the services
+    from ml_backend.exports.label_rows import COLUMNS, MINIMAL, OF_MODEL, Tally, export_rows  # noqa: PLC0415 - torch comes with the services
 
     answer = Answer(as_json=args.json)
     project, services = up_to_date(args, answer)
+    accepted = args.include == "accepted"
     columns = {name: COLUMNS[name] for name in (MINIMAL if args.minimal else COLUMNS)}
+    columns |= OF_MODEL if accepted else {}
     counts = services.ledger.counts(project)
     tally = Tally()
     rows = export_rows(
@@ -91,10 +102,11 @@ def run_labels(args: argparse.Namespace) -> int:
         separator=args.separator,
         long=args.long,
         include_unlabelled=args.include_unlabelled,
+        include_accepted=accepted,
         tally=tally,
     )
     with open_output(args, columns, spreadsheet=args.spreadsheet) as write:
-        for row in counted(rows, "labels", counts.labelled):
+        for row in counted(rows, "labels", counts.labelled + (counts.accepted if accepted else 0)):
             write(row)
         warnings = tally.warnings(spreadsheet=args.spreadsheet, long=args.long, quarantined=counts.quarantined)
         if warnings and args.strict:
@@ -105,6 +117,7 @@ def run_labels(args: argparse.Namespace) -> int:
         "file": str(args.out),
         "rows": tally.rows,
         "labelled": tally.labelled,
+        "accepted": tally.accepted,
         "waiting": tally.waiting,
         "conflicts": counts.conflicts,
         "warnings": warnings,
@@ -232,6 +245,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
             "put the labels in separate train/ and held-out/ folders, to train another model: the model here has learned from both"
         ),
     )
+    add_include(parser)
     add_offline(parser)
 
 
@@ -240,22 +254,16 @@ def _run_dataset(args: argparse.Namespace) -> int:
 
     answer = Answer(as_json=args.json)
     project, services = up_to_date(args, answer)
-    manifest = args.layout == "manifest"
+    manifest, accepted = args.layout == "manifest", args.include == "accepted"
+    layout = {"manifest": manifest, "splits": args.splits, "accepted": accepted}
     if args.dry_run:
-        report = plan_dataset(project, args.out, services.ledger, manifest=manifest, splits=args.splits)
+        report = plan_dataset(project, args.out, services.ledger, **layout)
         text = f"{amount(report.images, 'image')} would be in {args.out}: {report.copied} to copy, {report.removed} to remove"
         answer.result({"folder": str(args.out), "dry_run": True, **vars(report)}, f"{text} (--dry-run).")
         return 0
-    with bar("images", services.ledger.counts(project).labelled) as advance:
-        report = write_dataset(
-            project,
-            args.out,
-            services.ledger,
-            services.hosts,
-            manifest=manifest,
-            splits=args.splits,
-            on_progress=advance,
-        )
+    counts = services.ledger.counts(project)
+    with bar("images", counts.labelled + (counts.accepted if accepted else 0)) as advance:
+        report = write_dataset(project, args.out, services.ledger, services.hosts, **layout, on_progress=advance)
     if report.problems:
         one = len(report.problems) == 1
         images = "1 labelled image is" if one else f"{len(report.problems)} labelled images are"

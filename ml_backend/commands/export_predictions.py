@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def add_predictions_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "One row per task, labelled or not: the label of people where there is one, else the model's guess, else why there "
-        "is none. Images that were not read yet are read first."
+        "One row per task, labelled or not: the label of people where there is one, else one accepted of a model, else the "
+        "model's guess, else why there is none. Images that were not read yet are read first."
     )
     add_table_arguments(parser, Path("predictions.csv"), _run, known="labels and images")
     parser.add_argument("--version", metavar="vN", help="model version (default: the one served)")
@@ -76,6 +76,7 @@ def _told(args: argparse.Namespace, answer: Answer, tally: PredictionTally, vers
         "file": str(args.out),
         "rows": tally.rows,
         "human": tally.human,
+        "accepted": tally.accepted,
         "predicted": tally.predicted,
         "without_label": tally.without_label,
         "version": version,
@@ -83,9 +84,10 @@ def _told(args: argparse.Namespace, answer: Answer, tally: PredictionTally, vers
         "warnings": warnings,
     }
     guessed = f"{tally.predicted:,} predicted by {version}" if version else "none predicted"
+    accepted = f"{tally.accepted:,} accepted, " if tally.accepted else ""
     first = f" {amount(unread, 'image')} would be read first, and then have a guess." if unread else ""
     text = (
-        f"{amount(tally.rows, 'row')} {written_to(args)}: {tally.human:,} labelled by people, {guessed}, "
+        f"{amount(tally.rows, 'row')} {written_to(args)}: {tally.human:,} labelled by people, {accepted}{guessed}, "
         f"{tally.without_label:,} without a label.{first}"
     )
     return report_rows(args, answer, report, text)

@@ -46,14 +46,17 @@ def described(counts: Mapping[str, int]) -> str | None:
     text += f"; {amount(undecided, 'image')} among them without a label" if undecided else ""
     them = "its image" if unreadable == 1 else "their images"
     text += f"; {unreadable} not, as {them} cannot be read" if unreadable else ""
-    return text + (f"; {waiting} not yet: {_awaited(counts['holdout_open'])}" if waiting else "")
+    return text + (
+        f"; {waiting} not yet: {_awaited(counts['holdout_open'], counts['holdout_accepted'])}" if waiting else ""
+    )
 
 
-def _awaited(open_: int) -> str:
+def _awaited(open_: int, accepted: int) -> str:
     if not open_:
         return "their turn is still to come"
     come, them = ("comes", "it") if open_ == 1 else ("come", "them")
-    return f"{amount(open_, 'open image')} {come} before or with them, so label or skip {them}"
+    text = f"{amount(open_, 'open image')} {come} before or with them, so label or skip {them}"
+    return text + (f" ({accepted} with an accepted label, which measures nothing)" if accepted else "")
 
 
 def measured_so_far(settings: Settings, host: str, project_id: int) -> int:

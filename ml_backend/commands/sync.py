@@ -283,6 +283,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
         f"{status['title']} ({status['project']})",
         f"  labelled   {_labelled(counts)}",
         *([f"  held out   {words}"] if (words := held_out.described(counts)) else []),
+        *([f"  accepted   {amount(counts['accepted'], 'task')}"] if counts["accepted"] else []),
         *([f"  skipped    {amount(counts['skips'], 'answer')}"] if counts["skips"] else []),
         *([f"  blank      {amount(counts['blanks'], 'answer')}"] if counts["blanks"] else []),
         *([f"  conflicts  {amount(counts['conflicts'], 'task')}"] if counts["conflicts"] else []),

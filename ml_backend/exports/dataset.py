@@ -48,10 +48,12 @@ def write_dataset(
     *,
     manifest: bool = False,
     splits: bool = False,
+    accepted: bool = False,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> DatasetReport:
     """Make `folder` hold exactly the labelled images. Safe to repeat, also after a kill: what is there is not read again.
 
+    accepted: those as well whose label was accepted of a model; the manifest says whose each is.
     Raises InvalidInputError for a folder that holds something else, for labels of which several go with one image
     without `manifest`, and for labels that no folder can be named after.
     """
@@ -61,8 +63,9 @@ def write_dataset(
             mark.write_text(json.dumps({"project": str(project.key)}) + "\n", encoding="utf-8")
     report = DatasetReport()
     expected: set[Path] = set()
-    with open_table(folder / MANIFEST, COLUMNS) as write, ThreadPoolExecutor(READERS) as readers:
-        rows = (row for row in ledger.rows(project) if row.label is not None)
+    columns = COLUMNS | ({"origin": str} if accepted else {})
+    with open_table(folder / MANIFEST, columns) as write, ThreadPoolExecutor(READERS) as readers:
+        rows = (row for row in ledger.rows(project) if row.names(accepted=accepted) is not None)
         for chunk in chunks(rows, CHUNK):
             places = [_place(row, folders, expected, splits=splits) for row in chunk]
             results = readers.map(
@@ -82,7 +85,13 @@ def write_dataset(
 
 
 def plan_dataset(
-    project: Project, folder: Path, ledger: Ledger, *, manifest: bool = False, splits: bool = False
+    project: Project,
+    folder: Path,
+    ledger: Ledger,
+    *,
+    manifest: bool = False,
+    splits: bool = False,
+    accepted: bool = False,
 ) -> DatasetReport:
     """What `write_dataset` would report, writing nothing and reading no image: problems are those known already."""
     folders = _folders(project, manifest=manifest)
@@ -90,7 +99,7 @@ def plan_dataset(
     report = DatasetReport()
     expected: set[Path] = set()
     for row in ledger.rows(project):
-        if row.label is None:
+        if row.names(accepted=accepted) is None:
             continue
         if row.image_error is not None:
             report.problems.append(str(Unreadable(row.task, row.image_error)))
@@ -151,7 +160,7 @@ def _is_ours(folder: Path, project: Project) -> bool:
 
 def _place(row: LedgerRow, folders: dict[str, str], taken: set[Path], *, splits: bool) -> Path:
     """Where the image goes, below the folder; the second of a name carries its task id."""
-    label = next(iter(row.label.labels), "") if row.label else ""
+    label = next(iter(row.names(accepted=True) or ()), "")
     parent = Path(SPLITS[row.split] if splits else "") / folders.get(label, "images")
     name = re.sub(r"[/\\\x00-\x1f]", "_", task_filename(row.task)).lstrip(".") or str(row.task.id)
     name = name.encode("utf-8", "replace").decode()
@@ -189,7 +198,8 @@ def _line(row: LedgerRow, place: Path) -> dict[str, object]:
     return {
         "path": place.as_posix(),
         "filename": task_filename(row.task),
-        "label": "|".join(row.label.labels) if row.label else None,
+        "label": "|".join(row.names(accepted=True) or ()),
+        "origin": row.origin,
         "split": SPLITS[row.split],
         "task_id": row.task.id,
         "content_hash": row.content_hash or row.task.data.get("sha256"),

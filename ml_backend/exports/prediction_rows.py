@@ -17,7 +17,7 @@ from ml_backend.wording import amount
 
 COLUMNS: Mapping[str, type] = {
     "filename": str, "label": str, "origin": str, "confidence": float, "version": str, "prediction": str, "agrees": bool,
-    "learned": bool, "skipped": bool, "conflict": bool, "error": str, "task_id": int, "path": str, "image": str, "content_hash": str,
+    "learned": bool, "skipped": bool, "certificate": str, "conflict": bool, "error": str, "task_id": int, "path": str, "image": str, "content_hash": str,
     "split": str,
 }  # fmt: skip
 PAGE = 1_000
@@ -32,13 +32,14 @@ class PredictionTally(TableTally):
     TEXTS: ClassVar[tuple[str, ...]] = (*TableTally.TEXTS, "prediction")
 
     human: int = 0
+    accepted: int = 0
     predicted: int = 0
     unread: int = 0
     skipped: int = 0
 
     @property
     def without_label(self) -> int:
-        return self.rows - self.human - self.predicted
+        return self.rows - self.human - self.accepted - self.predicted
 
     def warnings(self, *, spreadsheet: bool, version: str | None, to_read: int = 0) -> list[str]:
         """What is wrong with what is exported, in sentences with what to do.
@@ -103,8 +104,10 @@ def prediction_rows(
 
 def _written(row: LedgerRow, guess: Guess, version: Answering | None, separator: str) -> dict[str, Any]:
     said, label = guess.prediction, row.label
-    origin: Origin | None = "human" if label else "predicted" if said else None
-    names = label.labels if label else said.labels if said else None
+    origin: Origin | None = row.origin or ("predicted" if said else None)
+    names = row.names(accepted=True)
+    if names is None and said:
+        names = said.labels
     error = None if row.image_error is None else printable(row.image_error)
     if origin is None:
         error = error or guess.error
@@ -117,6 +120,7 @@ def _written(row: LedgerRow, guess: Guess, version: Answering | None, separator:
         "agrees": set(label.labels) == set(said.labels) if label and said else None,
         "learned": guess.learned if label and version else None,
         "skipped": row.skipped,
+        "certificate": row.accepted.certificate if row.accepted else None,
         "conflict": row.conflict,
         "error": error,
     }
@@ -126,6 +130,7 @@ def _count(tally: PredictionTally, row: LedgerRow, guess: Guess, written: Mappin
     tally.look(row)
     tally.see(written)
     tally.human += written["origin"] == "human"
+    tally.accepted += written["origin"] == "accepted"
     tally.predicted += written["origin"] == "predicted"
     tally.skipped += row.skipped and written["origin"] == "predicted"
     tally.unread += written["origin"] is None and row.image_error is None and guess.error is not None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.imports.sources import Source
 from ml_backend.imports.uploading import IMPORTED, LabelsAs, check_labels
 from ml_backend.labelstudio.bulk_annotations import settle, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.results import annotation_result, prediction_result
+from ml_backend.labelstudio.results import annotation_from_json, annotation_result, prediction_result
 from ml_backend.records import Annotation, LabelSchema, Task
 from ml_backend.store.consensus import is_blank
 from ml_backend.task_names import names_of_tasks
@@ -85,7 +85,11 @@ def import_labels(
     report.differing += [f"task {task_id}: somebody labelled it meanwhile" for task_id in done.answered]
     report.unknown += [f"task {task_id}" for task_id in done.gone]
     with ThreadPoolExecutor(WRITERS) as writers:
-        for _ in writers.map(lambda step: _write(schema, step, client), [step for step in steps if not step.plain]):
+        others = [step for step in steps if not step.plain]
+        for step, written in zip(others, writers.map(lambda step: _write(schema, step, client), others), strict=True):
+            if not written:
+                report.written -= 1
+                report.differing.append(f"task {step.task_id}: somebody labelled it meanwhile")
             on_progress(1)
     return report
 
@@ -119,18 +123,22 @@ def _plan(
     *,
     replace: bool,
 ) -> list[_Step]:
-    """Compare with what is annotated now, so that what is done already is not done again."""
+    """Compare with what is annotated now, so that what is done already is not done again.
+
+    A label that was accepted of a model is no answer: the person's takes its place, also where it is the same.
+    """
     user = client.whoami()["id"]
     answered = {task.id: given for task, given in client.annotated(project_id, schema=schema) if task.id in wanted}
     steps = []
     for task_id, names in wanted.items():
         given = [a for a in answered.get(task_id, []) if not a.was_cancelled]
-        answers = [a for a in given if not is_blank(a, schema)]
+        answers = [a for a in given if not is_blank(a, schema) and a.accepted is None]
         if any(set(a.labels) == set(names) for a in answers):
             report.same += 1
         elif not answers:
             report.written += 1
-            steps.append(_Step(task_id, names, plain=not given))
+            of_model = max((a for a in given if a.accepted), key=lambda a: a.id, default=None)
+            steps.append(_Step(task_id, names, plain=not given, replaces=of_model))
         elif replace:
             report.replaced += 1
             mine = [a for a in answers if a.annotator == user]
@@ -142,12 +150,20 @@ def _plan(
     return steps
 
 
-def _write(schema: LabelSchema, step: _Step, client: LabelStudio) -> None:
+def _write(schema: LabelSchema, step: _Step, client: LabelStudio) -> bool:
+    """Whether it was written: where an accepted label is to be replaced, somebody may have made it theirs meanwhile."""
     result = annotation_result(schema, step.labels)
+    if step.replaces is not None and step.replaces.accepted:
+        now = client.annotation(step.replaces.id)
+        if now is not None and annotation_from_json(schema, now, task_id=step.task_id).accepted is None:
+            return False
+        if now is None:
+            step = replace(step, replaces=None)
     if step.replaces is None:
         client.create_annotation(step.task_id, result, lead_time=0.0)
     else:
         client.update_annotation(step.replaces.id, result=result)
+    return True
 
 
 def _as_predictions(

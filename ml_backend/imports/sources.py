@@ -19,7 +19,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", 
 SCHEMES = ("http://", "https://", "s3://", "gs://", "azure-blob://")
 NAME_COLUMNS = ("path", "filename", "image", "file")
 LABEL_COLUMNS = ("label", "labels", "choice", "class")
-GUESSED: Origin = "predicted"
+OF_A_MODEL: frozenset[Origin] = frozenset({"predicted", "accepted"})
 COPY = re.compile(r"\([0-9]+\)$|(?<![a-z])(copy|kopie|copie|copia)(?![a-z])|~[0-9]*$", re.IGNORECASE)
 """What file managers add to the name of a copy."""
 
@@ -210,7 +210,7 @@ def _cell(row: Mapping[str, str], *, guesses: bool) -> dict[str, None]:
     if not labelled or (answer and not row[answer[0]] and not row[labelled[0]]):
         return {}
     whose = row[origin[0]] if origin else "human"
-    if (whose == GUESSED and not guesses) or not (whose or row[labelled[0]]):
+    if (whose in OF_A_MODEL and not guesses) or not (whose or row[labelled[0]]):
         return {}
     return {unguarded(row[labelled[0]]): None}
 

@@ -139,11 +139,15 @@ def known_images(project_id: int, schema: LabelSchema, client: LabelStudio) -> d
 def remove_duplicates(project_id: int, schema: LabelSchema, keys: set[str], client: LabelStudio) -> int:
     """Remove tasks that came twice: a killed run's last request may have arrived after this run looked.
 
-    Of tasks with the same content the first stays; another one stays too if anybody has answered it differently.
+    Of tasks with the same content the first stays; another one stays too if anybody has answered it differently. What was
+    accepted of a model is nobody's answer.
     """
     known = known_images(project_id, schema, client)
     extra = [task for key in keys for task in sorted(known.get(key, []))[1:]]
-    answers = {task.id: {a.labels for a in given} for task, given in client.annotated(project_id, schema=schema)}
+    answers = {
+        task.id: {a.labels for a in given if a.accepted is None}
+        for task, given in client.annotated(project_id, schema=schema)
+    }
     firsts = {task: min(known[key]) for key in keys for task in known.get(key, [])}
     removable = [task for task in extra if answers.get(task, set()) <= answers.get(firsts[task], set())]
     client.delete_tasks(project_id, removable)

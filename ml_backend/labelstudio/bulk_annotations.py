@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from ml_backend.chunks import chunks
 from ml_backend.errors import ConflictError, InvalidInputError, LabelStudioError, NotFoundError
 from ml_backend.labelstudio.client import PAGE, LabelStudio, column_filter
-from ml_backend.labelstudio.results import annotation_from_json, annotation_result
+from ml_backend.labelstudio.results import accepted_result, annotation_from_json, annotation_result, marked_anew
 from ml_backend.records import Annotation, LabelSchema
 
 logger = logging.getLogger(__name__)
@@ -38,9 +39,10 @@ ATTEMPTS = 2
 PATIENCE_S = 3.0  # for counting that is under way
 WRITERS = 4
 
-_FIELDS = "id,annotations,result,completed_by,was_cancelled,created_at,updated_at"
+_FIELDS = "id,annotations,result,completed_by,updated_by,was_cancelled,ground_truth,lead_time,created_at,updated_at"
 _ANSWERED = column_filter("annotations_ids", "empty", value=False)
 _UNANSWERED = column_filter("total_annotations", "equal", 0)
+_UNSKIPPED = column_filter("cancelled_annotations", "equal", 0)
 
 
 @dataclass
@@ -58,12 +60,15 @@ def write_annotations(
     labels: Mapping[int, Sequence[str]],
     client: LabelStudio,
     *,
+    certificate: str | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
     on_tidy: Callable[[int], None] = lambda _: None,
 ) -> Written:
     """Annotate each task with its labels, as the user whose token `client` has, unless it is answered; a skip is no answer.
 
     labels: task id -> names of the label config; none at all says that none of them fits, where several may be chosen.
+    certificate: the labels are a model's, accepted under it, and marked so. What is there of it already counts as written,
+    and a task that somebody skipped as answered: it is left to people.
     on_progress: tasks that are done with. on_tidy: temporary predictions that were deleted.
 
     Safe to repeat: after a crash at any line, the same call ends as if there had been none. Raises InvalidInputError, with
@@ -71,8 +76,10 @@ def write_annotations(
     LabelStudioUnavailableError where a later call may succeed, LabelStudioError for a refusal.
     """
     _check(schema, labels)
+    writer = _Writer(project_id, schema, client, certificate)
+    if labels:
+        writer.result_of(next(iter(labels.values())))  # refuses a certificate's id before anything is done
     settle(project_id, client)
-    writer = _Writer(project_id, schema, client)
     if len(labels) < FEW or client.singly(project_id, len(labels)):
         writer.write_singly(labels, on_progress)
         return writer.report
@@ -99,10 +106,15 @@ def _temporary(project_id: int, client: LabelStudio) -> set[str]:
 class _Writer:
     """Annotations for one project, and what became of each."""
 
-    def __init__(self, project_id: int, schema: LabelSchema, client: LabelStudio) -> None:
-        self.project_id, self.schema, self.client = project_id, schema, client
+    def __init__(self, project_id: int, schema: LabelSchema, client: LabelStudio, certificate: str | None) -> None:
+        self.project_id, self.schema, self.client, self.certificate = project_id, schema, client, certificate
         self.report = Written()
         self.user = client.whoami()["id"]
+
+    def result_of(self, chosen: Sequence[str]) -> list[dict[str, Any]]:
+        if self.certificate is None:
+            return annotation_result(self.schema, chosen)
+        return accepted_result(self.schema, chosen, self.certificate)
 
     def write(self, labels: Mapping[int, Sequence[str]]) -> None:
         """One chunk at once; one by one what Label Studio did not do even when asked again."""
@@ -133,7 +145,7 @@ class _Writer:
         """
         names = [f"{MARK}{uuid.uuid4().hex[:16]}" for _ in range(0, len(labels), PIECE)]
         predictions = [
-            {"task": task_id, "result": annotation_result(self.schema, chosen), "model_version": names[place // PIECE]}
+            {"task": task_id, "result": self.result_of(chosen), "model_version": names[place // PIECE]}
             for place, (task_id, chosen) in enumerate(labels.items())
         ]
         stored, created = 0, -1
@@ -156,18 +168,25 @@ class _Writer:
             "predictions_to_annotations",
             task_ids,
             model_version=list(names),
-            filters={"conjunction": "and", "items": [_UNANSWERED]},
+            filters={"conjunction": "and", "items": [_UNANSWERED, *([_UNSKIPPED] if self.certificate else [])]},
         )
         created = re.search(r"\d+", str(answer.get("detail")))  # "Created 1000 annotations"
         return int(created[0]) if created else -1
 
     def _unanswered(self, labels: Mapping[int, Sequence[str]], *, again: bool = False) -> dict[int, Sequence[str]]:
-        """Those of the tasks that nobody has answered; `again`: an answer like ours, of this user, is what was written."""
-        given = _answers(self.project_id, self.schema, labels, self.client)
+        """Those of the tasks that nobody has answered; `again`: an answer like ours is what was written."""
+        given = _answers(self.project_id, self.schema, labels, self.client, skips=self.certificate is not None)
         for task_id, answers in given.items():
-            ours = again and any(a.annotator == self.user and set(a.labels) == set(labels[task_id]) for a in answers)
+            ours = any(self._is_ours(answer, labels[task_id], again=again) for answer in answers)
             (self.report.written if ours else self.report.answered).append(task_id)
         return {task_id: chosen for task_id, chosen in labels.items() if task_id not in given}
+
+    def _is_ours(self, answer: Annotation, chosen: Sequence[str], *, again: bool) -> bool:
+        """An accepted label says itself under which certificate it was written; of others it is those of this user now."""
+        same = set(answer.labels) == set(chosen)
+        if self.certificate is not None:
+            return same and answer.accepted == self.certificate
+        return same and again and answer.annotator == self.user and answer.accepted is None
 
     def _existing(self, labels: Mapping[int, Sequence[str]]) -> dict[int, Sequence[str]]:
         there = self.client.existing(self.project_id, list(labels))
@@ -183,7 +202,7 @@ class _Writer:
 
     def _create_one(self, task_id: int, chosen: Sequence[str]) -> bool:
         try:
-            self.client.create_annotation(task_id, annotation_result(self.schema, chosen), lead_time=0.0)
+            self.client.create_annotation(task_id, self.result_of(chosen), lead_time=0.0)
         except NotFoundError:
             return False
         return True
@@ -201,9 +220,12 @@ def _check(schema: LabelSchema, labels: Mapping[int, Sequence[str]]) -> None:
 
 
 def _answers(
-    project_id: int, schema: LabelSchema, task_ids: Iterable[int], client: LabelStudio
+    project_id: int, schema: LabelSchema, task_ids: Iterable[int], client: LabelStudio, *, skips: bool
 ) -> dict[int, list[Annotation]]:
-    """Task id -> its answers, of those tasks that have any; read from the annotations, for counts can lag behind."""
+    """Task id -> its answers, of those tasks that have any; read from the annotations, for counts can lag behind.
+
+    skips: they are answers as well.
+    """
     found: dict[int, list[Annotation]] = {}
     for chunk in chunks(task_ids, PAGE):
         query = {
@@ -212,7 +234,7 @@ def _answers(
         }
         for raw in client.listing(project_id, _FIELDS, query, fields="all", size=len(chunk))["tasks"]:
             read = partial(annotation_from_json, schema, task_id=raw["id"])
-            if answers := [answer for answer in map(read, raw["annotations"]) if not answer.was_cancelled]:
+            if answers := [answer for answer in map(read, raw["annotations"]) if skips or not answer.was_cancelled]:
                 found[raw["id"]] = answers
     return found
 
@@ -222,12 +244,13 @@ def _recount(project_id: int, client: LabelStudio) -> None:
 
     Where Label Studio itself is killed in the middle of the action, they are there, and it goes on serving their tasks.
     """
-    items = [_ANSWERED, _UNANSWERED, column_filter("cancelled_annotations", "equal", 0)]
+    items = [_ANSWERED, _UNANSWERED, _UNSKIPPED]
     query = {"filters": {"conjunction": "and", "items": items}}
     before: list[int] = []
     counted: list[int] = []
+    user: int | None = None
     while True:
-        fields = "id,annotations,was_cancelled,parent_prediction"
+        fields = f"{_FIELDS},parent_prediction"
         rows = client.listing(project_id, fields, query, fields="all")["tasks"]
         uncounted = [raw["id"] for raw in rows]
         if not uncounted or uncounted == counted:
@@ -236,7 +259,17 @@ def _recount(project_id: int, client: LabelStudio) -> None:
             before = uncounted
             time.sleep(PATIENCE_S)
             continue
+        user = user or int(client.whoami()["id"])
         for annotation in (annotation for raw in rows for annotation in raw["annotations"]):
             if annotation["parent_prediction"]:  # an update makes this user its editor: what is not made here stays
-                client.update_annotation(annotation["id"], was_cancelled=annotation["was_cancelled"])
+                _touch(annotation, user, client)
         counted = uncounted
+
+
+def _touch(annotation: Mapping[str, Any], user: int, client: LabelStudio) -> None:
+    """Save an annotation as it is; one that somebody else has accepted stays so, though this user has saved it."""
+    marked = marked_anew(annotation, annotation["result"], user)
+    anew = annotation["completed_by"] != user and marked != annotation["result"]
+    client.update_annotation(
+        annotation["id"], was_cancelled=annotation["was_cancelled"], **({"result": marked} if anew else {})
+    )

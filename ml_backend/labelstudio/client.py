@@ -131,7 +131,7 @@ class LabelStudio:
         if updated_since is None:
             yield from self._annotated(project_id, schema, [])
             return
-        changed = [_changed("greater_or_equal", updated_since)]
+        changed = [last_changed("greater_or_equal", updated_since)]
         for page in self._pages(project_id, "id,data,updated_at", changed):
             # Serializing annotations is what takes Label Studio long, so only tasks that have some are asked for them.
             window = [*changed, column_filter("id", "less_or_equal", page[-1]["id"])]
@@ -139,6 +139,10 @@ class LabelStudio:
             rich = {task.id: (task, annotations) for task, annotations in given}
             for raw in page:
                 yield rich.get(raw["id"]) or (task_from_json(schema, raw), [])
+
+    def annotated_pages(self, project_id: int, include: str) -> Iterator[list[Json]]:
+        """The tasks with annotations (skips included) by ascending id, as Label Studio's own JSON, a page at a time."""
+        return self._pages(project_id, include, [_ANNOTATED_TASKS], fields="all")
 
     def annotated_between(
         self, project_id: int, start: datetime, end: datetime, *, schema: LabelSchema
@@ -149,7 +153,7 @@ class LabelStudio:
     def _annotated(
         self, project_id: int, schema: LabelSchema, filters: list[Json], *, after: int = 0
     ) -> Iterator[tuple[Task, list[Annotation]]]:
-        filters = [*filters, column_filter("annotations_ids", "empty", value=False)]
+        filters = [*filters, _ANNOTATED_TASKS]
         for raw in chain.from_iterable(self._pages(project_id, _ANNOTATED, filters, fields="all", after=after)):
             task = task_from_json(schema, raw)
             yield task, [annotation_from_json(schema, item, task_id=task.id) for item in raw.get("annotations", [])]
@@ -222,6 +226,21 @@ class LabelStudio:
                 raise
             # On SQLite, Label Studio can store an answer and then fail on the draft (500, locked): sent again, it is there.
             return dict(self.task(task["id"])["annotations"][-1])
+
+    def annotation(self, annotation_id: int) -> Json | None:
+        """The annotation as it is now; None where it was deleted."""
+        try:
+            return dict(self._get(f"/api/annotations/{annotation_id}/"))
+        except NotFoundError:
+            return None
+
+    def delete_annotation(self, annotation_id: int) -> None:
+        """Delete an annotation with its drafts."""
+        self._delete(f"/api/annotations/{annotation_id}/")
+
+    def drafts(self, task_id: int) -> list[Json]:
+        """Everybody's, where the list of tasks has only those of the token's user."""
+        return list(self._get(f"/api/tasks/{task_id}/drafts"))
 
     def update_annotation(self, annotation_id: int, **fields: Any) -> Json:
         return dict(self.transport.call("PATCH", f"/api/annotations/{annotation_id}/", json=fields))
@@ -408,7 +427,9 @@ class LabelStudio:
             return
 
 
-_ANNOTATED = "id,data,updated_at,annotations,result,completed_by,updated_by,was_cancelled,ground_truth,created_at"
+_ANNOTATED = (
+    "id,data,updated_at,annotations,result,completed_by,updated_by,was_cancelled,ground_truth,lead_time,created_at"
+)
 
 
 def column_filter(column: str, operator: str, value: Any, kind: str = "Number") -> Json:
@@ -417,13 +438,15 @@ def column_filter(column: str, operator: str, value: Any, kind: str = "Number") 
 
 
 def _between(start: datetime, end: datetime) -> list[Json]:
-    return [_changed("greater_or_equal", start), _changed("less", end)]
+    return [last_changed("greater_or_equal", start), last_changed("less", end)]
 
 
-def _changed(operator: str, moment: datetime) -> Json:
+def last_changed(operator: str, moment: datetime) -> Json:
+    """A condition on when a task was last changed; changing, skipping or deleting its annotations changes it."""
     if moment.tzinfo is None:
         raise ValueError("updated_since must be an aware time.")
     return column_filter("updated_at", operator, moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "Datetime")
 
 
+_ANNOTATED_TASKS = column_filter("annotations_ids", "empty", value=False)
 _UNLABELLED = [column_filter(count, "equal", 0) for count in ("total_annotations", "cancelled_annotations")]

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from ml_backend.chunks import chunks
 from ml_backend.errors import NotFoundError
 from ml_backend.labelstudio.choices import renamed, renamed_prediction
 from ml_backend.labelstudio.client import BULK_TIMEOUT_S, PAGE, Json, LabelStudio, column_filter
-from ml_backend.labelstudio.results import parse_time
+from ml_backend.labelstudio.results import marked_anew, parse_time
 from ml_backend.records import LabelSchema
 
 WRITERS = 4
@@ -59,7 +59,9 @@ class Relabelling:
             for item in task.get("annotations", [])
             if self._has_old(item)
         ]
-        drafts = [item for task in self._tasks("drafts") for item in self._drafts(task["id"]) if self._has_old(item)]
+        drafts = [
+            item for task in self._tasks("drafts") for item in self.client.drafts(task["id"]) if self._has_old(item)
+        ]
         predictions = [
             {"id": item["id"], "result": item["result"]}
             for task in self._tasks("predictions")
@@ -91,12 +93,16 @@ class Relabelling:
             self.client.transport.call("POST", f"{path}reset/", json={}, timeout=BULK_TIMEOUT_S)
 
     def _annotation(self, annotation_id: int, task_id: int) -> None:
-        """Change the annotation as it is now. Label Studio deletes the drafts of one that is saved: they are kept from it."""
-        result = self.client.transport.call("GET", f"/api/annotations/{annotation_id}/")["result"]
-        changed = renamed(self.schema.from_name, result, self.old, self.new)
-        if changed == result:
+        """Change the annotation as it is now. Label Studio deletes the drafts of one that is saved: they are kept from it.
+
+        A label that was accepted stays one under its new name.
+        """
+        annotation = self.client.transport.call("GET", f"/api/annotations/{annotation_id}/")
+        changed = renamed(self.schema.from_name, annotation["result"], self.old, self.new)
+        if changed == annotation["result"]:
             return
-        drafts = [draft for draft in self._drafts(task_id) if draft.get("annotation") == annotation_id]
+        changed = marked_anew(annotation, changed, self._user)
+        drafts = [draft for draft in self.client.drafts(task_id) if draft.get("annotation") == annotation_id]
         try:
             for draft in drafts:
                 self._update_draft(draft["id"], annotation=None)
@@ -104,6 +110,10 @@ class Relabelling:
         finally:
             for draft in drafts:
                 self._update_draft(draft["id"], annotation=annotation_id)
+
+    @cached_property
+    def _user(self) -> int:
+        return int(self.client.whoami()["id"])
 
     def _draft(self, draft: Json) -> None:
         self._update_draft(draft["id"], result=renamed(self.schema.from_name, draft["result"], self.old, self.new))
@@ -114,10 +124,6 @@ class Relabelling:
 
     def _update_draft(self, draft_id: int, **fields: Any) -> None:
         self.client.transport.call("PATCH", f"/api/drafts/{draft_id}/", json=fields)
-
-    def _drafts(self, task_id: int) -> list[Json]:
-        """Everybody's, where the list of tasks has only those of the token's user."""
-        return list(self.client.transport.call("GET", f"/api/tasks/{task_id}/drafts"))
 
     def _has_old(self, item: Json) -> bool:
         return bool(renamed(self.schema.from_name, item.get("result"), self.old, self.new) != item.get("result"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +13,9 @@ from ml_backend.errors import InvalidInputError
 from ml_backend.labelstudio.config import GUESS
 from ml_backend.records import Annotation, LabelSchema, Task
 from ml_backend.wording import encodable
+
+_MARK = re.compile(r"accepted-([A-Za-z0-9._]{1,64})-([0-9a-f]{12})")
+"""The id of the region of an accepted label: the certificate, and a seal over what it says."""
 
 
 def task_from_json(schema: LabelSchema, raw: dict[str, Any]) -> Task:
@@ -32,10 +38,11 @@ def annotation_from_json(schema: LabelSchema, raw: dict[str, Any], *, task_id: i
     if task is None:
         raise InvalidInputError(f"Annotation {raw.get('id')} does not name a task.")
     result = raw.get("result") or []
+    labels = () if cancelled else _chosen(schema, result)
     return Annotation(
         id=int(raw["id"]),
         task_id=int(task["id"] if isinstance(task, dict) else task),
-        labels=() if cancelled else _chosen(schema, result),
+        labels=labels,
         was_cancelled=cancelled,
         ground_truth=bool(raw.get("ground_truth")),
         annotator=_user(raw.get("completed_by")),
@@ -43,7 +50,42 @@ def annotation_from_json(schema: LabelSchema, raw: dict[str, Any], *, task_id: i
         created_at=parse_time(raw["created_at"]),
         updated_at=parse_time(raw["updated_at"]),
         none_of=schema.from_name if not cancelled and _says_nothing(schema, result) else None,
+        accepted=_certificate(raw) if labels else None,
     )
+
+
+def marked_with(raw: Mapping[str, Any]) -> str | None:
+    """The certificate under which an annotation of the API was once accepted, whatever was made of it since."""
+    mark = _mark(raw)
+    return mark[1] if mark else None
+
+
+def _mark(raw: Mapping[str, Any]) -> re.Match[str] | None:
+    """The mark of the first region that has one."""
+    result = raw.get("result")
+    ids = (str(item.get("id")) for item in result if isinstance(item, dict)) if isinstance(result, list) else iter(())
+    return next(filter(None, map(_MARK.fullmatch, ids)), None)
+
+
+def _certificate(raw: Mapping[str, Any]) -> str | None:
+    """The certificate under which what an annotation says was accepted, if nobody has touched it since.
+
+    The labelling page keeps the id of a region whose choice is changed, and what is submitted there takes time
+    (`lead_time`): an annotation with other labels, other regions, another editor, or time spent on it is a person's.
+    """
+    result, mark = raw.get("result"), _mark(raw)
+    if mark is None or len(result or ()) != 1 or raw.get("ground_truth") or raw.get("lead_time"):
+        return None
+    labels, editor = _ticked(result), _user(raw.get("updated_by"))
+    mine = editor in {None, _user(raw.get("completed_by"))} and mark[2] == _seal(labels)
+    return mark[1] if mine or mark[2] == _seal(labels, editor) else None
+
+
+def _ticked(result: Any) -> list[str]:
+    """What the only region of an annotation says."""
+    value = result[0].get("value")
+    choices = value.get("choices") if isinstance(value, dict) else None
+    return [str(name) for name in choices] if isinstance(choices, list) else []
 
 
 def _user(given: Any) -> int | None:
@@ -106,6 +148,36 @@ def annotation_result(schema: LabelSchema, labels: Sequence[str]) -> list[dict[s
         return []
     value = {"choices": list(labels)}
     return [{"from_name": schema.from_name, "to_name": schema.to_name, "type": "choices", "value": value}]
+
+
+def accepted_result(schema: LabelSchema, labels: Sequence[str], certificate: str) -> list[dict[str, Any]]:
+    """The `result` of an annotation whose labels are accepted under this certificate: `annotation_from_json` tells them.
+
+    Raises InvalidInputError for no labels at all, of which nothing could be marked, and for what is no certificate's id.
+    """
+    if not labels:
+        raise InvalidInputError("None of the labels cannot be accepted: leave such tasks to people.")
+    mark = f"accepted-{certificate}-{_seal(labels)}"
+    if not _MARK.fullmatch(mark):
+        raise InvalidInputError(f"{certificate!r} is no certificate's id: give letters, digits, dots and underscores.")
+    return [annotation_result(schema, labels)[0] | {"id": mark}]
+
+
+def marked_anew(raw: Mapping[str, Any], result: Any, editor: int) -> Any:
+    """`result`, which is to take the place of that of an annotation of the API: marked as before, where it was accepted.
+
+    editor: the user who writes it; for it is not their answer.
+    """
+    certificate = _certificate(raw)
+    if certificate is None:
+        return result
+    return [result[0] | {"id": f"accepted-{certificate}-{_seal(_ticked(result), editor)}"}]
+
+
+def _seal(labels: Sequence[str], editor: int | None = None) -> str:
+    """12 hex digits over the labels, and over the user who saved them where that is not who annotated."""
+    told = sorted(labels) if editor is None else [sorted(labels), editor]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
 
 def parse_time(text: str) -> datetime:

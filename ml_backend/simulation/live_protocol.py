@@ -139,7 +139,8 @@ def _unlabelled(data: Data, seed: int, service: ServiceSettings) -> PoolRows:
     places = np.array([split.place(content, seed) for content in contents])
     share = split.reserved_share(service.holdout_share, service.holdout_first, n)
     never = {
-        name: np.zeros(n, dtype=np.bool_) for name in ("labelled", "answered", "skipped", "failed", "resting", "found")
+        name: np.zeros(n, dtype=np.bool_)
+        for name in ("labelled", "answered", "accepted", "skipped", "failed", "resting", "found")
     }
     return PoolRows(
         ids=np.arange(1, n + 1),

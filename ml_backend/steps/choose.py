@@ -147,9 +147,11 @@ def _why_not(rows: PoolRows) -> str:
     if not total:
         return "there are none; import some"
     unread = int(((rows.hashes == b"") & ~rows.failed & ~rows.answered & ~rows.skipped).sum())
+    of_model = int(rows.accepted.sum())
+    accepted = f" ({of_model} by labels accepted of the model)" if of_model else ""
     yet = f", and that of {unread} has not been read yet" if unread else ""
     return (
-        f"of {total} tasks {int(rows.answered.sum())} are answered, {int(rows.skipped.sum())} skipped, and the image of "
+        f"of {total} tasks {int(rows.answered.sum())} are answered{accepted}, {int(rows.skipped.sum())} skipped, and the image of "
         f"{int(rows.failed.sum())} cannot be read{yet}"
     )
 

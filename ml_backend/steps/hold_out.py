@@ -50,7 +50,7 @@ def reach(project: Project, corpus: Corpus | None, ledger: Ledger, settings: Set
     former = np.flatnonzero(~asked & (rows.reached > 0) & (_usable(rows) | ~rows.holdout))
     if not len(new) and not len(former):
         return corpus
-    chosen = rows.answered & ~np.isin(rows.ids, ledger.first_asked(project))
+    chosen = rows.answered & ~rows.accepted & ~np.isin(rows.ids, ledger.first_asked(project))
     found = dict(zip(rows.ids[new].tolist(), chosen[new].tolist(), strict=True))
     ledger.reach(project, found, rows.ids[former].tolist(), round_=number)
     reached, was_found = rows.reached.copy(), rows.found.copy()
@@ -88,5 +88,8 @@ def _in_order(rows: PoolRows, among: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _usable(rows: PoolRows) -> NDArray[np.bool_]:
-    """Tasks that have a label, or may get one: neither skipped nor unreadable, nor answered with what is no label."""
-    return rows.labelled | rows.waiting
+    """Tasks that have a label, or may get one: neither skipped nor unreadable, nor answered with what is no label.
+
+    An accepted label is none here: the order is the one in which people would have been asked.
+    """
+    return rows.labelled | rows.open

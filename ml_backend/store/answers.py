@@ -46,6 +46,8 @@ def _signed(project: Project, now: Annotation, before: Annotation | None) -> Ann
     leaves the name as it is. Nor does it say another thing because a label is called something else now.
     """
     same = before is not None and _renamed(project, before.labels) == _renamed(project, now.labels)
+    if before is not None and before.accepted and not now.accepted:
+        return replace(now, answered_by=now.editor or now.annotator)  # who let a model's label stand has said it
     if before is not None and same and before.was_cancelled == now.was_cancelled:
         return replace(now, answered_by=before.answered_by or now.annotator)
     untouched = before is None and (now.ground_truth or now.updated_at - now.created_at < AT_ONCE)

@@ -15,6 +15,8 @@
    any voter said so, else the most recent vote.
 6. `conflict` is set when any two voters (ground truth or not) differ; `agreement` is the share of voters whose answer
    is exactly the label.
+7. A label that was accepted of a model is nobody's vote, and makes no conflict. It stands, apart from the label, where
+   no person votes; the most recent where there are several.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ml_backend.records import Annotation, Label, LabelSchema
+from ml_backend.records import AcceptedLabel, Annotation, Label, LabelSchema
 
 Vote = Literal["majority", "most_recent", "unanimous"]
 Tie = Literal["most_recent", "oldest", "none"]
@@ -44,11 +46,16 @@ class ConsensusRule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the annotations of one task come to. `quarantined` maps annotation id to the reason."""
+    """What the annotations of one task come to. `quarantined` maps annotation id to the reason.
+
+    label: what people say. accepted: what a model says, where no person does. answers: of both; of_model: those accepted.
+    """
 
     label: Label | None
+    accepted: AcceptedLabel | None
     conflict: bool
     answers: int
+    of_model: int
     skips: int
     blanks: int
     quarantined: dict[int, str]
@@ -59,16 +66,26 @@ def consensus(annotations: Iterable[Annotation], schema: LabelSchema, rule: Cons
     given = list(annotations)
     answered = [a for a in given if not a.was_cancelled]
     quarantined = {a.id: why for a in answered if (why := _why_quarantined(a, schema))}
-    votes = _one_vote_each(a for a in answered if not is_blank(a, schema) and a.id not in quarantined)
+    fit = [a for a in answered if not is_blank(a, schema) and a.id not in quarantined]
+    votes = _one_vote_each(a for a in fit if a.accepted is None)
     label = _decide(votes, schema, rule) if votes else None
     return Verdict(
         label=label,
+        accepted=None if votes else _accepted([a for a in fit if a.accepted is not None]),
         conflict=len({frozenset(v.labels) for v in votes}) > 1,
         answers=len(answered),
+        of_model=sum(a.accepted is not None for a in answered),
         skips=len(given) - len(answered),
         blanks=sum(is_blank(a, schema) for a in answered),
         quarantined=quarantined,
     )
+
+
+def _accepted(of_model: Sequence[Annotation]) -> AcceptedLabel | None:
+    if not of_model:
+        return None
+    last = max(of_model, key=_recency)
+    return AcceptedLabel(last.task_id, last.labels, str(last.accepted), last.id, last.annotator, last.created_at)
 
 
 def is_blank(answer: Annotation, schema: LabelSchema) -> bool:

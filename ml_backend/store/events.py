@@ -32,6 +32,8 @@ MOST_WAITING = 50_000
 """Events of a project that wait for its next turn; further ones make it due, and nothing is kept of them."""
 MOST_NAMED = 10_000
 """Tasks or annotations that one event may name. Label Studio sends them in pieces of 5,000."""
+OF_MODEL = "accepted-"
+"""What the id of the region of an accepted label begins with."""
 OTHERS = frozenset({"PROJECT_CREATED", "LABEL_LINK_CREATED", "LABEL_LINK_UPDATED", "LABEL_LINK_DELETED"})
 """Events of Label Studio that mean nothing here. They are counted by name, all others together: anybody can invent names."""
 
@@ -207,8 +209,8 @@ def _annotations(action: str, payload: Mapping[str, Any]) -> Event:
         return _bare(action)
     given = _objects(payload, "annotation")
     created = action != "ANNOTATION_UPDATED"
-    # A skip is no label; an annotation that turns into one takes a label away, so an update counts in any case.
-    labels = sum(not (created and item.get("was_cancelled")) for item in given)
+    # A skip is no label, nor is what was accepted of a model; what turns into one takes a label away: an update counts.
+    labels = sum(not (created and (item.get("was_cancelled") or _of_model(item))) for item in given)
     stamps = sorted((_id(item), str(item.get("updated_at") or uuid.uuid4())) for item in given)
     return Event(
         action,
@@ -216,6 +218,13 @@ def _annotations(action: str, payload: Mapping[str, Any]) -> Event:
         labels=labels,
         fingerprint=_fingerprint(action, stamps),
     )
+
+
+def _of_model(item: Mapping[str, Any]) -> bool:
+    """Whether an annotation says of itself that it was accepted of a model. Only haste hangs on it."""
+    result = item.get("result")
+    first = result[0] if isinstance(result, list) and result else None
+    return isinstance(first, Mapping) and str(first.get("id")).startswith(OF_MODEL)
 
 
 def _annotations_deleted(action: str, payload: Mapping[str, Any]) -> Event:
@@ -231,8 +240,12 @@ def _is_bare(payload: Mapping[str, Any]) -> bool:
 
 
 def _bare(action: str) -> Event:
-    """Count one label: a skip cannot be told from an answer, nor a doubled event from another. Only haste hangs on it."""
-    return Event(action, labels=1, fingerprint=uuid.uuid4().hex)
+    """Count one label: a skip cannot be told from an answer, nor a doubled event from another. Only haste hangs on it.
+
+    None for many at once: they are a program's, for which nobody waits, and more of them are on their way.
+    """
+    labels = 0 if action == "ANNOTATIONS_CREATED" else 1
+    return Event(action, labels=labels, fingerprint=uuid.uuid4().hex)
 
 
 def _tasks(action: str, payload: Mapping[str, Any]) -> Event:

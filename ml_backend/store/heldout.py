@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from ml_backend.chunks import chunks
 from ml_backend.store.projects import Project
-from ml_backend.store.rounds import Round, Rounds, still_waiting
+from ml_backend.store.rounds import Round, Rounds, still_open
 from ml_backend.store.rows import SAME_TASK, pieces
 from ml_backend.store.schema import labels, queries, tasks
 
@@ -85,11 +85,13 @@ class HeldOut(Rounds):
         """The fields `holdout...` of `Counts`; by the rules of `PoolRows.measured` and `PoolRows.undecided`."""
         held_out = sa.and_(tasks.c.project_id == project.id, sa.not_(tasks.c.gone), is_held_out(project))
         reached = sa.and_(held_out, tasks.c.reached.is_not(None))
-        first_open = sa.select(sa.func.min(tasks.c.reached)).where(reached, still_waiting()).scalar_subquery()
+        first_open = sa.select(sa.func.min(tasks.c.reached)).where(reached, still_open()).scalar_subquery()
         chosen = sa.select(tasks.c.reached).where(reached, tasks.c.found)
-        held_up = sa.or_(still_waiting(), sa.and_(tasks.c.reached.in_(chosen), tasks.c.reached >= first_open))
+        held_up = sa.or_(still_open(), sa.and_(tasks.c.reached.in_(chosen), tasks.c.reached >= first_open))
         end = sa.select(sa.func.coalesce(sa.func.min(tasks.c.place), 1.0)).where(reached, held_up).scalar_subquery()
-        answered = sa.select(sa.func.max(tasks.c.place)).where(reached, tasks.c.answers > 0).scalar_subquery()
+        answered = (
+            sa.select(sa.func.max(tasks.c.place)).where(reached, tasks.c.answers > tasks.c.accepted).scalar_subquery()
+        )
         together = sa.select(sa.func.max(tasks.c.reached)).where(reached, tasks.c.found).scalar_subquery()
         in_the_way = sa.or_(tasks.c.place <= answered, tasks.c.reached <= together)
         has_label, readable = labels.c.task_id.is_not(None), tasks.c.image_error.is_(None)
@@ -97,14 +99,17 @@ class HeldOut(Rounds):
         counts = sa.and_(has_label, within)
         with_label = tasks.join(labels, SAME_TASK)
         last = sa.select(sa.func.max(tasks.c.place)).select_from(with_label).where(within).scalar_subquery()
-        settled = sa.and_(sa.not_(has_label), sa.not_(still_waiting()), readable)
+        settled = sa.and_(sa.not_(has_label), sa.not_(still_open()), readable)
         statement = (
             sa.select(
                 sa.func.count().label("holdout"),
                 count_of("holdout_labelled", has_label),
                 count_of("holdout_measured", counts),
                 count_of("holdout_found", counts, tasks.c.found),
-                count_of("holdout_open", tasks.c.reached.is_not(None), still_waiting(), in_the_way),
+                count_of("holdout_open", tasks.c.reached.is_not(None), still_open(), in_the_way),
+                count_of(
+                    "holdout_accepted", tasks.c.reached.is_not(None), still_open(), in_the_way, tasks.c.accepted > 0
+                ),
                 count_of("holdout_undecided", settled, tasks.c.place <= last),
                 count_of("holdout_unreadable", has_label, sa.not_(readable)),
             )

@@ -16,7 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from ml_backend.records import Annotation, Label, LabelSchema, Task
+from ml_backend.records import AcceptedLabel, Annotation, Label, LabelSchema, Task
 from ml_backend.store.answers import blank
 from ml_backend.store.heldout import HeldOut, count_of, is_held_out
 from ml_backend.store.pictures import Pictures, resting
@@ -24,17 +24,20 @@ from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport, reconcile
 from ml_backend.store.rounds import still_waiting
 from ml_backend.store.rows import (
+    ACCEPTED_COLUMNS,
     SAME_TASK,
+    SAME_TASK_ACCEPTED,
     STREAM,
     Counts,
     LedgerRow,
     PoolRows,
     Split,
+    accepted_of,
     label_of,
     pieces,
     task_of,
 )
-from ml_backend.store.schema import answers, labels, queries, rounds, tasks
+from ml_backend.store.schema import accepted, answers, labels, queries, rounds, tasks
 
 
 class Ledger(Pictures, HeldOut):
@@ -75,6 +78,15 @@ class Ledger(Pictures, HeldOut):
             statement = statement.where(held_out if split == "holdout" else sa.not_(held_out))
         with self.database.read() as connection:
             return [label_of(row) for row in connection.execute(statement)]
+
+    def accepted(self, project: Project, *, certificate: str | None = None) -> Iterator[AcceptedLabel]:
+        """The labels that stand as a model's, by task id, streamed; those of one certificate if asked."""
+        statement = sa.select(*ACCEPTED_COLUMNS).where(accepted.c.project_id == project.id)
+        if certificate is not None:
+            statement = statement.where(accepted.c.certificate == certificate)
+        with self.database.read() as connection:
+            rows = connection.execute(statement.order_by(accepted.c.task_id).execution_options(yield_per=STREAM))
+            yield from filter(None, map(accepted_of, rows))
 
     def label_digest(self, project: Project) -> str:
         """SHA-256 over (task id, split, labels) of every label, by task id: the same digest, the same training set."""
@@ -119,15 +131,16 @@ class Ledger(Pictures, HeldOut):
             .select_from(tasks.outerjoin(labels, SAME_TASK))
             .where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
         )
+        of_model = sa.select(sa.func.count().label("accepted")).where(accepted.c.project_id == project.id)
         by_annotation = sa.select(
             count_of("quarantined", answers.c.quarantine.is_not(None)),
             count_of("skips", answers.c.was_cancelled),
             count_of("blanks", blank(project.schema)),
         ).where(answers.c.project_id == project.id)
         with self.database.read() as connection:
-            found = [connection.execute(statement).mappings().one() for statement in (by_task, by_annotation)]
+            found = [connection.execute(statement).mappings().one() for statement in (by_task, of_model, by_annotation)]
             held_out = self.holdout_counts(connection, project)
-        return Counts(**found[0], **found[1], **held_out)
+        return Counts(**found[0], **found[1], **found[2], **held_out)
 
     def tasks(self, project: Project, task_ids: Iterable[int] | None = None) -> Iterator[Task]:
         """The tasks as last seen, by id, streamed. Tasks that are gone are left out.
@@ -172,12 +185,14 @@ class Ledger(Pictures, HeldOut):
                 labels.c.agreement,
                 labels.c.ground_truth,
                 labels.c.labelled_at,
+                *ACCEPTED_COLUMNS,
                 *(queries.c[name] for name in _QUERY_FIELDS),
                 *(rounds.c[name] for name in _ROUND_FIELDS),
                 rounds.c.created_at.label("queried_at"),
             )
             .select_from(
                 tasks.outerjoin(labels, SAME_TASK)
+                .outerjoin(accepted, SAME_TASK_ACCEPTED)
                 .outerjoin(
                     queries,
                     sa.and_(
@@ -199,12 +214,13 @@ class Ledger(Pictures, HeldOut):
                 yield _ledger_row(row)
 
 
-_ANSWERED, _SKIPPED, _HELD, _FOUND, _FAILED, _RESTING = 1, 2, 4, 8, 16, 32
+_ANSWERED, _SKIPPED, _HELD, _FOUND, _FAILED, _RESTING, _ACCEPTED = 1, 2, 4, 8, 16, 32, 64
 _FLAGS = {
     _ANSWERED: tasks.c.answers > 0,
     _SKIPPED: tasks.c.skips > 0,
     _FOUND: tasks.c.found,
     _FAILED: tasks.c.image_error.is_not(None),
+    _ACCEPTED: sa.and_(tasks.c.accepted > 0, tasks.c.answers == tasks.c.accepted),
 }
 _QUERY_FIELDS = ("arm", "rank", "acquisition", "reason", "confidence", "prediction")
 _ROUND_FIELDS = ("strategy", "seed", "version")
@@ -220,6 +236,7 @@ def _ledger_row(row: Any) -> LedgerRow:
         conflict=row.conflict,
         label=None if row.labels is None else label_of(row),
         skipped=row.labels is None and row.skips > 0,
+        accepted=accepted_of(row),
         round=row.last_round,
         queried_at=row.queried_at,
         **asked,
@@ -255,6 +272,7 @@ def _pool_rows(columns: Sequence[tuple[NDArray[Any], ...]], schema: LabelSchema)
         labels=label,
         pairs=np.array([(row, c) for row in rows for c in classes[names[row]]], dtype=np.int64).reshape(-1, 2),
         answered=flags & _ANSWERED > 0,
+        accepted=flags & _ACCEPTED > 0,
         skipped=(flags & _SKIPPED > 0) & ~labelled,
         failed=flags & _FAILED > 0,
         resting=flags & _RESTING > 0,

@@ -47,7 +47,14 @@ def to_schema_2(connection: Connection) -> None:
     _read_blanks_again(connection)
 
 
-MIGRATIONS: tuple[Migration, ...] = (to_schema_2,)
+def to_schema_3(connection: Connection) -> None:
+    """Labels that were accepted of a model are told from those of people. There was none before."""
+    for column in (schema.tasks.c.accepted, schema.answers.c.accepted):
+        _add_column(connection, column)
+    schema.accepted.create(connection)
+
+
+MIGRATIONS: tuple[Migration, ...] = (to_schema_2, to_schema_3)
 """Forward steps from schema 1 on: MIGRATIONS[0] turns a schema 1 into a schema 2. A new store is made at the newest."""
 
 

@@ -27,7 +27,7 @@ from ml_backend.store.consensus import Verdict, consensus
 from ml_backend.store.database import Database
 from ml_backend.store.projects import Project, lock
 from ml_backend.store.rows import ANSWER_FIELDS, SAME_TASK, annotation_of, label_of, pieces
-from ml_backend.store.schema import answers, labels, projects, tasks
+from ml_backend.store.schema import accepted, answers, labels, projects, tasks
 
 CHUNK = 100
 """Tasks compared at a time."""
@@ -261,15 +261,20 @@ def _write_decisions(connection: Connection, project: Project, decisions: Sequen
     decided = [_label_row(project.id, d.verdict.label) for d in decisions if d.verdict.label is not None]
     if decided:
         connection.execute(labels.insert(), decided)
+    connection.execute(accepted.delete().where(accepted.c.project_id == project.id, accepted.c.task_id.in_(ids)))
+    of_model = [{"project_id": project.id, **vars(found)} for d in decisions if (found := d.verdict.accepted)]
+    if of_model:
+        connection.execute(accepted.insert(), of_model)
     connection.execute(
         tasks.update()
         .where(tasks.c.project_id == project.id, tasks.c.task_id == sa.bindparam("of"))
-        .values({name: sa.bindparam(name) for name in ("answers", "skips", "conflict")}),
-        [
-            {"of": d.task_id, "answers": d.verdict.answers, "skips": d.verdict.skips, "conflict": d.verdict.conflict}
-            for d in decisions
-        ],
+        .values({name: sa.bindparam(name) for name in ("answers", "accepted", "skips", "conflict")}),
+        [{"of": d.task_id, "accepted": d.verdict.of_model, **_counted(d.verdict)} for d in decisions],
     )
+
+
+def _counted(verdict: Verdict) -> dict[str, Any]:
+    return {name: getattr(verdict, name) for name in ("answers", "skips", "conflict")}
 
 
 def _annotation_row(project_id: int, annotation: Annotation, verdict: Verdict) -> dict[str, Any]:
@@ -319,11 +324,12 @@ def _remove(database: Database, project: Project, task_ids: Sequence[int], repor
         held = connection.execute(
             labels.delete().where(labels.c.project_id == project.id, labels.c.task_id.in_(task_ids))
         )
-        connection.execute(answers.delete().where(answers.c.project_id == project.id, answers.c.task_id.in_(task_ids)))
+        for table in (accepted, answers):
+            connection.execute(table.delete().where(table.c.project_id == project.id, table.c.task_id.in_(task_ids)))
         left = connection.execute(
             tasks.update()
             .where(tasks.c.project_id == project.id, tasks.c.task_id.in_(task_ids), sa.not_(tasks.c.gone))
-            .values(gone=True, answers=0, skips=0, conflict=False)
+            .values(gone=True, answers=0, accepted=0, skips=0, conflict=False)
         )
     report.labels_removed += held.rowcount
     report.deleted += left.rowcount

@@ -191,6 +191,12 @@ def still_waiting() -> sa.ColumnElement[bool]:
     return sa.and_(sa.not_(tasks.c.gone), tasks.c.answers == 0, tasks.c.skips == 0, tasks.c.image_error.is_(None))
 
 
+def still_open() -> sa.ColumnElement[bool]:
+    """A task that no person has answered or skipped: one that waits, or that has an accepted label alone."""
+    nobody = sa.and_(tasks.c.answers == tasks.c.accepted, tasks.c.skips == 0)
+    return sa.and_(sa.not_(tasks.c.gone), nobody, tasks.c.image_error.is_(None))
+
+
 def _write_queries(connection: Connection, project: Project, number: int, given: Sequence[Query]) -> None:
     if not given:
         return

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from ml_backend.chunks import chunks
-from ml_backend.records import Annotation, Label, Query, Task
-from ml_backend.store.schema import labels, queries, tasks
+from ml_backend.records import AcceptedLabel, Annotation, Label, Origin, Query, Task
+from ml_backend.store.schema import accepted, labels, queries, tasks
 
 Split = Literal["train", "holdout"]
 
@@ -30,6 +30,9 @@ STREAM = 500
 IDS = 1_000
 """Ids named in one statement, however many a project has: PostgreSQL takes 65,535 parameters, SQLite 250,000."""
 
+ACCEPTED_COLUMNS = tuple(accepted.c[field.name].label(f"accepted_{field.name}") for field in fields(AcceptedLabel))
+SAME_TASK_ACCEPTED = sa.and_(accepted.c.project_id == tasks.c.project_id, accepted.c.task_id == tasks.c.task_id)
+_accepted = attrgetter(*(column.name for column in ACCEPTED_COLUMNS))
 _label = attrgetter(*(field.name for field in fields(Label)))
 
 
@@ -52,6 +55,11 @@ def label_of(row: Any) -> Label:
     return Label(*_label(row))
 
 
+def accepted_of(row: Any) -> AcceptedLabel | None:
+    """Read a row that has ACCEPTED_COLUMNS, of an outer join."""
+    return None if row.accepted_task_id is None else AcceptedLabel(*_accepted(row))
+
+
 @dataclass(frozen=True)
 class PoolRows:
     """All tasks of a project as arrays, one row per task, ascending task ids.
@@ -61,6 +69,7 @@ class PoolRows:
     several labels, the first in the label config's order; `pairs` has them all; -1, too, where it is none of them).
     pairs: (M, 2) int64, one line (row, class index) for every label of every labelled row.
     answered: (N,) bool, somebody has answered, whether it gave a label or not: Label Studio serves it no more.
+    accepted: (N,) bool, of these, the ones that no person has answered: a model's label was accepted.
     skipped: (N,) bool, skipped by somebody and labelled by nobody.
     failed: (N,) bool, the image cannot be read. resting: (N,) bool, and is not to be tried now.
     holdout: (N,) bool, held out. places: (N,) float64 in [0, 1), the order in which held-out tasks are asked for; NaN
@@ -75,6 +84,7 @@ class PoolRows:
     labels: NDArray[np.int64]
     pairs: NDArray[np.int64]
     answered: NDArray[np.bool_]
+    accepted: NDArray[np.bool_]
     skipped: NDArray[np.bool_]
     failed: NDArray[np.bool_]
     resting: NDArray[np.bool_]
@@ -87,6 +97,11 @@ class PoolRows:
     def waiting(self) -> NDArray[np.bool_]:
         """(N,) the task can still be asked for."""
         return np.asarray(~self.answered & ~self.skipped & ~self.failed)
+
+    @property
+    def open(self) -> NDArray[np.bool_]:
+        """(N,) no person has answered or skipped it: it waits, or has an accepted label alone, which measures nothing."""
+        return np.asarray((~self.answered | self.accepted) & ~self.skipped & ~self.failed)
 
     @property
     def measured(self) -> NDArray[np.bool_]:
@@ -102,7 +117,7 @@ class PoolRows:
     def undecided(self) -> NDArray[np.bool_]:
         """(N,) up to the last that is measured, and without a label for good: skipped, or answered with what is none."""
         within = self.holdout & (self.places <= self.places[self.measured].max(initial=-1.0))
-        return np.asarray(within & ~self.labelled & ~self.waiting & ~self.failed)
+        return np.asarray(within & ~self.labelled & ~self.open & ~self.failed)
 
     def _asked(self) -> tuple[NDArray[np.bool_], float]:
         """(N,) the held-out tasks that are asked for, and the place of the first of them that is open.
@@ -111,7 +126,7 @@ class PoolRows:
         and so had chosen, until all up to that round are settled.
         """
         asked = self.holdout & (self.reached > 0)
-        open_ = asked & self.waiting
+        open_ = asked & self.open
         first_open = self.reached[open_].min(initial=np.iinfo(np.int64).max)
         chosen = asked & np.isin(self.reached, np.unique(self.reached[asked & self.found]))
         held_up = open_ | (chosen & (self.reached >= first_open))
@@ -122,7 +137,7 @@ class PoolRows:
 class LedgerRow:
     """All that is known of one task, for exports. The query fields are of the last round that asked for it.
 
-    skipped: by somebody, and labelled by nobody.
+    skipped: by somebody, and labelled by nobody. accepted: the model's label that stands where people gave none.
     """
 
     task: Task
@@ -132,6 +147,7 @@ class LedgerRow:
     conflict: bool
     label: Label | None
     skipped: bool = False
+    accepted: AcceptedLabel | None = None
     round: int | None = None
     strategy: str | None = None
     seed: int | None = None
@@ -144,6 +160,16 @@ class LedgerRow:
     prediction: tuple[str, ...] = ()
     queried_at: datetime | None = None
 
+    @property
+    def origin(self) -> Origin | None:
+        """Whose label it has; None for none."""
+        return "human" if self.label else "accepted" if self.accepted else None
+
+    def names(self, *, accepted: bool) -> tuple[str, ...] | None:
+        """The names of its label, () for none of them; of one accepted of a model if asked; None for no label."""
+        label = self.label or (self.accepted if accepted else None)
+        return None if label is None else label.labels
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -151,9 +177,10 @@ class Counts:
 
     holdout: held-out tasks; holdout_labelled: those of them with a label; holdout_measured: with one that measures the
     accuracy; holdout_found: and that somebody had given before it was asked for.
-    holdout_open: held-out tasks asked for, not answered yet, and before or with such as are. holdout_undecided: as
+    holdout_open: held-out tasks asked for, not answered yet, and before or with such as are. holdout_accepted: those of them
+    that have an accepted label. holdout_undecided: as
     `PoolRows.undecided`. holdout_unreadable: labelled, and do not measure as their image cannot be read.
-    waiting: tasks that can still be asked for. blanks: answers in which nothing was chosen and that do not say "none of
+    waiting: tasks that can still be asked for. accepted: tasks without a label of people whose label is a model's. blanks: answers in which nothing was chosen and that do not say "none of
     them".
     """
 
@@ -164,6 +191,7 @@ class Counts:
     holdout_measured: int
     holdout_found: int
     holdout_open: int
+    holdout_accepted: int
     holdout_undecided: int
     holdout_unreadable: int
     conflicts: int
@@ -171,4 +199,5 @@ class Counts:
     skips: int
     failed_images: int
     waiting: int
+    accepted: int = 0
     blanks: int = 0

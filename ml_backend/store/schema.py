@@ -125,6 +125,7 @@ tasks = Table(
     Column("task_id", BigInteger, primary_key=True),
     Column("gone", Boolean, nullable=False, default=False),  # deleted or moved away; its place is remembered
     Column("answers", Integer, nullable=False, default=0),
+    Column("accepted", Integer, nullable=False, default=0, server_default="0"),  # of the answers: accepted of a model
     Column("skips", Integer, nullable=False, default=0),
     Column("conflict", Boolean, nullable=False, default=False),
     Column("last_round", Integer),
@@ -156,6 +157,7 @@ answers = Table(
     Column("updated_at", UTCDateTime, nullable=False),
     Column("answered_by", BigInteger),  # who made it say what it says: the annotator, or whoever changed that
     Column("none_of", Text),  # the `Choices` of which it says: none of them
+    Column("accepted", Text),  # the certificate under which it was accepted of a model; it is no person's answer
     Column("quarantine", Text),  # why this answer cannot count under the present label config
     Index("annotations_by_task", "project_id", "task_id"),
 )
@@ -180,6 +182,18 @@ labels = Table(  # decided by consensus from `answers`, one row per labelled tas
     Column("agreement", Float, nullable=False),
     Column("ground_truth", Boolean, nullable=False),
     Column("labelled_at", UTCDateTime, nullable=False),
+)
+
+accepted = Table(  # one row per task whose label is a model's: nobody has labelled it
+    "accepted",
+    metadata,
+    _project_key(),
+    Column("task_id", BigInteger, primary_key=True),
+    Column("labels", JSONTuple, nullable=False),
+    Column("certificate", Text, nullable=False),
+    Column("annotation_id", BigInteger, nullable=False),
+    Column("annotator", BigInteger),
+    Column("accepted_at", UTCDateTime, nullable=False),
 )
 
 rounds = Table(

@@ -116,6 +116,35 @@ def test_a_queue_whose_tasks_are_all_skipped_is_told_to_be_used_up(
     assert "verified" not in said
 
 
+def test_labels_accepted_of_the_model_are_told_apart_and_exported_only_where_they_are_asked_for(
+    services: Services, project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "accepted " not in cli_says(capsys, "sync", "status")
+    tasks = list(services.ledger.tasks(project, [4, 5]))
+    accepted = [(t, [Annotation(t.id, t.id, ("cat",), False, False, 9, NOW, NOW, accepted="c1")]) for t in tasks]
+    services.ledger.reconcile(project, accepted, full=False)
+    said = cli_says(capsys, "sync", "status")
+    assert "labelled   3 of 5" in said
+    assert "accepted   2 tasks" in said
+    report = asked(capsys, "export", "labels", "--offline", "--out", "labels.csv")
+    assert (report["rows"], report["accepted"], "origin" in read(tmp_path / "labels.csv")[0]) == (3, 0, False)
+    report = asked(capsys, "export", "labels", "--offline", "--include", "accepted", "--minimal", "--out", "labels.csv")
+    assert (report["rows"], report["labelled"], report["accepted"]) == (5, 3, 2)
+    told = read(tmp_path / "labels.csv")
+    assert list(told[0]) == ["filename", "label", "origin", "certificate"]
+    assert [row["certificate"] for row in told] == ["", "", "", "c1", "c1"]
+    dataset = asked(capsys, "export", "dataset", "--offline", "--include", "accepted", "--out", "set", "--dry-run")
+    assert dataset["images"] == 5
+    assert asked(capsys, "export", "dataset", "--offline", "--include", "accepted", "--out", "set")["images"] == 5
+    assert asked(capsys, "export", "dataset", "--offline", "--out", "set")["images"] == 3
+
+
+def cli_says(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert cli.main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
 def test_status_tells_how_many_labels_go_to_measuring(
     services: Services, project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,13 +46,21 @@ def test_it_is_told_which_imported_labels_measure(tmp_path: Path) -> None:
 
 
 def counts(
-    labelled: int, measured: int, *, found: int = 0, open_: int = 0, undecided: int = 0, unreadable: int = 0
+    labelled: int,
+    measured: int,
+    *,
+    found: int = 0,
+    open_: int = 0,
+    accepted: int = 0,
+    undecided: int = 0,
+    unreadable: int = 0,
 ) -> dict[str, int]:
     return {
         "holdout_labelled": labelled,
         "holdout_measured": measured,
         "holdout_found": found,
         "holdout_open": open_,
+        "holdout_accepted": accepted,
         "holdout_undecided": undecided,
         "holdout_unreadable": unreadable,
     }
@@ -65,6 +73,10 @@ def test_it_is_told_how_many_held_out_labels_wait_for_images_that_are_open_or_ha
     )
     assert held_out.described(counts(5, 1, open_=1)) == (
         "1 label measured; 4 not yet: 1 open image comes before or with them, so label or skip it"
+    )
+    assert held_out.described(counts(37, 3, open_=12, accepted=9)) == (
+        "3 labels measured; 34 not yet: 12 open images come before or with them, so label or skip them (9 with an accepted "
+        "label, which measures nothing)"
     )
     assert held_out.described(counts(20, 20, undecided=1)) == "20 labels measured; 1 image among them without a label"
     assert held_out.described(counts(21, 19, unreadable=1)) == (

@@ -154,3 +154,19 @@ def test_files_of_any_name_are_exported_each_to_its_own(services: Services, tmp_
         paths = [str(row["path"]) for row in read_csv(folder / "labels.csv")]
         assert len(set(paths)) == len(names)
         assert len({(folder / path).read_bytes() for path in paths}) == len(names)
+
+
+def test_what_was_accepted_of_a_model_is_part_of_a_data_set_only_where_it_is_asked_for(
+    services: Services, tmp_path: Path
+) -> None:
+    project = project_of(services)
+    listed(services, project, [("a.png", "cat"), ("b.png", None)])
+    (task,) = services.ledger.tasks(project, [2])
+    accepted = Annotation(2, 2, ("dog/wolf",), False, False, 1, NOW, NOW, accepted="c1")
+    services.ledger.reconcile(project, [(task, [accepted])], full=False)
+    assert plan_dataset(project, tmp_path / "set", services.ledger).images == 1
+    for included in (True, False):
+        report = write_dataset(project, tmp_path / "set", services.ledger, services.hosts, accepted=included)
+        assert (report.images, report.removed) == ((2, 0) if included else (1, 1))
+        told = {row["filename"]: row.get("origin") for row in read_csv(tmp_path / "set" / "labels.csv")}
+        assert told == ({"a.png": "human", "b.png": "accepted"} if included else {"a.png": None})

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_backend.errors import ConflictError, InvalidInputError
-from ml_backend.exports.label_rows import COLUMNS, MINIMAL, Tally, export_rows, write_csv
-from ml_backend.records import Label, Task
+from ml_backend.exports.label_rows import COLUMNS, MINIMAL, OF_MODEL, Tally, export_rows, write_csv
+from ml_backend.records import AcceptedLabel, Label, Task
 from ml_backend.store.rows import LedgerRow
 from ml_backend.tabular import form_of, guarded, open_table, read_csv, runs_in_a_spreadsheet, unguarded
 from ml_backend.task_names import names_of_tasks, task_filename
@@ -98,7 +99,7 @@ def test_a_row_tells_everything_of_the_query_and_the_label() -> None:
     asked: dict[str, Any] = {"round": 3, "strategy": "margin", "seed": 7, "version": 2, "arm": "strategy", "rank": 4, "acquisition": 0.9,
              "reason": "between cat and dog", "confidence": 0.55, "prediction": ("dog",), "queried_at": NOW}  # fmt: skip
     (told,) = export_rows([row(1, split="holdout", conflict=True, **asked)])
-    assert sorted(told) == sorted(COLUMNS)
+    assert sorted(told) == sorted([*COLUMNS, *OF_MODEL])
     assert told["split"] == "held-out"
     assert (told["model_version"], told["prediction"], told["rank"], told["seed"]) == ("v2", "dog", 4, 7)
     assert (told["annotators"], told["agreement"], told["conflict"], told["annotation_id"]) == ("1|2", 0.5, True, 101)
@@ -258,3 +259,29 @@ def test_a_csv_that_is_none_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_what_spreadsheets_run_is_known() -> None:
     assert runs_in_a_spreadsheet("=cmd|' /C calc'!A0")
     assert not runs_in_a_spreadsheet("a=b")
+
+
+def accepted(task_id: int, label: str = "dog", **kwargs: Any) -> LedgerRow:
+    return row(task_id, labels=None, accepted=AcceptedLabel(task_id, (label,), "c1", task_id + 100, 1, NOW), **kwargs)
+
+
+def test_labels_accepted_of_a_model_are_exported_only_where_they_are_asked_for_and_say_so() -> None:
+    rows = [row(1), accepted(2), row(3, labels=None, round=1), accepted(4, round=1)]
+    tally = Tally()
+    assert [told["task_id"] for told in export_rows(rows, tally=tally)] == [1]
+    assert (tally.labelled, tally.accepted, tally.waiting) == (1, 0, 1), "what is accepted waits for nobody"
+    tally = Tally()
+    told = list(export_rows(rows, include_accepted=True, tally=tally))
+    shown = [
+        tuple(r[n] for n in ("task_id", "label", "origin", "certificate", "annotation_id", "annotators")) for r in told
+    ]
+    assert shown == [
+        (1, "cat", "human", None, 101, "1|2"), (2, "dog", "accepted", "c1", 102, None), (4, "dog", "accepted", "c1", 104, None)
+    ]  # fmt: skip
+    assert (tally.labelled, tally.accepted) == (1, 2)
+
+
+def test_what_a_person_says_is_exported_and_not_what_was_accepted() -> None:
+    both = replace(accepted(1), label=row(1).label)
+    (told,) = export_rows([both], include_accepted=True)
+    assert (told["label"], told["origin"]) == ("cat", "human")

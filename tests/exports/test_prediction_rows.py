@@ -316,3 +316,15 @@ def test_a_task_without_an_image_says_so() -> None:
     nothing = LedgerRow(Task(1, None, {}), "train", None, None, conflict=False, label=None)
     (told,) = prediction_rows([nothing], None)
     assert (told["filename"], told["image"], told["label"]) == ("", None, None)
+
+
+def test_a_label_that_was_accepted_stands_with_its_certificate_and_the_guess_beside_it(bench: Bench) -> None:
+    accepted = Annotation(900, 120, ("owl",), False, False, 1, NOW, NOW, accepted="c1")
+    ledger, project = bench.services.ledger, bench.project
+    ledger.reconcile(project, [(Task(120, "/120.png", {"image": "/120.png"}), [accepted])], full=False)
+    tally = PredictionTally()
+    told = rows(bench, tally=tally)[120]
+    assert (told["label"], told["origin"], told["certificate"], told["learned"]) == ("owl", "accepted", "c1", None)
+    assert told["prediction"] == bench.truth[120] != "owl"
+    assert told["agrees"] is None
+    assert (tally.human, tally.accepted, tally.predicted, tally.without_label) == (LABELLED, 1, 120 - LABELLED - 1, 0)

@@ -13,7 +13,7 @@ from ml_backend.imports.placement import Ready
 from ml_backend.imports.sources import Source
 from ml_backend.imports.uploading import ImportReport, import_images
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.results import annotation_result
+from ml_backend.labelstudio.results import accepted_result, annotation_from_json, annotation_result
 from ml_backend.records import Annotation, LabelSchema, Task
 
 SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog", "a|b"))
@@ -21,8 +21,15 @@ MANY = replace(SCHEMA, multiple=True)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def _choices(result: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    return tuple(result[0]["value"]["choices"]) if result else ()
+def _raw(number: int, result: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    now = NOW.isoformat()
+    return {"id": number, "result": list(result), "completed_by": 1, "created_at": now, "updated_at": now}
+
+
+def _result(answer: Annotation) -> list[dict[str, Any]]:
+    if answer.accepted:
+        return accepted_result(SCHEMA, answer.labels, answer.accepted)
+    return annotation_result(SCHEMA, answer.labels)
 
 
 @dataclass
@@ -64,7 +71,7 @@ class FakeProject(LabelStudio):
         self, task_id: int, result: list[dict[str, Any]], *, lead_time: float = 1.0
     ) -> dict[str, Any]:
         self.writes += 1
-        annotation = Annotation(self.writes, task_id, _choices(result), False, False, 1, NOW, NOW, none_of="choice")
+        annotation = annotation_from_json(SCHEMA, _raw(self.writes, result), task_id=task_id)
         self.given.setdefault(task_id, []).append(annotation)
         return {}
 
@@ -102,16 +109,13 @@ class FakeProject(LabelStudio):
         ids = query.get("selectedItems", {}).get("included", ())
         return {"tasks": [{"id": i, "annotations": self._raw(i)} for i in ids if self.given.get(i)]}
 
+    def annotation(self, annotation_id: int) -> dict[str, Any] | None:
+        found = (raw for task_id in self.given for raw in self._raw(task_id) if raw["id"] == annotation_id)
+        return next(found, None)
+
     def _raw(self, task_id: int) -> list[dict[str, Any]]:
         return [
-            {
-                "id": a.id,
-                "result": annotation_result(SCHEMA, a.labels),
-                "completed_by": a.annotator,
-                "was_cancelled": a.was_cancelled,
-                "created_at": NOW.isoformat(),
-                "updated_at": NOW.isoformat(),
-            }
+            _raw(a.id, _result(a)) | {"completed_by": a.annotator, "was_cancelled": a.was_cancelled}
             for a in self.given[task_id]
         ]
 

@@ -1,9 +1,12 @@
 """Labels onto tasks that exist: many at once, each task once, and nothing left behind."""
 
+from pathlib import Path
+
 import pytest
 
 from ml_backend.errors import InvalidInputError, LabelStudioError
 from ml_backend.imports.annotations import import_labels
+from ml_backend.imports.sources import read_labels
 from ml_backend.labelstudio import bulk_annotations
 from ml_backend.labelstudio.bulk_annotations import CHUNK, FEW, MARK, write_annotations
 from tests.imports.fake_project import MANY, SCHEMA, FakeProject, imported
@@ -108,3 +111,33 @@ def test_many_chunks_are_told_one_after_the_other(monkeypatch: pytest.MonkeyPatc
     assert told == [8, 8, 4]
     assert sorted(tidied) == [1, 2, 2, 3, 3, 3, 3, 3]
     assert CHUNK > 8
+
+
+def test_a_persons_label_takes_the_place_of_one_that_was_accepted_of_a_model() -> None:
+    """Whether it says the same or not; one that somebody has made theirs meanwhile is theirs."""
+    client = imported(SOME)
+    write_annotations(1, SCHEMA, dict.fromkeys(range(1, SOME + 1), ("cat",)), client, certificate="c1")
+    report = import_labels(1, SCHEMA, {"0.png": ["cat"], "1.png": ["dog"]}, client)
+    assert (report.written, report.same, report.differing) == (2, 0, [])
+    said = {task_id: (a.labels, a.accepted) for task_id, (a,) in client.given.items()}
+    theirs = {1: (("cat",), None), 2: (("dog",), None)}
+    assert said == {**dict.fromkeys(range(1, SOME + 1), (("cat",), "c1")), **theirs}
+    assert import_labels(1, SCHEMA, {"0.png": ["cat"], "1.png": ["dog"]}, client).same == 2
+
+    real = client.annotation
+
+    def meanwhile(annotation_id: int) -> dict[str, object] | None:
+        found = real(annotation_id)
+        return None if found is None else found | {"lead_time": 3.0}
+
+    client.annotation = meanwhile  # type: ignore[method-assign]
+    report = import_labels(1, SCHEMA, {"2.png": ["dog"]}, client)
+    assert (report.written, report.differing) == (0, ["task 3: somebody labelled it meanwhile"])
+    assert [a.labels for a in client.given[3]] == [("cat",)]
+
+
+def test_accepted_labels_in_an_export_are_a_models_for_who_imports_it(tmp_path: Path) -> None:
+    table = tmp_path / "predictions.csv"
+    table.write_text("filename,label,origin\n0.png,cat,human\n1.png,dog,accepted\n2.png,dog,predicted\n")
+    assert {name: cells for name, cells in read_labels(table).items() if cells} == {"0.png": ("cat",)}
+    assert len([cells for cells in read_labels(table, guesses=True).values() if cells]) == 3

@@ -9,6 +9,7 @@ from ml_backend.imports.annotations import import_labels
 from ml_backend.imports.placement import Ready
 from ml_backend.imports.sources import Source
 from ml_backend.imports.uploading import ImportReport, check_labels, import_images
+from ml_backend.labelstudio.results import accepted_result, annotation_result
 from tests.imports.fake_project import MANY, SCHEMA, FakeProject, at, imported
 
 
@@ -51,11 +52,25 @@ def test_a_killed_runs_last_request_that_arrives_late_leaves_no_double() -> None
 
 def test_a_double_that_somebody_answered_otherwise_is_kept() -> None:
     client, report = FakeProject(), ImportReport()
-    answered = {"data": {"image": "https://host/0.png"}, "annotations": [{"result": [{"value": {"choices": ["cat"]}}]}]}
+    answered = {
+        "data": {"image": "https://host/0.png"},
+        "annotations": [{"result": annotation_result(SCHEMA, ["cat"])}],
+    }
     client.late = [{"data": {"image": "https://host/0.png"}}, answered]
     import_images(1, SCHEMA, at(2), report, client)
     assert len(client.rows) == 3
     assert [len(a) for a in client.given.values()] == [1]
+
+
+def test_a_double_goes_though_a_label_was_accepted_for_it_and_stays_where_only_the_first_has_one_that_was() -> None:
+    accepted, given = accepted_result(SCHEMA, ["cat"], "c1"), annotation_result(SCHEMA, ["cat"])
+    for first, second, kept in ((given, accepted, 1), (accepted, given, 2)):
+        client = FakeProject()
+        client.late = [
+            {"data": {"image": "https://host/0.png"}, "annotations": [{"result": r}]} for r in (first, second)
+        ]
+        import_images(1, SCHEMA, at(1), ImportReport(), client)
+        assert len([task for task in client.rows if task.image == "https://host/0.png"]) == kept
 
 
 @pytest.mark.parametrize("labels_as", ["annotations", "predictions"])

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from ml_backend.commands.held_out import described
+from ml_backend.errors import NothingToAskError
 from ml_backend.services import Services
 from ml_backend.settings import Settings
+from ml_backend.steps.choose import choose
+from ml_backend.steps.hold_out import reserve
 from tests.bench import Bench
 from tests.labelling import Labelling, content, task
 
@@ -174,6 +177,49 @@ def test_after_an_import_ten_times_as_large_what_is_measured_is_a_part_of_the_ne
     assert sum(task <= 60 for task in work.measured()) < before / 2
 
 
+def test_an_accepted_label_measures_nothing_and_opens_the_way_to_none_behind_it(services: Services) -> None:
+    """Else those would measure whose neighbours in the order the model is sure of."""
+    work = Labelling(services, 300)
+    left = label_the_easy(work, 4)
+    before, counts = work.measured(), services.ledger.counts(work.project)
+    rest = [task for task in range(1, 301) if task not in work.answers]
+    work.accept(rest)
+    rows = work.corpus().rows
+    assert not rows.waiting.any()
+    assert work.measured() == before == sorted(before_the_first_open(work))
+    after = services.ledger.counts(work.project)
+    assert (after.holdout_measured, after.holdout_open) == (counts.holdout_measured, counts.holdout_open)
+    assert (counts.holdout_accepted, after.holdout_accepted) == (0, after.holdout_open)
+    assert (after.accepted, after.waiting, after.labelled) == (len(rest), 0, counts.labelled)
+    work.project = reserve(work.project, services.ledger, services.versions, services.settings)
+    with pytest.raises(NothingToAskError, match=rf"answered \({len(rest)} by labels accepted of the model\)"):
+        choose(work.project, work.corpus(), None, services.ledger, services.settings)
+    assert work.turn() is None
+    assert work.measured() == before
+    work.answer(left)
+    assert sorted(work.measured()) == sorted(before_the_first_open(work))
+
+
+def test_the_held_out_tasks_are_asked_for_in_their_order_whatever_is_accepted_and_taken_back(
+    services: Services,
+) -> None:
+    work = Labelling(services, 300)
+    order = work.in_order()
+    work.accept(order[1:4])
+    round_ = work.turn()
+    assert round_ is not None
+    asked = [task for task in order if task in work.asked(round_)]
+    assert asked[0] == order[0]
+    assert not set(asked) & set(order[1:4])
+    assert not set(work.asked(round_, "strategy", "random")) & set(order)
+    work.answer(asked)
+    assert work.measured() == [order[0]], "those behind are labelled, and wait for what is open"
+    work.take_back(order[1:4])
+    assert work.measured() == [order[0]]
+    work.answer(order[1:4])
+    assert sorted(work.measured()) == sorted([*order[1:4], *asked])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_the_status_counts_what_is_measured(services: Services, seed: int) -> None:
@@ -189,8 +235,8 @@ def test_whatever_happens_the_status_counts_what_is_measured(services: Services,
         assert len(work.corpus().examples(held_out=True).tasks) == counts.holdout_measured, "each has an image"
         assert counts.holdout_unreadable == (rows.holdout & rows.labelled & rows.failed).sum()
         late = (asked & rows.labelled & ~rows.failed & ~rows.measured).any()
-        assert not late or 0 < counts.holdout_open <= (asked & rows.waiting).sum()
-        first_open = rows.places[asked & rows.waiting].min(initial=1.0)
+        assert not late or 0 < counts.holdout_open <= (asked & rows.open).sum()
+        first_open = rows.places[asked & rows.open].min(initial=1.0)
         assert (rows.places[rows.measured | rows.undecided] < first_open).all()
 
 
@@ -198,7 +244,7 @@ def some_history(work: Labelling, rng: np.random.Generator) -> None:
     """Something that people, programs or hosts do to a project."""
     ledger, ids = work.services.ledger, range(1, work.tasks + 1)
     some = rng.choice(ids, rng.integers(1, 12), replace=False).tolist()
-    match rng.integers(9):
+    match rng.integers(10):
         case 0 | 1 | 2:
             round_ = work.turn()
             work.answer([task for task in work.asked(round_) if rng.random() < 0.7] if round_ else [])
@@ -212,6 +258,8 @@ def some_history(work: Labelling, rng: np.random.Generator) -> None:
             ledger.reconcile(work.project, [], full=False, gone=some)
         case 7:
             ledger.set_image_errors(work.project, dict.fromkeys(some, "gone"))
+        case 8:
+            work.accept(some)
         case _:
             work.set(holdout_share=float(rng.choice([0.0, 0.2, 0.5])))
             work.grow(5)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_backend.records import Annotation, LabelSchema
+from ml_backend.records import AcceptedLabel, Annotation, LabelSchema
 from ml_backend.store.consensus import ConsensusRule, consensus
 
 ONE = LabelSchema("choice", "image", "image", ("cat", "dog", "owl"))
@@ -209,3 +210,42 @@ def test_a_verdict_does_not_depend_on_order_and_a_label_is_always_one_of_the_con
         assert verdict.label.annotation_id in {a.id for a in given_ if not a.was_cancelled}
     elif rule == RULE:
         assert all(a.was_cancelled or not a.labels or a.id in verdict.quarantined for a in given_)
+
+
+def accepted(number: int, *labels: str, under: str = "c1", **changes: Any) -> Annotation:
+    return replace(answer(number, *labels, **changes), accepted=under)
+
+
+def test_an_accepted_label_is_no_vote_against_a_person() -> None:
+    """Whenever either came, and however many of them there are."""
+    for mine, theirs in ((1, 2), (2, 1)):
+        verdict = consensus([accepted(mine, "cat"), accepted(9, "cat", under="c2"), answer(theirs, "dog")], ONE, RULE)
+        assert verdict.label is not None
+        assert (verdict.label.labels, verdict.label.annotators, verdict.label.agreement) == (("dog",), (theirs,), 1.0)
+        assert (verdict.accepted, verdict.conflict) == (None, False)
+        assert (verdict.answers, verdict.of_model) == (3, 2)
+
+
+def test_an_accepted_label_stands_apart_where_no_person_votes() -> None:
+    skip = answer(4, skip=True)
+    for beside in ([], [skip], [answer(5, none_of=None)], [answer(6, "fox")]):
+        verdict = consensus([accepted(1, "cat"), *beside], ONE, RULE)
+        assert verdict.label is None
+        assert verdict.accepted == AcceptedLabel(7, ("cat",), "c1", 1, 1, START + timedelta(seconds=1))
+
+
+def test_of_several_accepted_labels_the_last_stands_and_one_that_the_config_no_longer_has_is_quarantined() -> None:
+    verdict = consensus([accepted(1, "cat"), accepted(2, "dog", under="c2"), accepted(3, "fox")], ONE, RULE)
+    assert verdict.accepted is not None
+    assert (verdict.accepted.labels, verdict.accepted.certificate) == (("dog",), "c2")
+    assert (verdict.conflict, list(verdict.quarantined), verdict.of_model) == (False, [3], 3)
+
+
+@given(given_annotations, given_annotations, rules, st.sampled_from([ONE, MANY]))
+def test_whatever_is_accepted_people_have_said_the_same(
+    people: list[Annotation], of_model: list[Annotation], rule: ConsensusRule, schema: LabelSchema
+) -> None:
+    marked = [replace(a, id=a.id + 20_000, accepted="c1") for a in of_model if a.labels and not a.was_cancelled]
+    alone, beside = consensus(people, schema, rule), consensus([*people, *marked], schema, rule)
+    assert (beside.label, beside.conflict, beside.skips) == (alone.label, alone.conflict, alone.skips)
+    assert beside.answers - beside.of_model == alone.answers

@@ -55,6 +55,28 @@ def test_a_bulk_event_counts_every_label_in_it_but_no_skip(inbox: Inbox, jobs: J
     assert jobs.claim("worker") is not None
 
 
+def test_what_is_accepted_of_a_model_hurries_nothing_and_is_read_in_the_end(
+    inbox: Inbox, jobs: Jobs, project: Project, clock: FakeClock
+) -> None:
+    accepted = {"result": [{"id": "accepted-c1-000000000000", "value": {"choices": ["cat"]}}]}
+    bulk = [annotation(n, task=n) | accepted for n in range(5000)]
+    assert inbox.record(KEY, "ANNOTATIONS_CREATED", {"annotation": bulk}).labels == 0
+    for _ in range(20):  # as our own webhook sends them: without a payload
+        inbox.record(KEY, "ANNOTATIONS_CREATED", {})
+    assert jobs.claim("worker") is None
+    clock.advance(jobs.debounce.quiet.total_seconds() + 1)
+    assert jobs.claim("worker") is not None
+    assert len(inbox.pending(project).task_ids) == 5000
+    hostile: list[dict[str, Any]] = [
+        {"result": [None]},
+        {"result": "accepted-"},
+        {"result": {"id": 1}},
+        {"result": [{"id": None}]},
+    ]
+    odd = [annotation(n) | given for n, given in enumerate(hostile, start=9000)]
+    assert inbox.record(KEY, "ANNOTATIONS_CREATED", {"annotation": odd}).labels == len(hostile)
+
+
 def test_the_same_delivery_twice_counts_once(inbox: Inbox, jobs: Jobs, project: Project) -> None:
     for action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED"):
         assert not inbox.record(KEY, action, {"annotation": annotation(5)}).duplicate

@@ -35,6 +35,7 @@ happenings = st.one_of(
     st.tuples(st.just("move_task"), which, st.sampled_from(PROJECTS)),
     st.tuples(st.just("change_image"), which),
     *[st.tuples(st.just("annotate"), which, labels, people, st.booleans())] * 3,
+    st.tuples(st.just("accept"), which, labels),
     st.tuples(st.just("skip"), which, people),
     st.tuples(st.just("update"), which, labels, st.booleans()),
     st.tuples(st.just("turn_into_skip"), which),
@@ -91,6 +92,7 @@ class World:
             "tasks": [(task.id, task.image, task.data, task.updated_at) for task in tasks],
             "annotations": {task.id: answers_to(self.ledger, project, task.id) for task in tasks},
             "labels": self.ledger.labels(project),
+            "accepted": {row.task.id: row.accepted for row in self.ledger.rows(project) if row.accepted},
             "quarantined": quarantined(self.ledger, project),
             "conflicts": self.ledger.counts(project).conflicts,
             "skips": self.ledger.counts(project).skips,
@@ -118,6 +120,10 @@ class World:
     def _annotate(self, number: int, label: str, annotator: int, truth: bool) -> None:
         if (task_id := self._pick(number, self.studio.tasks)) is not None:
             self.studio.annotate(task_id, label, annotator=annotator, ground_truth=truth)
+
+    def _accept(self, number: int, label: str) -> None:
+        if (task_id := self._pick(number, self.studio.tasks)) is not None:
+            self.studio.annotate(task_id, label, annotator=1, accepted="c1")
 
     def _skip(self, number: int, annotator: int) -> None:
         if (task_id := self._pick(number, self.studio.tasks)) is not None:
@@ -164,7 +170,7 @@ def majority(annotations: list[Any], config: tuple[str, ...]) -> str | None:
     """The rule of one label per task once more, written differently, to check the checker."""
     latest: dict[int, Any] = {}
     for a in sorted(annotations, key=lambda a: a.created_at):
-        if not a.was_cancelled and a.labels and a.labels[0] in config:
+        if not a.was_cancelled and a.accepted is None and a.labels and a.labels[0] in config:
             latest[a.annotator] = a
     deciding = [a for a in latest.values() if a.ground_truth] or list(latest.values())
     votes = Counter(a.labels[0] for a in deciding)

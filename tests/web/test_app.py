@@ -101,7 +101,7 @@ def test_an_event_without_payload_counts_for_the_project_that_its_address_names(
         assert client.post("/webhook?project=3", json={"action": action}).json() == {"status": "ok"}
     due = services.jobs.status(services.registry.find_project(None, 3, None)).due
     assert due is not None
-    assert due.labels == 4
+    assert due.labels == 3, "many at once are a program's, and hurry nothing"
     assert "payload" in sentence(client.post("/webhook?project=3", json={"action": "TASKS_DELETED"}), 422)
 
 
