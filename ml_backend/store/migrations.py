@@ -47,7 +47,12 @@ def to_schema_2(connection: Connection) -> None:
     _read_blanks_again(connection)
 
 
-MIGRATIONS: tuple[Migration, ...] = (to_schema_2,)
+def to_schema_3(connection: Connection) -> None:
+    """What the model's labels of the rest were found to be worth has a table."""
+    schema.acceptances.create(connection)
+
+
+MIGRATIONS: tuple[Migration, ...] = (to_schema_2, to_schema_3)
 """Forward steps from schema 1 on: MIGRATIONS[0] turns a schema 1 into a schema 2. A new store is made at the newest."""
 
 
