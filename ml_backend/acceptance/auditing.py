@@ -56,7 +56,9 @@ class Auditing:
         (forecast,) = offer.plan.forecasts
         if not forecast.accepted:
             raise InvalidInputError(_nothing(project, offer))
-        frozen = Frozen(offer.proposal.ids, offer.proposal.labels, np.asarray(offer.proposal.doubt, np.float64), offer.hashes)
+        frozen = Frozen(
+            offer.proposal.ids, offer.proposal.labels, np.asarray(offer.proposal.doubt, np.float64), offer.hashes
+        )
         seed = secrets.randbits(63)
         acceptance = self.acceptances.begin(
             project,

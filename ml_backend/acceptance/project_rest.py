@@ -64,7 +64,7 @@ def risk_taken(confidence: float, spent: float) -> float:
     """The risk that the next attempt takes. Raises InvalidInputError where those before have left next to nothing."""
     left = 1 - confidence - spent
     if left >= LEAST:
-        return FIRST * left
+        return round(FIRST * left, 12)
     lower = int(100 * (1 - spent - 10 * LEAST))
     instead = f"ask for less (--confidence {lower}%), or label the rest" if lower > 0 else "label the rest"
     raise InvalidInputError(
@@ -127,9 +127,7 @@ class ProjectRest:
         hashes = rows.hashes[np.searchsorted(rows.ids, proposal.ids)]
         return Offer(plan, proposal, hashes, project.schema.labels, risk)
 
-    def proposal(
-        self, project: Project, corpus: Corpus, model: LoadedModel, *, apart: Sequence[int] = ()
-    ) -> Proposal:
+    def proposal(self, project: Project, corpus: Corpus, model: LoadedModel, *, apart: Sequence[int] = ()) -> Proposal:
         """Labels for the tasks that wait for one: those that somebody skipped, or that have no image, are left to people."""
         rest = np.flatnonzero(corpus.rows.waiting & corpus.encoded & ~np.isin(corpus.rows.ids, apart))
         probabilities = model.head.predict_proba(corpus.vectors(rest))

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.acceptance.audit import UNSEEN, WRONG, Audit, ClassAudit, Finding, Verdicts
-from ml_backend.acceptance.bounds import most_wrong
 from ml_backend.acceptance.looks import Looks, fault
 from ml_backend.acceptance.proposal import Ids, Proposal
 from ml_backend.records import LabelSchema
@@ -70,7 +69,7 @@ class Standing:
     @cached_property
     def accepted(self) -> NDArray[np.bool_]:
         """(n,) may be written without a look: vouched for, without an answer, and with the image that the model saw."""
-        return self.finding.accepted & (self.looks.verdicts == UNSEEN) & ~self.looks.lost
+        return np.asarray(self.finding.accepted & (self.looks.verdicts == UNSEEN) & ~self.looks.lost)
 
     @property
     def wrong_at_most(self) -> int:
@@ -123,7 +122,11 @@ class Standing:
         """What is told of it until the next turn."""
         certificate = self.acceptance.certificate
         if certificate is not None:
-            return {"found_wrong": self.found, "wrong_at_most": certificate["wrong_in_part_at_most"], "broken": self.broken}
+            return {
+                "found_wrong": self.found,
+                "wrong_at_most": certificate["wrong_in_part_at_most"],
+                "broken": self.broken,
+            }
         return {
             "asked": self.looked + len(self.to_ask),
             "looked": self.looked,
@@ -156,5 +159,5 @@ class Standing:
     def _own(self, number: int, size: int | None = None) -> Ids:
         """Places of a rare class in the certified part, in the order in which they are looked at."""
         order = self.audit.order
-        own: Ids = order[order < (self.finding.size if size is None else size)]
-        return own[self.frozen.labels[own] == number]
+        own = order[order < (self.finding.size if size is None else size)]
+        return np.asarray(own[self.frozen.labels[own] == number])

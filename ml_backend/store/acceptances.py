@@ -48,7 +48,8 @@ class Frozen:
         digests = bytes.fromhex(np.ascontiguousarray(self.hashes, "S64").tobytes().decode("ascii"))
         arrays["hashes"] = np.frombuffer(digests, np.uint8)  # half of what it is in hexadecimal
         out = BytesIO()
-        np.savez_compressed(out, **{name: array for name, array in arrays.items() if array is not None})
+        given: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
+        np.savez_compressed(out, **given)
         return out.getvalue()
 
     @classmethod
@@ -124,7 +125,9 @@ class Acceptances:
         with self.database.write() as connection:
             lock(connection, project.id)
             if connection.scalar(sa.select(acceptances.c.number).where(mine, acceptances.c.state == "auditing")):
-                raise ConflictError(f"An audit of {project.title!r} is on: `ml-backend accept status` says how far it is.")
+                raise ConflictError(
+                    f"An audit of {project.title!r} is on: `ml-backend accept status` says how far it is."
+                )
             spent = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(acceptances.c.risk), 0.0)).where(mine))
             if risk > 1 - confidence - float(spent or 0.0) + ROUNDING:
                 raise ConflictError("Somebody else has made an attempt meanwhile: run the command again.")
@@ -197,12 +200,23 @@ class Acceptances:
         return self._change(acceptance, only=(*OPEN_ONCE, *VOUCHED), **values)
 
     def certify(
-        self, acceptance: Acceptance, frozen: Frozen, accepted: NDArray[np.bool_], sample: int, certificate: dict[str, Any]
+        self,
+        acceptance: Acceptance,
+        frozen: Frozen,
+        accepted: NDArray[np.bool_],
+        sample: int,
+        certificate: dict[str, Any],
     ) -> Acceptance:
         """Keep the certificate and what it is about, at once; the audit is over."""
         kept = replace(frozen, accepted=accepted).packed()
         return self._change(
-            acceptance, state="certified", sample=sample, complete=True, frozen=kept, certificate=certificate, progress=None
+            acceptance,
+            state="certified",
+            sample=sample,
+            complete=True,
+            frozen=kept,
+            certificate=certificate,
+            progress=None,
         )
 
     def mark(self, acceptance: Acceptance, state: State) -> Acceptance:
@@ -217,7 +231,9 @@ class Acceptances:
                 raise _over(connection, acceptance)
         return _acceptance(row)
 
-    def _listed(self, project: Project, *conditions: sa.ColumnElement[bool], limit: int | None = None) -> list[Acceptance]:
+    def _listed(
+        self, project: Project, *conditions: sa.ColumnElement[bool], limit: int | None = None
+    ) -> list[Acceptance]:
         statement = (
             sa.select(*_COLUMNS)
             .where(acceptances.c.project_id == project.id, *conditions)

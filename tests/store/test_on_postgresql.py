@@ -25,6 +25,7 @@ TESTS = (
     "killed",
     "debounce",
     "pictures",
+    "acceptances",
 )
 
 
