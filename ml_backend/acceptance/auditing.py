@@ -59,7 +59,7 @@ class Auditing:
         frozen = Frozen(
             offer.proposal.ids, offer.proposal.labels, np.asarray(offer.proposal.doubt, np.float64), offer.hashes
         )
-        seed = secrets.randbits(63)
+        seed = drawn_seed()
         acceptance = self.acceptances.begin(
             project,
             frozen,
@@ -119,6 +119,11 @@ class Auditing:
         served = self.ledger.current_round(project)
         queries = self.ledger.queries(served) if served else []
         return [query.task_id for query in queries if query.prediction and query.arm not in BLIND]
+
+
+def drawn_seed() -> int:
+    """Of the order in which labels are looked at: nobody who labels, imports or trains has a say in it."""
+    return secrets.randbits(63)
 
 
 def _first(offer: Offer, forecast: Forecast, seed: int) -> int:

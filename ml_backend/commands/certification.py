@@ -107,20 +107,25 @@ def _status(project: Project, services: Services, _args: argparse.Namespace, ans
         return 0
     standing = services.auditing.standing(project, acceptance)
     left = max(1 - acceptance.confidence - services.acceptances.spent(project), 0.0)
-    document = {**_document(acceptance), "progress": standing.progress(), "to_look_at": len(standing.to_ask)}
+    to_look_at = len(standing.to_ask) if acceptance.state == "auditing" else 0
+    certified = acceptance.state == "certified" and not (standing.fault or standing.broken)
+    to_write = len(services.certifying.labels_to_write(project, acceptance)) if certified else 0
+    progress = {"progress": standing.progress(), "to_look_at": to_look_at, "to_write": to_write}
+    document: dict[str, Any] = {**_document(acceptance), **progress}
     document = {"acceptance": document, "risk_taken": acceptance.risk, "risk_left": left}
-    answer.result(document, lambda: "\n".join(_told(project, standing, left)))
+    answer.result(document, lambda: "\n".join(_told(project, standing, left, to_write)))
     return 0
 
 
-def _told(project: Project, standing: Standing, left: float) -> Iterator[str]:
+def _told(project: Project, standing: Standing, left: float, to_write: int) -> Iterator[str]:
     mine = standing.acceptance
     yield f"Audit {mine.number} of {project.title!r}: {STATES[mine.state]}"
     yield f"  labels     {mine.size:,} of v{mine.version}, frozen {mine.created_at:%Y-%m-%d %H:%M} UTC by {mine.created_by}"
     yield f"  aim        at most {per_cent(mine.error)} wrong at {per_cent(mine.confidence)} confidence"
     if mine.certificate is not None:
         found, allowed = standing.found, mine.certificate["wrong_in_part_at_most"]
-        yield f"  accepted   {mine.certificate['accepted_unseen']:,} without a look (certificate {mine.certificate_id})"
+        still = f", {to_write:,} of them still without an answer" if mine.state == "certified" else ""
+        yield f"  accepted   {mine.certificate['accepted_unseen']:,} without a look{still} (certificate {mine.certificate_id})"
         yield f"  found      {amount(found, 'wrong label')} so far, of at most {allowed:,} in the part that was certified"
     elif mine.state == "auditing":
         yield from _sample_lines(standing)

@@ -46,12 +46,12 @@ class LookedAt:
     def frozen(self) -> Frozen:
         n = len(self.labels)
         hashes = np.array([f"{task:064x}" for task in range(1, n + 1)], "S64")
-        return Frozen(np.arange(1, n + 1), np.asarray(self.labels, np.int64), np.linspace(0, 0.01, n), hashes)
+        return Frozen(np.arange(1, n + 1), np.asarray(self.labels, np.int64), np.arange(n) / (100.0 * n), hashes)
 
     @property
     def in_order(self) -> list[int]:
         """Tasks in the order in which they are looked at."""
-        return self.frozen.ids[self.acceptance.order].tolist()
+        return [int(task) for task in self.frozen.ids[self.acceptance.order]]
 
     def say(self, tasks: Sequence[int], name: str | None = None) -> None:
         """Answer what the model says of these tasks, or all of them with this name."""
@@ -74,12 +74,12 @@ class LookedAt:
             found=none,
         )  # fmt: skip
 
-    def standing(self, schema: LabelSchema = SCHEMA, **certified: Any) -> Standing:
+    def standing(self, schema: LabelSchema = SCHEMA, certificate: dict[str, Any] | None = None) -> Standing:
         acceptance = self.acceptance
-        if certified:
-            acceptance = replace(acceptance, state="certified", certificate=certified)
+        if certificate:
+            acceptance = replace(acceptance, state="certified", certificate=certificate)
         return Standing.at(acceptance, self.frozen, self.rows(schema), schema)
 
     def asked(self) -> list[int]:
         standing = self.standing()
-        return standing.frozen.ids[standing.to_ask].tolist()
+        return [int(task) for task in standing.frozen.ids[standing.to_ask]]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ml_backend.acceptance.audit import RIGHT, UNSEEN, WRONG
+from ml_backend.records import LabelSchema
 from tests.acceptance.looked_at import SCHEMA, LookedAt
 
 
@@ -143,8 +144,8 @@ def test_a_look_of_a_rare_class_that_nobody_can_take_is_wrong_and_the_next_ones_
     ],
     ids=["renamed", "gone", "several"],
 )
-def test_what_cannot_be_compared_with_the_labels_of_today_is_told_with_its_fix(schema: object, fix: str) -> None:
-    told = even().standing(schema).fault  # type: ignore[arg-type]
+def test_what_cannot_be_compared_with_the_labels_of_today_is_told_with_its_fix(schema: LabelSchema, fix: str) -> None:
+    told = even().standing(schema).fault
     assert told is not None
     assert fix in told
     assert "ml-backend accept stop" in told
@@ -163,9 +164,9 @@ def test_a_certificate_counts_the_wrong_ones_found_since_and_past_its_bound_it_i
     made.say(made.in_order[:40])
     made.say([task for task in made.in_order[40:] if made.labels[task - 1] == 0][:3], "dog")
     kept = {"part": 200, "wrong_in_part_at_most": 3}
-    assert (made.standing(**kept).found, made.standing(**kept).broken) == (3, None)
+    assert (made.standing(certificate=kept).found, made.standing(certificate=kept).broken) == (3, None)
     made.say([made.in_order[0]], "dog" if made.labels[made.in_order[0] - 1] == 0 else "cat")
-    told = made.standing(**kept).broken
+    told = made.standing(certificate=kept).broken
     assert told is not None
     assert "is broken: 4 wrong labels were found among the 200" in told
 

@@ -31,7 +31,7 @@ def typed(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Benc
     monkeypatch.setenv("ML_BACKEND_DATA_DIR", str(bench.settings.data_dir))
     monkeypatch.setenv("ML_BACKEND_ENCODER", bench.settings.encoder)
     monkeypatch.setattr(certification, "_person", lambda *_: "ann@example.org")
-    monkeypatch.setattr(auditing.secrets, "randbits", lambda _bits: 1)
+    monkeypatch.setattr(auditing, "drawn_seed", lambda: 1)
     monkeypatch.setattr(foreground, "WORKER_SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
     return bench
@@ -69,6 +69,7 @@ def test_an_audit_is_begun_followed_and_certified_by_command(typed: Bench, capsy
     assert [Path(path).is_file() for path in certified["files"]] == [True, True]
     assert certified["accepted_unseen"] > 200
     assert "wrong labels so far, of at most" in run(typed, capsys, "status")[1]
+    assert as_json(typed, capsys, "status")["acceptance"]["to_write"] == certified["accepted_unseen"]
 
 
 def test_a_dry_run_says_what_would_be_asked_and_changes_nothing(

@@ -35,7 +35,7 @@ def stack(
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(auditing.secrets, "randbits", lambda _bits: 1)
+    monkeypatch.setattr(auditing, "drawn_seed", lambda: 1)
     with inline(label_studio, client, tmp_path, tasks=300, prelabels="always") as stack:
         yield stack
 

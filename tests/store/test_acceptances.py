@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def acceptances(database: Database, clock: FakeClock) -> Acceptances:
 
 def frozen(n: int = 6) -> Frozen:
     hashes = np.array([f"{i * 7919:064x}" for i in range(n)], "S64")
-    return Frozen(np.arange(n) + 10, np.arange(n) % 2, np.linspace(0, 0.1, n), hashes)
+    return Frozen(np.arange(n) + 10, np.arange(n) % 2, np.arange(n) / 60.0, hashes)
 
 
 def begun(acceptances: Acceptances, project: Project, **changed: Any) -> Acceptance:
@@ -86,13 +87,14 @@ def test_no_ending_gives_back_the_risk_that_an_attempt_took(acceptances: Accepta
 def test_what_is_over_is_not_drawn_from_or_ended_any_more(acceptances: Acceptances, project: Project) -> None:
     made = begun(acceptances, project)
     acceptances.mark(made, "ended")
-    for change in (
+    changes: list[Callable[[], object]] = [
         lambda: acceptances.draw(made, 4),
         lambda: acceptances.end_sample(made, 2),
         lambda: acceptances.note(made, {}),
         lambda: acceptances.certify(made, frozen(), np.ones(6, np.bool_), 2, {}),
         lambda: acceptances.mark(made, "ended"),
-    ):
+    ]
+    for change in changes:
         with pytest.raises(ConflictError, match="is ended by now"):
             change()
 
