@@ -139,8 +139,10 @@ class ManualQueue:
     def push(self, project: Project, batch: Batch) -> Round:
         """Make the batch the queue, as a round of its own that stays until half of it is answered.
 
-        Pushed again unchanged, it stays the round it is. Raises LabelStudioError where Label Studio refuses it.
+        Pushed again unchanged, it stays the round it is. Raises LabelStudioError where Label Studio refuses it,
+        ConflictError while an audit asks for tasks.
         """
+        self._refuse_audited(project)
         ledger = self.ledger
         last = ledger.last_round(project)
         params = {BY_HAND: True}

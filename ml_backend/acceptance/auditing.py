@@ -12,6 +12,7 @@ import numpy as np
 from ml_backend.acceptance.audit import UNSEEN
 from ml_backend.acceptance.planning import Forecast
 from ml_backend.acceptance.project_rest import Offer, ProjectRest
+from ml_backend.acceptance.proposal import Ids
 from ml_backend.acceptance.standing import Sample, Standing
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.records import BLIND, AuditQueue
@@ -56,9 +57,8 @@ class Auditing:
         (forecast,) = offer.plan.forecasts
         if not forecast.accepted:
             raise InvalidInputError(_nothing(project, offer))
-        frozen = Frozen(
-            offer.proposal.ids, offer.proposal.labels, np.asarray(offer.proposal.doubt, np.float64), offer.hashes
-        )
+        parts, doubt = offer.proposal.parts(error), np.asarray(offer.proposal.doubt, np.float64)
+        frozen = Frozen(offer.proposal.ids, offer.proposal.labels, doubt, offer.hashes, parts)
         seed = drawn_seed()
         acceptance = self.acceptances.begin(
             project,
@@ -68,7 +68,7 @@ class Auditing:
             error=error,
             confidence=confidence,
             risk=offer.risk,
-            drawn=_first(offer, forecast, seed),
+            drawn=_first(offer, forecast, parts, seed),
             seed=seed,
             by=by,
         )
@@ -126,12 +126,13 @@ def drawn_seed() -> int:
     return secrets.randbits(63)
 
 
-def _first(offer: Offer, forecast: Forecast, seed: int) -> int:
+def _first(offer: Offer, forecast: Forecast, parts: Ids, seed: int) -> int:
     """How many to ask for at first: what is worth it before anybody has looked, and at least what was planned with."""
     n = len(offer.proposal)
     unseen = np.full(n, UNSEEN, np.int8)
     order = np.random.default_rng(seed).permutation(n)
-    worth = Sample(offer.proposal, forecast.error, offer.risk, offer.risk, order).worthwhile(unseen)
+    audit = Sample(offer.proposal, forecast.error, offer.risk, offer.risk, order, parts, None)
+    worth = audit.worthwhile(unseen)
     planned = ceil(forecast.sample * n / (forecast.sample + forecast.accepted))
     return min(worth or planned, n)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ml_backend import __version__
-from ml_backend.acceptance.audit import UNSEEN, WRONG, ClassAudit
+from ml_backend.acceptance.audit import WRONG, ClassAudit
 from ml_backend.acceptance.bounds import most_wrong
 from ml_backend.acceptance.standing import Standing
 from ml_backend.records import Label, Task
@@ -50,7 +50,7 @@ def written(
     accepted, part = int(standing.accepted.sum()), finding.size
     allowed = most_wrong(mine.error, part)
     count, sha256 = digest(standing)
-    seen = standing.frozen.ids[standing.looks.verdicts != UNSEEN].tolist()
+    seen = standing.frozen.ids[standing.looked_at].tolist()
     return {
         "certificate": mine.certificate_id,
         "promise": promise(mine.error, mine.confidence, part, allowed, accepted, standing.wrong_at_most),

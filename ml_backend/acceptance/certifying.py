@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ml_backend.acceptance import certificate
-from ml_backend.acceptance.audit import UNSEEN, WRONG
+from ml_backend.acceptance.audit import WRONG
 from ml_backend.acceptance.standing import Standing
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.steps.sync_labels import LabelSync
@@ -18,7 +18,7 @@ from ml_backend.store.acceptances import VOUCHED, Acceptance, Acceptances
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.tabular import atomic_file
-from ml_backend.wording import amount
+from ml_backend.wording import amount, encodable
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Certifying:
     def labels_to_write(self, project: Project, acceptance: Acceptance) -> dict[int, str]:
         """Task -> label of what was certified and still waits for an answer, with the image that the model saw.
 
-        Raises ConflictError where there is no certificate (any more), or more wrong labels were found since than it says,
+        By the ledger as it is: read the labels anew before. Raises ConflictError where there is no certificate (any more), or more wrong labels were found since than it says,
         InvalidInputError where the label config does not have the labels any more.
         """
         if acceptance.state not in VOUCHED:
@@ -69,7 +69,7 @@ class Certifying:
             raise ConflictError(standing.broken)
         kept, looks = standing.frozen, standing.looks
         certified = np.zeros(len(kept.ids), np.bool_) if kept.accepted is None else kept.accepted
-        places = np.flatnonzero(certified & (looks.verdicts == UNSEEN) & ~looks.lost)
+        places = np.flatnonzero(certified & looks.waiting)
         return {int(kept.ids[place]): acceptance.classes[kept.labels[place]] for place in places.tolist()}
 
     def _standing(self, project: Project, acceptance: Acceptance) -> Standing:
@@ -102,7 +102,7 @@ def files(document: dict[str, Any], folder: Path) -> list[Path]:
     }
     for path, text in contents.items():
         with atomic_file(path) as aside:
-            aside.write_text(text, encoding="utf-8")
+            aside.write_text(encodable(text), encoding="utf-8")
     return list(contents)
 
 

@@ -21,11 +21,12 @@ class Looks:
     """verdicts: (n,) by the label that counts; a skip, or an answer that is no label, makes WRONG.
 
     lost: (n,) bool, nobody can look at it any more, whatever it was: the task is gone, its image is another one or cannot be
-    read. Its verdict is UNSEEN. labels: (n,) class index of what people said, by the project's labels as they are now; NONE.
+    read. Its verdict is UNSEEN. waiting: (n,) bool, has no answer, and the image that the model saw. labels: (n,) class index of what people said, by the project's labels as they are now; NONE.
     """
 
     verdicts: Verdicts
     lost: NDArray[np.bool_]
+    waiting: NDArray[np.bool_]
     labels: NDArray[np.int64]
 
     @classmethod
@@ -33,7 +34,8 @@ class Looks:
         """rows: of the project now. classes: those of `frozen`, by name: a label is right where it has the same one."""
         n = len(frozen.ids)
         if not len(rows.ids):
-            return cls(np.full(n, UNSEEN, np.int8), np.ones(n, np.bool_), np.full(n, NONE, np.int64))
+            none = np.zeros(n, np.bool_)
+            return cls(np.full(n, UNSEEN, np.int8), ~none, none, np.full(n, NONE, np.int64))
         at = np.minimum(np.searchsorted(rows.ids, frozen.ids), len(rows.ids) - 1)
         same = (rows.ids[at] == frozen.ids) & (rows.hashes[at] == frozen.hashes)
         answered = same & (rows.answered | rows.skipped | rows.labelled)[at]
@@ -41,7 +43,7 @@ class Looks:
         now = np.array([schema.labels.index(name) if name in schema.labels else NONE - 1 for name in classes], np.int64)
         verdicts = np.where(answered, WRONG, UNSEEN).astype(np.int8)
         verdicts[labels == now[frozen.labels]] = RIGHT
-        return cls(verdicts, ~same | (rows.failed[at] & ~answered), labels)
+        return cls(verdicts, ~same | (rows.failed[at] & ~answered), same & rows.waiting[at], labels)
 
 
 def fault(frozen: Frozen, classes: Sequence[str], schema: LabelSchema) -> str | None:

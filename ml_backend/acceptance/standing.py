@@ -19,9 +19,18 @@ from ml_backend.store.rows import PoolRows
 
 @dataclass(frozen=True)
 class Sample(Audit):
-    """An audit whose sample of all may have been ended: it has `ended` looks then, whatever else is looked at since."""
+    """An audit as it was frozen, whose sample of all may have been ended.
 
-    ended: int | None = None
+    asked: (m,) `parts`, as they were before anybody looked, whatever a later release makes of them. ended: looks that the sample
+    has, whatever else is looked at since; None while it goes on.
+    """
+
+    asked: Ids
+    ended: int | None
+
+    @cached_property
+    def parts(self) -> Ids:
+        return self.asked
 
     def drawn(self, verdicts: Verdicts) -> int:
         drawn = super().drawn(verdicts)
@@ -49,7 +58,7 @@ class Standing:
     def audit(self) -> Sample:
         mine, kept = self.acceptance, self.frozen
         proposal = Proposal(kept.ids, kept.labels, kept.doubt, len(mine.classes))
-        return Sample(proposal, mine.error, mine.risk, mine.class_risk, mine.order, mine.sample)
+        return Sample(proposal, mine.error, mine.risk, mine.class_risk, mine.order, kept.parts, mine.sample)
 
     @cached_property
     def sampled(self) -> Ids:
@@ -69,7 +78,7 @@ class Standing:
     @cached_property
     def accepted(self) -> NDArray[np.bool_]:
         """(n,) may be written without a look: vouched for, without an answer, and with the image that the model saw."""
-        return np.asarray(self.finding.accepted & (self.looks.verdicts == UNSEEN) & ~self.looks.lost)
+        return np.asarray(self.finding.accepted & self.looks.waiting)
 
     @property
     def wrong_at_most(self) -> int:
@@ -83,12 +92,15 @@ class Standing:
         return missing if len(missing) else self._settled[1]
 
     @property
+    def looked_at(self) -> Ids:
+        """Places of the labels that were asked for and looked at, those of rare classes included."""
+        own = [self._own(each.number)[: each.looks] for each in self.rare_asked]
+        places: Ids = np.unique(np.concatenate([self.sampled[self.verdicts[self.sampled] != UNSEEN], *own]))
+        return places
+
+    @property
     def looked(self) -> int:
-        """How many of the labels asked for have been looked at, those of rare classes included."""
-        rare = sum(each.looks for each in self.rare_asked)
-        sampled = self.verdicts[self.sampled] != UNSEEN
-        own = sum(int(np.isin(self._own(each.number)[: each.looks], self.sampled).sum()) for each in self.rare_asked)
-        return int(sampled.sum()) + rare - own
+        return len(self.looked_at)
 
     @property
     def wrong(self) -> int:

@@ -34,13 +34,14 @@ class Frozen:
     """n labels as they were proposed, the most trusted first.
 
     ids: (n,) int64, tasks. labels: (n,) int64, places in the acceptance's classes. doubt: (n,) float64. hashes: (n,) S64, of
-    the images. accepted: (n,) bool, certified to be written without a look; None before.
+    the images. parts: (m,) int64, sizes of the parts from the front that are asked about. accepted: (n,) bool, certified to be written without a look; None before.
     """
 
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     doubt: NDArray[np.float64]
     hashes: NDArray[np.bytes_]
+    parts: NDArray[np.int64]
     accepted: NDArray[np.bool_] | None = None
 
     def packed(self) -> bytes:

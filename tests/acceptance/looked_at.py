@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ml_backend.acceptance.proposal import Proposal
 from ml_backend.acceptance.standing import Standing
 from ml_backend.records import LabelSchema
 from ml_backend.store.acceptances import Acceptance, Frozen
@@ -27,6 +28,7 @@ class LookedAt:
     error: float = 0.05
     drawn: int = 10
     sample: int | None = None
+    seed: int = 7
     classes: tuple[str, ...] = CLASSES
     said: dict[int, str] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)
@@ -38,7 +40,7 @@ class LookedAt:
     def acceptance(self) -> Acceptance:
         return Acceptance(
             project_id=1, number=1, certificate_id="0" * 12, state="auditing", version=1, error=self.error, confidence=0.95,
-            risk=0.04, class_risk=0.04, seed=7, created_at=NOW, created_by="ann", drawn=self.drawn, sample=self.sample,
+            risk=0.04, class_risk=0.04, seed=self.seed, created_at=NOW, created_by="ann", drawn=self.drawn, sample=self.sample,
             complete=False, classes=self.classes, size=len(self.labels), progress=None, certificate=None,
         )  # fmt: skip
 
@@ -46,7 +48,9 @@ class LookedAt:
     def frozen(self) -> Frozen:
         n = len(self.labels)
         hashes = np.array([f"{task:064x}" for task in range(1, n + 1)], "S64")
-        return Frozen(np.arange(1, n + 1), np.asarray(self.labels, np.int64), np.arange(n) / (100.0 * n), hashes)
+        labels, doubt = np.asarray(self.labels, np.int64), np.arange(n) / (100.0 * n)
+        parts = Proposal(np.arange(n), labels, doubt, len(self.classes)).parts(self.error)
+        return Frozen(np.arange(1, n + 1), labels, doubt, hashes, parts)
 
     @property
     def in_order(self) -> list[int]:

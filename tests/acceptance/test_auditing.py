@@ -69,11 +69,14 @@ def test_no_guess_is_told_of_any_task_while_the_audit_asks_and_all_are_again_aft
 
 
 def test_nothing_else_becomes_the_queue_while_the_audit_asks(bench: Bench) -> None:
+    chosen_before = bench.services.manual_queue.batch(bench.project, {400: 1.0})
     begin(bench)
     with pytest.raises(ConflictError, match=r"its tasks are the queue until they are answered.*ml-backend accept stop"):
         bench.services.manual_queue.batch(bench.project, {400: 1.0})
     with pytest.raises(ConflictError, match="its tasks are the queue"):
         bench.services.manual_queue.query(bench.project, QueryOptions())
+    with pytest.raises(ConflictError, match="its tasks are the queue"):
+        bench.services.manual_queue.push(bench.project, chosen_before)
 
 
 def test_the_queue_stays_until_the_last_task_drawn_is_answered_whatever_is_trained(bench: Bench) -> None:

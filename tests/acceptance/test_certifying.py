@@ -126,6 +126,18 @@ def test_a_certificate_asked_for_again_is_the_one_that_was_given(bench: Bench, t
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in paths)
 
 
+def test_a_name_that_no_file_can_hold_does_not_keep_the_certificate_from_being_written(
+    bench: Bench, tmp_path: Path
+) -> None:
+    begin(bench)
+    answer_all(bench)
+    document = told(certify(bench))
+    document["project"]["title"] = "half a character: \ud83d"
+    as_json, page = files(document, tmp_path)
+    assert json.loads(as_json.read_text(encoding="utf-8"))["project"]["title"] == document["project"]["title"]
+    assert "half a character" in page.read_text(encoding="utf-8")
+
+
 def test_without_an_audit_there_is_no_certificate(bench: Bench) -> None:
     with pytest.raises(ConflictError, match="`ml-backend accept audit` begins one"):
         certify(bench)

@@ -13,7 +13,7 @@ from ml_backend import cli
 from ml_backend.acceptance import auditing
 from ml_backend.commands import certification
 from ml_backend.worker import foreground
-from tests.acceptance.audited import answer_all, queue, trained
+from tests.acceptance.audited import answer, answer_all, queue, trained
 from tests.bench import HOST, Bench, without_label_studio
 
 
@@ -110,3 +110,19 @@ def test_the_status_of_the_project_has_a_line_about_its_audit(typed: Bench, caps
     said = capsys.readouterr().out
     assert "audit      0 of 65 looked at, 0 of the sample wrong" in said
     assert "by audit, pushed: 65 of 65 tasks to go, drawn at random" in said
+
+
+def test_a_turn_is_foretold_with_what_the_audit_asks_for(typed: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    run(typed, capsys, "audit", "--error", "5%")
+    served = queue(typed)[0]
+    with without_label_studio(typed):
+        assert cli.main(["sync", "run", "--dry-run"]) == 0
+    assert f"Would leave the queue {served.served_name} as it is." in capsys.readouterr().out
+    answer(typed, *(query.task_id for query in queue(typed)[1]))
+    typed._read()
+    with without_label_studio(typed):
+        assert cli.main(["sync", "run", "--dry-run"]) == 0
+    assert "Would push a new queue." in capsys.readouterr().out
+    acceptance = typed.services.acceptances.auditing(typed.project)
+    assert acceptance is not None
+    assert (acceptance.drawn, acceptance.sample) == (65, None), "nothing was drawn or ended"

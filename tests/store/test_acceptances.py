@@ -23,7 +23,7 @@ def acceptances(database: Database, clock: FakeClock) -> Acceptances:
 
 def frozen(n: int = 6) -> Frozen:
     hashes = np.array([f"{i * 7919:064x}" for i in range(n)], "S64")
-    return Frozen(np.arange(n) + 10, np.arange(n) % 2, np.arange(n) / 60.0, hashes)
+    return Frozen(np.arange(n) + 10, np.arange(n) % 2, np.arange(n) / 60.0, hashes, np.array([3, n]))
 
 
 def begun(acceptances: Acceptances, project: Project, **changed: Any) -> Acceptance:
@@ -37,7 +37,7 @@ def begun(acceptances: Acceptances, project: Project, **changed: Any) -> Accepta
 def test_what_was_frozen_comes_back_as_it_was(acceptances: Acceptances, project: Project) -> None:
     made = begun(acceptances, project)
     kept, given = acceptances.frozen(made), frozen()
-    for name in ("ids", "labels", "doubt", "hashes"):
+    for name in ("ids", "labels", "doubt", "hashes", "parts"):
         assert getattr(kept, name).tolist() == getattr(given, name).tolist(), name
     assert kept.accepted is None
     assert (made.classes, made.size, made.created_by, made.sample) == (("cat", "dog"), 6, "ann@example.org", None)
