@@ -141,7 +141,7 @@ def _nothing(project: Project, offer: Offer) -> str:
     if not len(offer.proposal):
         return (
             f"There is nothing to accept in {project.title!r}: every task has a label, or its image was not read yet, or it is in "
-            "the queue just now, with a guess."
+            "the queue just now, with a guess: answer the queue, or run `ml-backend sync run`, and try again."
         )
     return (
         f"With at most {100 * offer.plan.forecasts[0].error:.10g}% of wrong labels, nothing would be accepted: the model is not "

@@ -23,6 +23,9 @@ from ml_backend.wording import amount
 
 Json = dict[str, Any]
 
+RARE_COLUMNS = ("label", "labels", "looked_at", "wrong", "accepted_unseen", "in_words")
+WRONG_COLUMNS = ("task_id", "filename", "model", "people", "why")
+
 NOT_PROMISED = (
     "This is said of all of them together: it is no word on any single label. The share is of the whole part, with the "
     "labels that were looked at, which are put right: of those that nobody looked at, a larger share may be wrong. Wrong is a "
@@ -56,9 +59,9 @@ def written(
         "promise": promise(mine.error, mine.confidence, part, allowed, accepted, standing.wrong_at_most),
         "not_promised": NOT_PROMISED,
         "project": {"host": project.key.host, "number": project.key.project_id, "title": project.title},
-        "certified_at": at.isoformat(),
+        "certified_at": at.isoformat(timespec="seconds"),
         "certified_by": by,
-        "audit": {"number": mine.number, "begun_at": mine.created_at.isoformat(), "begun_by": mine.created_by, "seed": str(mine.seed)},
+        "audit": {"number": mine.number, "begun_at": mine.created_at.isoformat(timespec="seconds"), "begun_by": mine.created_by, "seed": str(mine.seed)},
         "model_version": f"v{mine.version}",
         "classes": list(mine.classes),
         "error": mine.error,
@@ -113,12 +116,9 @@ def page(document: Json) -> str:
         f"<table>\n{rows}\n</table>",
     ]
     if document["rare_classes"]:
-        parts += ["<h2>Rare classes</h2>", _table(document["rare_classes"], ("label", "labels", "looked_at", "wrong", "accepted_unseen", "in_words"))]  # fmt: skip
+        parts += ["<h2>Rare classes</h2>", _table(document["rare_classes"], RARE_COLUMNS)]
     if document["found_wrong"]:
-        parts += [
-            "<h2>Found wrong</h2>",
-            _table(document["found_wrong"], ("task_id", "filename", "model", "people", "why")),
-        ]
+        parts += ["<h2>Found wrong</h2>", _table(document["found_wrong"], WRONG_COLUMNS)]
     style = (
         "body{font-family:sans-serif;max-width:52em;margin:2em auto;padding:0 1em;line-height:1.4}"
         "th,td{text-align:left;padding:.2em 1em .2em 0;vertical-align:top}table{border-collapse:collapse}"

@@ -57,8 +57,9 @@ class Certifying:
     def labels_to_write(self, project: Project, acceptance: Acceptance) -> dict[int, str]:
         """Task -> label of what was certified and still waits for an answer, with the image that the model saw.
 
-        By the ledger as it is: read the labels anew before. Raises ConflictError where there is no certificate (any more), or more wrong labels were found since than it says,
-        InvalidInputError where the label config does not have the labels any more.
+        By the ledger as it is: read the labels anew before. Raises ConflictError where there is no certificate (any more), or
+        more wrong labels were found since than it says, InvalidInputError where the label config does not have the labels
+        any more.
         """
         if acceptance.state not in VOUCHED:
             raise ConflictError(f"Audit {acceptance.number} has no certificate: run `ml-backend accept certify` first.")

@@ -21,7 +21,8 @@ class Looks:
     """verdicts: (n,) by the label that counts; a skip, or an answer that is no label, makes WRONG.
 
     lost: (n,) bool, nobody can look at it any more, whatever it was: the task is gone, its image is another one or cannot be
-    read. Its verdict is UNSEEN. waiting: (n,) bool, has no answer, and the image that the model saw. labels: (n,) class index of what people said, by the project's labels as they are now; NONE.
+    read. Its verdict is UNSEEN. waiting: (n,) bool, has no answer, and the image that the model saw. labels: (n,) class index of
+    what people said, by the project's labels as they are now; NONE.
     """
 
     verdicts: Verdicts

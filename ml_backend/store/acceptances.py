@@ -198,6 +198,8 @@ class Acceptances:
     def note(self, acceptance: Acceptance, progress: dict[str, Any], *, complete: bool | None = None) -> Acceptance:
         """What is told until the next turn. complete: None leaves that as it is."""
         values = {"progress": progress} | ({} if complete is None else {"complete": complete})
+        if all(getattr(acceptance, name) == value for name, value in values.items()):
+            return acceptance
         return self._change(acceptance, only=(*OPEN_ONCE, *VOUCHED), **values)
 
     def certify(
