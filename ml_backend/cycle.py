@@ -55,7 +55,7 @@ def run(
     full: bool = False,
     check_paused: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """First order, labels, features, tidy, hold out, train and promote, score and choose, push and verify, advise.
+    """First order, labels, features, tidy, hold out, train and promote, audit, score and choose, push and verify, advise.
 
     full: compare with all of the project instead of what changed. check_paused: called while images are encoded; may raise
     TurnPausedError, and the next turn goes on from there. Raises LabelStudioUnavailableError when Label Studio
@@ -71,7 +71,9 @@ def run(
     corpus = timer.step(
         "rescore", 0.7, lambda: _in_own_vectors(project, corpus, model, services, timer.within(0.7, 0.8))
     )
-    round_ = timer.step("choose", 0.8, lambda: choose.choose(project, corpus, model, ledger, settings))
+    rows = corpus.rows if corpus else ledger.pool(project)
+    audit = timer.step("audit", 0.8, lambda: services.auditing.advance(project, rows))
+    round_ = timer.step("choose", 0.8, lambda: choose.choose(project, corpus, model, ledger, settings, audit))
     spare = choose.spare(project, corpus, round_, ledger, settings)
     served = timer.step("push", 0.9, lambda: queue_pusher.serve(project, round_, spare))
     timer.step("advise", 0.95, lambda: services.advisor.advise(project, corpus, model))

@@ -98,10 +98,12 @@ def plan_turn(project: Project, services: Services) -> Plan:
     version, why_not = _next_version(project, services)
     current, last = services.versions.current(project), ledger.last_round(project)
     served = version or (current.number if current else 0)
+    rows = ledger.pool(project)
+    audit = services.auditing.advance(project, rows)
     stays = (
         last is not None
         and last.state in {"pushed", "verified"}
-        and still_good(project, last, ledger.pool(project), served, ledger, services.settings)
+        and still_good(project, last, rows, served, ledger, services.settings, audit)
     )
     return Plan(
         tasks=report.added + report.changed + report.deleted,

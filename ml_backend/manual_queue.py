@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from ml_backend.encoding import Encoding
-from ml_backend.errors import InvalidInputError, NothingToAskError
+from ml_backend.errors import ConflictError, InvalidInputError, NothingToAskError
 from ml_backend.predictor import Predictor, predicted
-from ml_backend.records import Query
+from ml_backend.records import BLIND, Query
 from ml_backend.settings import Settings
 from ml_backend.steps.choose import BY_HAND, build_pool, picks, spare, with_guesses
 from ml_backend.steps.encode_images import CorpusBuilder, places
 from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.steps.sync_labels import LabelSync
+from ml_backend.store.acceptances import Acceptances
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
@@ -65,6 +66,7 @@ class ManualQueue:
     label_sync: LabelSync
     corpus_builder: CorpusBuilder
     queue_pusher: QueuePusher
+    acceptances: Acceptances
 
     def query(
         self, project: Project, options: QueryOptions, on_progress: Callable[[float, str], None] = lambda *_: None
@@ -72,8 +74,9 @@ class ManualQueue:
         """Compute what a strategy would ask for now; records and pushes nothing.
 
         Call it in `foreground.alone`. Raises NothingToAskError where every task is answered, skipped, held out or unreadable,
-        InvalidInputError for an unknown strategy.
+        InvalidInputError for an unknown strategy, ConflictError while an audit asks for tasks.
         """
+        self._refuse_audited(project)
         settings = self.settings
         strategy = options.strategy or settings.strategy
         if strategy not in STRATEGIES:
@@ -110,8 +113,9 @@ class ManualQueue:
         """Put a person's own list in order: the highest priority first, ties as given. `priorities`: by task id.
 
         Tasks that are answered already, do not exist or have an image that cannot be read are skipped and named; images that
-        nobody has read yet are read now. Raises NothingToAskError where none is left.
+        nobody has read yet are read now. Raises NothingToAskError where none is left, ConflictError while an audit asks for tasks.
         """
+        self._refuse_audited(project)
         ledger = self.ledger
         rows = ledger.pool(project)
         unread = rows.ids[(rows.hashes == b"") & ~rows.failed & ~rows.answered & np.isin(rows.ids, list(priorities))]
@@ -135,8 +139,10 @@ class ManualQueue:
     def push(self, project: Project, batch: Batch) -> Round:
         """Make the batch the queue, as a round of its own that stays until half of it is answered.
 
-        Pushed again unchanged, it stays the round it is. Raises LabelStudioError where Label Studio refuses it.
+        Pushed again unchanged, it stays the round it is. Raises LabelStudioError where Label Studio refuses it,
+        ConflictError while an audit asks for tasks.
         """
+        self._refuse_audited(project)
         ledger = self.ledger
         last = ledger.last_round(project)
         params = {BY_HAND: True}
@@ -155,6 +161,14 @@ class ManualQueue:
         reserve = spare(project, None, round_, ledger, self.settings)
         return self.queue_pusher.serve(project, round_, reserve)
 
+    def _refuse_audited(self, project: Project) -> None:
+        """Whatever else was queued would show guesses of tasks that the audit may draw next."""
+        if self.acceptances.is_blind(project):
+            raise ConflictError(
+                f"An audit of {project.title!r} is on, and its tasks are the queue until they are answered: `ml-backend accept "
+                "status` says how many are left, and `ml-backend accept stop` gives it up."
+            )
+
     def _with_predictions(self, project: Project, queries: Sequence[Query], rows: PoolRows) -> list[Query]:
         """Add what the current model says of each task whose vector is stored; held-out tasks get no prediction."""
         model = self.predictor.current(project)
@@ -162,7 +176,7 @@ class ManualQueue:
             return list(queries)
         hashes = rows.hashes[np.searchsorted(rows.ids, [q.task_id for q in queries])]
         at = places(self.features, model.encoder.id, hashes)
-        known = [i for i, q in enumerate(queries) if at[i] >= 0 and q.arm != "holdout"]
+        known = [i for i, q in enumerate(queries) if at[i] >= 0 and q.arm not in BLIND]
         complete = list(queries)
         if known:
             matrix = self.features.matrix(model.encoder.id)

@@ -22,6 +22,7 @@ from ml_backend.labelstudio.queue import LIVE
 from ml_backend.labelstudio.results import prediction_result, task_from_json
 from ml_backend.records import LabelSchema, Prediction, Task
 from ml_backend.settings import Settings
+from ml_backend.store.acceptances import Acceptances
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Version, Versions
 from ml_backend.store.projects import Project
@@ -138,12 +139,19 @@ class Predictor:
     """Answers `/predict`. Safe to call from several threads."""
 
     def __init__(
-        self, ledger: Ledger, versions: Versions, features: FeatureStore, unlisted: UnlistedImages, settings: Settings
+        self,
+        ledger: Ledger,
+        versions: Versions,
+        features: FeatureStore,
+        unlisted: UnlistedImages,
+        acceptances: Acceptances,
+        settings: Settings,
     ) -> None:
         self.ledger = ledger
         self.versions = versions
         self.features = features
         self.unlisted = unlisted
+        self.acceptances = acceptances
         self.settings = settings
         self._models: dict[int, tuple[LoadedModel, LabelSchema]] = {}  # with the labels that it answers in
         self._mute: set[tuple[int, int, str]] = set()
@@ -227,12 +235,14 @@ class Predictor:
     def predict(self, project: Project, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """One Label Studio prediction a task, in order. An unreadable image gets an empty one that says why.
 
-        A held-out task, whether it is in the queue or not, gets one without a guess, so that no opinion leans on it.
+        A held-out task, whether it is in the queue or not, gets one without a guess, so that no opinion leans on it; so does
+        every task while people are asked what the model would label: any may be drawn next.
         """
         queue, model = self._queue(project), self.current(project)
         asked = [task_from_json(project.schema, dict(task)) for task in tasks]
         beliefs, contents = self._beliefs(project, model, asked)
         least = ticked_from(project, self.settings.prelabels, model.confident_from) if model else None
+        least = None if self.acceptances.is_blind(project) else least
         ids = [int(task["id"]) for task in tasks]
         held_out = self._held_out(project, ids, contents)
         return [

@@ -9,8 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Arm = Literal["strategy", "random", "holdout"]
-"""Why a task is in a batch: picked by the strategy, drawn at random to compare with, or held out to measure."""
+Arm = Literal["strategy", "random", "holdout", "audit"]
+"""Why a task is in a batch: picked by the strategy, drawn at random to compare with, held out to measure, or to check what
+the model would label."""
+
+BLIND: frozenset[Arm] = frozenset({"holdout", "audit"})
+"""Of these tasks no guess is shown anywhere."""
 
 Origin = Literal["human", "audited", "accepted", "predicted"]
 """Where an exported label comes from: people, by consensus; people, who looked at it for an acceptance; the model, under a
@@ -168,6 +172,14 @@ class Query:
     reason: str
     confidence: float | None = None
     prediction: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AuditQueue:
+    """What an audit asks people for. number: of the acceptance. tasks: those without an answer, in the order they were drawn."""
+
+    number: int
+    tasks: tuple[int, ...]
 
 
 @dataclass(frozen=True)

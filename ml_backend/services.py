@@ -17,6 +17,7 @@ from ml_backend.status import ProjectStatus
 from ml_backend.steps.encode_images import CorpusBuilder
 from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.steps.sync_labels import LabelSync
+from ml_backend.store.acceptances import Acceptances
 from ml_backend.store.database import Database
 from ml_backend.store.events import Inbox
 from ml_backend.store.job import Debounce, RetryPolicy
@@ -28,6 +29,8 @@ from ml_backend.store.vectors import FeatureStore
 from ml_backend.unlisted_images import UnlistedImages
 
 if TYPE_CHECKING:
+    from ml_backend.acceptance.auditing import Auditing
+    from ml_backend.acceptance.certifying import Certifying
     from ml_backend.acceptance.project_rest import ProjectRest
     from ml_backend.exports.model_files import ModelExporter
     from ml_backend.imports.trained_model import ModelImporter
@@ -59,14 +62,15 @@ class Services:
         self.registry = Registry(self.hosts, self.ledger, self.jobs, settings)
         self.encoding = Encoding(self.ledger, self.features, self.hosts)
         unlisted = UnlistedImages(self.ledger, self.features, self.hosts)
-        self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, settings)
+        self.acceptances = Acceptances(self.database, clock=self.ledger.clock)
+        self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, self.acceptances, settings)
         self.encoders = ProjectEncoders(self.versions, self.predictor, self.encoding, settings)
         self.checkpoints = ProjectFiles(settings.data_dir / "checkpoints")
         self.graph_files = ProjectFiles(settings.data_dir / "graphs")
 
     @property
     def status(self) -> ProjectStatus:
-        return ProjectStatus(self.ledger, self.jobs, self.versions, self.settings)
+        return ProjectStatus(self.ledger, self.jobs, self.versions, self.acceptances, self.settings)
 
     @property
     def label_sync(self) -> LabelSync:
@@ -114,7 +118,7 @@ class Services:
 
         return ManualQueue(
             self.settings, self.ledger, self.versions, self.features, self.predictor, self.encoding,
-            self.label_sync, self.corpus_builder, self.queue_pusher,
+            self.label_sync, self.corpus_builder, self.queue_pusher, self.acceptances,
         )  # fmt: skip
 
     @property
@@ -128,12 +132,26 @@ class Services:
         return FieldWriter(self.hosts, self.ledger, self.label_sync, judge)
 
     @property
+    def auditing(self) -> Auditing:
+        from ml_backend.acceptance.auditing import Auditing  # noqa: PLC0415 - torch
+
+        return Auditing(self.ledger, self.acceptances, lambda: self.project_rest)
+
+    @property
+    def certifying(self) -> Certifying:
+        from ml_backend.acceptance.certifying import Certifying  # noqa: PLC0415 - torch
+
+        return Certifying(self.ledger, self.acceptances, self.label_sync)
+
+    @property
     def project_rest(self) -> ProjectRest:
         from ml_backend.acceptance.project_rest import ProjectRest  # noqa: PLC0415 - torch
         from ml_backend.store.graphs import GraphStore  # noqa: PLC0415
 
         graphs = GraphStore(self.graph_files, keeps=not self.is_copy)
-        return ProjectRest(self.predictor, self.versions, self.ledger, self.features, graphs, self.label_sync)
+        return ProjectRest(
+            self.predictor, self.versions, self.ledger, self.features, graphs, self.label_sync, self.acceptances
+        )
 
     @property
     def model_importer(self) -> ModelImporter:

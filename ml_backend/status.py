@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_backend.records import LabelSchema
 from ml_backend.settings import Settings
+from ml_backend.store.acceptances import Acceptance, Acceptances
 from ml_backend.store.faults import disk_full, scarce
 from ml_backend.store.job import Job, JobStatus
 from ml_backend.store.jobs import Jobs
@@ -31,6 +32,7 @@ class ProjectStatus:
     ledger: Ledger
     jobs: Jobs
     versions: Versions
+    acceptances: Acceptances
     settings: Settings
 
     def of(self, project: Project) -> dict[str, Any]:
@@ -39,6 +41,7 @@ class ProjectStatus:
         jobs = self.jobs.status(project)
         version = self.versions.current(project)
         last = self.ledger.last_round(project)
+        acceptance = self.acceptances.last(project)
         return {
             "id": project.id,
             "project": str(project.key),
@@ -54,6 +57,7 @@ class ProjectStatus:
                 "last": job_status(jobs.last),
                 "stopped": jobs.stopped,
             },
+            "acceptance": acceptance_status(acceptance) if acceptance else None,
             "advice": project.state.advice and project.state.advice.as_json(),
             "former": [self._former(known) for known in self.ledger.former(project)],
             "problems": [
@@ -62,6 +66,7 @@ class ProjectStatus:
                 *self._unserved(project, version),
                 *self._faulty_images(project, counts),
                 *self._held_back(project),
+                *self._doubted(project),
             ],
             "unreadable": self.unreadable(project, limit=LISTED) | {"total": counts.failed_images},
         }
@@ -153,6 +158,14 @@ class ProjectStatus:
             f"{share:g}."
         )
 
+    def _doubted(self, project: Project) -> Iterator[str]:
+        """What the last turn found against an audit that is on, or a certificate."""
+        for acceptance in self.acceptances.all(project):
+            told = acceptance.progress or {}
+            found = {"auditing": told.get("problem"), "certified": told.get("broken"), "written": told.get("broken")}
+            if sentence := found.get(acceptance.state):
+                yield sentence
+
     def _unserved(self, project: Project, version: Version | None) -> Iterator[str]:
         """Why the version that is chosen makes no guesses, or fewer than it could."""
         if version is None:
@@ -198,6 +211,12 @@ def turn_sentence(summary: Mapping[str, Any]) -> str:
 
 def round_status(round_: Round) -> dict[str, Any]:
     return {"name": round_.served_name, **_fields(round_, "state", "strategy", "error", "created_at", "verified_at")}
+
+
+def acceptance_status(acceptance: Acceptance) -> dict[str, Any]:
+    """The last attempt to have the rest labelled by the model, as the last turn knew it."""
+    named = ("number", "certificate_id", "state", "error", "confidence", "size", "complete", "created_at", "created_by")
+    return {**_fields(acceptance, *named), "version": f"v{acceptance.version}", "progress": acceptance.progress}
 
 
 def job_status(job: Job | None) -> dict[str, Any] | None:

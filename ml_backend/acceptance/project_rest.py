@@ -17,6 +17,7 @@ from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.steps.corpus import Corpus
 from ml_backend.steps.encode_images import corpus_of, places
 from ml_backend.steps.sync_labels import LabelSync
+from ml_backend.store.acceptances import Acceptances
 from ml_backend.store.graphs import GraphStore
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
@@ -27,6 +28,8 @@ ENOUGH = 20
 """Held-out answers that a plan is made from, at least."""
 FIRST = 0.8
 """Share of the risk that is left which an attempt takes: 4 in 100 for the first at 95 %, 8 in 1,000 for the second."""
+LEAST = 0.001
+"""Risk that is left, below which there is no further attempt."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,30 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """A plan and what it is of. hashes: (n,) of the images of `proposal`. classes: of its labels. risk: that it would take."""
+
+    plan: Plan
+    proposal: Proposal
+    hashes: NDArray[np.bytes_]
+    classes: tuple[str, ...]
+    risk: float
+
+
+def risk_taken(confidence: float, spent: float) -> float:
+    """The risk that the next attempt takes. Raises InvalidInputError where those before have left next to nothing."""
+    left = 1 - confidence - spent
+    if left >= LEAST:
+        return round(FIRST * left, 12)
+    lower = int(100 * (1 - spent - 10 * LEAST))
+    instead = f"ask for less (--confidence {lower}%), or label the rest" if lower > 0 else "label the rest"
+    raise InvalidInputError(
+        f"Former audits of this project have taken {100 * spent:.3g} in 100 of the risk, and {100 * confidence:.10g}% confidence "
+        f"leaves {100 * (1 - confidence):.3g}: another certificate would not be worth its name. To have one, {instead}."
+    )
+
+
+@dataclass(frozen=True)
 class ProjectRest:
     """What a project's model says of what people have not labelled."""
 
@@ -56,15 +83,23 @@ class ProjectRest:
     features: FeatureStore
     graphs: GraphStore
     label_sync: LabelSync
+    acceptances: Acceptances
 
     def plan(self, project: Project, errors: Sequence[float], confidence: float) -> Plan:
         """What each share of wrong labels, of `errors`, would cost, by the held-out answers alone; nothing is changed.
 
         confidence: probability of keeping within it. Raises InvalidInputError where the project asks for several labels an
-        image or has too few held-out answers, NotFoundError where it has no model.
+        image, has too few held-out answers, or has spent what the confidence leaves; NotFoundError where it has no model.
         """
+        return self.offer(project, errors, confidence).plan
+
+    def offer(
+        self, project: Project, errors: Sequence[float], confidence: float, *, apart: Sequence[int] = ()
+    ) -> Offer:
+        """A plan, and the labels that it is of. apart: tasks that are left to people. Raises what `plan` does."""
         if project.schema.multiple:
             raise InvalidInputError("Only labels of projects with one choice for each image can be accepted as yet.")
+        risk = risk_taken(confidence, self.acceptances.spent(project))
         project, _ = self.label_sync.sync(project, full=False, lazily=True)
         model = self.predictor.current(project)
         if model is None:
@@ -83,16 +118,18 @@ class ProjectRest:
                 f"A plan is made from held-out images that people have labelled: there {'is' if len(wrong) == 1 else 'are'} "
                 f"{len(wrong)} of at least {ENOUGH}. Label on; `ml-backend sync status` counts them."
             )
-        proposal = self.proposal(project, corpus, model)
+        proposal = self.proposal(project, corpus, model, apart=apart)
         worse = (int(wrong.sum()) + 1) / (float(doubt.sum()) + 1)
-        risk = FIRST * (1 - confidence)
         forecasts = tuple(forecast(proposal, error, risk, worse) for error in errors)
-        waiting = int(corpus.rows.waiting.sum())
-        return Plan(model.number, waiting, waiting - len(proposal), len(wrong), int(wrong.sum()), confidence, forecasts)
+        waiting, read = corpus.rows.waiting, corpus.rows.waiting & corpus.encoded
+        tasks, unread = int(waiting.sum()), int(waiting.sum() - read.sum())
+        plan = Plan(model.number, tasks, unread, len(wrong), int(wrong.sum()), confidence, forecasts)
+        hashes = rows.hashes[np.searchsorted(rows.ids, proposal.ids)]
+        return Offer(plan, proposal, hashes, project.schema.labels, risk)
 
-    def proposal(self, project: Project, corpus: Corpus, model: LoadedModel) -> Proposal:
+    def proposal(self, project: Project, corpus: Corpus, model: LoadedModel, *, apart: Sequence[int] = ()) -> Proposal:
         """Labels for the tasks that wait for one: those that somebody skipped, or that have no image, are left to people."""
-        rest = np.flatnonzero(corpus.rows.waiting & corpus.encoded)
+        rest = np.flatnonzero(corpus.rows.waiting & corpus.encoded & ~np.isin(corpus.rows.ids, apart))
         probabilities = model.head.predict_proba(corpus.vectors(rest))
         return Proposal.of(corpus.rows.ids[rest], probabilities, self._neighbours(project, corpus, rest))
 

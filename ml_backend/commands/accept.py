@@ -1,6 +1,10 @@
 """Have the rest of a project labelled by its model, with at most so many wrong labels.
 
   ml-backend accept plan                    what that would take, for several shares of wrong labels
+  ml-backend accept audit --error 2%        have people look at a random sample of them, as the queue
+  ml-backend accept status                  how far that is
+  ml-backend accept certify                 the certificate: how many of the others can be wrong, at most
+  ml-backend accept stop                    give the audit up
 
 People look at a random sample of what the model would label; how many of these are wrong says how many of all are, at most.
 """
@@ -10,6 +14,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from ml_backend.commands import certification
+from ml_backend.commands.certification import per_cent, share
 from ml_backend.commands.options import ENVIRONMENT, add_common, find_project, open_services
 from ml_backend.commands.output import Answer, table
 from ml_backend.wording import amount
@@ -34,29 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of wrong labels that is allowed, such as 2%% or 0.02; may be repeated (default: 0.5%%, 1%%, 2%% and 5%%)",
     )
-    plan.add_argument(
-        "--confidence",
-        type=share,
-        default=0.95,
-        metavar="SHARE",
-        help="probability of keeping within it (default: 95%%)",
-    )
+    certification.add_confidence(plan)
     add_common(plan, dry_run=False)
-
-
-def share(text: str) -> float:
-    """For argparse: a share, above 0 and below 1, as a number or in per cent."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1, such as 2% or 0.02")
-    return value
+    certification.add_verbs(verbs)
 
 
 def run(args: argparse.Namespace) -> int:
-    services = open_services(dry_run=True)  # a plan is of a copy: nothing is trained, written or waited for
+    copied = getattr(
+        args, "dry_run", args.what == "plan"
+    )  # a plan is of a copy: nothing is trained, written or waited for
+    services = open_services(dry_run=copied)
     project = find_project(services, args, register=False)
     return int(args.do(project, services, args, Answer(as_json=args.json)))
 
@@ -79,11 +72,11 @@ def _planned(project: Project, plan: Plan) -> str:
         return f"No image of the {amount(plan.unread, 'task')} without a label was read yet: `ml-backend sync run` reads them."
     head = (
         f"{amount(plan.tasks - plan.unread, 'task')} of {project.title!r} without a label. On {amount(plan.measured, 'held-out image')}, v{plan.version} is "
-        f"wrong {amount(plan.wrong, 'time')}. What is to be expected, at {_per_cent(plan.confidence)} confidence:\n"
+        f"wrong {amount(plan.wrong, 'time')}. What is to be expected, at {per_cent(plan.confidence)} confidence:\n"
     )
     rows = [
-        [_per_cent(each.error), each.accepted, each.sample, each.left, each.looks] if each.accepted
-        else [_per_cent(each.error), "none", "", each.left, each.looks]
+        [per_cent(each.error), each.accepted, each.sample, each.left, each.looks] if each.accepted
+        else [per_cent(each.error), "none", "", each.left, each.looks]
         for each in plan.forecasts
     ]  # fmt: skip
     columns = ("wrong at most", "accepted unseen", "sample to look at", "left to label", "looks in all")
@@ -97,8 +90,3 @@ def _planned(project: Project, plan: Plan) -> str:
             "\nThe model is not good enough yet for a sample to be worth it: label on, or choose a better encoder."
         )
     return "\n".join(lines)
-
-
-def _per_cent(share: float) -> str:
-    """As it was asked for: 0.25 % is not told as 0.2, nor 99.9999 % as 100."""
-    return f"{100 * share:.10g}%"

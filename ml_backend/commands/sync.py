@@ -291,6 +291,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
         *_accuracy_lines(version or {}),
         *([f"  stop       {advice['stopping']}"] if (advice := status["advice"]) else []),
         f"  queue      {_queue_text(queue, counts)}",
+        *([f"  audit      {words}"] if (words := _audit_text(status["acceptance"])) else []),
         f"  job        {_job_text(running, job['waiting_for'])}" if running else "  job        none",
         f"  data       {store}",
     ]
@@ -338,7 +339,23 @@ def _queue_text(queue: dict[str, Any] | None, counts: dict[str, int]) -> str:
         return f"{queue['name']} is used up; the next turn chooses a new one"
     state = "" if queue["state"] == "verified" else f", {queue['state']}"
     waiting = f"{queue['waiting']} of {amount(queue['tasks'], 'task')} to go"
+    if queue["strategy"] == "audit":
+        return f"{queue['name']} by audit{state}: {waiting}, drawn at random to check what the model would label"
     return f"{queue['name']} by {queue['strategy']}{state}: {waiting}, {queue['waiting_held_out']} of them held out to measure the accuracy"
+
+
+def _audit_text(acceptance: dict[str, Any] | None) -> str | None:
+    """How far the audit was at the last turn, or what became of its certificate; None where there is nothing to tell."""
+    if acceptance is None or acceptance["state"] not in {"auditing", "certified", "written"}:
+        return None
+    told = acceptance["progress"] or {}
+    if acceptance["state"] != "auditing":
+        found = f": {told['found_wrong']:,} wrong labels found, of at most {told['wrong_at_most']:,}" if told else ""
+        return f"certificate {acceptance['certificate_id']}{found}"
+    if not told:
+        return "begun; the next turn asks for its tasks"
+    done = f"{told['looked']:,} of {told['asked']:,} looked at, {told['wrong']:,} of the sample wrong"
+    return f"{done}; complete: see `ml-backend accept status`" if acceptance["complete"] else done
 
 
 def _job_text(job: dict[str, Any], other: dict[str, Any] | None) -> str:

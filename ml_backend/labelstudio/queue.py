@@ -251,6 +251,17 @@ def _of(version: str, predictions: Sequence[dict[str, Any]]) -> list[dict[str, A
     return [prediction for prediction in predictions if prediction["model_version"] == version]
 
 
+def hide_guesses(client: LabelStudio, project_id: int, task_ids: Sequence[int]) -> None:
+    """Take the guesses of former queues away from these tasks: whoever opens one from the list of tasks is shown them all.
+
+    The predictions stay, empty: an answer that names one which is gone is refused.
+    """
+    for predictions in client.predictions_of(project_id, task_ids).values():
+        for found in predictions:
+            if found["result"] and OUR_VERSION.fullmatch(found["model_version"] or ""):
+                client.update_prediction(found["id"], result=[])
+
+
 def superseded(client: LabelStudio, project_id: int, served: str) -> set[str]:
     """Names of our former queues, and of former live predictions, that Label Studio still has predictions of.
 

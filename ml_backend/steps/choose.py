@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ml_backend.chunks import chunks
 from ml_backend.errors import NothingToAskError
 from ml_backend.predictor import LoadedModel, predicted
-from ml_backend.records import Arm, Pool, Query, Ranking
+from ml_backend.records import BLIND, Arm, AuditQueue, Pool, Query, Ranking
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus
 from ml_backend.steps.hold_out import due
@@ -31,18 +31,31 @@ BY_HAND = "by_hand"
 """Set in the params of a round that a person asked for: it stays until half of it is answered, whatever is trained."""
 
 
+AUDIT = "audit"
+"""Set in the params of a round that an audit asks for: the number of the acceptance. And the name of its strategy."""
+
+
 def choose(
-    project: Project, corpus: Corpus | None, model: LoadedModel | None, ledger: Ledger, settings: Settings
+    project: Project,
+    corpus: Corpus | None,
+    model: LoadedModel | None,
+    ledger: Ledger,
+    settings: Settings,
+    audit: AuditQueue | None = None,
 ) -> Round:
-    """Return the round to serve: the last one while it is good, else a new one, recorded.
+    """Return the round to serve: the last one while it is good, else a new one, recorded. `audit` comes before all else.
 
     Raises NothingToAskError where there is no task left to ask for.
     """
     rows = corpus.rows if corpus else ledger.pool(project)
     version = model.number if model else 0
     last = ledger.last_round(project)
-    if last is not None and still_good(project, last, rows, version, ledger, settings):
+    if last is not None and still_good(project, last, rows, version, ledger, settings, audit):
         return last
+    if audit is not None:
+        return ledger.open_round(
+            project, version=version, strategy=AUDIT, seed=0, queries=_audited(audit), params={AUDIT: audit.number}
+        )
     if last is not None and version < last.version and (former := _former(project, rows, version, ledger)):
         return former
     rng = np.random.default_rng([settings.seed, project.id, last.number if last else 0])
@@ -86,7 +99,8 @@ def spare_of(rows: PoolRows, asked: Sequence[int], rng: np.random.Generator, set
 
 def _former(project: Project, rows: PoolRows, version: int, ledger: Ledger) -> Round | None:
     """After a roll-back: what is yet unanswered of the queue that this version had, as a round of its own."""
-    before = next((round_ for round_ in ledger.rounds(project) if round_.version == version), None)
+    mine = (r for r in ledger.rounds(project) if r.version == version and AUDIT not in r.params)
+    before = next(mine, None)
     if before is None or not _same_labels(project, before):
         return None
     waiting = set(_waiting(rows).tolist())
@@ -105,16 +119,34 @@ def _waiting(rows: PoolRows) -> NDArray[np.int64]:
 
 
 def still_good(
-    project: Project, round_: Round, rows: PoolRows, version: int, ledger: Ledger, settings: Settings
+    project: Project,
+    round_: Round,
+    rows: PoolRows,
+    version: int,
+    ledger: Ledger,
+    settings: Settings,
+    audit: AuditQueue | None = None,
 ) -> bool:
-    """Whether the round was computed by the same model and settings, and more than half of it is yet unanswered."""
+    """Whether the round was computed by the same model and settings, and more than half of it is yet unanswered.
+
+    That of an audit stays until it asks for something else: all of it is to be answered.
+    """
     queries = ledger.queries(round_)
+    if audit is not None:
+        return round_.params.get(AUDIT) == audit.number and set(audit.tasks) <= {query.task_id for query in queries}
     if not round_.params.get(BY_HAND) and (round_.version, round_.strategy, round_.seed, round_.params) != (
         version, settings.strategy, settings.seed, _params(project, settings),
     ):  # fmt: skip
         return False
     waiting = np.isin([query.task_id for query in queries], _waiting(rows))
     return bool(2 * waiting.sum() > len(queries))
+
+
+def _audited(audit: AuditQueue) -> list[Query]:
+    return [
+        Query(task, rank, "audit", 0.0, "drawn at random to check what the model would label")
+        for rank, task in enumerate(audit.tasks)
+    ]
 
 
 def _same_labels(project: Project, round_: Round) -> bool:
@@ -235,8 +267,8 @@ def _queries(pool: Pool, ranking: Ranking, arm: Arm) -> list[Query]:
 
 
 def with_guesses(queries: Sequence[Query], corpus: Corpus | None, model: LoadedModel | None) -> list[Query]:
-    """The queries with what the model says of each; of held-out tasks nothing is said."""
-    guessed = [i for i, query in enumerate(queries) if query.arm != "holdout"]
+    """The queries with what the model says of each; of those that are asked for blindly nothing is said."""
+    guessed = [i for i, query in enumerate(queries) if query.arm not in BLIND]
     complete = list(queries)
     if corpus is None or model is None or not guessed:
         return complete

@@ -17,6 +17,7 @@ from ml_backend.labelstudio.queue import (
     OrderBentError,
     QueueItem,
     bent_by,
+    hide_guesses,
     push,
     refill,
     replaced_by,
@@ -27,7 +28,7 @@ from ml_backend.labelstudio.queue import (
 )
 from ml_backend.labelstudio.results import prediction_result
 from ml_backend.predictor import Predictor, confident_from_meta, serving_score, ticked_from
-from ml_backend.records import Query
+from ml_backend.records import BLIND, Query
 from ml_backend.settings import Settings
 from ml_backend.steps import check_owner
 from ml_backend.store.jobs import Jobs
@@ -72,6 +73,7 @@ class QueuePusher:
                 return checked
         try:
             items = queue_items(project, queries, self._ticked_from(project, round_))
+            hide_guesses(client, number, [query.task_id for query in queries if query.arm == "audit"])
             served = push(client, number, project.schema, round_.served_name, items, spare)
             round_ = ledger.mark_pushed(round_)
             self._show_everything_once(project)
@@ -162,12 +164,12 @@ def notice(project: Project, settings: Mapping[str, Any], ledger: Ledger, jobs: 
 def queue_items(project: Project, queries: Sequence[Query], least: float | None) -> list[QueueItem]:
     """Predictions whose scores are the order. Guesses of at least `least` confidence are ticked, None: none is.
 
-    A held-out task never carries one, so that no opinion leans on it: `serve` has made sure of the arms.
+    A held-out or audited task never carries one, so that no opinion leans on it: `serve` has made sure of the arms.
     """
 
     def result(query: Query) -> list[dict[str, Any]]:
         confidence = query.confidence or 0.0
-        if query.arm == "holdout" or least is None or confidence < least:
+        if query.arm in BLIND or least is None or confidence < least:
             return []
         return prediction_result(project.schema, query.prediction, confidence)
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from ml_backend.chunks import chunks
+from ml_backend.records import BLIND
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round, Rounds, still_open
 from ml_backend.store.rows import SAME_TASK, pieces
@@ -66,14 +67,17 @@ class HeldOut(Rounds):
         self.database.write_pieces(partial(write, part=part) for part in chunks(values, CHUNK))
 
     def hold_back(self, project: Project, round_: Round) -> int:
-        """Have the split decide which queries of a round are of the arm "holdout"; returns how many have become so."""
+        """Have the split decide which queries of a round are of the arm "holdout"; returns how many have become so.
+
+        Those of an audit stay as they are: they show no guess either.
+        """
         held_out = sa.select(tasks.c.task_id).where(tasks.c.project_id == project.id, is_held_out(project))
         statement = (
             queries.update()
             .where(
                 queries.c.project_id == project.id,
                 queries.c.round == round_.number,
-                queries.c.arm != "holdout",
+                queries.c.arm.not_in(BLIND),
                 queries.c.task_id.in_(held_out),
             )
             .values(arm="holdout")

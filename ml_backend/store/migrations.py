@@ -48,10 +48,11 @@ def to_schema_2(connection: Connection) -> None:
 
 
 def to_schema_3(connection: Connection) -> None:
-    """Labels that were accepted of a model are told from those of people. There was none before."""
+    """Labels that were accepted of a model are told from those of people, and attempts to accept have a table. There was none before."""
     for column in (schema.tasks.c.accepted, schema.answers.c.accepted):
         _add_column(connection, column)
     schema.accepted.create(connection)
+    schema.acceptances.create(connection)
 
 
 MIGRATIONS: tuple[Migration, ...] = (to_schema_2, to_schema_3)

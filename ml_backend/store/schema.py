@@ -19,6 +19,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -301,4 +302,30 @@ serving = Table(  # the pointer: which version answers for a project
     _project_key(),
     Column("number", Integer, nullable=False),
     Column("pinned", Boolean, nullable=False, default=False),
+)
+
+acceptances = Table(  # attempts to have the rest labelled by the model
+    "acceptances",
+    metadata,
+    _project_key(),
+    Column("number", Integer, primary_key=True),
+    Column("certificate_id", String(12), nullable=False, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("error", Float, nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("risk", Float, nullable=False),
+    Column("class_risk", Float, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("drawn", Integer, nullable=False),  # how many, from the front of the order, are asked for
+    Column("sample", Integer),  # of them, those by which it is decided; NULL until that is known
+    Column("complete", Boolean, nullable=False, default=False),  # nothing is left to look at
+    Column("classes", JSONTuple, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("frozen", LargeBinary, nullable=False),  # the labels proposed, see `acceptances.Frozen`
+    Column("progress", JSON(none_as_null=True)),
+    Column("certificate", JSON(none_as_null=True)),
+    _partial_index("one_audit", "project_id", unique=True, where=text("state = 'auditing'")),
 )

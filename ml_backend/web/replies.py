@@ -164,6 +164,22 @@ class UnreadableImages(_Reply):
     images: list[UnreadableImage]
 
 
+class Acceptance(_Reply):
+    """An attempt to have the rest labelled by the model. progress: what the last turn knew; None before."""
+
+    number: int
+    certificate_id: str
+    state: str
+    error: float
+    confidence: float
+    size: int
+    complete: bool
+    created_at: str
+    created_by: str
+    version: str
+    progress: Json | None
+
+
 class Project(_Reply):
     """All that is known of a project. problems: sentences, each with its fix; empty when all is well."""
 
@@ -175,6 +191,7 @@ class Project(_Reply):
     pinned: bool
     queue: Queue | None
     job: Jobs
+    acceptance: Acceptance | None
     advice: Json | None
     former: list[FormerProject]
     problems: list[str]

@@ -102,6 +102,7 @@ WRITES_NOTHING = {
     "completion": "prints",
     "sync status": "looks",
     "accept plan": "looks",
+    "accept status": "looks",
     "versions list": "looks",
     "versions compare": "looks",
 }

@@ -26,6 +26,7 @@ TESTS = (
     "debounce",
     "pictures",
     "accepted",
+    "acceptances",
 )
 
 

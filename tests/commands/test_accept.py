@@ -1,0 +1,128 @@
+"""`ml-backend accept audit`, `status`, `certify` and `stop`, as a person types them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_backend import cli
+from ml_backend.acceptance import auditing
+from ml_backend.commands import certification
+from ml_backend.worker import foreground
+from tests.acceptance.audited import answer, answer_all, queue, trained
+from tests.bench import HOST, Bench, without_label_studio
+
+
+@pytest.fixture(scope="module")
+def one_version(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    made = trained(tmp_path_factory.mktemp("commands") / "data")
+    yield made
+    made.services.database.close()
+
+
+@pytest.fixture
+def typed(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bench:
+    for name, value in (("URL", HOST), ("API_KEY", "k" * 40)):
+        monkeypatch.setenv(f"LABEL_STUDIO_{name}", value)
+    monkeypatch.setenv("ML_BACKEND_DATA_DIR", str(bench.settings.data_dir))
+    monkeypatch.setenv("ML_BACKEND_ENCODER", bench.settings.encoder)
+    monkeypatch.setattr(certification, "_person", lambda *_: "ann@example.org")
+    monkeypatch.setattr(auditing, "drawn_seed", lambda: 1)
+    monkeypatch.setattr(foreground, "WORKER_SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+    return bench
+
+
+def run(bench: Bench, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    capsys.readouterr()
+    with without_label_studio(bench):
+        code = cli.main(["accept", *words])
+    said = capsys.readouterr()
+    return code, said.out or said.err
+
+
+def as_json(bench: Bench, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    code, said = run(bench, capsys, *words, "--json")
+    assert code == 0, said
+    return dict(json.loads(said))
+
+
+def test_an_audit_is_begun_followed_and_certified_by_command(typed: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "There was no audit" in run(typed, capsys, "status")[1]
+    begun = as_json(typed, capsys, "audit", "--error", "5%")
+    assert (begun["state"], begun["drawn"], begun["created_by"]) == ("auditing", 65, "ann@example.org")
+    assert queue(typed)[0].strategy == "audit", "a turn was run"
+    said = run(typed, capsys, "status")[1]
+    assert "0 of 65 asked for" in said
+    assert "65 tasks in the queue to answer" in said
+    code, said = run(typed, capsys, "certify")
+    assert (code, "Answer the 65 tasks that the audit asks for" in said) == (1, True)
+    answer_all(typed)
+    said = run(typed, capsys, "status")[1]
+    assert "complete: run `ml-backend accept certify`" in said
+    assert "would be accepted without a look" in said
+    certified = as_json(typed, capsys, "certify", "--out", "here")
+    assert [Path(path).is_file() for path in certified["files"]] == [True, True]
+    assert certified["accepted_unseen"] > 200
+    assert "wrong labels so far, of at most" in run(typed, capsys, "status")[1]
+    assert as_json(typed, capsys, "status")["acceptance"]["to_write"] == certified["accepted_unseen"]
+
+
+def test_a_dry_run_says_what_would_be_asked_and_changes_nothing(
+    typed: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = queue(typed)[0]
+    code, said = run(typed, capsys, "audit", "--error", "5%", "--dry-run")
+    assert code == 0
+    assert said.startswith("Would ask people for 65 labels of ")
+    assert "Nothing was changed (--dry-run)." in said
+    assert (typed.services.acceptances.all(typed.project), queue(typed)[0]) == ([], before)
+    run(typed, capsys, "audit", "--error", "5%")
+    answer_all(typed)
+    for verb, words in (("certify", "labels at most"), ("stop", "Would give up audit 1")):
+        code, said = run(typed, capsys, verb, "--dry-run")
+        assert (code, words in said) == (0, True)
+    (acceptance,) = typed.services.acceptances.all(typed.project)
+    assert acceptance.state == "auditing"
+    assert list(Path.cwd().glob("certificate-*")) == []
+
+
+def test_stopping_brings_the_former_queue_back_and_tells_what_risk_is_left(
+    typed: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(typed, capsys, "audit", "--error", "5%")
+    code, said = run(typed, capsys, "stop")
+    assert (code, "0.01 of the risk is left" in said) == (0, True)
+    assert queue(typed)[0].strategy == "auto"
+    assert "given up" in run(typed, capsys, "status")[1]
+    code, said = run(typed, capsys, "stop")
+    assert (code, "nothing to stop" in said) == (1, True)
+
+
+def test_the_status_of_the_project_has_a_line_about_its_audit(typed: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    run(typed, capsys, "audit", "--error", "5%")
+    capsys.readouterr()
+    assert cli.main(["sync", "status"]) == 0
+    said = capsys.readouterr().out
+    assert "audit      0 of 65 looked at, 0 of the sample wrong" in said
+    assert "by audit, pushed: 65 of 65 tasks to go, drawn at random" in said
+
+
+def test_a_turn_is_foretold_with_what_the_audit_asks_for(typed: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    run(typed, capsys, "audit", "--error", "5%")
+    served = queue(typed)[0]
+    with without_label_studio(typed):
+        assert cli.main(["sync", "run", "--dry-run"]) == 0
+    assert f"Would leave the queue {served.served_name} as it is." in capsys.readouterr().out
+    answer(typed, *(query.task_id for query in queue(typed)[1]))
+    typed._read()
+    with without_label_studio(typed):
+        assert cli.main(["sync", "run", "--dry-run"]) == 0
+    assert "Would push a new queue." in capsys.readouterr().out
+    acceptance = typed.services.acceptances.auditing(typed.project)
+    assert acceptance is not None
+    assert (acceptance.drawn, acceptance.sample) == (65, None), "nothing was drawn or ended"
