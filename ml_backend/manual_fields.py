@@ -30,6 +30,7 @@ from ml_backend.labelstudio.task_fields import (
 )
 from ml_backend.opinions import Judge, Opinions
 from ml_backend.steps.sync_labels import LabelSync
+from ml_backend.store.acceptances import Acceptances
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 
@@ -77,6 +78,7 @@ class FieldWriter:
     ledger: Ledger
     label_sync: LabelSync
     judge: Judge
+    acceptances: Acceptances
 
     def plan(
         self, project: Project, prefix: str | None = None, on_progress: Counter = lambda _: None
@@ -84,8 +86,14 @@ class FieldWriter:
         """Look what there is to write; changes nothing in Label Studio. Returns the project as it is now, too.
 
         prefix: what the names begin with; None: as it was, else PREFIX. Raises InvalidInputError where other fields of these
-        names are there, ConflictError where there are ours of other names, NotFoundError where there is no model.
+        names are there, ConflictError where there are ours of other names, or while an audit asks for tasks, NotFoundError where
+        there is no model.
         """
+        if self.acceptances.is_blind(project):
+            raise ConflictError(
+                f"An audit of {project.title!r} is on, and nobody is to see what the model thinks of a task that may be drawn: "
+                "run this again once it is over (`ml-backend accept status`)."
+            )
         project, _ = self.label_sync.sync(project, full=False, lazily=True)
         names = _names(project, prefix)
         planning = _Planning(names, self.judge.opinions(project), project)

@@ -22,7 +22,7 @@ from ml_backend.learning.spreading import Unlabelled
 from ml_backend.learning.training import train_head
 from ml_backend.predictor import LoadedModel, Predictor, ticked_from
 from ml_backend.project_encoders import ProjectEncoders
-from ml_backend.records import Query
+from ml_backend.records import BLIND, Query
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.steps.encode_images import corpus_of, places
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 NOTHING, KEPT, GUESS, RIGHT, WRONG = -2, -1, 0, 1, 2
 """Of a task: nothing is said; nothing is said now; there is no label, so it is a guess; the model agrees, or does not."""
-BLIND_ARMS = frozenset({"holdout"})
-"""Whoever is asked for a task of such an arm is to be shown nothing of what the model thinks."""
 ROWS = 16_384
 SEPARATOR = ", "
 
@@ -158,7 +156,7 @@ class Judge:
 
 def stays_blind(rows: PoolRows, queries: Sequence[Query]) -> NDArray[np.bool_]:
     """(N,) tasks of which nothing is ever said, as no answer may lean on it: neither now nor later. queries: of the queue in service."""
-    blind = [query.task_id for query in queries if query.arm in BLIND_ARMS]
+    blind = [query.task_id for query in queries if query.arm in BLIND]
     return np.asarray(rows.holdout | np.isin(rows.ids, blind))
 
 

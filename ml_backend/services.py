@@ -122,16 +122,6 @@ class Services:
         )  # fmt: skip
 
     @property
-    def field_writer(self) -> FieldWriter:
-        from ml_backend.manual_fields import FieldWriter  # noqa: PLC0415 - torch
-        from ml_backend.opinions import Judge  # noqa: PLC0415
-        from ml_backend.store.graphs import GraphStore  # noqa: PLC0415
-
-        graphs = GraphStore(self.graph_files, keeps=not self.is_copy)
-        judge = Judge(self.predictor, self.versions, self.ledger, self.features, graphs, self.encoders, self.settings)
-        return FieldWriter(self.hosts, self.ledger, self.label_sync, judge)
-
-    @property
     def auditing(self) -> Auditing:
         from ml_backend.acceptance.auditing import Auditing  # noqa: PLC0415 - torch
 
@@ -142,6 +132,16 @@ class Services:
         from ml_backend.acceptance.certifying import Certifying  # noqa: PLC0415 - torch
 
         return Certifying(self.ledger, self.acceptances, self.label_sync)
+
+    @property
+    def field_writer(self) -> FieldWriter:
+        from ml_backend.manual_fields import FieldWriter  # noqa: PLC0415 - torch
+        from ml_backend.opinions import Judge  # noqa: PLC0415
+        from ml_backend.store.graphs import GraphStore  # noqa: PLC0415
+
+        graphs = GraphStore(self.graph_files, keeps=not self.is_copy)
+        judge = Judge(self.predictor, self.versions, self.ledger, self.features, graphs, self.encoders, self.settings)
+        return FieldWriter(self.hosts, self.ledger, self.label_sync, judge, self.acceptances)
 
     @property
     def project_rest(self) -> ProjectRest:

@@ -14,9 +14,9 @@ from ml_backend.errors import NotFoundError
 from ml_backend.learning.encoders import build_encoder
 from ml_backend.learning.record import Record
 from ml_backend.learning.training import TrainedHead, train_head
-from ml_backend.opinions import BLIND_ARMS, GUESS, KEPT, NOTHING, RIGHT, WRONG, Opinions, stays_blind
+from ml_backend.opinions import GUESS, KEPT, NOTHING, RIGHT, WRONG, Opinions, stays_blind
 from ml_backend.project_encoders import ProjectEncoders
-from ml_backend.records import Query
+from ml_backend.records import BLIND, Query
 from ml_backend.steps.corpus import Corpus
 from ml_backend.steps.encode_images import corpus_of
 from ml_backend.store.model_versions import Versions
@@ -121,7 +121,7 @@ def test_what_opens_without_a_guess_keeps_what_it_has_while_it_is_in_the_queue(b
     bench.turn()
     round_ = bench.services.ledger.current_round(bench.project)
     assert round_ is not None
-    queued = [q.task_id for q in bench.services.ledger.queries(round_) if q.arm not in BLIND_ARMS]
+    queued = [q.task_id for q in bench.services.ledger.queries(round_) if q.arm not in BLIND]
     said = opinions(bench)
     assert queued
     assert status(bench, *queued) == [KEPT] * len(queued)
@@ -130,7 +130,7 @@ def test_what_opens_without_a_guess_keeps_what_it_has_while_it_is_in_the_queue(b
 
 
 def test_a_task_of_a_blind_arm_stays_blind(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ml_backend.opinions.BLIND_ARMS", frozenset({"holdout", "random"}))
+    monkeypatch.setattr("ml_backend.opinions.BLIND", frozenset({"holdout", "random"}))
     bench.label(*range(1, 61))
     bench.turn()
     rows = bench.services.ledger.pool(bench.project)

@@ -46,12 +46,17 @@ class Auditing:
         """Freeze what the model would label, and ask for the first part of a random order of it.
 
         Tasks that people have the model's guess of before them just now are left to them. Raises ConflictError where an audit is
-        on, InvalidInputError where nothing would be accepted, and what `ProjectRest.offer` raises.
+        on, or fields of the tasks tell what the model thinks, InvalidInputError where nothing would be accepted, and what `ProjectRest.offer` raises.
         """
         if self.acceptances.auditing(project) is not None:
             raise ConflictError(
                 f"An audit of {project.title!r} is on already: `ml-backend accept status` says how far it is, and `ml-backend "
                 "accept stop` gives it up."
+            )
+        if self.ledger.project(project.key).state.fields is not None:
+            raise ConflictError(
+                f"What the model thinks stands in the tasks of {project.title!r}, for everybody to see: take it away with "
+                "`ml-backend fields --remove`, and write it again once the audit is over."
             )
         offer = self.rest().offer(project, (error,), confidence, apart=self._in_sight(project))
         (forecast,) = offer.plan.forecasts

@@ -79,6 +79,16 @@ def test_nothing_else_becomes_the_queue_while_the_audit_asks(bench: Bench) -> No
         bench.services.manual_queue.push(bench.project, chosen_before)
 
 
+def test_what_the_model_thinks_stands_in_no_field_of_a_task_while_the_audit_asks(bench: Bench) -> None:
+    project = bench.services.ledger.configure(bench.project, fields=("model_status", "model_guess", "model_confidence"))
+    with pytest.raises(ConflictError, match="take it away with `ml-backend fields --remove`"):
+        begin(bench)
+    bench.services.ledger.configure(project, fields=None)
+    begin(bench)
+    with pytest.raises(ConflictError, match="nobody is to see what the model thinks"):
+        bench.services.field_writer.plan(bench.project)
+
+
 def test_the_queue_stays_until_the_last_task_drawn_is_answered_whatever_is_trained(bench: Bench) -> None:
     begin(bench)
     bench.turn()
