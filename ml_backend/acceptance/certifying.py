@@ -12,7 +12,7 @@ import numpy as np
 from ml_backend.acceptance import certificate
 from ml_backend.acceptance.audit import WRONG
 from ml_backend.acceptance.standing import Standing
-from ml_backend.errors import ConflictError, InvalidInputError
+from ml_backend.errors import ConflictError, InvalidInputError, NotFoundError
 from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.store.acceptances import VOUCHED, Acceptance, Acceptances
 from ml_backend.store.ledger import Ledger
@@ -53,6 +53,29 @@ class Certifying:
         document = self._document(project, standing, by)
         sample = len(standing.sampled)
         return self.acceptances.certify(acceptance, standing.frozen, standing.accepted, sample, document)
+
+    def vouched(self, project: Project, certificate_id: str | None) -> Acceptance:
+        """The certificate of that id, or the last one. Raises NotFoundError where there is none, ConflictError while an audit is on."""
+        if self.acceptances.auditing(project) is not None:
+            raise ConflictError(
+                "An audit is on, and what it asks for must stay without a label of the model: end it with `ml-backend accept "
+                "certify`, or give it up with `ml-backend accept stop`."
+            )
+        given = self.acceptances.vouched(project)
+        found = [one for one in given if certificate_id in {None, one.certificate_id}]
+        if found:
+            return found[0]
+        known = f" It has {', '.join(one.certificate_id for one in given[:5])}." if given else ""
+        what = f"certificate {certificate_id}" if certificate_id else "certificate"
+        raise NotFoundError(
+            f"{project.title!r} has no {what}: `ml-backend accept certify` gives one, once an audit has been looked at.{known}"
+        )
+
+    def taken_back(self, project: Project, certificate_id: str) -> None:
+        """What was written is no more; the certificate stands, and may be written again. Another store's is none of ours."""
+        for acceptance in self.acceptances.vouched(project):
+            if (acceptance.certificate_id, acceptance.state) == (certificate_id, "written"):
+                self.acceptances.mark(acceptance, "certified")
 
     def labels_to_write(self, project: Project, acceptance: Acceptance) -> dict[int, str]:
         """Task -> label of what was certified and still waits for an answer, with the image that the model saw.

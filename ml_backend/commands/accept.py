@@ -4,6 +4,8 @@
   ml-backend accept audit --error 2%        have people look at a random sample of them, as the queue
   ml-backend accept status                  how far that is
   ml-backend accept certify                 the certificate: how many of the others can be wrong, at most
+  ml-backend accept write                   these, labelled, as the certificate allows
+  ml-backend accept undo CERTIFICATE        and taken back
   ml-backend accept stop                    give the audit up
 
 People look at a random sample of what the model would label; how many of these are wrong says how many of all are, at most.
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ml_backend.commands import certification
+from ml_backend.commands import accepted_labels, certification
 from ml_backend.commands.certification import per_cent, share
 from ml_backend.commands.options import ENVIRONMENT, add_common, find_project, open_services
 from ml_backend.commands.output import Answer, table
@@ -43,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     certification.add_confidence(plan)
     add_common(plan, dry_run=False)
     certification.add_verbs(verbs)
+    accepted_labels.add_verbs(verbs)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 NOTHING = "Nothing was changed (--dry-run)."
 STATES = {
     "auditing": "under way", "certified": "certified", "written": "certified, and written", "ended": "given up",
-    "undone": "certified, written and taken back",
 }  # fmt: skip
 
 

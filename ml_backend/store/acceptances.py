@@ -22,7 +22,7 @@ from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.projects import Project, lock
 from ml_backend.store.schema import acceptances
 
-State = Literal["auditing", "certified", "written", "ended", "undone"]
+State = Literal["auditing", "certified", "written", "ended"]
 OPEN_ONCE = ("auditing",)
 VOUCHED = ("certified", "written")
 """Something was certified, and may have been written."""
@@ -63,7 +63,7 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """One attempt. auditing -> certified (a certificate was given) -> written -> undone; or ended, without one.
+    """One attempt. auditing -> certified (a certificate was given) -> written, and back where that is undone; or ended, without one.
 
     error: share of wrong labels allowed. risk: probability, of 1 - confidence, that this attempt takes; it stays spent.
     class_risk: the same of each rare class. seed: of the order in which the labels are looked at.
@@ -165,7 +165,7 @@ class Acceptances:
         return next(iter(self._listed(project, acceptances.c.state == "auditing")), None)
 
     def vouched(self, project: Project) -> list[Acceptance]:
-        """Those with a certificate that was not taken back, newest first."""
+        """Those with a certificate, newest first."""
         return self._listed(project, acceptances.c.state.in_(VOUCHED))
 
     def is_blind(self, project: Project) -> bool:
@@ -176,7 +176,7 @@ class Acceptances:
             return connection.scalar(statement) is not None
 
     def spent(self, project: Project) -> float:
-        """The risk that all attempts have taken together: being ended or undone gives none of it back."""
+        """The risk that all attempts have taken together: being ended gives none of it back."""
         return float(sum(acceptance.risk for acceptance in self.all(project)))
 
     def frozen(self, acceptance: Acceptance) -> Frozen:

@@ -62,6 +62,27 @@ def label_until(stack: Stack, many: int) -> None:
         stack.turn()
 
 
+def annotated(stack: Stack) -> dict[int, str]:
+    """Each labelled task's label, by Label Studio."""
+    rows = stack.client.listing(stack.project_id, "id,annotations,result", {}, fields="all", size=1_000)["tasks"]
+    return {raw["id"]: raw["annotations"][0]["result"][0]["value"]["choices"][0] for raw in rows if raw["annotations"]}
+
+
+def _written_and_taken_back(
+    stack: Stack, capsys: pytest.CaptureFixture[str], certificate: str, labels: dict[int, str]
+) -> None:
+    human = annotated(stack)
+    assert accept(stack, capsys, "write", "--dry-run")["to_write"] == len(labels)
+    assert annotated(stack) == human
+    assert accept(stack, capsys, "write")["written"] == len(labels)
+    assert {task: chosen for task, chosen in annotated(stack).items() if task not in human} == labels
+    assert {task: annotated(stack)[task] for task in human} == human
+    assert stack.services.ledger.counts(stack.project).accepted == len(labels)
+    assert accept(stack, capsys, "write")["written"] == 0, "there is nothing left to write"
+    assert accept(stack, capsys, "undo", certificate)["taken_back"] == len(labels)
+    assert annotated(stack) == human
+
+
 def test_the_sample_is_served_blind_to_the_last_task_and_certifies_what_is_true(
     stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,3 +132,5 @@ def test_the_sample_is_served_blind_to_the_last_task_and_certifies_what_is_true(
     assert last is not None
     assert (last.strategy, last.state) == ("auto", "verified")
     assert guessed(stack, stack.ranking(last)), "guesses are shown again"
+
+    _written_and_taken_back(stack, capsys, made.certificate_id, labels)

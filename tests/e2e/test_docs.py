@@ -39,6 +39,8 @@ NOT_RUN = {
     "ml-backend accept status": "as accept audit",
     "ml-backend accept certify --out certificates": "as accept audit",
     "ml-backend accept stop": "as accept audit",
+    "ml-backend accept write": "as accept audit",
+    "ml-backend accept undo 0123456789ab": "as accept audit",
     "make demo": "stays up until it is stopped, and needs the usual installation",
     "make test": "is what runs this",
     "make install": "installs what these tests run in",

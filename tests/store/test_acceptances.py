@@ -80,7 +80,7 @@ def test_no_ending_gives_back_the_risk_that_an_attempt_took(acceptances: Accepta
         begun(acceptances, project)
     made = begun(acceptances, project, risk=0.008)
     certified = acceptances.certify(made, frozen(), np.ones(6, np.bool_), 2, {"certificate": "x"})
-    acceptances.mark(acceptances.mark(certified, "written"), "undone")
+    acceptances.mark(acceptances.mark(certified, "written"), "certified")
     assert acceptances.spent(project) == pytest.approx(0.048)
 
 
