@@ -27,6 +27,7 @@ COMMANDS = {
     "import-model": "start from a model trained elsewhere, which predicts before the first label",
     "sync": "what to label next: query, prioritize, status, run, watch, export",
     "versions": "a project's model versions: list, compare, promote (roll back), pin, unpin",
+    "fields": "show in Label Studio what the model thinks of each task, to filter and sort by",
     "export": "export labels, predictions, rounds, a model or a data set",
     "accept": "have the rest labelled by the model: what that would take",
     "doctor": "check the whole setup and say how to fix what is wrong",

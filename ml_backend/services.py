@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ml_backend.acceptance.project_rest import ProjectRest
     from ml_backend.exports.model_files import ModelExporter
     from ml_backend.imports.trained_model import ModelImporter
+    from ml_backend.manual_fields import FieldWriter
     from ml_backend.manual_queue import ManualQueue
     from ml_backend.steps.advise import Advisor
     from ml_backend.steps.first_order import FirstOrder
@@ -115,6 +116,16 @@ class Services:
             self.settings, self.ledger, self.versions, self.features, self.predictor, self.encoding,
             self.label_sync, self.corpus_builder, self.queue_pusher,
         )  # fmt: skip
+
+    @property
+    def field_writer(self) -> FieldWriter:
+        from ml_backend.manual_fields import FieldWriter  # noqa: PLC0415 - torch
+        from ml_backend.opinions import Judge  # noqa: PLC0415
+        from ml_backend.store.graphs import GraphStore  # noqa: PLC0415
+
+        graphs = GraphStore(self.graph_files, keeps=not self.is_copy)
+        judge = Judge(self.predictor, self.versions, self.ledger, self.features, graphs, self.encoders, self.settings)
+        return FieldWriter(self.hosts, self.ledger, self.label_sync, judge)
 
     @property
     def project_rest(self) -> ProjectRest:

@@ -21,6 +21,8 @@ ROOMS = (
     "manual_promotion",
     "acceptance",
     "manual_relabel",
+    "manual_fields",
+    "opinions",
     "imports",
     "exports",
     "diagnostics",

@@ -334,6 +334,9 @@ class LabelStudio:
     def update_tab(self, tab_id: int, data: Json) -> Json:
         return dict(self.transport.call("PATCH", f"/api/dm/views/{tab_id}/", json={"data": data}))
 
+    def delete_tab(self, tab_id: int) -> None:
+        self._delete(f"/api/dm/views/{tab_id}/")
+
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def listing(

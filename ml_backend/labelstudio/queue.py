@@ -194,7 +194,7 @@ def show_tab(client: LabelStudio, project_id: int, version: str) -> int:
             if tab["data"] | data != tab["data"]:
                 client.update_tab(tab["id"], tab["data"] | data)
             return int(tab["id"])
-    return int(client.create_tab(project_id, _columns(TAB) | data)["id"])
+    return int(client.create_tab(project_id, list_of_tasks(TAB) | data)["id"])
 
 
 def show_everything(client: LabelStudio, project_id: int) -> bool:
@@ -204,11 +204,11 @@ def show_everything(client: LabelStudio, project_id: int) -> bool:
     """
     if any(not (tab["data"].get("filters") or {}).get("items") for tab in client.tabs(project_id)):
         return False
-    client.create_tab(project_id, _columns(EVERYTHING))
+    client.create_tab(project_id, list_of_tasks(EVERYTHING))
     return True
 
 
-def _columns(title: str) -> dict[str, Any]:
+def list_of_tasks(title: str) -> dict[str, Any]:
     """A list of tasks without the columns that nobody needs while labelling."""
     hidden = {"explore": _HIDDEN, "labeling": _HIDDEN}
     return {"title": title, "type": "list", "target": "tasks", "hiddenColumns": hidden}

@@ -152,7 +152,7 @@ class Trainer:
 
     def _refitted(self, project: Project, corpus: Corpus, examples: Examples, on_progress: OnProgress) -> Candidate:
         """A head, trained cold on the stored vectors, labelled or not; where the project started from a model, from its head."""
-        prior = self._prior(project, corpus)
+        prior = prior_of(project, corpus, self.versions, self.predictor)
         on_progress(0.0, "looking for neighbours")
         pool = self._unlabelled(project, corpus, examples)
         on_progress(0.5, "training")
@@ -179,19 +179,6 @@ class Trainer:
         found = corpus.graph(project.id, self.graphs)
         at = found.rows_of(corpus.images(examples))
         return Unlabelled(found.graph, corpus.matrix, found.places, at)
-
-    def _prior(self, project: Project, corpus: Corpus) -> Head | None:
-        """The imported model's head, as long as it answers in the project's labels."""
-        number = project.state.imported
-        version = next((v for v in self.versions.list(project) if v.number == number), None)
-        if version is None or not version.fits(project.schema) or version.meta.encoder.id != corpus.encoder.id:
-            return None
-        if not is_foreign_import(version):
-            return None  # it has seen these labels, so folds could not tell what is learned from them
-        try:
-            return self.predictor.head(project, version.number)
-        except (NotFoundError, InvalidInputError, OtherLabelsError):
-            return None
 
     def _finetuned(self, project: Project, corpus: Corpus, examples: Examples, on_progress: OnProgress) -> Candidate:
         """The whole network, from the weights the project started with, and a head on top. examples: none is held out."""
@@ -277,6 +264,19 @@ class Trainer:
         self.versions.prune(project, keep=self.settings.keep_versions)
         for encoder_id in self.versions.unused_encoders(project):  # those too that a killed turn left
             self.features.drop(encoder_id)
+
+
+def prior_of(project: Project, corpus: Corpus, versions: Versions, predictor: Predictor) -> Head | None:
+    """The imported model's head, as long as it answers in the project's labels."""
+    version = next((v for v in versions.list(project) if v.number == project.state.imported), None)
+    if version is None or not version.fits(project.schema) or version.meta.encoder.id != corpus.encoder.id:
+        return None
+    if not is_foreign_import(version):
+        return None  # it has seen these labels, so folds could not tell what is learned from them
+    try:
+        return predictor.head(project, version.number)
+    except (NotFoundError, InvalidInputError, OtherLabelsError):
+        return None
 
 
 def trained_on(project: Project, encoder_id: str | None, ledger: Ledger, settings: Settings) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class ProjectState(JsonRecord):
     all_tasks_tab: whether it has had a tab of all tasks.
     superseded: the queue in service ("by"), and since when former ones are not ("since").
     replaced: set on a project whose number in Label Studio another one has by now.
+    fields: what the fields are called that this service writes into the tasks' data, while there may be any.
     relabelling: a label's old and its new name, while its answers get the new one.
     """
 
@@ -71,6 +72,7 @@ class ProjectState(JsonRecord):
     advice: Advice | None = None
     webhook: WebhookState | None = None
     replaced: Replaced | None = None
+    fields: Sequence[str] | None = None
     relabelling: Sequence[str] | None = None
 
     def changed(self, **changes: Any) -> Self:

@@ -177,7 +177,7 @@ def _changed_tasks(
 ) -> list[dict[str, Any]]:
     changed = []
     for task, _ in given.values():
-        row, old = _task_row(project.id, task), before.get(task.id)
+        row, old = _task_row(project, task), before.get(task.id)
         if old is None or old.gone:
             report.added += 1
         elif (old.image, old.data) != (row["image"], row["data"]):
@@ -188,13 +188,16 @@ def _changed_tasks(
     return changed
 
 
-def _task_row(project_id: int, task: Task) -> dict[str, Any]:
+def _task_row(project: Project, task: Task) -> dict[str, Any]:
+    """What this service itself wrote into the task's data is no data of people."""
+    ours = set(project.state.fields or ())
+    data = {key: value for key, value in task.data.items() if key not in ours} if ours else task.data
     return {
-        "project_id": project_id,
+        "project_id": project.id,
         "task_id": task.id,
         "gone": False,
         "image": task.image,
-        "data": json.dumps(task.data, sort_keys=True, separators=(",", ":")),
+        "data": json.dumps(data, sort_keys=True, separators=(",", ":")),
         "updated_at": task.updated_at,
     }
 
