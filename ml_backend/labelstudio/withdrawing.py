@@ -7,6 +7,7 @@ them; Label Studio looks at that itself, when it deletes. What it leaves is read
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ml_backend.chunks import chunks
+from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio.bulk_annotations import settle
 from ml_backend.labelstudio.client import Json, LabelStudio, column_filter, last_changed
 from ml_backend.labelstudio.results import annotation_from_json, marked_with, parse_time
 from ml_backend.records import Annotation, LabelSchema
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 200
 """Tasks a request: Label Studio needs about a second for them on SQLite, in which a Submit waits."""
@@ -71,9 +75,9 @@ def withdraw(
         left = _read(project_id, schema, certificate, client, [task.id for task in mine])
         with ThreadPoolExecutor(WRITERS) as writers:
             list(writers.map(lambda task: _one_by_one(task, schema, client), [task for task in left if task.ours]))
-        done = {task.id: task for task in _read(project_id, schema, certificate, client, [task.id for task in mine])}
+        kept = {task.id for task in _read(project_id, schema, certificate, client, [task.id for task in mine])}
         for task in mine:
-            (report.kept if task.id in done else report.withdrawn).append(task.id)
+            (report.kept if task.id in kept else report.withdrawn).append(task.id)
         on_progress(sum(not task.alone for task in mine))
     return report
 
@@ -112,19 +116,25 @@ def _marked(page: Iterable[Json], schema: LabelSchema, certificate: str) -> list
 
 
 def _at_once(project_id: int, tasks: Sequence[_Task], client: LabelStudio) -> None:
-    """Label Studio deletes what nobody else has written, on tasks that are as they were read."""
+    """Label Studio deletes what nobody else has written, on tasks that are as they were read.
+
+    One that refuses leaves them to be deleted one by one.
+    """
     of: dict[int | None, list[_Task]] = defaultdict(list)
     for task in tasks:
         of[task.ours[0].annotator].append(task)
     for annotator, theirs in of.items():
         unchanged = last_changed("less_or_equal", max(task.updated_at for task in theirs))
-        client.act(
-            project_id,
-            "delete_tasks_annotations",
-            [task.id for task in theirs],
-            annotator=annotator,
-            filters={"conjunction": "and", "items": [unchanged, _NO_DRAFT]},
-        )
+        filters = {"conjunction": "and", "items": [unchanged, _NO_DRAFT]}
+        ids = [task.id for task in theirs]
+        try:
+            client.act(project_id, "delete_tasks_annotations", ids, annotator=annotator, filters=filters)
+        except LabelStudioUnavailableError:
+            raise
+        except LabelStudioError as error:
+            logger.warning(
+                "Taking back %d labels at once failed, so they are taken back one by one: %s", len(ids), error
+            )
 
 
 def _one_by_one(task: _Task, schema: LabelSchema, client: LabelStudio) -> None:

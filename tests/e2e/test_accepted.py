@@ -12,7 +12,7 @@ import pytest
 
 from ml_backend.acceptance.writing import undo, write
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
-from ml_backend.errors import LabelStudioUnavailableError
+from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio import bulk_annotations, withdrawing
 from ml_backend.labelstudio.bulk_annotations import MARK, settle, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
@@ -344,3 +344,19 @@ def test_what_label_studio_did_not_count_before_it_was_killed_stays_accepted_who
     assert [client.task(i)["total_annotations"] for i in ids] == [1, 1, 1]
     assert {a.accepted for answers in given(client, project_id).values() for a in answers} == {CERTIFICATE}
     assert sorted(withdraw(project_id, schema, CERTIFICATE, client).withdrawn) == ids
+
+
+def test_a_label_studio_that_refuses_to_delete_many_has_them_deleted_one_by_one(
+    label_studio: EmbeddedLabelStudio, new_project: NewProject, small: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    project_id = new_project(tasks=SOME)
+    with LabelStudio(label_studio.url, label_studio.token) as client:
+        schema, labels = written(client, project_id)
+
+        def refuse(*_: Any, **__: Any) -> dict[str, Any]:
+            raise LabelStudioError("no such action")
+
+        client.act = refuse  # type: ignore[method-assign]
+        assert sorted(withdraw(project_id, schema, CERTIFICATE, client).withdrawn) == sorted(labels)
+        assert given(client, project_id) == {}
+    assert "one by one" in caplog.text
