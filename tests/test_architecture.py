@@ -21,6 +21,7 @@ ROOMS = (
     "manual_promotion",
     "acceptance",
     "manual_relabel",
+    "look_alikes",
     "imports",
     "exports",
     "diagnostics",
