@@ -226,6 +226,9 @@ class LabelStudio:
     def update_annotation(self, annotation_id: int, **fields: Any) -> Json:
         return dict(self.transport.call("PATCH", f"/api/annotations/{annotation_id}/", json=fields))
 
+    def delete_annotation(self, annotation_id: int) -> None:
+        self._delete(f"/api/annotations/{annotation_id}/")
+
     # -- predictions --------------------------------------------------------------------------------------------------
 
     def import_predictions(self, project_id: int, predictions: Sequence[Json]) -> int:

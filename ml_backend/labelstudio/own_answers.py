@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from ml_backend.errors import NotFoundError
 from ml_backend.labelstudio.bulk_annotations import MARK, WRITERS, answers_of
 from ml_backend.labelstudio.client import LabelStudio, column_filter
 from ml_backend.records import Annotation, LabelSchema
@@ -51,16 +50,9 @@ def take_back(
         if all(_untouched(answer, other) for other in now.get(task, []) if other.id == answer.id)
     }
     with ThreadPoolExecutor(WRITERS) as deleters:
-        list(deleters.map(lambda answer: _delete(answer, client), same.values()))
+        list(deleters.map(lambda answer: client.delete_annotation(answer.id), same.values()))
     return list(same), [task for task in given if task not in same]
 
 
 def _untouched(before: Annotation, now: Annotation) -> bool:
     return (before.labels, before.updated_at) == (now.labels, now.updated_at)
-
-
-def _delete(answer: Annotation, client: LabelStudio) -> None:
-    try:
-        client.transport.call("DELETE", f"/api/annotations/{answer.id}/")
-    except NotFoundError:  # taken back by a request whose answer was lost
-        return

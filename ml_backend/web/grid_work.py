@@ -10,6 +10,7 @@ from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.hosts import selected
 from ml_backend.labelstudio.bulk_annotations import Written, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.config import hotkeys
 from ml_backend.labelstudio.own_answers import BY_HAND, given_by, open_tasks, take_back
 from ml_backend.look_alikes import Guesses, LookAlikes
 from ml_backend.services import Services
@@ -52,7 +53,10 @@ class GridWork:
         return {
             "label": label,
             "person": person.name,
-            "classes": [{"name": name, "tasks": count} for name, count in counts.items()],
+            "classes": [
+                {"name": name, "key": key if key.isdigit() else "", "tasks": count}
+                for (name, count), key in zip(counts.items(), hotkeys(guesses.labels), strict=True)
+            ],
             "tasks": [{"id": task, "name": names[task]} for task in tasks if task in names],
         }
 

@@ -182,9 +182,10 @@ class Project(_Reply):
 
 
 class GridClass(_Reply):
-    """tasks: how many of the unlabelled ones the model takes for it."""
+    """tasks: how many of the unlabelled ones the model takes for it. key: a digit, that of Label Studio's page, or none."""
 
     name: str
+    key: str
     tasks: int
 
 

@@ -109,8 +109,8 @@ class FakeProject(LabelStudio):
                 "result": annotation_result(SCHEMA, a.labels),
                 "completed_by": a.annotator,
                 "was_cancelled": a.was_cancelled,
-                "created_at": NOW.isoformat(),
-                "updated_at": NOW.isoformat(),
+                "created_at": a.created_at.isoformat(),
+                "updated_at": a.updated_at.isoformat(),
             }
             for a in self.given[task_id]
         ]

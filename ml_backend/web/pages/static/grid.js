@@ -3,12 +3,12 @@
 
 const HEADER = "X-Label-Studio-Token";
 const KEPT = `token of ${document.body.dataset.host}`;
-const SIDES = [72, 96, 120, 160, 220];
+const PAGE = 60, GAP = 8, SMALLEST = 64, LARGEST = 200; // images of a page; pixels
 const TINY = 64; // pixels: an image that small is shown as the squares that it is made of
 
 const at = (id) => document.getElementById(id);
 const state = {
-  label: null, person: "", classes: [], tasks: [], images: new Map(), since: 0, busy: false, made: 0, ended: null, side: 2,
+  label: null, person: "", classes: [], tasks: [], images: new Map(), since: 0, busy: false, made: 0, ended: null, zoom: 1,
 };
 
 // -- the service ------------------------------------------------------------------------------------------------------
@@ -50,14 +50,16 @@ function tell(sentence, strong = "") {
 }
 
 function complain(error) {
+  at("told").textContent = "";
   at("wrong").textContent = error.message;
   if (error.status === 403) askForToken();
 }
 
 function askForToken() {
   sessionStorage.removeItem(KEPT);
-  at("work").hidden = at("actions").hidden = true;
+  at("work").hidden = at("actions").hidden = at("keys").hidden = true;
   at("sign-in").hidden = false;
+  at("told").textContent = "";
   at("token").value = "";
   at("token").focus();
 }
@@ -65,17 +67,18 @@ function askForToken() {
 // -- the page ---------------------------------------------------------------------------------------------------------
 
 function showClasses() {
-  const rows = state.classes.map((known, place) => {
+  const rows = state.classes.map((known) => {
     const button = document.createElement("button");
     button.type = "button";
     button.className = known.tasks ? "" : "none";
     button.setAttribute("aria-current", String(known.name === state.label));
     button.title = known.name;
-    if (place < 9) {
-      const key = Object.assign(document.createElement("kbd"), { textContent: String(place + 1) });
+    const pressing = known.key;
+    if (pressing) button.setAttribute("aria-keyshortcuts", pressing);
+    if (pressing && pressing !== known.name) {
+      const key = Object.assign(document.createElement("kbd"), { textContent: pressing });
       key.setAttribute("aria-hidden", "true");
       button.append(key);
-      button.setAttribute("aria-keyshortcuts", String(place + 1));
     }
     const name = Object.assign(document.createElement("span"), { className: "name", textContent: known.name });
     const count = Object.assign(document.createElement("span"), {
@@ -92,7 +95,18 @@ function showClasses() {
   at("classes").querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest" });
 }
 
+/* Nobody labels what they have not had in sight. */
+const seen = new IntersectionObserver((changes) => {
+  for (const { target, isIntersecting } of changes) {
+    if (!isIntersecting) continue;
+    target.dataset.seen = "yes";
+    seen.unobserve(target);
+  }
+}, { threshold: 0.6, rootMargin: "-60px 0px -70px 0px" });
+
 function showTiles() {
+  fit();
+  seen.disconnect();
   for (const made of state.images.values()) URL.revokeObjectURL(made);
   state.images.clear();
   state.ended?.abort();
@@ -109,6 +123,7 @@ function showTiles() {
     tile.title = task.name;
     tile.addEventListener("click", () => toggle(tile));
     tile.addEventListener("focus", () => rove(tile));
+    seen.observe(tile);
     draw(tile, task, state.ended.signal);
     return tile;
   });
@@ -209,7 +224,7 @@ async function load(label) {
   Object.assign(state, page, { since: performance.now() });
   at("person").textContent = `as ${page.person}`;
   at("sign-in").hidden = true;
-  at("work").hidden = at("actions").hidden = false;
+  at("work").hidden = at("actions").hidden = at("keys").hidden = false;
   showClasses();
   showTiles();
 }
@@ -233,6 +248,12 @@ const labelPage = () => alone(async () => {
   if (!state.tasks.length) return load(state.label); // the page before was written, and this one did not come
   if (undrawn().length) throw new Error("Some images are still loading: wait until you see them all, or untick them.");
   const chosen = ticked();
+  const below = chosen.filter((tile) => !tile.dataset.seen);
+  if (below.length) {
+    below[0].scrollIntoView({ block: "start" });
+    below[0].focus({ preventScroll: true });
+    throw new Error(`${many(below.length, "image was", "images were")} not in sight yet: look at them, then press Enter again.`);
+  }
   const rest = tiles().filter((tile) => !chosen.includes(tile));
   const said = {
     label: state.label,
@@ -280,9 +301,23 @@ function move(step) {
   all[place]?.scrollIntoView({ block: "nearest" });
 }
 
-function resize(step) {
-  state.side = Math.min(SIDES.length - 1, Math.max(0, state.side + step));
-  document.documentElement.style.setProperty("--side", `${SIDES[state.side]}px`);
+/* Tiles as large as they can be with a whole page in sight, times what the person chose. */
+function fit() {
+  const box = at("tiles").getBoundingClientRect();
+  const edges = document.querySelector("header").offsetHeight + document.querySelector("footer").offsetHeight;
+  const height = window.innerHeight - edges - at("question").offsetHeight - 45;
+  let side = SMALLEST;
+  for (let across = 1; across <= PAGE; across += 1) {
+    const wide = Math.floor((box.width - GAP * (across - 1)) / across);
+    if (Math.ceil(PAGE / across) * (wide + GAP) <= height) { side = wide; break; }
+  }
+  side = Math.max(SMALLEST, Math.min(side, LARGEST)) * state.zoom;
+  document.documentElement.style.setProperty("--side", `${Math.floor(side)}px`);
+}
+
+function resize(by) {
+  state.zoom = Math.min(4, Math.max(0.5, state.zoom * by));
+  fit();
 }
 
 function tickAll() {
@@ -295,7 +330,7 @@ function tickAll() {
 
 const KEYS = {
   u: undo, U: undo, a: tickAll, A: tickAll, "[": () => beside(-1), "]": () => beside(1), "?": () => at("help").showModal(),
-  "+": () => resize(1), "=": () => resize(1), "-": () => resize(-1),
+  "+": () => resize(1.25), "=": () => resize(1.25), "-": () => resize(0.8),
 };
 const MOVES = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"];
 
@@ -315,8 +350,8 @@ function pressed(event) {
   } else if (MOVES.includes(event.key)) {
     event.preventDefault();
     move(event.key);
-  } else if (/^[1-9]$/.test(event.key)) {
-    const known = state.classes[Number(event.key) - 1];
+  } else if (/^[0-9]$/.test(event.key)) {
+    const known = state.classes.find((one) => one.key === event.key);
     if (known && !event.repeat) open(known.name);
   } else if (Object.hasOwn(KEYS, event.key) && !event.repeat) {
     event.preventDefault();
@@ -327,6 +362,7 @@ function pressed(event) {
 // -- begin ------------------------------------------------------------------------------------------------------------
 
 document.addEventListener("keydown", pressed);
+window.addEventListener("resize", fit);
 at("label").addEventListener("click", labelPage);
 at("undo").addEventListener("click", undo);
 at("help-button").addEventListener("click", () => at("help").showModal());
