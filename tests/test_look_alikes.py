@@ -104,7 +104,7 @@ def test_a_task_whose_image_was_not_read_yet_waits(bench: Bench) -> None:
 
 def test_where_no_guess_is_to_be_shown_there_is_no_grid(bench: Bench) -> None:
     bench.services.ledger.configure(bench.project, overlap=2)
-    with pytest.raises(ConflictError, match="labelled by 2 people on their own.*maximum_annotations"):
+    with pytest.raises(ConflictError, match=r"labelled by 2 people on their own.*maximum_annotations"):
         look_alikes(bench).guesses(bench.project)
     bench.services.ledger.configure(bench.project, overlap=1)
     bench.set(prelabels="never")

@@ -174,9 +174,9 @@ def test_keys_move_and_tick_and_change_the_class_and_take_back(grid: Grid) -> No
         expect(page.locator("#label")).to_contain_text("Label 58 as robin")
         page.keyboard.press("?")
         expect(page.get_by_role("dialog")).to_be_visible()
-        page.keyboard.press("Enter")
         shot(page, "help")
-        page.keyboard.press("Escape")
+        page.keyboard.press("Enter")  # closes it, and labels nothing
+        expect(page.get_by_role("dialog")).to_be_hidden()
         assert grid.answers() == {}
         page.keyboard.press("Enter")
         expect(page.locator("#told")).to_contain_text("58 labelled as robin, 2 left to be labelled one by one")

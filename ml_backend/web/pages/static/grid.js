@@ -8,7 +8,7 @@ const TINY = 64; // pixels: an image that small is shown as the squares that it 
 
 const at = (id) => document.getElementById(id);
 const state = {
-  label: null, person: "", classes: [], tasks: [], images: new Map(), since: 0, busy: false, made: 0, ended: null, zoom: 1,
+  label: null, person: "", classes: [], tasks: [], images: new Map(), since: 0, busy: false, made: 0, ended: null, seen: null, zoom: 1,
 };
 
 // -- the service ------------------------------------------------------------------------------------------------------
@@ -95,23 +95,23 @@ function showClasses() {
   at("classes").querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest" });
 }
 
-/* Nobody labels what they have not had in sight. */
-const seen = new IntersectionObserver((changes) => {
-  for (const { target, isIntersecting } of changes) {
-    if (!isIntersecting) continue;
-    target.dataset.seen = "yes";
-    seen.unobserve(target);
-  }
-}, { threshold: 0.6, rootMargin: "-60px 0px -70px 0px" });
+/* Nobody labels what they have not had in sight: between the bars above and below. */
+function watch() {
+  const [above, below] = ["header", "footer"].map((bar) => document.querySelector(bar).offsetHeight);
+  state.seen?.disconnect();
+  state.seen = new IntersectionObserver((changes) => {
+    for (const { target, isIntersecting } of changes) if (isIntersecting) target.dataset.seen = "yes";
+  }, { threshold: 0.6, rootMargin: `-${above}px 0px -${below}px 0px` });
+  for (const tile of tiles()) state.seen.observe(tile);
+}
 
 function showTiles() {
   fit();
-  seen.disconnect();
-  for (const made of state.images.values()) URL.revokeObjectURL(made);
+  for (const address of state.images.values()) URL.revokeObjectURL(address);
   state.images.clear();
   state.ended?.abort();
   state.ended = new AbortController();
-  const tiles = state.tasks.map((task, place) => {
+  const made = state.tasks.map((task, place) => {
     const tile = document.createElement("button");
     tile.type = "button";
     tile.className = "tile";
@@ -123,17 +123,17 @@ function showTiles() {
     tile.title = task.name;
     tile.addEventListener("click", () => toggle(tile));
     tile.addEventListener("focus", () => rove(tile));
-    seen.observe(tile);
     draw(tile, task, state.ended.signal);
     return tile;
   });
-  at("tiles").replaceChildren(...tiles);
-  at("empty").hidden = tiles.length > 0;
-  at("empty").textContent = tiles.length ? "" : nothingLeft();
+  at("tiles").replaceChildren(...made);
+  watch();
+  at("empty").hidden = made.length > 0;
+  at("empty").textContent = made.length ? "" : nothingLeft();
   showQuestion();
   count();
   window.scrollTo(0, 0);
-  (tiles[0] || at("classes").querySelector('[aria-current="true"]'))?.focus({ preventScroll: true });
+  (made[0] || at("classes").querySelector('[aria-current="true"]'))?.focus({ preventScroll: true });
 }
 
 function nothingLeft() {
@@ -154,11 +154,11 @@ function showQuestion() {
 async function draw(tile, task, signal) {
   try {
     const answer = await call(`tasks/${task.id}/thumbnail`, { signal });
-    const made = URL.createObjectURL(await answer.blob());
-    state.images.set(task.id, made);
+    const address = URL.createObjectURL(await answer.blob());
+    state.images.set(task.id, address);
     const image = new Image();
     image.alt = "";
-    image.src = made;
+    image.src = address;
     await image.decode();
     image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) < TINY);
     tile.replaceChildren(image);
