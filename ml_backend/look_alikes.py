@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,11 @@ from ml_backend.store.projects import Project
 from ml_backend.store.rows import PoolRows
 from ml_backend.store.vectors import FeatureStore
 
+if TYPE_CHECKING:
+    from ml_backend.learning.head import Head
+
 CHUNK = 8_192
-"""Vectors compared at a time, so that those of a whole class are never in memory."""
+"""Vectors read at a time, so that those of a whole class are never in memory."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,8 @@ class LookAlikes:
         at = places(self.features, model.encoder.id, rows.hashes)
         shown = np.flatnonzero(rows.waiting & (at >= 0) & ~must_stay_blind(rows, self.ledger.drawn_blind(project)))
         matrix = self.features.matrix(model.encoder.id)
-        believed = model.head.predict_proba(matrix[at[shown]])
-        classes = believed.argmax(axis=1) if len(shown) else np.zeros(0, np.int64)
-        return Guesses(
-            model.head.classes, rows.ids[shown], classes, believed.max(axis=1, initial=0.0), at[shown], matrix
-        )
+        classes, confidence = believed(model.head, matrix, at[shown])
+        return Guesses(model.head.classes, rows.ids[shown], classes, confidence, at[shown], matrix)
 
     def blind_among(self, project: Project, task_ids: Collection[int]) -> set[int]:
         """Those of the tasks that no guess may have been shown for."""
@@ -117,6 +118,18 @@ class LookAlikes:
 def must_stay_blind(rows: PoolRows, drawn: Collection[int]) -> NDArray[np.bool_]:
     """(N,) no guess may be shown for the task: it is held out to measure the accuracy, or was `drawn` for a blind audit."""
     return np.asarray(rows.holdout | np.isin(rows.ids, list(drawn)))
+
+
+def believed(
+    head: Head, matrix: NDArray[np.float16], at: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The class that the head takes each of the rows `at` (n,) of `matrix` for, (n,), and how sure it is, (n,)."""
+    classes, confidence = np.empty(len(at), np.int64), np.empty(len(at), np.float32)
+    for start in range(0, len(at), CHUNK):
+        probabilities = head.predict_proba(matrix[at[start : start + CHUNK]])
+        classes[start : start + CHUNK] = probabilities.argmax(axis=1)
+        confidence[start : start + CHUNK] = probabilities.max(axis=1)
+    return classes, confidence
 
 
 def similar(matrix: NDArray[np.float16], at: NDArray[np.int64], seed: NDArray[np.float16]) -> NDArray[np.float32]:

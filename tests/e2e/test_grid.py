@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
-from ml_backend.labelstudio.bulk_annotations import write_annotations
+from ml_backend.labelstudio.bulk_annotations import MARK, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
 from tests.e2e.annotator import browser, find_chromium
 from tests.e2e.helpers import sign_up
@@ -67,13 +66,7 @@ def shown(page: Page, before: list[int]) -> list[int]:
     wait_until(lambda: page.eval_on_selector_all("#tiles [role=checkbox]", known) != before, "next page")
     tasks = page.eval_on_selector_all("#tiles [role=checkbox]", known)
     page.wait_for_function("n => document.querySelectorAll('#tiles img').length === n", arg=len(tasks))
-    picture(page, "loaded")
     return list(map(int, tasks))
-
-
-def picture(page: Page, name: str) -> None:
-    if folder := os.environ.get("GRID_PICTURES"):
-        page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 @pytest.mark.browser
@@ -85,7 +78,6 @@ def test_120_images_are_labelled_by_keyboard_alone_under_the_persons_name_but_fo
     last = stack.services.ledger.last_round(stack.project)
     assert last is not None
     with opened(stack) as page:
-        picture(page, "token")
         sign_in(page, person.transport.auth.api_key)
         first = shown(page, [])
         label = page.locator('#classes [aria-current="true"] .name').inner_text()
@@ -96,27 +88,29 @@ def test_120_images_are_labelled_by_keyboard_alone_under_the_persons_name_but_fo
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Space")
         assert page.locator(TICKED).count() == len(first) - 2
-        picture(page, "unticked")
         page.keyboard.press("Enter")
         second = shown(page, first)
         page.keyboard.press("End")
         page.keyboard.press("Space")
         page.keyboard.press("Enter")
-        shown(page, second)
+        third = shown(page, second)
         seconds = time.monotonic() - began
         expect(page.locator("#told")).to_contain_text(f"59 labelled as {label}, 1 left to be labelled one by one")
         looked = [*first, *second]
         print(f"\n{len(looked)} looks in {seconds:.1f} s: {60 * len(looked) / seconds:.0f} a minute")
         assert len(set(looked)) == 120
         assert 60 * len(looked) / seconds >= 60
+        page.keyboard.press("Enter")
+        shown(page, third)
+        page.keyboard.press("u")
+        expect(page.locator("#told")).to_contain_text(f"{len(third)} labels as {label} taken back.")
     answers = {task: given for task, given in client_answers(stack).items() if task not in before}
     assert len(answers) == 117
-    assert set(looked) - set(answers) == {first[2], *(set(first) - set(answers) - {first[2]}), second[-1]}
+    left = set(looked) - set(answers)
+    assert (len(left), len(left & set(first)), {first[2], second[-1]} <= left) == (3, 2, True)
     who = person.whoami()["id"]
     assert {(labels, annotator) for given in answers.values() for labels, annotator in given} == {((label,), who)}
-    assert stack.client.model_versions(stack.project_id).keys() == {
-        name for name in stack.client.model_versions(stack.project_id) if "writing" not in name
-    }
+    assert not [name for name, count in stack.client.model_versions(stack.project_id).items() if count and MARK in name]
 
     def follows() -> bool:
         now = stack.services.ledger.last_round(stack.project)

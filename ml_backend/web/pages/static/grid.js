@@ -308,10 +308,10 @@ function fit() {
   const height = window.innerHeight - edges - at("question").offsetHeight - 45;
   let side = SMALLEST;
   for (let across = 1; across <= PAGE; across += 1) {
-    const wide = Math.floor((box.width - GAP * (across - 1)) / across);
-    if (Math.ceil(PAGE / across) * (wide + GAP) <= height) { side = wide; break; }
+    const wide = (box.width - GAP * (across - 1)) / across;
+    side = Math.max(side, Math.min(wide, height / Math.ceil(PAGE / across) - GAP));
   }
-  side = Math.max(SMALLEST, Math.min(side, LARGEST)) * state.zoom;
+  side = Math.min(side, LARGEST) * state.zoom;
   document.documentElement.style.setProperty("--side", `${Math.floor(side)}px`);
 }
 
