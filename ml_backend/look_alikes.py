@@ -82,7 +82,7 @@ class LookAlikes:
 
         Raises ConflictError, with what to change, where no guess is to be shown, NotFoundError where there is no model.
         """
-        self._require_shown(project)
+        self.require_shown(project)
         model = self.predictor.current(project)
         if model is None:
             raise NotFoundError(
@@ -95,11 +95,8 @@ class LookAlikes:
         classes, confidence = believed(model.head, matrix, at[shown])
         return Guesses(model.head.classes, rows.ids[shown], classes, confidence, at[shown], matrix)
 
-    def blind_among(self, project: Project, task_ids: Collection[int]) -> set[int]:
-        """Those of the tasks that no guess may have been shown for."""
-        return self.ledger.held_out(project, list(task_ids)) | (self.ledger.drawn_blind(project) & set(task_ids))
-
-    def _require_shown(self, project: Project) -> None:
+    def require_shown(self, project: Project) -> None:
+        """Raise ConflictError, with what to change, where nobody is to be shown guesses."""
         if project.schema.multiple:
             raise ConflictError(
                 "The grid is for projects with one choice for each image: in this one several may be chosen."
@@ -113,6 +110,10 @@ class LookAlikes:
             raise ConflictError(
                 "This service shows no guesses (ML_BACKEND_PRELABELS=never), and the grid is made of them: set it to confident."
             )
+
+    def blind_among(self, project: Project, task_ids: Collection[int]) -> set[int]:
+        """Those of the tasks that no guess may have been shown for."""
+        return self.ledger.held_out(project, list(task_ids)) | (self.ledger.drawn_blind(project) & set(task_ids))
 
 
 def must_stay_blind(rows: PoolRows, drawn: Collection[int]) -> NDArray[np.bool_]:

@@ -41,7 +41,8 @@ WORKING, DRAWING = 4, 4
 """Threads that choose and write, and that make thumbnails: neither keeps webhooks and predictions waiting."""
 Token = Annotated[str | None, Header(alias=TOKEN_HEADER)]
 TaskId = Annotated[int, InPath(ge=0, le=LARGEST_ID)]
-JPEG = {
+HTML: dict[int | str, dict[str, Any]] = {200: {"description": "The page.", "content": {"text/html": {}}}}
+JPEG: dict[int | str, dict[str, Any]] = {
     200: {"description": "The image, small.", "content": {"image/jpeg": {}}},
     304: {"description": "The image that the caller has is as it was."},
 }
@@ -64,7 +65,7 @@ def grid(services: Services, persons: Persons | None = None) -> APIRouter:  # no
 
         return await to_thread.run_sync(do, limiter=working)
 
-    @router.get("/grid", response_class=HTMLResponse)
+    @router.get("/grid", response_class=Response, responses=HTML)
     def page(number: int) -> HTMLResponse:
         known = project(number)
         told = {"title": known.title, "host": known.key.host, "version": __version__}
@@ -101,7 +102,7 @@ def grid(services: Services, persons: Persons | None = None) -> APIRouter:  # no
         made = thumbnails.get(digest, partial(services.encoding.read, of, task))
         return Response(made, media_type="image/jpeg", headers=headers)
 
-    @router.get("/tasks/{task_id}/thumbnail", response_class=Response, responses=JPEG)  # type: ignore[arg-type]
+    @router.get("/tasks/{task_id}/thumbnail", response_class=Response, responses=JPEG)
     async def thumbnail(number: int, task_id: TaskId, request: Request, token: Token = None) -> Response:
         """For who may see the project, by their own Label Studio token. An image that cannot be shown: 422, and why."""
         known = request.headers.get("If-None-Match")

@@ -89,11 +89,12 @@ class GridWork:
         What somebody answered meanwhile keeps that answer; what was held out or drawn for an audit meanwhile stays blind.
         Safe to repeat. Raises what `page` does, and InvalidInputError for a class that the project does not have.
         """
+        self._look_alikes.require_shown(project)
         shown = self._shown_of(project)
         here = {task.id for task in self._services.ledger.tasks(project, tasks)}
         blind = self._look_alikes.blind_among(project, here)
         labels = {task: (label,) for task in tasks if task in here - blind}
-        with shown.writing, self._persons.client(project, token) as client:
+        with shown.alone(), self._persons.client(project, token) as client:
             person = self._persons.ask(project, client)
             self._require_config(project, client)
             _require_label(label, project.schema.labels)
@@ -124,7 +125,7 @@ class GridWork:
     def undo(self, project: Project, token: str | None) -> dict[str, Any]:
         """Delete what the person's last page wrote, but for answers that somebody has changed since."""
         shown = self._shown_of(project)
-        with shown.writing, self._persons.client(project, token) as client:
+        with shown.alone(), self._persons.client(project, token) as client:
             person = self._persons.ask(project, client)
             last = shown.last(person.id)
             if last is None or not last.answers:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ml_backend.errors import ConflictError
 from ml_backend.records import Annotation
 
+PATIENCE_S = 30.0
+"""The longest that a person waits for another one's page to be written."""
 HELD_S = 900.0
 """How long the tasks of one person's page are shown to nobody else."""
 
@@ -26,18 +30,31 @@ class Given:
 
 @dataclass
 class ShownPages:
-    """Of one project. Safe to share between threads.
-
-    writing: held by whoever writes to the project, so that two people at the grid do not mix up what they have under way.
-    """
+    """Of one project. Safe to share between threads."""
 
     clock: Callable[[], float] = time.monotonic
-    writing: threading.Lock = field(default_factory=threading.Lock)
+    patience: float = PATIENCE_S
+    _writing: threading.Lock = field(default_factory=threading.Lock)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _held: dict[int, tuple[float, frozenset[int]]] = field(default_factory=dict)
     _done: set[int] = field(default_factory=set)
     _refused: dict[str, set[int]] = field(default_factory=dict)
     _last: dict[int, Given] = field(default_factory=dict)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only one who writes to the project, so that two people do not mix up what they have under way.
+
+        Raises ConflictError where that takes too long.
+        """
+        if not self._writing.acquire(timeout=self.patience):
+            raise ConflictError(
+                "Labels of somebody else are being written, and Label Studio is slow: try again in a while. Nothing was written."
+            )
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def elsewhere(self, user: int, waiting: Collection[int]) -> set[int]:
         """What is not to be shown to the user, whatever the class: answered, or on somebody else's page.

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from ml_backend.errors import ConflictError
 from ml_backend.labelstudio.own_answers import BY_HAND
 from ml_backend.store.schema import tasks as task_rows
 from ml_backend.web import grid_work, persons
+from ml_backend.web.grid_work import GridWork
 from ml_backend.web.persons import TOKEN_HEADER
+from ml_backend.web.shown_pages import HELD_S, ShownPages
+from ml_backend.web.thumbnails import SIDE, Thumbnails, thumbnail
 from tests.bench import Bench
-from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, folder_texts, grid_of
+from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, folder_texts, grid_of, picture
 
 HELD_OUT = range(1, 21)
 REST = set(range(61, 121))
@@ -166,6 +172,36 @@ def test_what_an_import_has_under_way_is_left_alone(grid: Grid) -> None:
     grid.studio.import_predictions(1, [theirs, killed])
     grid.post("labels", {"label": "cat", "tasks": grid.shown("cat")})
     assert grid.studio.model_versions(1) == {"ml-backend-writing-0123": 1}
+
+
+def test_each_of_a_few_labels_says_how_long_it_took(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Label Studio's bulk action, which writes ten and more, takes no time."""
+    times: list[float] = []
+    real = type(grid.studio).create_annotation
+
+    def create(self: object, task: int, result: list[dict[str, object]], *, lead_time: float) -> object:
+        times.append(lead_time)
+        return real(grid.studio, task, result, lead_time=lead_time)
+
+    monkeypatch.setattr(type(grid.studio), "create_annotation", create)
+    grid.post("labels", {"label": "cat", "tasks": grid.shown("cat")[:3], "seconds": 30})
+    assert times == [10.0, 10.0, 10.0]
+
+
+def test_who_writes_while_somebody_else_does_is_not_kept_waiting_for_ever() -> None:
+    shown = ShownPages(patience=0.01)
+    with shown.alone(), pytest.raises(ConflictError, match="try again in a while"), shown.alone():
+        raise AssertionError("two at once")
+    with shown.alone():
+        pass
+
+
+def test_no_guess_is_written_where_none_is_to_be_shown(grid: Grid) -> None:
+    grid.bench.set(prelabels="never")
+    again = GridWork(grid.bench.services, persons.Persons(lambda _, token: grid.studio.seen_by(token)))
+    with pytest.raises(ConflictError, match="ML_BACKEND_PRELABELS=never"):
+        again.write(grid.project, ANNA, "cat", [70], [], 1.0)
+    assert grid.answers() == {}
 
 
 # -- taking back -------------------------------------------------------------------------------------------------------
@@ -326,3 +362,40 @@ def test_a_task_that_was_deleted_in_label_studio_is_not_shown(grid: Grid) -> Non
 def test_nothing_of_the_data_folder_is_served_beside_the_static_files(grid: Grid, tmp_path: Path) -> None:
     for path in ("/static/", "/static/../grid.html", "/static/%2e%2e/grid.html", "/static/..%2f..%2fapp.py"):
         assert grid.http.get(path).status_code == 404, path
+
+
+# -- what is remembered ------------------------------------------------------------------------------------------------
+
+
+def test_a_page_that_somebody_left_open_is_given_to_others_after_a_while() -> None:
+    now = [0.0]
+    shown = ShownPages(clock=lambda: now[0])
+    shown.hold(7, [1, 2])
+    assert (shown.elsewhere(8, {1, 2, 3}), shown.elsewhere(7, {1, 2, 3})) == ({1, 2}, set())
+    shown.hold(7, [3])
+    assert shown.elsewhere(8, {1, 2, 3}) == {3}
+    now[0] += HELD_S
+    assert shown.elsewhere(8, {1, 2, 3}) == set()
+
+
+def test_nothing_is_remembered_of_tasks_that_the_ledger_knows_to_be_answered() -> None:
+    shown = ShownPages()
+    shown.answered(range(1_000))
+    shown.refuse("cat", range(1_000))
+    assert shown.elsewhere(7, {5, 2_000}) == {5}
+    assert shown.refused() == {"cat": {5}}
+
+
+def test_thumbnails_are_small_and_those_in_memory_have_a_limit() -> None:
+    asked: list[int] = []
+
+    def read(task: int) -> bytes:
+        asked.append(task)
+        return picture(task, (1_000, 3_000))
+
+    one = thumbnail(picture(1, (1_000, 3_000)))
+    assert Image.open(io.BytesIO(one)).size == (SIDE // 3, SIDE)
+    kept = Thumbnails(kept_bytes=int(2.5 * len(one)))
+    for task in (1, 2, 1, 3, 1, 2):
+        kept.get(f"{task:064x}", lambda task=task: read(task))  # type: ignore[misc]
+    assert asked == [1, 2, 3, 2], "the one that was not used for longest had to go"

@@ -20,7 +20,7 @@ from tests.e2e.annotator import browser, find_chromium
 from tests.web.fake_grid import ANNA, STRANGER, Grid, grid_of, picture
 
 KINDS = ("robin", "wren", "a finch or <b>another</b> bird with a long name")
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", autouse=True)
