@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from playwright.sync_api import Page, expect
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.bulk_annotations import MARK, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.web.persons import TOKEN_HEADER
 from tests.e2e.annotator import browser, find_chromium
 from tests.e2e.helpers import sign_up
 from tests.e2e.stack import PATIENCE, Stack, running, wait_until
@@ -22,15 +25,12 @@ FIRST = 60
 TICKED = '#tiles [role=checkbox][aria-checked="true"]'
 
 
-@pytest.fixture(scope="module", autouse=True)
-def chromium() -> str:
-    return find_chromium()
-
-
-@pytest.fixture
-def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path) -> Iterator[Stack]:
+@pytest.fixture(scope="module")
+def stack(
+    label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
     """A project of digits with a model."""
-    with running(label_studio, client, tmp_path, tasks=1_700) as stack:
+    with running(label_studio, client, tmp_path_factory.mktemp("grid"), tasks=1_700) as stack:
         wait_until(lambda: stack.services.ledger.counts(stack.project).tasks == 1_700, "project that was read")
         tasks = list(client.tasks(stack.project_id))[:FIRST]
         labels = {task.id: (stack.truth[task.data["filename"]],) for task in tasks}
@@ -42,6 +42,7 @@ def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path
 @contextmanager
 def opened(stack: Stack, **context: object) -> Iterator[Page]:
     """The grid in a browser that has no token yet, and in which nothing goes wrong unnoticed."""
+    find_chromium()
     with browser() as chromium:
         page = chromium.new_context(viewport={"width": 1280, "height": 900}, **context).new_page()  # type: ignore[arg-type]
         page.set_default_timeout(PATIENCE * 1_000)
@@ -115,11 +116,45 @@ def test_120_images_are_labelled_by_keyboard_alone_under_the_persons_name_but_fo
     def follows() -> bool:
         now = stack.services.ledger.last_round(stack.project)
         counts = stack.services.ledger.counts(stack.project)
-        return now is not None and now.number > last.number and counts.labelled == FIRST + 117
+        return now is not None and now.number > last.number and counts.labelled == len(before) + 117
 
     wait_until(follows, "queue that knows of the labels")
     queue = stack.round_after(last.number)
     assert set(stack.ranking(queue)).isdisjoint(answers)
+
+
+def test_two_people_at_the_grid_and_an_import_at_once_label_each_task_once_each_under_their_name(
+    stack: Stack, label_studio: EmbeddedLabelStudio
+) -> None:
+    before = set(client_answers(stack))
+    people = [sign_up(label_studio, f"grid-{index}@example.com") for index in range(2)]
+    address = f"{stack.settings.url}/projects/{stack.project.id}/grid"
+
+    def ask(person: LabelStudio, what: str, **body: object) -> Any:
+        headers = {TOKEN_HEADER: person.transport.auth.api_key}
+        answer = requests.post(f"{address}/{what}", json=body, headers=headers, timeout=PATIENCE)
+        assert answer.ok, answer.text
+        return answer.json()
+
+    pages = {person: ask(person, "page", label="3") for person in people}
+    shown = {person: [task["id"] for task in page["tasks"]] for person, page in pages.items()}
+    assert not set.intersection(*map(set, shown.values()))
+    open_ = [task.id for task in stack.client.tasks(stack.project_id) if task.id not in before]
+    imported = dict.fromkeys([task for task in open_ if not any(task in ids for ids in shown.values())][:200], ("5",))
+
+    def label(person: LabelStudio) -> Any:
+        return ask(person, "labels", label="3", tasks=shown[person], seconds=30)
+
+    with ThreadPoolExecutor(3) as pool:
+        writing = pool.submit(write_annotations, stack.project_id, stack.schema, imported, stack.client)
+        written = dict(zip(people, pool.map(label, people), strict=True))
+        assert sorted(writing.result().written) == sorted(imported)
+    assert [said["written"] for said in written.values()] == [len(shown[person]) for person in people]
+    answers = {task: given for task, given in client_answers(stack).items() if task not in before}
+    expected = {task: [(("5",), stack.client.whoami()["id"])] for task in imported}
+    for person in people:
+        expected |= {task: [(("3",), person.whoami()["id"])] for task in shown[person]}
+    assert answers == expected
 
 
 def client_answers(stack: Stack) -> dict[int, list[tuple[tuple[str, ...], int | None]]]:
