@@ -10,7 +10,7 @@ from ml_backend.labelstudio.client import LabelStudio, column_filter
 from ml_backend.records import Annotation, LabelSchema
 
 BY_HAND = f"{MARK}by-hand-"
-"""What names of the temporary predictions of the grid begin with: it leaves those of an import alone."""
+"""What names of the temporary predictions of the grid begin with: a user's number follows."""
 
 _OPEN = column_filter("annotations_ids", "empty", value=True)
 

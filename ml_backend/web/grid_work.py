@@ -94,11 +94,12 @@ class GridWork:
         here = {task.id for task in self._services.ledger.tasks(project, tasks)}
         blind = self._look_alikes.blind_among(project, here)
         labels = {task: (label,) for task in tasks if task in here - blind}
-        with shown.alone(), self._persons.client(project, token) as client:
+        with self._persons.client(project, token) as client:
             person = self._persons.ask(project, client)
             self._require_config(project, client)
             _require_label(label, project.schema.labels)
-            done = self._write(project, labels, seconds / max(len(labels), 1), client) if labels else Written()
+            with shown.alone(person.id):
+                done = self._write(project, person, labels, seconds, client) if labels else Written()
             given = given_by(person.id, label, project.key.project_id, project.schema, done.written, client)
         shown.refuse(label, unticked)
         shown.answered([*done.written, *done.answered, *done.gone])
@@ -113,12 +114,17 @@ class GridWork:
         }
 
     def _write(
-        self, project: Project, labels: Mapping[int, Sequence[str]], seconds: float, client: LabelStudio
+        self,
+        project: Project,
+        person: Person,
+        labels: Mapping[int, Sequence[str]],
+        seconds: float,
+        client: LabelStudio,
     ) -> Written:
+        """Under a mark of the person's own: what others have under way is left alone."""
+        mark, each = f"{BY_HAND}{person.id}-", round(seconds / len(labels), 2)
         try:
-            return write_annotations(
-                project.key.project_id, project.schema, labels, client, mark=BY_HAND, lead_time=round(seconds, 2)
-            )
+            return write_annotations(project.key.project_id, project.schema, labels, client, mark=mark, lead_time=each)
         finally:  # of what failed some may have been written
             self._services.jobs.mark_due(project, reason="labelled in the grid")
 

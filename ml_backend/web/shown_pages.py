@@ -15,7 +15,7 @@ from ml_backend.errors import ConflictError
 from ml_backend.records import Annotation
 
 PATIENCE_S = 30.0
-"""The longest that a person waits for another one's page to be written."""
+"""The longest that a page waits for another one of the same person to be written."""
 HELD_S = 900.0
 """How long the tasks of one person's page are shown to nobody else."""
 
@@ -34,7 +34,7 @@ class ShownPages:
 
     clock: Callable[[], float] = time.monotonic
     patience: float = PATIENCE_S
-    _writing: threading.Lock = field(default_factory=threading.Lock)
+    _writing: dict[int, threading.Lock] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _held: dict[int, tuple[float, frozenset[int]]] = field(default_factory=dict)
     _done: set[int] = field(default_factory=set)
@@ -42,19 +42,21 @@ class ShownPages:
     _last: dict[int, Given] = field(default_factory=dict)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be the only one who writes to the project, so that two people do not mix up what they have under way.
+    def alone(self, user: int) -> Iterator[None]:
+        """Be the only one who writes for this user, so that two tabs do not mix up what they have under way.
 
         Raises ConflictError where that takes too long.
         """
-        if not self._writing.acquire(timeout=self.patience):
+        with self._lock:
+            writing = self._writing.setdefault(user, threading.Lock())
+        if not writing.acquire(timeout=self.patience):
             raise ConflictError(
-                "Labels of somebody else are being written, and Label Studio is slow: try again in a while. Nothing was written."
+                "Labels of yours are still being written, and Label Studio is slow: try again in a while. Nothing was written."
             )
         try:
             yield
         finally:
-            self._writing.release()
+            writing.release()
 
     def elsewhere(self, user: int, waiting: Collection[int]) -> set[int]:
         """What is not to be shown to the user, whatever the class: answered, or on somebody else's page.

@@ -165,13 +165,13 @@ def test_label_studio_away_in_the_middle_is_told_and_the_page_sent_again_ends_we
     assert not grid.studio.model_versions(1)
 
 
-def test_what_an_import_has_under_way_is_left_alone(grid: Grid) -> None:
-    """Its temporary predictions are about to become labels; those of a grid that was killed are swept."""
+def test_what_an_import_or_somebody_else_has_under_way_is_left_alone(grid: Grid) -> None:
+    """Its temporary predictions are about to become labels; what a page of one's own left that was killed is swept."""
     theirs = {"task": 100, "result": [], "model_version": "ml-backend-writing-0123"}
-    killed = {"task": 101, "result": [], "model_version": f"{BY_HAND}4567"}
-    grid.studio.import_predictions(1, [theirs, killed])
+    killed, bens = ({"task": 101, "result": [], "model_version": f"{BY_HAND}{user}-4567"} for user in (7, 71))
+    grid.studio.import_predictions(1, [theirs, killed, bens])
     grid.post("labels", {"label": "cat", "tasks": grid.shown("cat")})
-    assert grid.studio.model_versions(1) == {"ml-backend-writing-0123": 1}
+    assert grid.studio.model_versions(1) == {"ml-backend-writing-0123": 1, f"{BY_HAND}71-4567": 1}
 
 
 def test_each_of_a_few_labels_says_how_long_it_took(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,11 +188,11 @@ def test_each_of_a_few_labels_says_how_long_it_took(grid: Grid, monkeypatch: pyt
     assert times == [10.0, 10.0, 10.0]
 
 
-def test_who_writes_while_somebody_else_does_is_not_kept_waiting_for_ever() -> None:
+def test_two_tabs_of_one_person_write_one_after_the_other_and_none_waits_for_ever() -> None:
     shown = ShownPages(patience=0.01)
-    with shown.alone(), pytest.raises(ConflictError, match="try again in a while"), shown.alone():
+    with shown.alone(7), shown.alone(8), pytest.raises(ConflictError, match="try again in a while"), shown.alone(7):
         raise AssertionError("two at once")
-    with shown.alone():
+    with shown.alone(7):
         pass
 
 
