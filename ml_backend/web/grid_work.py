@@ -131,12 +131,13 @@ class GridWork:
     def undo(self, project: Project, token: str | None) -> dict[str, Any]:
         """Delete what the person's last page wrote, but for answers that somebody has changed since."""
         shown = self._shown_of(project)
-        with shown.alone(), self._persons.client(project, token) as client:
+        with self._persons.client(project, token) as client:
             person = self._persons.ask(project, client)
             last = shown.last(person.id)
             if last is None or not last.answers:
                 raise ConflictError("There is no page of yours to take back: change single answers in Label Studio.")
-            gone, kept = take_back(project.key.project_id, project.schema, last.answers, client)
+            with shown.alone(person.id):
+                gone, kept = take_back(project.key.project_id, project.schema, last.answers, client)
             self._services.jobs.mark_due(project, reason="taken back in the grid")
         shown.taken_back(person.id, gone)
         return {"label": last.label, "deleted": len(gone), "kept": len(kept)}

@@ -151,10 +151,10 @@ def test_two_people_at_the_grid_and_an_import_at_once_label_each_task_once_each_
         assert sorted(writing.result().written) == sorted(imported)
     assert [said["written"] for said in written.values()] == [len(shown[person]) for person in people]
     answers = {task: given for task, given in client_answers(stack).items() if task not in before}
-    expected = dict.fromkeys(imported, [(("5",), stack.client.whoami()["id"])])
+    expected = dict.fromkeys(imported, (("5",), stack.client.whoami()["id"]))
     for person in people:
-        expected |= dict.fromkeys(shown[person], [(("3",), person.whoami()["id"])])
-    assert answers == expected
+        expected |= dict.fromkeys(shown[person], (("3",), person.whoami()["id"]))
+    assert answers == {task: [given] for task, given in expected.items()}
 
 
 def client_answers(stack: Stack) -> dict[int, list[tuple[tuple[str, ...], int | None]]]:
