@@ -34,6 +34,7 @@ class ShownPages:
 
     clock: Callable[[], float] = time.monotonic
     patience: float = PATIENCE_S
+    _turn: threading.Lock = field(default_factory=threading.Lock)
     _writing: dict[int, threading.Lock] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _held: dict[int, tuple[float, frozenset[int]]] = field(default_factory=dict)
@@ -45,7 +46,8 @@ class ShownPages:
     def alone(self, user: int) -> Iterator[None]:
         """Be the only one who writes for this user, so that two tabs do not mix up what they have under way.
 
-        Raises ConflictError where that takes too long.
+        Other users' pages are waited for as well, for a while: Label Studio on SQLite takes far longer for two at once than
+        for one after the other. Raises ConflictError where one's own takes too long.
         """
         with self._lock:
             writing = self._writing.setdefault(user, threading.Lock())
@@ -53,9 +55,12 @@ class ShownPages:
             raise ConflictError(
                 "Labels of yours are still being written, and Label Studio is slow: try again in a while. Nothing was written."
             )
+        first = self._turn.acquire(timeout=self.patience / 3)
         try:
             yield
         finally:
+            if first:
+                self._turn.release()
             writing.release()
 
     def elsewhere(self, user: int, waiting: Collection[int]) -> set[int]:
