@@ -17,6 +17,12 @@ class DamagedError(InvalidInputError):
     """Files that this service wrote are not whole any more."""
 
 
+class ForbiddenError(BackendError):
+    """Who asks may not: their token is missing, refused, or of somebody who does not see the project."""
+
+    status = 403
+
+
 class NotFoundError(BackendError):
     """The named project, version, task or job does not exist."""
 

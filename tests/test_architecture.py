@@ -23,6 +23,7 @@ ROOMS = (
     "manual_relabel",
     "manual_fields",
     "opinions",
+    "look_alikes",
     "imports",
     "exports",
     "diagnostics",

@@ -63,51 +63,67 @@ def write_annotations(
     certificate: str | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
     on_tidy: Callable[[int], None] = lambda _: None,
+    mark: str = MARK,
+    lead_time: float = 0.0,
 ) -> Written:
     """Annotate each task with its labels, as the user whose token `client` has, unless it is answered; a skip is no answer.
 
     labels: task id -> names of the label config; none at all says that none of them fits, where several may be chosen.
     certificate: the labels are a model's, accepted under it, and marked so. What is there of it already counts as written,
     and a task that somebody skipped as answered: it is left to people.
-    on_progress: tasks that are done with. on_tidy: temporary predictions that were deleted.
+    on_progress: tasks that are done with. on_tidy: temporary predictions that were deleted. mark: what the names of the
+    temporary predictions begin with, MARK itself or longer: calls with another one than MARK leave those of others alone.
+    lead_time: seconds that each answer took; kept where they are written one by one, the bulk action takes none.
 
     Safe to repeat: after a crash at any line, the same call ends as if there had been none. Raises InvalidInputError, with
-    nothing written, for labels that do not fit the config; ConflictError where another call works on the same project;
+    nothing written, for labels that do not fit the config; ConflictError where another call with the mark works on the same
+    project;
     LabelStudioUnavailableError where a later call may succeed, LabelStudioError for a refusal.
     """
     _check(schema, labels)
-    writer = _Writer(project_id, schema, client, certificate)
+    writer = _Writer(project_id, schema, client, certificate, mark, lead_time)
     if labels:
         writer.result_of(next(iter(labels.values())))  # refuses a certificate's id before anything is done
-    settle(project_id, client)
+    settle(project_id, client, mark=mark)
     if len(labels) < FEW or client.singly(project_id, len(labels)):
         writer.write_singly(labels, on_progress)
         return writer.report
     for chunk in chunks(labels.items(), CHUNK if client.lean_import(project_id) else 5 * CHUNK):
         writer.write(dict(chunk))
         on_progress(len(chunk))
-    settle(project_id, client, on_tidy)
+    settle(project_id, client, on_tidy, mark=mark)
     return writer.report
 
 
-def settle(project_id: int, client: LabelStudio, on_progress: Callable[[int], None] = lambda _: None) -> None:
+def settle(
+    project_id: int, client: LabelStudio, on_progress: Callable[[int], None] = lambda _: None, *, mark: str = MARK
+) -> None:
     """Delete the temporary predictions that there are: nothing that was begun with them can annotate a task after this."""
-    left = _temporary(project_id, client)
+    left = _temporary(project_id, client, mark)
     if left:
         _recount(project_id, client)
     for name in left:
         on_progress(client.delete_predictions(project_id, name))
 
 
-def _temporary(project_id: int, client: LabelStudio) -> set[str]:
-    return {name for name, count in client.model_versions(project_id).items() if count and name.startswith(MARK)}
+def _temporary(project_id: int, client: LabelStudio, mark: str) -> set[str]:
+    return {name for name, count in client.model_versions(project_id).items() if count and name.startswith(mark)}
 
 
 class _Writer:
     """Annotations for one project, and what became of each."""
 
-    def __init__(self, project_id: int, schema: LabelSchema, client: LabelStudio, certificate: str | None) -> None:
+    def __init__(
+        self,
+        project_id: int,
+        schema: LabelSchema,
+        client: LabelStudio,
+        certificate: str | None,
+        mark: str,
+        lead_time: float,
+    ) -> None:
         self.project_id, self.schema, self.client, self.certificate = project_id, schema, client, certificate
+        self.mark, self.lead_time = mark, lead_time
         self.report = Written()
         self.user = client.whoami()["id"]
 
@@ -125,7 +141,7 @@ class _Writer:
             if self._convert(left):
                 self.report.written.extend(left)
                 return
-            settle(self.project_id, self.client)
+            settle(self.project_id, self.client, mark=self.mark)
             left = self._unanswered(self._existing(left), again=True)
         if left:
             logger.warning(
@@ -143,7 +159,7 @@ class _Writer:
 
         Raises ConflictError where somebody else deleted them: who goes on against another run would annotate twice.
         """
-        names = [f"{MARK}{uuid.uuid4().hex[:16]}" for _ in range(0, len(labels), PIECE)]
+        names = [f"{self.mark}{uuid.uuid4().hex[:16]}" for _ in range(0, len(labels), PIECE)]
         predictions = [
             {"task": task_id, "result": self.result_of(chosen), "model_version": names[place // PIECE]}
             for place, (task_id, chosen) in enumerate(labels.items())
@@ -154,7 +170,7 @@ class _Writer:
             created = self._annotate(list(labels), names)
         except LabelStudioError as error:
             logger.warning("Labels for %d tasks at once failed: %s", len(labels), error)
-        if created != len(labels) and stored and not set(names) <= _temporary(self.project_id, self.client):
+        if created != len(labels) and stored and not set(names) <= _temporary(self.project_id, self.client, self.mark):
             raise ConflictError(
                 f"Somebody deleted what was to become labels of project {self.project_id}, most likely another import of "
                 "labels into it: let that one end, then run this again. What is written stays."
@@ -175,7 +191,7 @@ class _Writer:
 
     def _unanswered(self, labels: Mapping[int, Sequence[str]], *, again: bool = False) -> dict[int, Sequence[str]]:
         """Those of the tasks that nobody has answered; `again`: an answer like ours is what was written."""
-        given = _answers(self.project_id, self.schema, labels, self.client, skips=self.certificate is not None)
+        given = answers_of(self.project_id, self.schema, labels, self.client, skips=self.certificate is not None)
         for task_id, answers in given.items():
             ours = any(self._is_ours(answer, labels[task_id], again=again) for answer in answers)
             (self.report.written if ours else self.report.answered).append(task_id)
@@ -202,7 +218,7 @@ class _Writer:
 
     def _create_one(self, task_id: int, chosen: Sequence[str]) -> bool:
         try:
-            self.client.create_annotation(task_id, self.result_of(chosen), lead_time=0.0)
+            self.client.create_annotation(task_id, self.result_of(chosen), lead_time=self.lead_time)
         except NotFoundError:
             return False
         return True
@@ -219,8 +235,8 @@ def _check(schema: LabelSchema, labels: Mapping[int, Sequence[str]]) -> None:
         raise InvalidInputError(f"Nothing was written: task {wrong[0]} needs one label, for the config asks for one.")
 
 
-def _answers(
-    project_id: int, schema: LabelSchema, task_ids: Iterable[int], client: LabelStudio, *, skips: bool
+def answers_of(
+    project_id: int, schema: LabelSchema, task_ids: Iterable[int], client: LabelStudio, *, skips: bool = False
 ) -> dict[int, list[Annotation]]:
     """Task id -> its answers, of those tasks that have any; read from the annotations, for counts can lag behind.
 

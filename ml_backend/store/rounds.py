@@ -141,6 +141,12 @@ class Rounds(Projects):
         with self.database.read() as connection:
             return [Query(*row) for row in connection.execute(statement)]
 
+    def drawn_blind(self, project: Project) -> set[int]:
+        """Tasks that some round asks for in the arm of a blind audit, answered or not."""
+        drawn = sa.select(queries.c.task_id).where(queries.c.project_id == project.id, queries.c.arm == "audit")
+        with self.database.read() as connection:
+            return set(connection.scalars(drawn))
+
     def left(self, round_: Round) -> Left:
         """How much of a round's queue still waits for an answer."""
         waiting = still_waiting()

@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
 
 from ml_backend import __version__
 from ml_backend.errors import BackendError, InvalidInputError
@@ -24,6 +25,7 @@ from ml_backend.steps import push_queue
 from ml_backend.store.faults import retry_until_available
 from ml_backend.web import replies
 from ml_backend.web.access import Gate, require_closed
+from ml_backend.web.grid import STATIC, grid
 from ml_backend.web.project_routes import operations
 from ml_backend.web.protocol import (
     REFUSALS,
@@ -73,6 +75,8 @@ def create_app(services: Services) -> FastAPI:
     application.include_router(routes)
     application.include_router(routes, prefix="/hosts/{host}")
     application.include_router(operations(services))
+    application.include_router(grid(services))
+    application.mount("/static", StaticFiles(directory=STATIC))
     return application
 
 

@@ -13,6 +13,7 @@ from ml_backend.manual_promotion import follow
 from ml_backend.manual_promotion import unpin as unpin_version
 from ml_backend.services import Services
 from ml_backend.status import job_status, round_status, version_status
+from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Version, version_number
 from ml_backend.store.projects import Project
 from ml_backend.web import replies
@@ -22,16 +23,21 @@ from ml_backend.web.shared_exports import Exports
 FILE = {"description": "The model.", "content": {"application/octet-stream": {}}}
 
 
+def numbered(number: int, ledger: Ledger) -> Project:
+    """The project of this number here. Raises NotFoundError."""
+    for known in ledger.projects():
+        if known.id == number:
+            return known
+    raise NotFoundError(f"There is no project {number} here; GET /projects lists the projects.")
+
+
 def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of routes
     """Routes below /projects. A project is named by its number here, as `GET /projects` lists it."""
     router = APIRouter(prefix="/projects")
     exports = Exports(services.settings)
 
     def project(number: int) -> Project:
-        for known in services.ledger.projects():
-            if known.id == number:
-                return known
-        raise NotFoundError(f"There is no project {number} here; GET /projects lists the projects.")
+        return numbered(number, services.ledger)
 
     @router.get("", response_model=list[replies.Project])
     def projects() -> list[dict[str, Any]]:

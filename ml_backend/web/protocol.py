@@ -38,7 +38,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "The body is not JSON, or the Host header no name.",
         401: "User and password are missing or wrong.",
-        403: "A page of another site called.",
+        403: "A page of another site called, or Label Studio does not let the person's own token see the project.",
         404: "There is no such project, version or host.",
         408: "The body did not come in within a minute.",
         409: "The present state does not allow it.",
@@ -103,6 +103,21 @@ class WebhookRequest(_Message):
                 "with ?project=<id> at the end of its address; `ml-backend setup-project` does that."
             )
         return parse_project(str(project))[0]
+
+
+class GridPageRequest(_Message):
+    """label: the class to look at; None: the one that most tasks are taken for."""
+
+    label: str | None = Field(None, max_length=10_000)
+
+
+class GridLabelsRequest(_Message):
+    """tasks: to be labelled; unticked: said not to be of the class. seconds: how long the page was looked at."""
+
+    label: str = Field(max_length=10_000)
+    tasks: list[Id] = Field(max_length=1_000)
+    unticked: list[Id] = Field([], max_length=1_000)
+    seconds: float = Field(0.0, ge=0, le=86_400)
 
 
 def parse_project(text: str) -> tuple[int, int | None]:

@@ -196,3 +196,43 @@ class Project(_Reply):
     former: list[FormerProject]
     problems: list[str]
     unreadable: UnreadableImages
+
+
+class GridClass(_Reply):
+    """tasks: how many of the unlabelled ones the model takes for it. key: a digit, that of Label Studio's page, or none."""
+
+    name: str
+    key: str
+    tasks: int
+
+
+class GridTask(_Reply):
+    id: int
+    name: str
+
+
+class GridPage(_Reply):
+    """person: whose token it is. tasks: look-alikes, the one the model is surest of first; none where no more are left."""
+
+    label: str
+    person: str
+    classes: list[GridClass]
+    tasks: list[GridTask]
+
+
+class GridWritten(_Reply):
+    """answered: had an answer, which they keep. gone: deleted meanwhile. blind: held out, or drawn for an audit, meanwhile."""
+
+    label: str
+    written: int
+    answered: int
+    gone: int
+    blind: int
+
+
+class GridUndone(_Reply):
+    """kept: answers that somebody has changed since."""
+
+    label: str
+    deleted: int
+    kept: int

@@ -115,7 +115,14 @@ class FakeProject(LabelStudio):
 
     def _raw(self, task_id: int) -> list[dict[str, Any]]:
         return [
-            _raw(a.id, _result(a)) | {"completed_by": a.annotator, "was_cancelled": a.was_cancelled}
+            {
+                "id": a.id,
+                "result": _result(a),
+                "completed_by": a.annotator,
+                "was_cancelled": a.was_cancelled,
+                "created_at": a.created_at.isoformat(),
+                "updated_at": a.updated_at.isoformat(),
+            }
             for a in self.given[task_id]
         ]
 

@@ -1,0 +1,111 @@
+"""The grid: a page of images that the model takes for one class, to be labelled by looking at them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Header, Request, Response
+from fastapi import Path as InPath
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ml_backend import __version__
+from ml_backend.errors import NotFoundError
+from ml_backend.services import Services
+from ml_backend.store.projects import Project
+from ml_backend.web import replies
+from ml_backend.web.grid_work import GridWork
+from ml_backend.web.persons import TOKEN_HEADER, Persons
+from ml_backend.web.project_routes import numbered
+from ml_backend.web.protocol import LARGEST_ID, GridLabelsRequest, GridPageRequest
+from ml_backend.web.thumbnails import Thumbnails, etag
+
+T = TypeVar("T")
+PAGES = Path(__file__).parent / "pages"
+STATIC = PAGES / "static"
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+"""Of the page: nothing from elsewhere, no script that is not a file of ours, in nobody's frame."""
+WORKING, DRAWING = 4, 4
+"""Threads that choose and write, and that make thumbnails: neither keeps webhooks and predictions waiting."""
+Token = Annotated[str | None, Header(alias=TOKEN_HEADER)]
+TaskId = Annotated[int, InPath(ge=0, le=LARGEST_ID)]
+HTML: dict[int | str, dict[str, Any]] = {200: {"description": "The page.", "content": {"text/html": {}}}}
+JPEG: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The image, small.", "content": {"image/jpeg": {}}},
+    304: {"description": "The image that the caller has is as it was."},
+}
+
+
+def grid(services: Services, persons: Persons | None = None) -> APIRouter:  # noqa: C901 - a list of routes
+    """The page and what it calls. persons: who is asked whose token it is, Label Studio by default."""
+    router = APIRouter(prefix="/projects/{number}")
+    who = persons or Persons()
+    work, thumbnails = GridWork(services, who), Thumbnails()
+    working, drawing = CapacityLimiter(WORKING), CapacityLimiter(DRAWING)
+    pages = Environment(loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined)
+
+    def project(number: int) -> Project:
+        return numbered(number, services.ledger)
+
+    async def at_work(what: Callable[..., T], number: int, *arguments: Any) -> T:
+        def do() -> T:
+            return what(project(number), *arguments)
+
+        return await to_thread.run_sync(do, limiter=working)
+
+    @router.get("/grid", response_class=Response, responses=HTML)
+    def page(number: int) -> HTMLResponse:
+        known = project(number)
+        told = {"title": known.title, "host": known.key.host, "version": __version__}
+        return HTMLResponse(pages.get_template("grid.html").render(told), headers=HEADERS)
+
+    @router.post("/grid/page", response_model=replies.GridPage)
+    async def next_page(number: int, message: GridPageRequest, token: Token = None) -> dict[str, Any]:
+        """Look-alikes to be looked at next, with the person's own Label Studio token."""
+        return await at_work(work.page, number, token, message.label)
+
+    @router.post("/grid/labels", response_model=replies.GridWritten)
+    async def label(number: int, message: GridLabelsRequest, token: Token = None) -> dict[str, Any]:
+        """Label tasks as the person whose token it is. May be sent again: what is answered stays as it is."""
+        said = message.label, message.tasks, message.unticked, message.seconds
+        return await at_work(work.write, number, token, *said)
+
+    @router.post("/grid/undo", response_model=replies.GridUndone)
+    async def undo(number: int, token: Token = None) -> dict[str, Any]:
+        """Take back what the person's last page wrote, as long as nobody has changed it."""
+        return await at_work(work.undo, number, token)
+
+    def drawn(number: int, task_id: int, token: str | None, known: str | None) -> Response:
+        of = project(number)
+        who.of(of, token)
+        task = next(iter(services.ledger.tasks(of, [task_id])), None)
+        if task is None:
+            raise NotFoundError(f"{of.title!r} has no task {task_id}.")
+        digest = services.ledger.content_hashes(of, [task]).get(task_id)
+        headers = {"Cache-Control": "private, no-cache", "Vary": TOKEN_HEADER, "X-Content-Type-Options": "nosniff"}
+        if digest is not None:
+            headers["ETag"] = etag(digest)
+            if known == headers["ETag"]:
+                return Response(status_code=304, headers=headers)
+        made = thumbnails.get(digest, partial(services.encoding.read, of, task))
+        return Response(made, media_type="image/jpeg", headers=headers)
+
+    @router.get("/tasks/{task_id}/thumbnail", response_class=Response, responses=JPEG)
+    async def thumbnail(number: int, task_id: TaskId, request: Request, token: Token = None) -> Response:
+        """For who may see the project, by their own Label Studio token. An image that cannot be shown: 422, and why."""
+        known = request.headers.get("If-None-Match")
+        return await to_thread.run_sync(drawn, number, task_id, token, known, limiter=drawing)
+
+    return router

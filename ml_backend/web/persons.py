@@ -1,0 +1,110 @@
+"""Who calls, by their own Label Studio token: checked by Label Studio, kept by the page alone.
+
+The token comes in a header and lives as long as the request. What is remembered, for a minute, is that a token like it may
+see a project: a keyed digest, from which nobody gets the token back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ml_backend.errors import (
+    ConflictError,
+    ForbiddenError,
+    LabelStudioError,
+    LabelStudioUnavailableError,
+    NotFoundError,
+)
+from ml_backend.hosts import created_at, is_another
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.store.projects import Project
+
+TOKEN_HEADER = "X-Label-Studio-Token"  # noqa: S105 - the name of a header
+REMEMBERED_S = 60.0
+MOST = 10_000
+"""People remembered at a time."""
+TIMEOUT_S, RETRIES = 20.0, 1
+"""Somebody waits at the page."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user of Label Studio who may see the project that they were looked up for."""
+
+    id: int
+    name: str
+
+
+class Persons:
+    """Looks people up. Safe to share between threads."""
+
+    def __init__(
+        self, connect: Callable[[str, str], LabelStudio] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._connect = connect or _connect
+        self._clock = clock
+        self._key = secrets.token_bytes(32)
+        self._known: dict[tuple[int, bytes], tuple[Person, float]] = {}
+        self._lock = threading.Lock()
+
+    def client(self, project: Project, token: str | None) -> LabelStudio:
+        """Label Studio as this person sees it. Raises ForbiddenError for what is no token."""
+        if not token or not re.fullmatch(r"[!-~]{8,8000}", token):
+            raise ForbiddenError(
+                "Your own Label Studio token is missing: copy it in Label Studio from Account & Settings, Personal Access Token "
+                f"(or Legacy Token), and send it in the header {TOKEN_HEADER}."
+            )
+        return self._connect(project.key.host, token)
+
+    def of(self, project: Project, token: str | None) -> Person:
+        """The person, who may see the project. Raises what `ask` does."""
+        known = (project.id, hashlib.blake2b((token or "").encode(), key=self._key).digest())
+        with self._lock:
+            person, until = self._known.get(known, (None, 0.0))
+        if person is not None and self._clock() < until:
+            return person
+        with self.client(project, token) as client:
+            person = self.ask(project, client)
+        with self._lock:
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[known] = person, self._clock() + REMEMBERED_S
+        return person
+
+    def ask(self, project: Project, client: LabelStudio) -> Person:
+        """Have Label Studio say, now, who it is and that they may see the project.
+
+        Raises ForbiddenError where it is not so, ConflictError where the project is another one by now,
+        LabelStudioUnavailableError to try again later.
+        """
+        try:
+            user, remote = client.whoami(), client.get_project(project.key.project_id)
+        except LabelStudioUnavailableError:
+            raise
+        except NotFoundError:
+            raise ForbiddenError(
+                f"Label Studio does not show {project.title!r} to the user of this token: use the token of somebody who may "
+                "see the project, or ask for access to it."
+            ) from None
+        except LabelStudioError as error:
+            raise ForbiddenError(str(error)) from None
+        if is_another(project, created_at(remote)):
+            raise ConflictError(
+                f"{project.key} is another project by now: run `ml-backend sync run`, then open its grid."
+            )
+        return Person(int(user["id"]), _name(user))
+
+
+def _connect(host: str, token: str) -> LabelStudio:
+    return LabelStudio(host, token, timeout=TIMEOUT_S, retries=RETRIES)
+
+
+def _name(user: dict[str, object]) -> str:
+    full = " ".join(str(user.get(part) or "").strip() for part in ("first_name", "last_name")).strip()
+    return full or str(user.get("email") or user.get("username") or f"user {user['id']}")
