@@ -83,10 +83,10 @@ class ProjectRest:
                 f"A plan is made from held-out images that people have labelled: there {'is' if len(wrong) == 1 else 'are'} "
                 f"{len(wrong)} of at least {ENOUGH}. Label on; `ml-backend sync status` counts them."
             )
-        proposal = self.proposal(project, corpus, model)
         worse = (int(wrong.sum()) + 1) / (float(doubt.sum()) + 1)
+        proposal = self.proposal(project, corpus, model).corrected(worse)
         risk = FIRST * (1 - confidence)
-        forecasts = tuple(forecast(proposal, error, risk, worse) for error in errors)
+        forecasts = tuple(forecast(proposal, error, risk) for error in errors)
         waiting = int(corpus.rows.waiting.sum())
         return Plan(model.number, waiting, waiting - len(proposal), len(wrong), int(wrong.sum()), confidence, forecasts)
 
