@@ -36,8 +36,8 @@ from ml_backend.simulation.simulated_head import LiveHead
 
 RISK, CLASS_RISK = 0.04, 0.05
 """As in a first attempt at 95 %."""
-HELD_OUT, HELD_OUT_SHARE = 20, 0.1
-"""Random images that are labelled to measure, and as many more for each label; they are looks, too, and not learned from."""
+HELD_OUT = 20
+"""Random images that are labelled to measure: as few as a plan is made from. They are looks, too, and not learned from."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,13 @@ def proposed(
 ) -> Proposal:
     """Of what is neither labelled nor held out, with the doubt that those held out call for."""
     rest = np.setdiff1d(np.arange(len(data.labels)), labelled)
-    few = HELD_OUT + round(HELD_OUT_SHARE * len(labelled))
-    held_out = np.random.default_rng([seed, 11]).choice(rest, few, replace=False)
+    held_out = np.random.default_rng([seed, 11]).choice(rest, HELD_OUT, replace=False)
     wrong = probabilities[held_out].argmax(1) != data.labels[held_out]
     worse = (wrong.sum() + 1) / (float((1 - probabilities[held_out].max(1)).sum()) + 1)
     rest = np.setdiff1d(rest, held_out)
-    return Proposal.of(rest, probabilities[rest], neighbours if neighbours is None else neighbours[rest]).corrected(worse)
+    return Proposal.of(rest, probabilities[rest], neighbours if neighbours is None else neighbours[rest]).corrected(
+        worse
+    )
 
 
 def audited(
