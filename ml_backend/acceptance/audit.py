@@ -28,8 +28,8 @@ Verdicts = NDArray[np.int8]
 class ClassAudit:
     """A rare class in the part that is certified. labels: how many it has there. looks: how many of its own were looked at.
 
-    wrong: of these. more: further looks that would vouch for it, were they all right; 0: it is vouched for; None: only
-    all of them would.
+    wrong: of these. more: further looks that would vouch for it, were they all right; 0: it is vouched for; None: it
+    stays with people, as it has too many wrong ones, or would have so few labels left that a single wrong one was too many.
     """
 
     number: int
@@ -135,18 +135,21 @@ class Audit:
         return int((verdicts[: self.parts[part]] == WRONG).sum())
 
     def _rare(self, size: int, verdicts: Verdicts) -> Iterator[ClassAudit]:
-        labels = self.proposal.labels[:size]
-        for number, count in enumerate(np.bincount(labels, minlength=self.proposal.classes)[: self.proposal.classes]):
-            if not 0 < count < RARE * size / self.proposal.classes:
-                continue
-            own = self.order[self.order < size]
-            own = own[labels[own] == number]
-            unseen = np.flatnonzero(verdicts[own] == UNSEEN)
-            looks = int(unseen[0]) if len(unseen) else len(own)
-            wrong, most = verdicts[own[:looks]] == WRONG, most_wrong(CLASS_ERROR * self.error, int(count))
-            needed = looks_needed(int(count), most, self.class_risk)
-            more = _vouched(wrong, needed) if wrong.sum() <= most else None
-            yield ClassAudit(number, int(count), looks, int(wrong.sum()), more)
+        inside = self.order[self.order < size]
+        labels = self.proposal.labels[inside]
+        counts = np.bincount(labels, minlength=self.proposal.classes)
+        for number in np.flatnonzero((counts > 0) & (counts < RARE * size / self.proposal.classes)).tolist():
+            yield self._class(number, verdicts[inside[labels == number]])
+
+    def _class(self, number: int, own: Verdicts) -> ClassAudit:
+        """own: of all its labels in the part, in the random order."""
+        unseen = np.flatnonzero(own == UNSEEN)
+        count, looks = len(own), int(unseen[0]) if len(unseen) else len(own)
+        wrong, most = own[:looks] == WRONG, most_wrong(CLASS_ERROR * self.error, count)
+        more = _vouched(wrong, looks_needed(count, most, self.class_risk)) if wrong.sum() <= most else None
+        if more is not None and len(unseen) and CLASS_ERROR * self.error * (count - looks - more) < 1:
+            more = None
+        return ClassAudit(number, count, looks, int(wrong.sum()), more)
 
 
 def _vouched(wrong: NDArray[np.bool_], needed: tuple[int, ...]) -> int | None:

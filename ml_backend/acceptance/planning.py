@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ml_backend.acceptance.bounds import looks_needed, most_wrong
+from ml_backend.acceptance.bounds import enough, most_wrong
 from ml_backend.acceptance.proposal import Proposal
 
 
@@ -26,16 +26,14 @@ class Forecast:
         return self.sample + self.left
 
 
-def forecast(proposal: Proposal, error: float, risk: float, worse: float) -> Forecast:
+def forecast(proposal: Proposal, error: float, risk: float) -> Forecast:
     """The part that would cost the fewest looks in all, with as many wrong ones in its sample as are to be expected.
 
-    worse: how many times more errors people found, on images kept to measure, than the model had expected. Where no sample
-    would do, or none is worth it, nothing is accepted.
+    proposal: corrected by what held-out answers show. Where no sample would do, or none is worth it, nothing is accepted.
     """
     best = Forecast(error, 0, 0, len(proposal))
     for size in proposal.parts(error).tolist():
-        expected = min(proposal.believed[size - 1] * worse, 1.0)
-        needed = looks_needed(size, most_wrong(error, size), risk)
+        expected, needed = proposal.believed[size - 1], enough(size, most_wrong(error, size), risk)
         sample = next((looks for wrong, looks in enumerate(needed) if expected * looks <= wrong + 0.5), None)
         if sample is None:
             break  # a part passes only after the one before

@@ -118,9 +118,9 @@ class ProjectRest:
                 f"A plan is made from held-out images that people have labelled: there {'is' if len(wrong) == 1 else 'are'} "
                 f"{len(wrong)} of at least {ENOUGH}. Label on; `ml-backend sync status` counts them."
             )
-        proposal = self.proposal(project, corpus, model, apart=apart)
         worse = (int(wrong.sum()) + 1) / (float(doubt.sum()) + 1)
-        forecasts = tuple(forecast(proposal, error, risk, worse) for error in errors)
+        proposal = self.proposal(project, corpus, model, apart=apart).corrected(worse)
+        forecasts = tuple(forecast(proposal, error, risk) for error in errors)
         waiting, read = corpus.rows.waiting, corpus.rows.waiting & corpus.encoded
         tasks, unread = int(waiting.sum()), int(waiting.sum() - read.sum())
         plan = Plan(model.number, tasks, unread, len(wrong), int(wrong.sum()), confidence, forecasts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,13 +13,15 @@ Ids = NDArray[np.int64]
 
 STEP = 0.005
 """Of all rows, how many more are asked about at a time."""
+FIRST_PART = 0.35
+"""Of the errors that are allowed, the share that is expected in the first part: with half, a model that is as bad as it believes often fails there."""
 
 
 @dataclass(frozen=True)
 class Proposal:
     """n labels, the most trusted first.
 
-    ids: (n,) tasks. labels: (n,) class index. doubt: (n,) believed probability that the label is wrong, as calibrated.
+    ids: (n,) tasks. labels: (n,) class index. doubt: (n,) expected probability that the label is wrong.
     classes: of the project, predicted or not.
     """
 
@@ -55,20 +57,24 @@ class Proposal:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def corrected(self, worse: float) -> Proposal:
+        """With as much more doubt as held-out answers call for. worse: how many times more errors they showed than were believed."""
+        return replace(self, doubt=np.minimum(self.doubt * worse, 1.0))
+
     @cached_property
     def believed(self) -> NDArray[np.float64]:
-        """(n,) share of wrong labels that the model expects among the first 1, 2, ... n."""
+        """(n,) share of wrong labels that is expected among the first 1, 2, ... n."""
         return np.asarray(np.cumsum(self.doubt) / np.arange(1, len(self) + 1))
 
     def parts(self, error: float) -> Ids:
         """Sizes of the parts from the front that are asked about in this order, each the one before and some more; none where n = 0.
 
-        Which is first has to be fixed before a sample is looked at: it is the largest in which the model expects half of
-        the errors that are allowed. error: the share of wrong labels that is allowed.
+        Which is first has to be fixed before a sample is looked at: it is the largest in which `FIRST_PART` of the errors that
+        are allowed are expected. error: the share of wrong labels that is allowed.
         """
         if not len(self):
             return np.empty(0, np.int64)
-        fine = np.flatnonzero(self.believed <= error / 2)
+        fine = np.flatnonzero(self.believed <= error * FIRST_PART)
         step = max(round(STEP * len(self)), 1)
         first = max(int(fine[-1]) + 1 if len(fine) else len(self) // 4, step) // step * step
         parts: Ids = np.unique(np.append(np.arange(first, len(self), step), len(self)))

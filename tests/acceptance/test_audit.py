@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ml_backend.acceptance.audit import RIGHT, UNSEEN, WRONG, Audit, Finding, Verdicts
-from ml_backend.acceptance.proposal import Proposal
+from ml_backend.acceptance.proposal import FIRST_PART, Proposal
 
 RISK = 0.05
 
@@ -96,9 +96,9 @@ def test_more_wrong_ones_found_since_than_are_allowed_end_what_was_vouched_for()
 
 
 def rare_audit() -> Audit:
-    """Of 2,000 labels 60 are of class 1."""
+    """Of 2,000 labels 200 are of class 1."""
     labels = np.zeros(2000, np.int64)
-    labels[::34] = 1
+    labels[::10] = 1
     asked = Proposal(np.arange(2000), labels, np.linspace(0, 0.01, 2000), 2)
     return Audit(asked, 0.02, RISK, RISK, np.random.default_rng(4).permutation(2000))
 
@@ -122,7 +122,7 @@ def test_a_rare_class_that_swept_up_others_stays_with_people() -> None:
     audit = rare_audit()
     verdicts = audited(audit, np.zeros(2000, np.int8))[1]
     own = [row for row in audit.order if audit.proposal.labels[row] == 1 and verdicts[row] == UNSEEN]
-    verdicts[own[:3]] = WRONG
+    verdicts[own[:9]] = WRONG
     finding = audit.finding(verdicts)
     assert finding.rare[0].more is None
     assert not finding.accepted[audit.proposal.labels == 1].any()
@@ -133,10 +133,23 @@ def test_a_rare_class_with_more_wrong_ones_found_since_is_not_vouched_for_any_mo
     audit = rare_audit()
     verdicts = audited(audit, np.zeros(2000, np.int8))[1]
     own = [row for row in audit.order if audit.proposal.labels[row] == 1]
-    verdicts[own[:55]] = RIGHT
+    verdicts[own[:100]] = RIGHT
     assert audit.finding(verdicts).rare[0].more == 0
-    verdicts[own[55:58]] = WRONG
-    assert audit.finding(verdicts).rare[0].more is None, "two of 59 are allowed"
+    verdicts[own[100:109]] = WRONG
+    assert audit.finding(verdicts).rare[0].more is None, "eight of 200 are allowed"
+
+
+def test_a_rare_class_of_which_so_few_would_be_left_that_one_wrong_label_is_too_many_stays_with_people() -> None:
+    labels = (np.arange(2000) % 34 == 0).astype(np.int64)
+    asked = Proposal(np.arange(2000), labels, np.linspace(0, 0.01, 2000), 2)
+    audit = Audit(asked, 0.02, RISK, RISK, np.random.default_rng(4).permutation(2000))
+    verdicts = np.full(2000, UNSEEN, np.int8)
+    verdicts[audit.order[:400]] = RIGHT
+    own = [row for row in audit.order if labels[row] == 1]
+    verdicts[own[:54]] = RIGHT
+    finding = audit.finding(verdicts)
+    assert finding.rare[0].more is None, "of five that are left one is a fifth"
+    assert not finding.accepted[labels == 1].any()
 
 
 def test_a_gap_in_the_sample_ends_it_there() -> None:
@@ -160,10 +173,10 @@ def test_labels_are_ordered_by_what_the_head_and_the_neighbours_say_together_and
 
 
 def test_the_first_part_is_fixed_before_a_look_and_the_last_is_all() -> None:
-    parts = proposal(0.02).parts(0.02)
-    assert parts[0] == pytest.approx(1000, abs=10), (
-        "half of the errors that are allowed are expected in half of the rows"
-    )
+    asked = proposal(0.02)
+    parts = asked.parts(0.02)
+    assert parts[0] == pytest.approx(FIRST_PART * 2000, abs=10), "as doubt rises evenly"
+    assert asked.corrected(0.5).parts(0.02)[0] == pytest.approx(2 * FIRST_PART * 2000, abs=10)
     assert parts[-1] == 2000
     assert (np.diff(parts) > 0).all()
     assert proposal(0.3).parts(0.0001)[0] > 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from math import comb
+from math import comb, lgamma
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ml_backend.acceptance.bounds import looks_needed
+from ml_backend.acceptance import bounds
+from ml_backend.acceptance.bounds import FORGIVEN, SHARES, enough, looks_needed
 
 
 def says_so(wrong_at: NDArray[np.int64], points: tuple[int, ...]) -> bool:
@@ -31,11 +32,61 @@ def test_one_wrong_label_too_many_is_let_pass_as_often_as_the_risk_says_and_no_m
 
 
 def test_the_first_number_is_that_of_the_urn() -> None:
-    """No wrong one in so many looks has a probability of at most six tenths of the risk, and in one less, more."""
+    """No wrong one in so many looks has a probability of at most its share of the risk, and in one less, more."""
     size, wrong, risk = 500, 11, 0.05
     first = looks_needed(size, wrong - 1, risk)[0]
     none_found = [comb(size - wrong, looks) / comb(size, looks) for looks in (first, first - 1)]
-    assert none_found[0] <= 0.6 * risk < none_found[1]
+    share = SHARES[0] / SHARES[:wrong].sum()
+    assert none_found[0] <= share * risk < none_found[1]
+
+
+def let_pass(size: int, wrong: int, points: tuple[int, ...]) -> float:
+    """Probability that a sample ends with "few enough" at any of its points; the paths are counted draw by draw."""
+    paths, ended = np.eye(1, len(points) + 1)[0], 0.0
+    left = np.maximum(wrong - np.arange(len(paths)), 0)
+    for drawn in range(size + 1):
+        if drawn:
+            hit = paths * np.minimum(left / (size - drawn + 1), 1.0)
+            paths = paths - hit
+            paths[1:] += hit[:-1]
+        enough_with = np.searchsorted(points, drawn, side="right")  # so few wrong ones end it here
+        ended += paths[:enough_with].sum()
+        paths[:enough_with] = 0.0
+    return ended
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 40, 180, 1500])
+@pytest.mark.parametrize("share", [0.0, 0.004, 0.02, 0.1, 0.6])
+@pytest.mark.parametrize("risk", [0.05, 0.0016])
+def test_over_all_paths_the_risk_is_kept_and_nearly_used(size: int, share: float, risk: float) -> None:
+    allowed = int(share * size)
+    passed = let_pass(size, allowed + 1, looks_needed(size, allowed, risk))
+    assert passed <= risk * (1 + 1e-9)
+    if allowed >= 18 and share <= 0.1:
+        assert passed >= 0.9 * risk, "what is not used costs looks"
+
+
+def test_a_million_labels_take_as_few_steps_as_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logarithms that are asked for are counted, not the time."""
+    asked = [0]
+
+    def counted(number: float) -> float:
+        asked[0] += 1
+        return lgamma(number)
+
+    monkeypatch.setattr(bounds, "lgamma", counted)
+    steps = []
+    for size in (4_000, 1_000_000):
+        asked[0] = 0
+        assert len(list(enough(size, int(0.02 * size), 0.04))) == FORGIVEN
+        steps.append(asked[0])
+    assert steps[1] <= 2 * steps[0]
+
+
+def test_a_model_with_half_of_the_errors_that_are_allowed_is_vouched_for_before_two_thousand_looks() -> None:
+    """As many wrong ones as are to be expected, in a sample of 8,000 labels, of which 2 % may be wrong and 1 % are."""
+    points = looks_needed(8_000, 160, 0.04)
+    assert next(looks for wrong, looks in enumerate(points) if 0.01 * looks <= wrong + 0.5) < 2_000
 
 
 def test_each_wrong_one_costs_more_looks() -> None:

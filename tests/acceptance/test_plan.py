@@ -35,7 +35,7 @@ def planned(bench: Bench) -> Plan:
 
 def test_fewer_wrong_labels_cost_more_looks() -> None:
     asked = Proposal(np.arange(8000), np.zeros(8000, np.int64), np.linspace(0, 0.04, 8000), 1)
-    looks = [forecast(asked, error, 0.04, 0.2) for error in ERRORS]
+    looks = [forecast(asked.corrected(0.2), error, 0.04) for error in ERRORS]
     assert [each.looks for each in looks] == sorted((each.looks for each in looks), reverse=True)
     assert looks[0].accepted > 6000
     assert all(each.sample + each.accepted + each.left == 8000 for each in looks)
@@ -43,8 +43,10 @@ def test_fewer_wrong_labels_cost_more_looks() -> None:
 
 def test_a_model_that_people_found_worse_than_it_believes_is_planned_with_less() -> None:
     asked = Proposal(np.arange(8000), np.zeros(8000, np.int64), np.linspace(0, 0.04, 8000), 1)
-    assert forecast(asked, 0.02, 0.04, 0.2).looks < forecast(asked, 0.02, 0.04, 0.8).looks
-    assert forecast(asked, 0.02, 0.04, 20.0).accepted == 0
+    assert forecast(asked.corrected(0.2), 0.02, 0.04).looks < forecast(asked.corrected(0.8), 0.02, 0.04).looks
+    everywhere = Proposal(np.arange(8000), np.zeros(8000, np.int64), np.full(8000, 0.005), 1)
+    assert forecast(everywhere, 0.02, 0.04).accepted > 7000
+    assert forecast(everywhere.corrected(20.0), 0.02, 0.04).accepted == 0
 
 
 def test_a_plan_counts_the_tasks_without_a_label_and_changes_nothing(bench: Bench) -> None:

@@ -130,7 +130,7 @@ def test_a_rare_class_is_asked_for_only_after_the_sample_of_all_is_ended() -> No
 def test_a_rare_class_whose_looks_would_cost_as_much_as_labelling_it_is_left_to_people() -> None:
     made = with_rare(6, drawn=160, sample=160)
     made.say(made.in_order[:160])
-    assert made.standing().finding.rare[0].more, "it is not vouched for"
+    assert made.standing().finding.rare[0].more != 0, "it is not vouched for"
     assert made.asked() == []
     assert not made.standing().accepted[np.asarray(made.labels) == 1].any()
 
