@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 MARK = "ml-backend-writing-"
 """What the names of the temporary predictions begin with."""
+BY_HAND = "ml-backend-grid-"
+"""The same where a person labels a page; their number follows. No import deletes these, nor they an import's."""
 CHUNK = PAGE  # tasks
 PIECE = 100
 """Predictions under one name: they are deleted in one transaction, and who submits meanwhile on SQLite waits for it."""
@@ -67,7 +69,7 @@ def write_annotations(
 
     labels: task id -> names of the label config; none at all says that none of them fits, where several may be chosen.
     on_progress: tasks that are done with. on_tidy: temporary predictions that were deleted. mark: what the names of the
-    temporary predictions begin with, MARK itself or longer: calls with another one than MARK leave those of others alone.
+    temporary predictions begin with: calls with another one leave each other alone.
     lead_time: seconds that each answer took; kept where they are written one by one, the bulk action takes none.
 
     Safe to repeat: after a crash at any line, the same call ends as if there had been none. Raises InvalidInputError, with
