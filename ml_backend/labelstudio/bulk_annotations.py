@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from ml_backend.chunks import chunks
 from ml_backend.errors import ConflictError, InvalidInputError, LabelStudioError, NotFoundError
@@ -96,7 +97,7 @@ def settle(
     """Delete the temporary predictions that there are: nothing that was begun with them can annotate a task after this."""
     left = _temporary(project_id, client, mark)
     if left:
-        _recount(project_id, client)
+        _recount(project_id, client, None if mark == MARK else int(client.whoami()["id"]))
     for name in left:
         on_progress(client.delete_predictions(project_id, name))
 
@@ -227,8 +228,10 @@ def answers_of(
     return found
 
 
-def _recount(project_id: int, client: LabelStudio) -> None:
+def _recount(project_id: int, client: LabelStudio, user: int | None) -> None:
     """Have Label Studio count the annotations of tasks that it says have none, unless it is just doing so.
+
+    user: of those alone that this user has answered; None: of all, whoever has.
 
     Where Label Studio itself is killed in the middle of the action, they are there, and it goes on serving their tasks.
     """
@@ -237,8 +240,9 @@ def _recount(project_id: int, client: LabelStudio) -> None:
     before: list[int] = []
     counted: list[int] = []
     while True:
-        fields = "id,annotations,was_cancelled,parent_prediction"
+        fields = "id,annotations,was_cancelled,parent_prediction,completed_by"
         rows = client.listing(project_id, fields, query, fields="all")["tasks"]
+        rows = [raw for raw in rows if user is None or any(_is_by(user, answer) for answer in raw["annotations"])]
         uncounted = [raw["id"] for raw in rows]
         if not uncounted or uncounted == counted:
             return
@@ -250,3 +254,8 @@ def _recount(project_id: int, client: LabelStudio) -> None:
             if annotation["parent_prediction"]:  # an update makes this user its editor: what is not made here stays
                 client.update_annotation(annotation["id"], was_cancelled=annotation["was_cancelled"])
         counted = uncounted
+
+
+def _is_by(user: int, annotation: dict[str, Any]) -> bool:
+    by = annotation["completed_by"]
+    return bool((by["id"] if isinstance(by, dict) else by) == user)
