@@ -157,7 +157,7 @@ def _next(standing: Standing) -> str:
     if standing.acceptance.sample is None:
         return "the next turn says whether more is to be looked at (`ml-backend sync run`)"
     if standing.accepted.any():
-        return "complete: run `ml-backend accept certify`"
+        return "complete: run `ml-backend accept certify`; no guess is shown before"
     return "complete, and nothing is vouched for: `ml-backend accept stop`, label on, and audit again"
 
 

@@ -355,7 +355,11 @@ def _audit_text(acceptance: dict[str, Any] | None) -> str | None:
     if not told:
         return "begun; the next turn asks for its tasks"
     done = f"{told['looked']:,} of {told['asked']:,} looked at, {told['wrong']:,} of the sample wrong"
-    return f"{done}; complete: see `ml-backend accept status`" if acceptance["complete"] else done
+    return (
+        f"{done}; complete: `ml-backend accept status` says how to end it; no guess is shown before"
+        if acceptance["complete"]
+        else done
+    )
 
 
 def _job_text(job: dict[str, Any], other: dict[str, Any] | None) -> str:
