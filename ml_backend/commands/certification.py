@@ -125,7 +125,10 @@ def _told(project: Project, standing: Standing, left: float, to_write: int) -> I
         found, allowed = standing.found, mine.certificate["wrong_in_part_at_most"]
         still = f", {to_write:,} of them still without an answer" if mine.state == "certified" else ""
         yield f"  accepted   {mine.certificate['accepted_unseen']:,} without a look{still} (certificate {mine.certificate_id})"
-        yield f"  found      {amount(found, 'wrong label')} so far, of at most {allowed:,} in the part that was certified"
+        said = (
+            "not counted, labels have other names now:" if found is None else f"{amount(found, 'wrong label')} so far,"
+        )
+        yield f"  found      {said} of at most {allowed:,} in the part that was certified"
     elif mine.state == "auditing":
         yield from _sample_lines(standing)
     yield f"  risk       {mine.risk:.4g} taken by this audit, {left:.4g} left for others"
