@@ -129,7 +129,7 @@ def _written(row: LedgerRow, guess: Guess, version: Answering | None, separator:
 def _count(tally: PredictionTally, row: LedgerRow, guess: Guess, written: Mapping[str, Any]) -> None:
     tally.look(row)
     tally.see(written)
-    tally.human += written["origin"] == "human"
+    tally.human += written["origin"] in {"human", "audited"}
     tally.accepted += written["origin"] == "accepted"
     tally.predicted += written["origin"] == "predicted"
     tally.skipped += row.skipped and written["origin"] == "predicted"

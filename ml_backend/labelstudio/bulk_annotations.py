@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 MARK = "ml-backend-writing-"
 """What the names of the temporary predictions begin with."""
+BY_HAND = "ml-backend-grid-"
+"""The same where a person labels a page; their number follows. No import deletes these, nor they an import's."""
 CHUNK = PAGE  # tasks
 PIECE = 100
 """Predictions under one name: they are deleted in one transaction, and who submits meanwhile on SQLite waits for it."""
@@ -72,7 +74,7 @@ def write_annotations(
     certificate: the labels are a model's, accepted under it, and marked so. What is there of it already counts as written,
     and a task that somebody skipped as answered: it is left to people.
     on_progress: tasks that are done with. on_tidy: temporary predictions that were deleted. mark: what the names of the
-    temporary predictions begin with, MARK itself or longer: calls with another one than MARK leave those of others alone.
+    temporary predictions begin with: calls with another one leave each other alone.
     lead_time: seconds that each answer took; kept where they are written one by one, the bulk action takes none.
 
     Safe to repeat: after a crash at any line, the same call ends as if there had been none. Raises InvalidInputError, with
@@ -101,7 +103,7 @@ def settle(
     """Delete the temporary predictions that there are: nothing that was begun with them can annotate a task after this."""
     left = _temporary(project_id, client, mark)
     if left:
-        _recount(project_id, client)
+        _recount(project_id, client, None if mark == MARK else int(client.whoami()["id"]))
     for name in left:
         on_progress(client.delete_predictions(project_id, name))
 
@@ -255,8 +257,10 @@ def answers_of(
     return found
 
 
-def _recount(project_id: int, client: LabelStudio) -> None:
+def _recount(project_id: int, client: LabelStudio, user: int | None) -> None:
     """Have Label Studio count the annotations of tasks that it says have none, unless it is just doing so.
+
+    user: of those alone that this user has answered; None: of all, whoever has.
 
     Where Label Studio itself is killed in the middle of the action, they are there, and it goes on serving their tasks.
     """
@@ -264,10 +268,11 @@ def _recount(project_id: int, client: LabelStudio) -> None:
     query = {"filters": {"conjunction": "and", "items": items}}
     before: list[int] = []
     counted: list[int] = []
-    user: int | None = None
+    me: int | None = None
     while True:
         fields = f"{_FIELDS},parent_prediction"
         rows = client.listing(project_id, fields, query, fields="all")["tasks"]
+        rows = [raw for raw in rows if user is None or any(_is_by(user, answer) for answer in raw["annotations"])]
         uncounted = [raw["id"] for raw in rows]
         if not uncounted or uncounted == counted:
             return
@@ -275,10 +280,10 @@ def _recount(project_id: int, client: LabelStudio) -> None:
             before = uncounted
             time.sleep(PATIENCE_S)
             continue
-        user = user or int(client.whoami()["id"])
+        me = me or int(client.whoami()["id"])
         for annotation in (annotation for raw in rows for annotation in raw["annotations"]):
             if annotation["parent_prediction"]:  # an update makes this user its editor: what is not made here stays
-                _touch(annotation, user, client)
+                _touch(annotation, me, client)
         counted = uncounted
 
 
@@ -289,3 +294,8 @@ def _touch(annotation: Mapping[str, Any], user: int, client: LabelStudio) -> Non
     client.update_annotation(
         annotation["id"], was_cancelled=annotation["was_cancelled"], **({"result": marked} if anew else {})
     )
+
+
+def _is_by(user: int, annotation: dict[str, Any]) -> bool:
+    by = annotation["completed_by"]
+    return bool((by["id"] if isinstance(by, dict) else by) == user)

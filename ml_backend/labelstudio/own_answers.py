@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from ml_backend.labelstudio.bulk_annotations import MARK, WRITERS, answers_of
+from ml_backend.labelstudio.bulk_annotations import WRITERS, answers_of
 from ml_backend.labelstudio.client import LabelStudio, column_filter
 from ml_backend.records import Annotation, LabelSchema
-
-BY_HAND = f"{MARK}by-hand-"
-"""What names of the temporary predictions of the grid begin with: a user's number follows."""
 
 _OPEN = column_filter("annotations_ids", "empty", value=True)
 

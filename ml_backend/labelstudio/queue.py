@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from ml_backend.errors import InvalidInputError, LabelStudioError, LabelStudioUnavailableError
-from ml_backend.labelstudio.bulk_annotations import MARK
+from ml_backend.labelstudio.bulk_annotations import BY_HAND, MARK
 from ml_backend.labelstudio.client import PAGE, LabelStudio, column_filter
 from ml_backend.records import LabelSchema
 from ml_backend.wording import shortened
@@ -265,10 +265,10 @@ def hide_guesses(client: LabelStudio, project_id: int, task_ids: Sequence[int]) 
 def superseded(client: LabelStudio, project_id: int, served: str) -> set[str]:
     """Names of our former queues, and of former live predictions, that Label Studio still has predictions of.
 
-    And those that a killed `import-labels` left: they go when it is run again, or with the queues of that time.
+    And those that a killed `import-labels`, or grid, left: they go when it is run again, or with the queues of that time.
     """
     left = {name for name, count in client.model_versions(project_id).items() if count and name != served}
-    return {name for name in left if OUR_VERSION.fullmatch(name) or name.startswith(MARK)}
+    return {name for name in left if OUR_VERSION.fullmatch(name) or name.startswith((MARK, BY_HAND))}
 
 
 def sweep(client: LabelStudio, project_id: int, expired: Collection[str]) -> set[str]:

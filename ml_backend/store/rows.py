@@ -162,8 +162,10 @@ class LedgerRow:
 
     @property
     def origin(self) -> Origin | None:
-        """Whose label it has; None for none."""
-        return "human" if self.label else "accepted" if self.accepted else None
+        """Whose label it has; None for none. audited: people gave it without seeing the model's, for the sample of an audit."""
+        if self.label:
+            return "audited" if self.arm == "audit" else "human"
+        return "accepted" if self.accepted else None
 
     def names(self, *, accepted: bool) -> tuple[str, ...] | None:
         """The names of its label, () for none of them; of one accepted of a model if asked; None for no label."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.hosts import selected
-from ml_backend.labelstudio.bulk_annotations import Written, write_annotations
+from ml_backend.labelstudio.bulk_annotations import BY_HAND, Written, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import hotkeys
-from ml_backend.labelstudio.own_answers import BY_HAND, given_by, open_tasks, take_back
+from ml_backend.labelstudio.own_answers import given_by, open_tasks, take_back
 from ml_backend.look_alikes import Guesses, LookAlikes
 from ml_backend.services import Services
 from ml_backend.store.projects import Project

@@ -13,7 +13,7 @@ import requests
 from playwright.sync_api import Page, expect
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
-from ml_backend.labelstudio.bulk_annotations import MARK, write_annotations
+from ml_backend.labelstudio.bulk_annotations import BY_HAND, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.web.persons import TOKEN_HEADER
 from tests.e2e.annotator import browser, find_chromium
@@ -111,7 +111,9 @@ def test_120_images_are_labelled_by_keyboard_alone_under_the_persons_name_but_fo
     assert (len(left), len(left & set(first)), {first[2], second[-1]} <= left) == (3, 2, True)
     who = person.whoami()["id"]
     assert {(labels, annotator) for given in answers.values() for labels, annotator in given} == {((label,), who)}
-    assert not [name for name, count in stack.client.model_versions(stack.project_id).items() if count and MARK in name]
+    assert not [
+        name for name, count in stack.client.model_versions(stack.project_id).items() if count and BY_HAND in name
+    ]
 
     def follows() -> bool:
         now = stack.services.ledger.last_round(stack.project)

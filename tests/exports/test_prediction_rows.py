@@ -21,7 +21,7 @@ from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.head import Head
 from ml_backend.learning.record import FILE as RECORD
 from ml_backend.learning.record import Record, image_keys
-from ml_backend.records import Annotation, LabelSchema, Task
+from ml_backend.records import Annotation, LabelSchema, Query, Task
 from ml_backend.store.rows import LedgerRow
 from ml_backend.store.version_meta import VersionMeta
 from ml_backend.tabular import open_table
@@ -328,3 +328,12 @@ def test_a_label_that_was_accepted_stands_with_its_certificate_and_the_guess_bes
     assert told["prediction"] == bench.truth[120] != "owl"
     assert told["agrees"] is None
     assert (tally.human, tally.accepted, tally.predicted, tally.without_label) == (LABELLED, 1, 120 - LABELLED - 1, 0)
+
+
+def test_a_label_that_people_gave_for_an_audit_is_told_as_audited(bench: Bench) -> None:
+    asked = [Query(1, 0, "audit", 0.0, "drawn at random")]
+    bench.services.ledger.open_round(bench.project, version=1, strategy="audit", seed=0, queries=asked)
+    tally = PredictionTally()
+    told = rows(bench, tally=tally)
+    assert [told[i]["origin"] for i in (1, 2, 120)] == ["audited", "human", "predicted"]
+    assert tally.human == LABELLED

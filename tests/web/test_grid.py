@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ml_backend.errors import ConflictError
-from ml_backend.labelstudio.own_answers import BY_HAND
+from ml_backend.labelstudio.bulk_annotations import BY_HAND, settle
 from ml_backend.store.schema import tasks as task_rows
 from ml_backend.web import grid_work, persons
 from ml_backend.web.grid_work import GridWork
@@ -172,6 +172,8 @@ def test_what_an_import_or_somebody_else_has_under_way_is_left_alone(grid: Grid)
     grid.studio.import_predictions(1, [theirs, killed, bens])
     grid.post("labels", {"label": "cat", "tasks": grid.shown("cat")})
     assert grid.studio.model_versions(1) == {"ml-backend-writing-0123": 1, f"{BY_HAND}71-4567": 1}
+    settle(1, grid.studio)  # as an import ends
+    assert grid.studio.model_versions(1) == {f"{BY_HAND}71-4567": 1}
 
 
 def test_each_of_a_few_labels_says_how_long_it_took(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
