@@ -54,13 +54,13 @@ def as_json(bench: Bench, capsys: pytest.CaptureFixture[str], *words: str) -> di
 def test_an_audit_is_begun_followed_and_certified_by_command(typed: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     assert "There was no audit" in run(typed, capsys, "status")[1]
     begun = as_json(typed, capsys, "audit", "--error", "5%")
-    assert (begun["state"], begun["drawn"], begun["created_by"]) == ("auditing", 65, "ann@example.org")
+    assert (begun["state"], begun["drawn"], begun["created_by"]) == ("auditing", 66, "ann@example.org")
     assert queue(typed)[0].strategy == "audit", "a turn was run"
     said = run(typed, capsys, "status")[1]
-    assert "0 of 65 asked for" in said
-    assert "65 tasks in the queue to answer" in said
+    assert "0 of 66 asked for" in said
+    assert "66 tasks in the queue to answer" in said
     code, said = run(typed, capsys, "certify")
-    assert (code, "Answer the 65 tasks that the audit asks for" in said) == (1, True)
+    assert (code, "Answer the 66 tasks that the audit asks for" in said) == (1, True)
     answer_all(typed)
     said = run(typed, capsys, "status")[1]
     assert "complete: run `ml-backend accept certify`" in said
@@ -78,7 +78,7 @@ def test_a_dry_run_says_what_would_be_asked_and_changes_nothing(
     before = queue(typed)[0]
     code, said = run(typed, capsys, "audit", "--error", "5%", "--dry-run")
     assert code == 0
-    assert said.startswith("Would ask people for 65 labels of ")
+    assert said.startswith("Would ask people for 66 labels of ")
     assert "Nothing was changed (--dry-run)." in said
     assert (typed.services.acceptances.all(typed.project), queue(typed)[0]) == ([], before)
     run(typed, capsys, "audit", "--error", "5%")
@@ -108,8 +108,8 @@ def test_the_status_of_the_project_has_a_line_about_its_audit(typed: Bench, caps
     capsys.readouterr()
     assert cli.main(["sync", "status"]) == 0
     said = capsys.readouterr().out
-    assert "audit      0 of 65 looked at, 0 of the sample wrong" in said
-    assert "by audit, pushed: 65 of 65 tasks to go, drawn at random" in said
+    assert "audit      0 of 66 looked at, 0 of the sample wrong" in said
+    assert "by audit, pushed: 66 of 66 tasks to go, drawn at random" in said
 
 
 def test_a_turn_is_foretold_with_what_the_audit_asks_for(typed: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,4 +125,4 @@ def test_a_turn_is_foretold_with_what_the_audit_asks_for(typed: Bench, capsys: p
     assert "Would push a new queue." in capsys.readouterr().out
     acceptance = typed.services.acceptances.auditing(typed.project)
     assert acceptance is not None
-    assert (acceptance.drawn, acceptance.sample) == (65, None), "nothing was drawn or ended"
+    assert (acceptance.drawn, acceptance.sample) == (66, None), "nothing was drawn or ended"
