@@ -73,7 +73,10 @@ def run(
     )
     rows = corpus.rows if corpus else ledger.pool(project)
     audit = timer.step("audit", 0.8, lambda: services.auditing.advance(project, rows))
-    round_ = timer.step("choose", 0.8, lambda: choose.choose(project, corpus, model, ledger, settings, audit))
+    blind = services.acceptances.is_blind(project)
+    round_ = timer.step(
+        "choose", 0.8, lambda: choose.choose(project, corpus, model, ledger, settings, audit, blind=blind)
+    )
     spare = choose.spare(project, corpus, round_, ledger, settings)
     served = timer.step("push", 0.9, lambda: queue_pusher.serve(project, round_, spare))
     timer.step("advise", 0.95, lambda: services.advisor.advise(project, corpus, model))

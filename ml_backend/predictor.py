@@ -236,7 +236,7 @@ class Predictor:
         """One Label Studio prediction a task, in order. An unreadable image gets an empty one that says why.
 
         A held-out task, whether it is in the queue or not, gets one without a guess, so that no opinion leans on it; so does
-        every task while people are asked what the model would label: any may be drawn next.
+        every task while an audit is on: any may be drawn next, and what was answered may be changed.
         """
         queue, model = self._queue(project), self.current(project)
         asked = [task_from_json(project.schema, dict(task)) for task in tasks]

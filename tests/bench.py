@@ -73,6 +73,7 @@ class Bench:
         self.ids = list(range(1, tasks + 1))
         self.answers: dict[int, tuple[str, ...]] = {}
         self.answered: dict[int, datetime] = {}
+        self.accepted: dict[int, str] = {}  # of the answers, those accepted of a model: the certificate
         self.truth = {i: kinds[i % len(kinds)] for i in self.ids}
         self.configure(kinds, multiple=multiple)
         self._read()
@@ -85,7 +86,7 @@ class Bench:
         """The same in a folder of its own, so that the turns up to here are not run again."""
         shutil.copytree(self.settings.data_dir, folder)
         twin = copy.copy(self)
-        twin.answers, twin.answered = dict(self.answers), dict(self.answered)
+        twin.answers, twin.answered, twin.accepted = dict(self.answers), dict(self.answered), dict(self.accepted)
         twin.settings = self.settings.model_copy(update={"data_dir": folder})
         twin.services = Services.open(twin.settings)
         return twin
@@ -146,7 +147,7 @@ class Bench:
 
     def _annotation(self, task: int) -> Annotation:
         then = self.answered[task]
-        return Annotation(task, task, self.answers[task], False, False, 1, then, then)
+        return Annotation(task, task, self.answers[task], False, False, 1, then, then, accepted=self.accepted.get(task))
 
     def _encode(self, name: str) -> None:
         """Vectors around one centre a kind, so that a linear head can tell them apart."""

@@ -113,8 +113,10 @@ class Standing:
         return self.finding.rare if self.acceptance.sample is not None else ()
 
     @property
-    def found(self) -> int:
-        """Wrong ones found in the part that was certified; 0 before that."""
+    def found(self) -> int | None:
+        """Wrong ones found in the part that was certified; 0 before that. None: labels have other names now, so nobody can tell."""
+        if self.fault:
+            return None
         part = (self.acceptance.certificate or {}).get("part", 0)
         return int((self.looks.verdicts[:part] == WRONG).sum())
 
@@ -122,10 +124,11 @@ class Standing:
     def broken(self) -> str | None:
         """What to say where more wrong ones were found than the certificate says there are; None where there were not."""
         certificate = self.acceptance.certificate
-        if certificate is None or self.found <= certificate["wrong_in_part_at_most"]:
+        found = self.found
+        if certificate is None or found is None or found <= certificate["wrong_in_part_at_most"]:
             return None
         return (
-            f"Certificate {self.acceptance.certificate_id} is broken: {self.found:,} wrong labels were found among the "
+            f"Certificate {self.acceptance.certificate_id} is broken: {found:,} wrong labels were found among the "
             f"{certificate['part']:,} that it is about, and it says that there are {certificate['wrong_in_part_at_most']:,} at "
             "most. Take back what was accepted by it, and label on."
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ml_backend.errors import InvalidInputError, LabelStudioError
@@ -52,14 +52,22 @@ def write(
 
 
 def undo(
-    project: Project, certificate: str, client: LabelStudio, jobs: Jobs, on_progress: Progress = lambda _: None
+    project: Project,
+    certificate: str,
+    client: LabelStudio,
+    jobs: Jobs,
+    on_progress: Progress = lambda _: None,
+    *,
+    task_ids: Sequence[int] | None = None,
 ) -> Withdrawn:
     """Take back every label that was written under the certificate; one that a person has touched stays, and is told.
 
-    Ended at any line, the same call goes on. Raises LabelStudioError, saying how far it came.
+    task_ids: of these tasks alone. Ended at any line, the same call goes on. Raises LabelStudioError, saying how far it came.
     """
     with _told(None, "are done with", on_progress) as count:
-        done = withdraw(project.key.project_id, project.schema, certificate, client, on_progress=count)
+        done = withdraw(
+            project.key.project_id, project.schema, certificate, client, task_ids=task_ids, on_progress=count
+        )
     jobs.mark_due(project, immediately=True, reason="accept")
     return done
 

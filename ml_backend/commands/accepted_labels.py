@@ -30,6 +30,8 @@ def add_verbs(verbs: Any) -> None:
     undo.add_argument(
         "certificate", type=certificate, metavar="CERTIFICATE", help="its id, as `accept status` shows it"
     )
+    text = "only from held-out tasks that are asked for: people answer them, and the accuracy goes on being measured"
+    undo.add_argument("--held-out", action="store_true", help=text)
     add_common(undo)
 
 
@@ -76,14 +78,20 @@ def _undo(project: Project, services: Services, args: argparse.Namespace, answer
 
     with alone(project, services, "accept undo"):
         project, _ = services.label_sync.sync(project, full=False, lazily=True)
-        known = sum(1 for _ in services.ledger.accepted(project, certificate=args.certificate))
+        ids = [each.task_id for each in services.ledger.accepted(project, certificate=args.certificate)]
+        if args.held_out:
+            ids = sorted(set(ids) & set(services.ledger.not_measured(project)))
+        known = len(ids)
         if args.dry_run:
             text = f"Would take back {amount(known, 'label')} of certificate {args.certificate}. {NOTHING}"
             answer.result({"certificate": args.certificate, "to_take_back": known, "dry_run": True}, text)
             return 0
         with bar("labels", known) as advance:
-            done = undo(project, args.certificate, services.hosts.client(project.key.host), services.jobs, advance)
-        services.certifying.taken_back(project, args.certificate)
+            client = services.hosts.client(project.key.host)
+            only = ids if args.held_out else None
+            done = undo(project, args.certificate, client, services.jobs, advance, task_ids=only)
+        if not args.held_out:
+            services.certifying.taken_back(project, args.certificate)
     run_turn(project, services, "accept undo")
     told = {
         "certificate": args.certificate,

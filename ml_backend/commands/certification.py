@@ -66,10 +66,15 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _audit(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
-    from ml_backend.worker.foreground import alone, run_turn  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+    from ml_backend.labelstudio.bulk_annotations import settle  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+    from ml_backend.worker.foreground import alone, run_turn  # noqa: PLC0415
 
     by = _person(project, services)
     with alone(project, services, "accept audit"):
+        if (
+            not args.dry_run
+        ):  # of a writing that was killed, Label Studio has the model's labels, and may still be at it
+            settle(project.key.project_id, services.hosts.client(project.key.host))
         begun = services.auditing.begin(project, args.error, args.confidence, by=by)
     if not args.dry_run:
         run_turn(project, services, "accept audit")
@@ -125,7 +130,10 @@ def _told(project: Project, standing: Standing, left: float, to_write: int) -> I
         found, allowed = standing.found, mine.certificate["wrong_in_part_at_most"]
         still = f", {to_write:,} of them still without an answer" if mine.state == "certified" else ""
         yield f"  accepted   {mine.certificate['accepted_unseen']:,} without a look{still} (certificate {mine.certificate_id})"
-        yield f"  found      {amount(found, 'wrong label')} so far, of at most {allowed:,} in the part that was certified"
+        said = (
+            "not counted, labels have other names now:" if found is None else f"{amount(found, 'wrong label')} so far,"
+        )
+        yield f"  found      {said} of at most {allowed:,} in the part that was certified"
     elif mine.state == "auditing":
         yield from _sample_lines(standing)
     yield f"  risk       {mine.risk:.4g} taken by this audit, {left:.4g} left for others"
@@ -157,7 +165,7 @@ def _next(standing: Standing) -> str:
     if standing.acceptance.sample is None:
         return "the next turn says whether more is to be looked at (`ml-backend sync run`)"
     if standing.accepted.any():
-        return "complete: run `ml-backend accept certify`"
+        return "complete: run `ml-backend accept certify`; no guess is shown before"
     return "complete, and nothing is vouched for: `ml-backend accept stop`, label on, and audit again"
 
 

@@ -56,7 +56,8 @@ def _awaited(open_: int, accepted: int) -> str:
         return "their turn is still to come"
     come, them = ("comes", "it") if open_ == 1 else ("come", "them")
     text = f"{amount(open_, 'open image')} {come} before or with them, so label or skip {them}"
-    return text + (f" ({accepted} with an accepted label, which measures nothing)" if accepted else "")
+    fix = "`ml-backend accept undo CERTIFICATE --held-out` has people asked instead"
+    return text + (f" ({accepted} with an accepted label, which measures nothing: {fix})" if accepted else "")
 
 
 def measured_so_far(settings: Settings, host: str, project_id: int) -> int:

@@ -350,12 +350,20 @@ def _audit_text(acceptance: dict[str, Any] | None) -> str | None:
         return None
     told = acceptance["progress"] or {}
     if acceptance["state"] != "auditing":
-        found = f": {told['found_wrong']:,} wrong labels found, of at most {told['wrong_at_most']:,}" if told else ""
-        return f"certificate {acceptance['certificate_id']}{found}"
+        if not told:
+            return f"certificate {acceptance['certificate_id']}"
+        found, most = told["found_wrong"], told["wrong_at_most"]
+        said = f"{found:,} wrong labels found, of at most {most:,}"
+        said = "labels have other names now, so wrong ones are not counted" if found is None else said
+        return f"certificate {acceptance['certificate_id']}: {said}"
     if not told:
         return "begun; the next turn asks for its tasks"
     done = f"{told['looked']:,} of {told['asked']:,} looked at, {told['wrong']:,} of the sample wrong"
-    return f"{done}; complete: see `ml-backend accept status`" if acceptance["complete"] else done
+    return (
+        f"{done}; complete: `ml-backend accept status` says how to end it; no guess is shown before"
+        if acceptance["complete"]
+        else done
+    )
 
 
 def _job_text(job: dict[str, Any], other: dict[str, Any] | None) -> str:

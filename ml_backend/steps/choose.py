@@ -33,6 +33,8 @@ BY_HAND = "by_hand"
 
 AUDIT = "audit"
 """Set in the params of a round that an audit asks for: the number of the acceptance. And the name of its strategy."""
+UNGUESSED = "unguessed"
+"""Set in the params of a round that carries no guess, as an audit waits for its certificate: one with guesses comes after it."""
 
 
 def choose(
@@ -42,25 +44,33 @@ def choose(
     ledger: Ledger,
     settings: Settings,
     audit: AuditQueue | None = None,
+    *,
+    blind: bool = False,
 ) -> Round:
     """Return the round to serve: the last one while it is good, else a new one, recorded. `audit` comes before all else.
 
-    Raises NothingToAskError where there is no task left to ask for.
+    blind: no guess is to be shown, of whatever task. Raises NothingToAskError where there is no task left to ask for.
     """
     rows = corpus.rows if corpus else ledger.pool(project)
     version = model.number if model else 0
     last = ledger.last_round(project)
-    if last is not None and still_good(project, last, rows, version, ledger, settings, audit):
+    if last is not None and still_good(project, last, rows, version, ledger, settings, audit, blind=blind):
         return last
     if audit is not None:
         return ledger.open_round(
             project, version=version, strategy=AUDIT, seed=0, queries=_audited(audit), params={AUDIT: audit.number}
         )
-    if last is not None and version < last.version and (former := _former(project, rows, version, ledger)):
+    if (
+        not blind
+        and last is not None
+        and version < last.version
+        and (former := _former(project, rows, version, ledger))
+    ):
         return former
     rng = np.random.default_rng([settings.seed, project.id, last.number if last else 0])
     pool = build_pool(corpus, model) if corpus else None
-    queries = with_guesses(queue_of(rows, pool, rng, settings), corpus, model)
+    asked = queue_of(rows, pool, rng, settings)
+    queries = asked if blind else with_guesses(asked, corpus, model)
     if not queries:
         raise NothingToAskError(f"{project.key} has no tasks to ask for: {_why_not(rows)}.")
     return ledger.open_round(
@@ -69,7 +79,7 @@ def choose(
         strategy=settings.strategy,
         seed=settings.seed,
         queries=queries,
-        params=_params(project, settings),
+        params=_params(project, settings) | ({UNGUESSED: True} if blind else {}),
     )
 
 
@@ -99,7 +109,7 @@ def spare_of(rows: PoolRows, asked: Sequence[int], rng: np.random.Generator, set
 
 def _former(project: Project, rows: PoolRows, version: int, ledger: Ledger) -> Round | None:
     """After a roll-back: what is yet unanswered of the queue that this version had, as a round of its own."""
-    mine = (r for r in ledger.rounds(project) if r.version == version and AUDIT not in r.params)
+    mine = (r for r in ledger.rounds(project) if r.version == version and not {AUDIT, UNGUESSED} & set(r.params))
     before = next(mine, None)
     if before is None or not _same_labels(project, before):
         return None
@@ -126,6 +136,8 @@ def still_good(
     ledger: Ledger,
     settings: Settings,
     audit: AuditQueue | None = None,
+    *,
+    blind: bool = False,
 ) -> bool:
     """Whether the round was computed by the same model and settings, and more than half of it is yet unanswered.
 
@@ -134,7 +146,10 @@ def still_good(
     queries = ledger.queries(round_)
     if audit is not None:
         return round_.params.get(AUDIT) == audit.number and set(audit.tasks) <= {query.task_id for query in queries}
-    if not round_.params.get(BY_HAND) and (round_.version, round_.strategy, round_.seed, round_.params) != (
+    params = {name: value for name, value in round_.params.items() if name != UNGUESSED}
+    if (params != round_.params) != blind:
+        return False
+    if not params.get(BY_HAND) and (round_.version, round_.strategy, round_.seed, params) != (
         version, settings.strategy, settings.seed, _params(project, settings),
     ):  # fmt: skip
         return False

@@ -169,8 +169,8 @@ class Acceptances:
         return self._listed(project, acceptances.c.state.in_(VOUCHED))
 
     def is_blind(self, project: Project) -> bool:
-        """Whether people are being asked what the model would label, so that no guess is to be shown."""
-        asking = sa.and_(acceptances.c.state == "auditing", sa.not_(acceptances.c.complete))
+        """Whether an audit is on, so that no guess is to be shown: until it is certified, each answer may still be changed."""
+        asking = acceptances.c.state == "auditing"
         statement = sa.select(acceptances.c.number).where(acceptances.c.project_id == project.id, asking)
         with self.database.read() as connection:
             return connection.scalar(statement) is not None

@@ -66,6 +66,13 @@ class HeldOut(Rounds):
 
         self.database.write_pieces(partial(write, part=part) for part in chunks(values, CHUNK))
 
+    def not_measured(self, project: Project) -> list[int]:
+        """Held-out tasks that are asked for and have an accepted label alone: what comes after them waits to measure."""
+        stuck = (is_held_out(project), tasks.c.reached.is_not(None), still_open(), tasks.c.accepted > 0)
+        statement = sa.select(tasks.c.task_id).where(tasks.c.project_id == project.id, *stuck)
+        with self.database.read() as connection:
+            return list(connection.scalars(statement.order_by(tasks.c.task_id)))
+
     def hold_back(self, project: Project, round_: Round) -> int:
         """Have the split decide which queries of a round are of the arm "holdout"; returns how many have become so.
 

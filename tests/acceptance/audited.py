@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_backend.acceptance.auditing import Begun
@@ -77,3 +78,16 @@ def drawn(bench: Bench, many: int | None = None) -> list[int]:
     assert acceptance is not None
     frozen = bench.services.acceptances.frozen(acceptance)
     return [int(task) for task in frozen.ids[acceptance.order[: acceptance.drawn if many is None else many]]]
+
+
+def accept(bench: Bench, labels: Mapping[int, str], certificate: str) -> None:
+    """Have Label Studio hold these as accepted labels."""
+    for task, label in labels.items():
+        bench.label(task, as_=label)
+        bench.accepted[task] = certificate
+
+
+def take_back(bench: Bench, *tasks: int) -> None:
+    for task in tasks:
+        for kept in (bench.answers, bench.answered, bench.accepted):
+            del kept[task]

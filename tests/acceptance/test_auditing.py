@@ -14,7 +14,7 @@ from ml_backend.manual_queue import QueryOptions
 from ml_backend.records import AuditQueue
 from ml_backend.steps.push_queue import queue_items
 from ml_backend.store.acceptances import Acceptances
-from tests.acceptance.audited import ERROR, answer, answer_all, begin, drawn, queue, trained
+from tests.acceptance.audited import ERROR, answer, answer_all, begin, certify, contradict, drawn, queue, trained
 from tests.bench import Bench, without_label_studio
 
 
@@ -59,13 +59,41 @@ def test_the_queue_is_the_first_part_of_the_order_drawn_and_carries_no_guess(ben
     assert all(item.result == [] for item in queue_items(bench.project, queries, 0.0))
 
 
-def test_no_guess_is_told_of_any_task_while_the_audit_asks_and_all_are_again_afterwards(bench: Bench) -> None:
-    """Whatever is not drawn yet may be drawn next."""
+def test_no_guess_is_told_of_any_task_until_the_certificate_is_there_or_the_audit_given_up(bench: Bench) -> None:
+    """Whatever is not drawn yet may be drawn next, and until then what was answered may be changed."""
+    bench.set(prelabels="always")
     assert bench.guesses() != {}
     begin(bench)
     assert bench.guesses() == {}
     answer_all(bench)
+    assert bench.guesses() == {}
+    certify(bench)
     assert bench.guesses() != {}
+    begin(bench)
+    bench.services.auditing.stop(bench.project)
+    assert bench.guesses() != {}
+
+
+def test_a_refuted_sample_is_not_mended_with_the_guess_in_sight(bench: Bench) -> None:
+    """All is answered, and too much of it wrong: were guesses shown now, they would say which answers to change."""
+    bench.set(prelabels="always")
+    begin(bench)
+    answer(bench, *(drawn(bench, 100)[12:]))
+    contradict(bench, *drawn(bench, 100)[:12])
+    bench.turn()
+    with pytest.raises(InvalidInputError, match="Nothing is vouched for"):
+        certify(bench)
+    assert bench.guesses() == {}
+    round_, queries = queue(bench)
+    assert round_.strategy == "auto", "whatever else waits is asked for"
+    assert {query.prediction for query in queries} == {()}
+    with pytest.raises(ConflictError, match="nobody is to see what the model thinks"):
+        bench.services.field_writer.plan(bench.project)
+    bench.turn()
+    assert queue(bench)[0].number == round_.number
+    bench.services.auditing.stop(bench.project)
+    bench.turn()
+    assert any(query.prediction for query in queue(bench)[1]), "the next queue has guesses at once"
 
 
 def test_nothing_else_becomes_the_queue_while_the_audit_asks(bench: Bench) -> None:

@@ -12,6 +12,7 @@ import pytest
 from ml_backend import cli
 from ml_backend.acceptance import auditing
 from ml_backend.commands import certification
+from ml_backend.labelstudio import bulk_annotations
 from ml_backend.worker import foreground
 from tests.acceptance.audited import answer, answer_all, queue, trained
 from tests.bench import HOST, Bench, without_label_studio
@@ -31,6 +32,7 @@ def typed(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Benc
     monkeypatch.setenv("ML_BACKEND_DATA_DIR", str(bench.settings.data_dir))
     monkeypatch.setenv("ML_BACKEND_ENCODER", bench.settings.encoder)
     monkeypatch.setattr(certification, "_person", lambda *_: "ann@example.org")
+    monkeypatch.setattr(bulk_annotations, "settle", lambda *_: None)
     monkeypatch.setattr(auditing, "drawn_seed", lambda: 1)
     monkeypatch.setattr(foreground, "WORKER_SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
@@ -70,6 +72,22 @@ def test_an_audit_is_begun_followed_and_certified_by_command(typed: Bench, capsy
     assert certified["accepted_unseen"] > 200
     assert "wrong labels so far, of at most" in run(typed, capsys, "status")[1]
     assert as_json(typed, capsys, "status")["acceptance"]["to_write"] == certified["accepted_unseen"]
+
+
+def test_what_a_killed_writing_left_is_gone_before_the_labels_are_frozen(
+    typed: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its predictions show the model's labels, and Label Studio may still make annotations of them, in mid-audit."""
+    asked: list[tuple[int, bool]] = []
+
+    def settled(project_id: int, _client: object) -> None:
+        asked.append((project_id, typed.services.acceptances.is_blind(typed.project)))
+
+    monkeypatch.setattr(bulk_annotations, "settle", settled)
+    run(typed, capsys, "audit", "--error", "5%", "--dry-run")
+    assert asked == []
+    run(typed, capsys, "audit", "--error", "5%")
+    assert asked == [(typed.project.key.project_id, False)]
 
 
 def test_a_dry_run_says_what_would_be_asked_and_changes_nothing(

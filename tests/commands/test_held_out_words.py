@@ -76,7 +76,7 @@ def test_it_is_told_how_many_held_out_labels_wait_for_images_that_are_open_or_ha
     )
     assert held_out.described(counts(37, 3, open_=12, accepted=9)) == (
         "3 labels measured; 34 not yet: 12 open images come before or with them, so label or skip them (9 with an accepted "
-        "label, which measures nothing)"
+        "label, which measures nothing: `ml-backend accept undo CERTIFICATE --held-out` has people asked instead)"
     )
     assert held_out.described(counts(20, 20, undecided=1)) == "20 labels measured; 1 image among them without a label"
     assert held_out.described(counts(21, 19, unreadable=1)) == (
