@@ -113,7 +113,7 @@ def finish(stack: Stack, people: Annotators, args: argparse.Namespace, report: R
         ("in all", people.looks),
     ):
         report.note(f"looks {name}", looks)
-    report.note("of these, at what was in no queue", len(people.beside))
+    report.note("of these, at what Label Studio had in reserve", len(people.beside))
     report.promise("people were asked for all that was not accepted, and for nothing else", rest == left)
     human = every_task_labelled(stack, people, certificate, report)
     compared(stack, certificate, report, folder)

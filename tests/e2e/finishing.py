@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from ml_backend.labelstudio.results import annotation_result
 from ml_backend.worker.supervisor import die_with_parent
 from tests.e2e.stack import Stack, wait_until
 
-WRITE = "accept write"
+LOOK = 0.4
+"""Seconds between looks at how far the writing is."""
+RATE = 1_000
+"""Labels a second that are written at most, to choose the moments of kills by."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Annotators:
     """People who take turns and always know the truth. They are quicker than any person, so where the queue is used up
     they let the service renew it before they take what Label Studio has in reserve.
 
-    looks: answers in all. beside: those to tasks that were in no queue when they were given.
+    looks: answers in all. beside: tasks of them that no queue of late had asked for, which Label Studio had in reserve.
     """
 
     def __init__(self, stack: Stack, people: Sequence[LabelStudio]) -> None:
@@ -69,10 +73,15 @@ class Annotators:
         last = self.stack.services.ledger.last_round(self.stack.project)
         return set(self.stack.ranking(last)) - self.answered if last else set()
 
+    def _was_asked(self, number: int) -> bool:
+        """By a queue of late: Label Studio serves the former one until the next is pushed."""
+        rounds = islice(self.stack.services.ledger.rounds(self.stack.project), 3)
+        return any(number in self.stack.ranking(each) for each in rounds)
+
     def _submit(self, who: LabelStudio, task: dict[str, Any]) -> None:
         number = int(task["id"])
         assert number not in self.answered, f"task {number} is asked for twice"
-        if number not in self._left():
+        if not self._was_asked(number):
             self.beside.append(number)
         who.submit(task, annotation_result(self.stack.schema, [self.stack.truth[task["data"]["filename"]]]))
         self.answered.add(number)
@@ -125,7 +134,8 @@ class Writing:
     began: float | None = None
     in_place: float | None = None
     ended: float = 0.0
-    left: int = 0
+    left: int = sys.maxsize
+    looked: float = 0.0
     killed: bool = False
     said: str = ""
 
@@ -151,30 +161,37 @@ def write(stack: Stack, remaining: int, kill: Callable[[Writing], bool] = lambda
     run = Writing(time.monotonic())
     try:
         while process.poll() is None and not (run.began and kill(run)):
-            time.sleep(0.02)
-            running = stack.services.jobs.status(stack.project).running
-            if run.began is None and running is not None and running.reason == WRITE:
-                run.began = time.monotonic()
-            if run.began is not None and run.in_place is None:
-                run.left = stack.client.unlabelled(stack.project_id)
-                run.in_place = time.monotonic() if run.left <= remaining else None
+            time.sleep(0.05)
+            _look(stack, process.pid, remaining, run)
     finally:
         process.kill()
         run.said, _ = process.communicate()
     run.ended, run.killed = time.monotonic(), process.returncode == -signal.SIGKILL
+    run.left = stack.client.unlabelled(stack.project_id)
     assert run.killed or process.returncode == 0, run.said
     return run
+
+
+def _look(stack: Stack, pid: int, remaining: int, run: Writing) -> None:
+    """Note how far it is; Label Studio is asked seldom, as it has better things to do."""
+    now = time.monotonic()
+    if run.began is None:
+        running = stack.services.jobs.status(stack.project).running
+        run.began = now if running is not None and (running.worker or "").endswith(f":{pid}") else None
+    elif run.in_place is None and now - run.looked >= LOOK:
+        run.left, run.looked = stack.client.unlabelled(stack.project_id), now
+        run.in_place = now if run.left <= remaining else None
 
 
 def killed(stack: Stack, remaining: int, total: int, times: int, rng: random.Random) -> list[Writing]:
     """Run `accept write`, kill it at a random moment, again and again, and once to its end.
 
-    The moments: soon after it began, and then each time some random share more of what was left is in place.
+    The moments: some time after it began, and then after a random share of all is in place, of the later ones a larger one.
     """
     runs = []
     for place in range(times):
         least = total if place == 0 else int(total * (1 - rng.uniform(place / times, 1)))
-        runs.append(write(stack, remaining, _moment(remaining + least, rng.uniform(0.0, 1.0))))
+        runs.append(write(stack, remaining, _moment(remaining + least, rng.uniform(0.0, 1.0 + total / RATE))))
     return [*runs, write(stack, remaining)]
 
 
