@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.import_labels import project as beside
+from benchmarks.import_labels import seconds_singly
 from benchmarks.large_project import connected, project
 from benchmarks.live import label_studio, machine
 from ml_backend.commands.output import table
@@ -36,6 +38,7 @@ from tests.e2e.stack import Stack, service
 DIGITS = tuple("0123456789")
 KILLS = 3
 RATE = 400.0
+SAMPLE = 40
 
 
 @dataclass
@@ -190,10 +193,15 @@ def undone(stack: Stack, certificate: dict[str, Any], human: dict[int, Given], r
         told = command(stack, "accept", "undo", number)
     report.promise("undo takes back every accepted label", (told["taken_back"], told["kept"]) == (total, 0))
     report.promise("undo leaves exactly what people said", given_in(stack) == human)
+    other, ids = beside(stack.client, len(stack.truth))
+    singly = seconds_singly(stack.client, other, ids[:SAMPLE], 1)
     run = write(stack, 0)
+    singly += seconds_singly(stack.client, other, ids[SAMPLE : 2 * SAMPLE], 1)
     report.note("written again in one piece, until in place, s at work", run.seconds)
     report.note("the same until the command ends, s", run.ended - run.started)
     report.note("written in one piece, labels/s", total / run.seconds)
+    report.note("one by one, before and after it, labels/s", 2 * SAMPLE / singly)
+    report.note("written in one piece, times one by one", total / run.seconds * singly / (2 * SAMPLE))
     report.promise(f"at least {RATE:.0f} labels a second", run.in_place and total / run.seconds >= RATE)
     after = given_in(stack)
     report.promise("as it was", len(after) == len(stack.truth) and human.items() <= after.items())

@@ -21,7 +21,7 @@ from ml_backend.labelstudio.results import annotation_result
 from ml_backend.worker.supervisor import die_with_parent
 from tests.e2e.stack import Stack, wait_until
 
-LOOK = 0.4
+LOOK = 1.0
 """Seconds between looks at how far the writing is."""
 RATE = 1_000
 """Labels a second that are written at most, to choose the moments of kills by."""
