@@ -16,7 +16,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -174,10 +174,11 @@ def project(
     folder: Path,
     truth: dict[Path, str],
     labelled: int,
+    classes: Sequence[str] = CLASSES,
     **more: str,
 ) -> Iterator[tuple[Stack, dict[str, str]]]:
     """A project of these images, `labelled` of them already; no service yet, but the environment to start it in."""
-    number = int(client.create_project("benchmark", label_config(CLASSES))["id"])
+    number = int(client.create_project("benchmark", label_config(classes))["id"])
     first = next(iter(truth)).relative_to(root(server))
     add_local_storage(client, number, root(server) / first.parts[0])
     schema = client.schema(number)
