@@ -15,6 +15,7 @@ from ml_backend.acceptance.proposal import Ids, Proposal
 from ml_backend.records import LabelSchema
 from ml_backend.store.acceptances import Acceptance, Frozen
 from ml_backend.store.rows import PoolRows
+from ml_backend.wording import amount
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,28 @@ class Standing:
         """Places of what people are to look at now, in this order: first the sample of all; once it is ended, rare classes."""
         missing = self.sampled[self.verdicts[self.sampled] == UNSEEN]
         return missing if len(missing) else self._settled[1]
+
+    @property
+    def asked_tasks(self) -> list[int]:
+        """Tasks of `to_ask` in the order drawn: not class by class, as rare ones are there, for that would tell the guess."""
+        order = self.audit.order
+        return [int(task) for task in self.frozen.ids[order[np.isin(order, self.to_ask)]]]
+
+    @property
+    def answered_tasks(self) -> set[int]:
+        """Tasks that people have answered or skipped, whether they were asked for or not."""
+        return set(self.frozen.ids[self.looks.verdicts != UNSEEN].tolist())
+
+    @property
+    def next_in_words(self) -> str:
+        """What there is to do while the audit is on: a part of a sentence."""
+        if count := len(self.to_ask):
+            return f"{amount(count, 'task')} in the queue to answer"
+        if self.acceptance.sample is None:
+            return "the next turn says whether more is to be looked at (`ml-backend sync run`)"
+        if self.accepted.any():
+            return "complete: run `ml-backend accept certify`"
+        return "complete, and nothing is vouched for: `ml-backend accept stop`, label on, and audit again"
 
     @property
     def looked_at(self) -> Ids:
