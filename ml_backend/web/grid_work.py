@@ -85,11 +85,6 @@ class GridWork:
 
     def _asked(self, project: Project, person: Person, client: LabelStudio) -> dict[str, Any]:
         """What the audit asks for, in the order drawn; what this person has passed by comes last."""
-        if project.state.overlap > 1:
-            raise ConflictError(
-                f"Each image of this project is labelled by {project.state.overlap} people on their own, and an audit is on: "
-                "answer what it asks for in Label Studio's queue."
-            )
         shown, standing = self._shown_of(project), self._standing(project)
         asked = self._drawn(project, standing)
         rows = self._services.ledger.pool(project)
@@ -182,10 +177,15 @@ class GridWork:
         return _told(done, None, gone=len(set(given) - here))
 
     def _standing(self, project: Project) -> Standing:
-        """How far the audit is. Raises ConflictError where none is on, or nothing can be decided by it now."""
+        """How far the audit is. Raises ConflictError where none is on, or nothing can be answered here or decided by it now."""
         acceptance = self._services.acceptances.auditing(project)
         if acceptance is None:
             raise ConflictError("The audit is over, and nothing was written: the grid shows look-alikes again.")
+        if project.state.overlap > 1:
+            raise ConflictError(
+                f"Each image of this project is labelled by {project.state.overlap} people on their own, and an audit is on: "
+                "answer what it asks for in Label Studio's queue."
+            )
         standing = self._services.auditing.standing(project, acceptance)
         if standing.fault:
             raise ConflictError(standing.fault)

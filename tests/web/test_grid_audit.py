@@ -209,7 +209,9 @@ def test_a_label_config_without_a_class_of_the_model_is_told_with_the_fix(grid: 
 
 def test_where_several_people_label_each_image_the_audit_is_answered_in_label_studio(grid: Grid) -> None:
     grid.bench.services.ledger.configure(grid.project, overlap=2)
-    assert "answer what it asks for in Label Studio's queue" in sentence(grid.post("page"), 409)
+    for refused in (grid.post("page"), grid.post("answers", answers((drawn(grid.bench)[0], "cat")))):
+        assert "answer what it asks for in Label Studio's queue" in sentence(refused, 409)
+    assert grid.answers() == {}
 
 
 def test_an_audit_needs_no_guess_to_be_shown(grid: Grid) -> None:

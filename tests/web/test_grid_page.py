@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Page, expect
 
+from ml_backend.acceptance import auditing
 from ml_backend.demo.label_studio import free_port
 from ml_backend.errors import ImageError
 from tests.acceptance.audited import begin, trained
@@ -62,7 +63,9 @@ def audited(may_be_audited: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def begun(grid: Grid) -> Grid:
-    begin(grid.bench)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auditing, "drawn_seed", lambda: 1)
+        begin(grid.bench)
     grid.bench.turn()
     return grid
 
@@ -98,6 +101,11 @@ def signed_in(page: Page, token: str = ANNA) -> None:
 def drawn(page: Page, count: int = 60) -> None:
     expect(page.locator("#tiles img")).to_have_count(count)
     expect(page.locator("#label")).to_contain_text("⏎")
+
+
+def idle(page: Page) -> None:
+    """What the last key began is done, and the page after it is there."""
+    expect(page.locator("body.busy")).to_have_count(0)
 
 
 def shot(page: Page, name: str) -> None:
@@ -274,6 +282,7 @@ def test_an_audit_is_answered_by_keyboard_each_image_with_its_own_class_and_no_g
         shot(page, "audit")
         page.keyboard.press("Enter")
         expect(page.locator("#told")).to_contain_text("5 labelled, 55 left without a class.")
+        idle(page)
         drawn(page)
         given = dict(zip(order, ["cat", "dog", "owl", "cat", "", "dog"], strict=False))
         assert audited.answers() == {task: ((label,), 7) for task, label in given.items() if label}
@@ -296,6 +305,7 @@ def test_help_and_undo_are_of_the_audit_too(audited: Grid, monkeypatch: pytest.M
         page.keyboard.press("3")
         page.keyboard.press("Enter")
         expect(page.locator("#told")).to_contain_text("1 labelled")
+        idle(page)
         drawn(page)
         page.keyboard.press("u")
         expect(page.locator("#told")).to_contain_text("1 label taken back")
@@ -311,6 +321,7 @@ def test_a_page_that_was_open_when_the_audit_began_is_told_and_becomes_that_of_t
         page.keyboard.press("Enter")
         expect(page.locator("#wrong")).to_contain_text("nobody is shown a guess meanwhile")
         expect(page.locator("#question")).to_contain_text("Which class is each of these?")
+        idle(page)
         assert audited.answers() == {}
         drawn(page)
         page.keyboard.press("1")
@@ -334,6 +345,7 @@ def test_an_audit_with_no_image_left_says_what_is_next(audited: Grid) -> None:
             expect(page.locator("#told")).to_contain_text(
                 f"You labelled {len(asked(audited.bench)) - left:,} in this tab"
             )
+            idle(page)
         expect(page.locator("#empty")).to_contain_text(
             "the next turn, in a moment, says whether more is to be looked at"
         )
