@@ -15,6 +15,7 @@ from ml_backend.acceptance.proposal import Ids, Proposal
 from ml_backend.records import LabelSchema
 from ml_backend.store.acceptances import Acceptance, Frozen
 from ml_backend.store.rows import PoolRows
+from ml_backend.wording import amount
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,28 @@ class Standing:
         return missing if len(missing) else self._settled[1]
 
     @property
+    def asked_tasks(self) -> list[int]:
+        """Tasks of `to_ask` in the order drawn: not class by class, as rare ones are there, for that would tell the guess."""
+        order = self.audit.order
+        return [int(task) for task in self.frozen.ids[order[np.isin(order, self.to_ask)]]]
+
+    @property
+    def answered_tasks(self) -> set[int]:
+        """Tasks that people have answered or skipped, whether they were asked for or not."""
+        return set(self.frozen.ids[self.looks.verdicts != UNSEEN].tolist())
+
+    @property
+    def next_in_words(self) -> str:
+        """What there is to do while the audit is on: a part of a sentence."""
+        if count := len(self.to_ask):
+            return f"{amount(count, 'task')} in the queue to answer"
+        if self.acceptance.sample is None:
+            return "the next turn says whether more is to be looked at (`ml-backend sync run`)"
+        if self.accepted.any():
+            return "complete: run `ml-backend accept certify`; no guess is shown before"
+        return "complete, and nothing is vouched for: `ml-backend accept stop`, label on, and audit again"
+
+    @property
     def looked_at(self) -> Ids:
         """Places of the labels that were asked for and looked at, those of rare classes included."""
         own = [self._own(each.number)[: each.looks] for each in self.rare_asked]
@@ -166,10 +189,14 @@ class Standing:
             verdicts[lost] = WRONG
 
     def _next_of_rare(self, finding: Finding) -> Ids:
-        """Those that would vouch for rare classes, where there are fewer than people would have to label else."""
+        """Those that would vouch for rare classes, where there are fewer than people would have to label else.
+
+        In the order of all: class by class, they would tell what the model says of them.
+        """
         worth = [each for each in finding.rare if each.more and each.looks + each.more < each.labels]
         parts = [self._own(each.number, finding.size)[each.looks : each.looks + (each.more or 0)] for each in worth]
-        return np.concatenate([self.sampled[:0], *parts])
+        order = self.audit.order
+        return np.asarray(order[np.isin(order, np.concatenate([self.sampled[:0], *parts]))])
 
     def _own(self, number: int, size: int | None = None) -> Ids:
         """Places of a rare class in the certified part, in the order in which they are looked at."""

@@ -138,7 +138,7 @@ def _told(project: Project, standing: Standing, left: float, to_write: int) -> I
         yield from _sample_lines(standing)
     yield f"  risk       {mine.risk:.4g} taken by this audit, {left:.4g} left for others"
     if mine.state == "auditing" and not standing.fault:
-        yield f"  next       {_next(standing)}"
+        yield f"  next       {standing.next_in_words}"
     for problem in (standing.fault if mine.state == "auditing" else None, standing.broken):
         if problem:
             yield f"  FIX        {problem}"
@@ -157,16 +157,6 @@ def _sample_lines(standing: Standing) -> Iterator[str]:
         state = f"{amount(each.more, 'look')} more" if each.more and len(standing.to_ask) else state
         name = standing.acceptance.classes[each.number]
         yield f"  rare       {name!r}: {each.labels:,} labels, {each.looks:,} looked at, {each.wrong:,} wrong; {state}"
-
-
-def _next(standing: Standing) -> str:
-    if count := len(standing.to_ask):
-        return f"{amount(count, 'task')} in the queue to answer"
-    if standing.acceptance.sample is None:
-        return "the next turn says whether more is to be looked at (`ml-backend sync run`)"
-    if standing.accepted.any():
-        return "complete: run `ml-backend accept certify`; no guess is shown before"
-    return "complete, and nothing is vouched for: `ml-backend accept stop`, label on, and audit again"
 
 
 def _certify(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:

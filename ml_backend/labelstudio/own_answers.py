@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ml_backend.labelstudio.bulk_annotations import WRITERS, answers_of
@@ -24,13 +24,13 @@ def open_tasks(project_id: int, task_ids: Collection[int], client: LabelStudio) 
 
 
 def given_by(
-    user: int, label: str, project_id: int, schema: LabelSchema, task_ids: Collection[int], client: LabelStudio
+    user: int, project_id: int, schema: LabelSchema, labels: Mapping[int, Sequence[str]], client: LabelStudio
 ) -> dict[int, Annotation]:
-    """Task id -> the user's newest answer to it, of those tasks where that says `label`."""
-    found = answers_of(project_id, schema, task_ids, client)
+    """Task id -> the user's newest answer to it, of those tasks where that says what `labels` does."""
+    found = answers_of(project_id, schema, labels, client)
     mine = {task: [a for a in given if a.annotator == user] for task, given in found.items()}
     newest = {task: max(given, key=lambda a: a.id) for task, given in mine.items() if given}
-    return {task: answer for task, answer in newest.items() if answer.labels == (label,)}
+    return {task: answer for task, answer in newest.items() if answer.labels == tuple(labels[task])}
 
 
 def take_back(

@@ -1,4 +1,4 @@
-"""The grid: a page of images that the model takes for one class, to be labelled by looking at them together."""
+"""The grid: a page of images that the model takes for one class, to be labelled by looking at them together; or of an audit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ml_backend.web import replies
 from ml_backend.web.grid_work import GridWork
 from ml_backend.web.persons import TOKEN_HEADER, Persons
 from ml_backend.web.project_routes import numbered
-from ml_backend.web.protocol import LARGEST_ID, GridLabelsRequest, GridPageRequest
+from ml_backend.web.protocol import LARGEST_ID, GridAnswersRequest, GridLabelsRequest, GridPageRequest
 from ml_backend.web.thumbnails import Thumbnails, etag
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ def grid(services: Services, persons: Persons | None = None) -> APIRouter:  # no
 
     @router.post("/grid/page", response_model=replies.GridPage)
     async def next_page(number: int, message: GridPageRequest, token: Token = None) -> dict[str, Any]:
-        """Look-alikes to be looked at next, with the person's own Label Studio token."""
+        """What is to be looked at next, with the person's own Label Studio token: look-alikes, or what an audit asks for."""
         return await at_work(work.page, number, token, message.label)
 
     @router.post("/grid/labels", response_model=replies.GridWritten)
@@ -81,6 +81,12 @@ def grid(services: Services, persons: Persons | None = None) -> APIRouter:  # no
         """Label tasks as the person whose token it is. May be sent again: what is answered stays as it is."""
         said = message.label, message.tasks, message.unticked, message.seconds
         return await at_work(work.write, number, token, *said)
+
+    @router.post("/grid/answers", response_model=replies.GridWritten)
+    async def answer(number: int, message: GridAnswersRequest, token: Token = None) -> dict[str, Any]:
+        """Answer what an audit asks for, each task with its own class, as the person whose token it is. May be sent again."""
+        given = [(one.task, one.label) for one in message.answers]
+        return await at_work(work.answer, number, token, given, message.passed, message.seconds)
 
     @router.post("/grid/undo", response_model=replies.GridUndone)
     async def undo(number: int, token: Token = None) -> dict[str, Any]:

@@ -120,6 +120,21 @@ class GridLabelsRequest(_Message):
     seconds: float = Field(0.0, ge=0, le=86_400)
 
 
+class GridAnswer(BaseModel):
+    """A task and its class."""
+
+    task: Id
+    label: str = Field(max_length=10_000)
+
+
+class GridAnswersRequest(_Message):
+    """answers: to be written, one for each task; passed: tasks that were shown and got no class. seconds: as with labels."""
+
+    answers: list[GridAnswer] = Field(max_length=1_000)
+    passed: list[Id] = Field([], max_length=1_000)
+    seconds: float = Field(0.0, ge=0, le=86_400)
+
+
 def parse_project(text: str) -> tuple[int, int | None]:
     """Split `<id>.<created>` into the id and the time of creation in seconds, None where it is not given."""
     number, _, created = text.partition(".")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -199,11 +199,11 @@ class Project(_Reply):
 
 
 class GridClass(_Reply):
-    """tasks: how many of the unlabelled ones the model takes for it. key: a digit, that of Label Studio's page, or none."""
+    """tasks: how many of the unlabelled ones the model takes for it; None for an audit. key: as on Label Studio's page, or none."""
 
     name: str
     key: str
-    tasks: int
+    tasks: int | None
 
 
 class GridTask(_Reply):
@@ -212,18 +212,28 @@ class GridTask(_Reply):
 
 
 class GridPage(_Reply):
-    """person: whose token it is. tasks: look-alikes, the one the model is surest of first; none where no more are left."""
+    """person: whose token it is. tasks: look-alikes, the one the model is surest of first; none where no more are left.
 
-    label: str
+    mode "audit": nothing of this is the model's. label: None. tasks: what the audit asks for, in the order drawn. asked: how many
+    tasks are left for this person. next: what there is to do where an audit asks for nothing, or "".
+    """
+
+    mode: Literal["look-alikes", "audit"]
+    label: str | None
+    asked: int | None
+    next: str
     person: str
     classes: list[GridClass]
     tasks: list[GridTask]
 
 
 class GridWritten(_Reply):
-    """answered: had an answer, which they keep. gone: deleted meanwhile. blind: held out, or drawn for an audit, meanwhile."""
+    """label: None where each has its own. blind: held out, or drawn for an audit, meanwhile.
 
-    label: str
+    answered: had an answer, which they keep. gone: deleted meanwhile.
+    """
+
+    label: str | None
     written: int
     answered: int
     gone: int
@@ -231,8 +241,8 @@ class GridWritten(_Reply):
 
 
 class GridUndone(_Reply):
-    """kept: answers that somebody has changed since."""
+    """label: None where each had its own. kept: answers that somebody has changed since."""
 
-    label: str
+    label: str | None
     deleted: int
     kept: int

@@ -22,9 +22,9 @@ HELD_S = 900.0
 
 @dataclass(frozen=True)
 class Given:
-    """The answers of one page: the label, and by task the annotation that was made."""
+    """The answers of one page: the label, None where each has its own, and by task the annotation that was made."""
 
-    label: str
+    label: str | None
     answers: Mapping[int, Annotation]
 
 
@@ -41,6 +41,7 @@ class ShownPages:
     _done: set[int] = field(default_factory=set)
     _refused: dict[str, set[int]] = field(default_factory=dict)
     _last: dict[int, Given] = field(default_factory=dict)
+    _passed: dict[int, set[int]] = field(default_factory=dict)
 
     @contextmanager
     def alone(self, user: int) -> Iterator[None]:
@@ -95,6 +96,18 @@ class ShownPages:
         """Somebody said that these are not of this class."""
         with self._lock:
             self._refused.setdefault(label, set()).update(tasks)
+
+    def pass_by(self, user: int, tasks: Iterable[int]) -> None:
+        """The user had these tasks of an audit before them, and gave them no class."""
+        with self._lock:
+            self._passed.setdefault(user, set()).update(tasks)
+
+    def passed(self, user: int, asked: Collection[int]) -> set[int]:
+        """Those of the tasks that are asked for which the user passed by; of others nothing is remembered."""
+        with self._lock:
+            mine = self._passed.setdefault(user, set())
+            mine.intersection_update(asked)
+            return set(mine)
 
     def give(self, user: int, given: Given) -> None:
         """Remember the answers of a user's page, in place of those of the page before."""

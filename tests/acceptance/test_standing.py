@@ -127,6 +127,18 @@ def test_a_rare_class_is_asked_for_only_after_the_sample_of_all_is_ended() -> No
     assert made.standing().accepted[np.asarray(made.labels) == 1].any()
 
 
+def test_what_rare_classes_are_asked_for_comes_in_the_order_of_all_and_tells_nothing_of_the_class() -> None:
+    labels = [0] * 1800
+    for i in range(180):
+        labels[i * 10] = 1 + i % 2
+    made = LookedAt(labels, classes=("cat", "dog", "owl"), drawn=240, sample=240)
+    schema = LabelSchema("choice", "image", "image", made.classes)
+    made.say(made.in_order[:240])
+    asked = [int(task) for task in made.standing(schema).frozen.ids[made.standing(schema).to_ask]]
+    assert {labels[task - 1] for task in asked} == {1, 2}
+    assert asked == [task for task in made.in_order if task in asked]
+
+
 def test_a_rare_class_whose_looks_would_cost_as_much_as_labelling_it_is_left_to_people() -> None:
     made = with_rare(6, drawn=160, sample=160)
     made.say(made.in_order[:160])

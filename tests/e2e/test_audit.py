@@ -14,6 +14,9 @@ from ml_backend.acceptance import auditing
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.results import annotation_result
+from ml_backend.web.grid_work import GridWork
+from ml_backend.web.persons import Persons
+from tests.e2e.helpers import sign_up
 from tests.e2e.stack import Stack, inline
 from tests.other_settings import use
 
@@ -134,3 +137,31 @@ def test_the_sample_is_served_blind_to_the_last_task_and_certifies_what_is_true(
     assert guessed(stack, stack.ranking(last)), "guesses are shown again"
 
     _written_and_taken_back(stack, capsys, made.certificate_id, labels)
+
+
+def test_the_sample_is_answered_in_the_grid_under_the_persons_name_turn_by_turn_to_the_end(
+    stack: Stack, label_studio: EmbeddedLabelStudio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack.turn()
+    label_until(stack, 80)
+    before = set(annotated(stack))
+    accept(stack, capsys, "audit", "--error", ERROR)
+    person, grid = sign_up(label_studio, "auditor@example.com"), GridWork(stack.services, Persons())
+    token = person.transport.auth.api_key
+    truth = {task.id: stack.truth[task.data["filename"]] for task in stack.client.tasks(stack.project_id)}
+    given: dict[int, str] = {}
+    while (page := grid.page(stack.project, token, None))["mode"] == "audit":
+        answers = [(task["id"], truth[task["id"]]) for task in page["tasks"]]
+        if answers:
+            first, again = (grid.answer(stack.project, token, answers, [], 30.0) for _ in range(2))
+            assert (first["written"], again["written"], again["answered"]) == (len(answers), 0, len(answers))
+            given |= dict(answers)
+        else:
+            assert "next turn" in page["next"]
+            stack.turn()
+    assert {task: label for task, label in annotated(stack).items() if task not in before} == given
+    found = stack.client.annotated(stack.project_id, schema=stack.schema)
+    assert {a.annotator for task, those in found for a in those if task.id in given} == {person.whoami()["id"]}
+    status = accept(stack, capsys, "status")["acceptance"]
+    assert (status["to_look_at"], status["complete"]) == (0, True)
+    assert status["progress"]["looked"] == len(given)

@@ -13,8 +13,11 @@ import pytest
 import uvicorn
 from playwright.sync_api import Page, expect
 
+from ml_backend.acceptance import auditing
 from ml_backend.demo.label_studio import free_port
 from ml_backend.errors import ImageError
+from tests.acceptance.audited import begin, trained
+from tests.acceptance.audited import drawn as asked
 from tests.bench import Bench
 from tests.e2e.annotator import browser, find_chromium
 from tests.web.fake_grid import ANNA, STRANGER, Grid, grid_of, picture
@@ -41,6 +44,30 @@ def one_version(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture
 def grid(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Grid:
     return grid_of(bench, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def may_be_audited(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """400 tasks, 60 of them labelled, and a version that an audit can be of."""
+    made = trained(tmp_path_factory.mktemp("audited") / "data")
+    made.services.database.close()
+    return made
+
+
+@pytest.fixture
+def audited(may_be_audited: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Grid]:
+    """No audit is on yet: `begun` begins one."""
+    twin = may_be_audited.copied(tmp_path / "audited")
+    yield grid_of(twin, monkeypatch)
+    twin.services.database.close()
+
+
+def begun(grid: Grid) -> Grid:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auditing, "drawn_seed", lambda: 1)
+        begin(grid.bench)
+    grid.bench.turn()
+    return grid
 
 
 @contextmanager
@@ -74,6 +101,11 @@ def signed_in(page: Page, token: str = ANNA) -> None:
 def drawn(page: Page, count: int = 60) -> None:
     expect(page.locator("#tiles img")).to_have_count(count)
     expect(page.locator("#label")).to_contain_text("⏎")
+
+
+def idle(page: Page) -> None:
+    """What the last key began is done, and the page after it is there."""
+    expect(page.locator("body.busy")).to_have_count(0)
 
 
 def shot(page: Page, name: str) -> None:
@@ -226,3 +258,97 @@ def test_a_page_without_a_mouse_has_a_name_and_a_state_for_everything(grid: Grid
             page.keyboard.press("Tab")
             named = "e => (e.getAttribute('aria-label') || e.innerText || '').trim().length > 0 || e === document.body"
             assert page.evaluate(f"({named})(document.activeElement)")
+
+
+# -- an audit ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_audit_is_answered_by_keyboard_each_image_with_its_own_class_and_no_guess_is_in_sight(audited: Grid) -> None:
+    order = asked(begun(audited).bench)
+    with opened(audited) as page:
+        signed_in(page)
+        drawn(page)
+        expect(page.locator("#question")).to_contain_text(f"Which class is each of these? {len(order)} images to go")
+        assert page.locator("#classes .count, .tile[aria-checked]").count() == 0
+        assert page.locator(".tile[data-label]").count() == 0
+        page.keyboard.press("Enter")
+        expect(page.locator("#wrong")).to_contain_text("No image has a class yet")
+        for key in ("1", "2", "3", "Backspace", "1", "2", "ArrowLeft", "Space", "ArrowRight", "[", "]", "]"):
+            page.keyboard.press(key)
+        shown = page.locator(".tile").evaluate_all("all => all.slice(0, 7).map(tile => tile.dataset.label || '')")
+        assert shown == ["cat", "dog", "owl", "cat", "", "dog", ""]
+        label = page.locator(".tile").nth(2).get_attribute("aria-label") or ""
+        assert label.endswith("owl")
+        shot(page, "audit")
+        page.keyboard.press("Enter")
+        expect(page.locator("#told")).to_contain_text("5 labelled, 55 left without a class.")
+        idle(page)
+        drawn(page)
+        given = dict(zip(order, ["cat", "dog", "owl", "cat", "", "dog"], strict=False))
+        assert audited.answers() == {task: ((label,), 7) for task, label in given.items() if label}
+        first = page.locator(".tile").first.get_attribute("data-task")
+        assert int(first or 0) == order[60], "those that were passed by come last"
+
+
+def test_help_and_undo_are_of_the_audit_too(audited: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    deleted: list[int] = []
+    begun(audited)
+    monkeypatch.setattr(type(audited.studio), "delete_annotation", lambda _self, number: deleted.append(number))
+    with opened(audited, color_scheme="dark") as page:
+        signed_in(page)
+        drawn(page)
+        page.keyboard.press("?")
+        expect(page.get_by_text("write all that have a class")).to_be_visible()
+        expect(page.get_by_text("tick all, or none")).to_be_hidden()
+        shot(page, "audit-help")
+        page.keyboard.press("?")
+        page.keyboard.press("3")
+        page.keyboard.press("Enter")
+        expect(page.locator("#told")).to_contain_text("1 labelled")
+        idle(page)
+        drawn(page)
+        page.keyboard.press("u")
+        expect(page.locator("#told")).to_contain_text("1 label taken back")
+    assert len(deleted) == 1
+
+
+def test_a_page_that_was_open_when_the_audit_began_is_told_and_becomes_that_of_the_audit(audited: Grid) -> None:
+    with opened(audited) as page:
+        signed_in(page)
+        expect(page.locator("#question")).to_contain_text("Are these all")
+        drawn(page)
+        begun(audited)
+        page.keyboard.press("Enter")
+        expect(page.locator("#wrong")).to_contain_text("nobody is shown a guess meanwhile")
+        expect(page.locator("#question")).to_contain_text("Which class is each of these?")
+        idle(page)
+        assert audited.answers() == {}
+        drawn(page)
+        page.keyboard.press("1")
+        audited.bench.services.auditing.stop(audited.project)
+        page.keyboard.press("Enter")
+        expect(page.locator("#wrong")).to_contain_text("The audit is over, and nothing was written")
+        expect(page.locator("#question")).to_contain_text("Are these all")
+    assert audited.answers() == {}
+
+
+def test_an_audit_with_no_image_left_says_what_is_next(audited: Grid) -> None:
+    left = len(asked(begun(audited).bench))
+    with opened(audited) as page:
+        signed_in(page)
+        while left:
+            drawn(page, min(left, 60))
+            for _ in range(min(left, 60)):
+                page.keyboard.press("1")
+            page.keyboard.press("Enter")
+            left -= min(left, 60)
+            expect(page.locator("#told")).to_contain_text(
+                f"You labelled {len(asked(audited.bench)) - left:,} in this tab"
+            )
+            idle(page)
+        expect(page.locator("#empty")).to_contain_text(
+            "the next turn, in a moment, says whether more is to be looked at"
+        )
+        shot(page, "audit-empty")
+        page.keyboard.press("Enter")
+        expect(page.locator("#empty")).to_contain_text("Press Enter to look again")

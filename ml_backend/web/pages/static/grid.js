@@ -8,7 +8,7 @@ const TINY = 64; // pixels: an image that small is shown as the squares that it 
 
 const at = (id) => document.getElementById(id);
 const state = {
-  label: null, person: "", classes: [], tasks: [], images: new Map(), since: 0, busy: false, made: 0, ended: null, seen: null, zoom: 1,
+  mode: null, label: null, asked: null, next: "", person: "", classes: [], tasks: [], images: new Map(), since: 0, busy: false, made: 0, ended: null, seen: null, zoom: 1,
 };
 
 // -- the service ------------------------------------------------------------------------------------------------------
@@ -70,8 +70,8 @@ function showClasses() {
   const rows = state.classes.map((known) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.className = known.tasks ? "" : "none";
-    button.setAttribute("aria-current", String(known.name === state.label));
+    button.className = known.tasks || asked() ? "" : "none";
+    if (!asked()) button.setAttribute("aria-current", String(known.name === state.label));
     button.title = known.name;
     const pressing = known.key;
     if (pressing) button.setAttribute("aria-keyshortcuts", pressing);
@@ -81,12 +81,15 @@ function showClasses() {
       button.append(key);
     }
     const name = Object.assign(document.createElement("span"), { className: "name", textContent: known.name });
-    const count = Object.assign(document.createElement("span"), {
-      className: "count", textContent: known.tasks.toLocaleString("en"),
-    });
-    button.append(name, " ", count);
-    button.setAttribute("aria-label", `${known.name}, ${many(known.tasks, "image")} left`);
-    button.addEventListener("click", () => open(known.name));
+    button.append(name);
+    if (!asked()) {
+      const count = Object.assign(document.createElement("span"), {
+        className: "count", textContent: known.tasks.toLocaleString("en"),
+      });
+      button.append(" ", count);
+    }
+    button.setAttribute("aria-label", asked() ? known.name : `${known.name}, ${many(known.tasks, "image")} left`);
+    button.addEventListener("click", () => asked() ? give(known.name) : open(known.name));
     const row = document.createElement("li");
     row.append(button);
     return row;
@@ -114,14 +117,19 @@ function showTiles() {
   const made = state.tasks.map((task, place) => {
     const tile = document.createElement("button");
     tile.type = "button";
-    tile.className = "tile";
+    tile.className = asked() ? "tile asked" : "tile";
     tile.tabIndex = place ? -1 : 0;
     tile.dataset.task = String(task.id);
-    tile.setAttribute("role", "checkbox");
-    tile.setAttribute("aria-checked", "true");
-    tile.setAttribute("aria-label", task.name);
     tile.title = task.name;
-    tile.addEventListener("click", () => toggle(tile));
+    if (asked()) {
+      mark(tile, "");
+      tile.addEventListener("click", () => tile.focus());
+    } else {
+      tile.setAttribute("role", "checkbox");
+      tile.setAttribute("aria-checked", "true");
+      tile.setAttribute("aria-label", task.name);
+      tile.addEventListener("click", () => toggle(tile));
+    }
     tile.addEventListener("focus", () => rove(tile));
     draw(tile, task, state.ended.signal);
     return tile;
@@ -133,10 +141,12 @@ function showTiles() {
   showQuestion();
   count();
   window.scrollTo(0, 0);
-  (made[0] || at("classes").querySelector('[aria-current="true"]'))?.focus({ preventScroll: true });
+  const without = at("classes").querySelector('[aria-current="true"]') || at("label"); // Enter looks again
+  (made[0] || without).focus({ preventScroll: true });
 }
 
 function nothingLeft() {
+  if (asked()) return `${state.next} Press Enter to look again.`;
   const others = state.classes.filter((known) => known.tasks > 0 && known.name !== state.label);
   if (!others.length) return "There is no image left that the model has a guess for. What is unticked comes up in Label Studio's queue.";
   return `No image is left that the model takes for ${state.label}. Choose another class above, or press ].`;
@@ -144,6 +154,12 @@ function nothingLeft() {
 
 function showQuestion() {
   const found = at("question");
+  if (asked()) {
+    const left = Object.assign(document.createElement("span"), { textContent: `${many(state.asked, "image")} to go that the audit asks for` });
+    found.replaceChildren(...(state.tasks.length ? ["Which class is each of these? ", left] : ["An audit is on"]));
+    document.title = "Audit: grid";
+    return;
+  }
   const name = Object.assign(document.createElement("strong"), { textContent: state.label });
   const left = state.classes.find((known) => known.name === state.label)?.tasks ?? 0;
   const more = Object.assign(document.createElement("span"), { textContent: `${many(left, "image")} to go in this class` });
@@ -168,7 +184,7 @@ async function draw(tile, task, signal) {
     if (error.status === 403) return complain(error);
     const why = Object.assign(document.createElement("span"), { className: "why", textContent: `Cannot be shown: ${error.message}` });
     tile.replaceChildren(why);
-    tile.setAttribute("aria-checked", "false");
+    if (!asked()) tile.setAttribute("aria-checked", "false");
     tile.setAttribute("aria-disabled", "true");
     tile.setAttribute("aria-label", `${task.name}, cannot be shown and is not labelled`);
   }
@@ -176,7 +192,8 @@ async function draw(tile, task, signal) {
 }
 
 const tiles = () => [...at("tiles").children];
-const ticked = () => tiles().filter((tile) => tile.getAttribute("aria-checked") === "true");
+const asked = () => state.mode === "audit";
+const ticked = () => tiles().filter((tile) => asked() ? tile.dataset.label : tile.getAttribute("aria-checked") === "true");
 const undrawn = () => ticked().filter((tile) => !tile.dataset.drawn);
 const idOf = (tile) => Number(tile.dataset.task);
 
@@ -194,7 +211,8 @@ function count() {
   const found = ticked().length;
   const button = at("label");
   const waiting = undrawn().length;
-  const what = found ? `Label ${found} as ${state.label}` : "Label none, show the next";
+  const none = !asked() ? "Label none, show the next" : state.tasks.length ? "No image has a class yet" : "Look again";
+  const what = found ? asked() ? `Write ${many(found, "class", "classes")}` : `Label ${found} as ${state.label}` : none;
   button.textContent = waiting ? `${many(waiting, "image")} still loading …` : `${what} ⏎`;
   button.title = what;
   button.disabled = state.busy;
@@ -219,35 +237,51 @@ async function alone(what) {
   }
 }
 
-async function load(label) {
-  const page = await post("grid/page", { label });
+const load = async (label) => show(await post("grid/page", { label }));
+
+function show(page) {
+  const over = state.mode === "audit" && page.mode !== "audit";
   Object.assign(state, page, { since: performance.now() });
+  document.body.dataset.mode = state.mode;
   at("person").textContent = `as ${page.person}`;
   at("sign-in").hidden = true;
   at("work").hidden = at("actions").hidden = at("keys").hidden = false;
   showClasses();
   showTiles();
+  if (over) at("told").append(` ${state.next}`);
+}
+
+/* What was answered "not now" because an audit began, or ended, meanwhile: the page is another one by then. */
+async function write(path, said) {
+  try {
+    return await post(path, said);
+  } catch (error) {
+    const page = error.status === 409 ? await post("grid/page", { label: null }).catch(() => null) : null;
+    if (page && page.mode !== state.mode) show(page);
+    throw error;
+  }
 }
 
 const open = (label) => alone(async () => {
-  await load(label);
   tell("");
+  await load(label);
 });
 
 function report(done, unticked) {
   const rest = [];
-  if (unticked) rest.push(`${unticked} left to be labelled one by one`);
+  if (unticked) rest.push(done.label === null ? `${unticked} left without a class` : `${unticked} left to be labelled one by one`);
   if (done.answered) rest.push(`${done.answered} had an answer already, which stays`);
   if (done.gone) rest.push(`${done.gone} deleted meanwhile`);
   if (done.blind) rest.push(`${done.blind} kept for measuring, and not labelled`);
   const all = state.made ? ` You labelled ${state.made.toLocaleString("en")} in this tab.` : "";
-  tell(`${rest.length ? `${rest.join(", ")}.` : ""}${all}`, `${done.written} labelled as ${done.label}${rest.length ? "," : "."}`);
+  tell(`${rest.length ? `${rest.join(", ")}.` : ""}${all}`, `${done.written} labelled${done.label === null ? "" : ` as ${done.label}`}${rest.length ? "," : "."}`);
 }
 
 const labelPage = () => alone(async () => {
   if (!state.tasks.length) return load(state.label); // the page before was written, and this one did not come
   if (undrawn().length) throw new Error("Some images are still loading: wait until you see them all, or untick them.");
   const chosen = ticked();
+  if (asked() && !chosen.length) throw new Error("No image has a class yet: press the key of a class, which stands beside its name above.");
   const below = chosen.filter((tile) => !tile.dataset.seen);
   if (below.length) {
     below[0].scrollIntoView({ block: "start" });
@@ -255,13 +289,11 @@ const labelPage = () => alone(async () => {
     throw new Error(`${many(below.length, "image was", "images were")} not in sight yet: look at them, then press Enter again.`);
   }
   const rest = tiles().filter((tile) => !chosen.includes(tile));
-  const said = {
-    label: state.label,
-    tasks: chosen.map(idOf),
-    unticked: rest.map(idOf),
-    seconds: Math.min((performance.now() - state.since) / 1000, 3600),
-  };
-  const done = await post("grid/labels", said);
+  const seconds = Math.min((performance.now() - state.since) / 1000, 3600);
+  const answers = chosen.map((tile) => ({ task: idOf(tile), label: tile.dataset.label }));
+  const done = asked()
+    ? await write("grid/answers", { answers, passed: rest.map(idOf), seconds })
+    : await write("grid/labels", { label: state.label, tasks: chosen.map(idOf), unticked: rest.map(idOf), seconds });
   state.made += done.written;
   report(done, rest.length);
   state.tasks = [];
@@ -273,13 +305,49 @@ const undo = () => alone(async () => {
   state.made = Math.max(0, state.made - done.deleted);
   const kept = done.kept ? ` ${done.kept} changed by somebody since, and kept.` : "";
   await load(done.label);
-  tell(`taken back.${kept}`, `${done.deleted} labels as ${done.label}`);
+  tell(`taken back.${kept}`, `${many(done.deleted, "label")}${done.label === null ? "" : ` as ${done.label}`}`);
 });
 
 function beside(step) {
   const names = state.classes.map((known) => known.name);
+  if (asked()) {
+    const here = names.indexOf(current()?.dataset.label);
+    return give(names[here < 0 ? Math.min(step, 0) + (step < 0 ? names.length : 0) : (here + step + names.length) % names.length], 0);
+  }
   const place = names.indexOf(state.label) + step;
   if (names.length) open(names[(place + names.length) % names.length]);
+}
+
+// -- an audit: each image its own class -------------------------------------------------------------------------------
+
+const current = () => tiles().find((tile) => tile.tabIndex === 0);
+
+function mark(tile, label) {
+  if (label) tile.dataset.label = label;
+  else delete tile.dataset.label;
+  tile.setAttribute("aria-label", `${tile.title}, ${label || "no class yet"}`);
+}
+
+/* Give the image in focus a class, or none, and go on to the next one. */
+function give(label, step = 1) {
+  const tile = current();
+  if (state.busy || !tile) return;
+  if (!tile.dataset.drawn) {
+    const why = tile.getAttribute("aria-disabled") ? "This image cannot be shown: answer it in Label Studio." : "This image is still loading: wait until you see it.";
+    return complain(new Error(why));
+  }
+  if (!tile.dataset.seen) {
+    tile.focus();
+    tile.scrollIntoView({ block: "nearest" });
+    return complain(new Error("This image was not in sight yet: look at it, then press the key again."));
+  }
+  mark(tile, label);
+  tell(`${tile.title}: ${label || "no class"}`);
+  const all = tiles();
+  const next = all[all.indexOf(tile) + step] || tile;
+  next.focus();
+  next.scrollIntoView({ block: "nearest" });
+  count();
 }
 
 // -- keys -------------------------------------------------------------------------------------------------------------
@@ -323,10 +391,12 @@ function resize(by) {
 function tickAll() {
   const able = tiles().filter((tile) => tile.getAttribute("aria-disabled") !== "true");
   const all = able.every((tile) => tile.getAttribute("aria-checked") === "true");
-  if (state.busy) return;
+  if (state.busy || asked()) return;
   for (const tile of able) tile.setAttribute("aria-checked", String(!all));
   count();
 }
+
+const keyed = (key) => state.classes.find((one) => one.key === key.toLowerCase());
 
 const KEYS = {
   u: undo, U: undo, a: tickAll, A: tickAll, "[": () => beside(-1), "]": () => beside(1), "?": () => at("help").showModal(),
@@ -350,9 +420,12 @@ function pressed(event) {
   } else if (MOVES.includes(event.key)) {
     event.preventDefault();
     move(event.key);
-  } else if (/^[0-9]$/.test(event.key)) {
-    const known = state.classes.find((one) => one.key === event.key);
-    if (known && !event.repeat) open(known.name);
+  } else if (asked() && (event.key === "Backspace" || (event.key === " " && !other))) {
+    event.preventDefault();
+    if (!event.repeat) give("", 0);
+  } else if (/^[0-9]$/.test(event.key) || (asked() && keyed(event.key))) {
+    const known = keyed(event.key);
+    if (known && !event.repeat) asked() ? give(known.name) : open(known.name);
   } else if (Object.hasOwn(KEYS, event.key) && !event.repeat) {
     event.preventDefault();
     KEYS[event.key]();
