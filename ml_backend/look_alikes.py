@@ -111,7 +111,7 @@ class LookAlikes:
         if self.acceptances.is_blind(project):
             raise ConflictError(
                 "An audit of what the model would label is on, and nobody is shown a guess meanwhile: answer what it asks for in "
-                "Label Studio's queue first (`ml-backend accept status` says how far it is)."
+                "Label Studio's queue; then it has to be certified or given up (`ml-backend accept status` says how far it is)."
             )
         if self.settings.prelabels == "never":
             raise ConflictError(
