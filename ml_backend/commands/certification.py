@@ -116,8 +116,14 @@ def _status(project: Project, services: Services, _args: argparse.Namespace, ans
     to_write = len(services.certifying.labels_to_write(project, acceptance)) if certified else 0
     progress = {"progress": standing.progress(), "to_look_at": to_look_at, "to_write": to_write}
     document: dict[str, Any] = {**_document(acceptance), **progress}
-    document = {"acceptance": document, "risk_taken": acceptance.risk, "risk_left": left}
-    answer.result(document, lambda: "\n".join(_told(project, standing, left, to_write)))
+    others = [one for one in services.acceptances.vouched(project) if one.number != acceptance.number]
+    document = {
+        "acceptance": document,
+        "others": [_document(one) for one in others],
+        "risk_taken": acceptance.risk,
+        "risk_left": left,
+    }
+    answer.result(document, lambda: "\n".join([*_told(project, standing, left, to_write), *map(_other, others)]))
     return 0
 
 
@@ -142,6 +148,12 @@ def _told(project: Project, standing: Standing, left: float, to_write: int) -> I
     for problem in (standing.fault if mine.state == "auditing" else None, standing.broken):
         if problem:
             yield f"  FIX        {problem}"
+
+
+def _other(acceptance: Acceptance) -> str:
+    """A certificate beside the last attempt: it can be written, and taken back, as long as its id is known."""
+    count = (acceptance.certificate or {})["accepted_unseen"]
+    return f"  before     certificate {acceptance.certificate_id}, for {count:,} labels: {STATES[acceptance.state]}"
 
 
 def _sample_lines(standing: Standing) -> Iterator[str]:

@@ -144,3 +144,18 @@ def test_a_turn_is_foretold_with_what_the_audit_asks_for(typed: Bench, capsys: p
     acceptance = typed.services.acceptances.auditing(typed.project)
     assert acceptance is not None
     assert (acceptance.drawn, acceptance.sample) == (66, None), "nothing was drawn or ended"
+
+
+def test_a_certificate_is_still_told_when_a_later_audit_was_given_up(
+    typed: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who takes it back has to name it."""
+    as_json(typed, capsys, "audit", "--error", "5%")
+    answer_all(typed)
+    made = as_json(typed, capsys, "certify")
+    as_json(typed, capsys, "audit", "--error", "20%", "--confidence", "80%")
+    as_json(typed, capsys, "stop")
+    line = f"before     certificate {made['certificate']}, for {made['accepted_unseen']} labels: certified"
+    assert line in run(typed, capsys, "status")[1]
+    (other,) = as_json(typed, capsys, "status")["others"]
+    assert other["certificate_id"] == made["certificate"]
