@@ -66,7 +66,7 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _audit(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
-    from ml_backend.labelstudio.bulk_annotations import settle  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+    from ml_backend.labelstudio.bulk_annotations import BY_HAND, MARK, settle  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
     from ml_backend.worker.foreground import alone, run_turn  # noqa: PLC0415
 
     by = _person(project, services)
@@ -74,7 +74,8 @@ def _audit(project: Project, services: Services, args: argparse.Namespace, answe
         if (
             not args.dry_run
         ):  # of a writing that was killed, Label Studio has the model's labels, and may still be at it
-            settle(project.key.project_id, services.hosts.client(project.key.host))
+            for mark in (MARK, BY_HAND):
+                settle(project.key.project_id, services.hosts.client(project.key.host), mark=mark)
         begun = services.auditing.begin(project, args.error, args.confidence, by=by)
     if not args.dry_run:
         run_turn(project, services, "accept audit")
