@@ -111,7 +111,8 @@ class LookAlikes:
         if self.acceptances.is_blind(project):
             raise ConflictError(
                 "An audit of what the model would label is on, and nobody is shown a guess meanwhile: answer what it asks for, here or "
-                "in Label Studio's queue (`ml-backend accept status` says how far it is). Nothing was written."
+                "in Label Studio's queue; then it has to be certified or given up (`ml-backend accept status` says how far it is). "
+                "Nothing was written."
             )
         if self.settings.prelabels == "never":
             raise ConflictError(

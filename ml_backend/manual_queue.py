@@ -166,7 +166,7 @@ class ManualQueue:
         if self.acceptances.is_blind(project):
             raise ConflictError(
                 f"An audit of {project.title!r} is on, and its tasks are the queue until they are answered: `ml-backend accept "
-                "status` says how many are left, and `ml-backend accept stop` gives it up."
+                "status` says how many are left; then `ml-backend accept certify` ends it, and `ml-backend accept stop` gives it up."
             )
 
     def _with_predictions(self, project: Project, queries: Sequence[Query], rows: PoolRows) -> list[Query]:

@@ -98,8 +98,8 @@ def digest(standing: Standing) -> tuple[int, str]:
 def promise(error: float, confidence: float, part: int, allowed: int, accepted: int, wrong: int) -> str:
     return (
         f"Of {part:,} labels at most {allowed:,} are wrong ({_per_cent(error)}), and of the {accepted:,} among them that nobody "
-        f"looked at, at most {wrong:,}. Whoever certifies so, over all attempts in a project, is mistaken with a probability of "
-        f"at most {_per_cent(1 - confidence)}: the sample was drawn at random, and people answered it without seeing a guess."
+        f"looked at, at most {wrong:,}. Whoever certifies so, over all attempts in a project up to this one, is "
+        f"mistaken with a probability of at most {_per_cent(1 - confidence)}: the sample was drawn at random, and people answered it without seeing a guess."
     )
 
 

@@ -66,7 +66,7 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _audit(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
-    from ml_backend.labelstudio.bulk_annotations import settle  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
+    from ml_backend.labelstudio.bulk_annotations import BY_HAND, MARK, settle  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
     from ml_backend.worker.foreground import alone, run_turn  # noqa: PLC0415
 
     by = _person(project, services)
@@ -74,7 +74,8 @@ def _audit(project: Project, services: Services, args: argparse.Namespace, answe
         if (
             not args.dry_run
         ):  # of a writing that was killed, Label Studio has the model's labels, and may still be at it
-            settle(project.key.project_id, services.hosts.client(project.key.host))
+            for mark in (MARK, BY_HAND):
+                settle(project.key.project_id, services.hosts.client(project.key.host), mark=mark)
         begun = services.auditing.begin(project, args.error, args.confidence, by=by)
     if not args.dry_run:
         run_turn(project, services, "accept audit")
@@ -116,8 +117,14 @@ def _status(project: Project, services: Services, _args: argparse.Namespace, ans
     to_write = len(services.certifying.labels_to_write(project, acceptance)) if certified else 0
     progress = {"progress": standing.progress(), "to_look_at": to_look_at, "to_write": to_write}
     document: dict[str, Any] = {**_document(acceptance), **progress}
-    document = {"acceptance": document, "risk_taken": acceptance.risk, "risk_left": left}
-    answer.result(document, lambda: "\n".join(_told(project, standing, left, to_write)))
+    others = [one for one in services.acceptances.vouched(project) if one.number != acceptance.number]
+    document = {
+        "acceptance": document,
+        "others": [_document(one) for one in others],
+        "risk_taken": acceptance.risk,
+        "risk_left": left,
+    }
+    answer.result(document, lambda: "\n".join([*_told(project, standing, left, to_write), *map(_other, others)]))
     return 0
 
 
@@ -142,6 +149,12 @@ def _told(project: Project, standing: Standing, left: float, to_write: int) -> I
     for problem in (standing.fault if mine.state == "auditing" else None, standing.broken):
         if problem:
             yield f"  FIX        {problem}"
+
+
+def _other(acceptance: Acceptance) -> str:
+    """A certificate beside the last attempt: it can be written, and taken back, as long as its id is known."""
+    count = (acceptance.certificate or {})["accepted_unseen"]
+    return f"  before     certificate {acceptance.certificate_id}, for {count:,} labels: {STATES[acceptance.state]}"
 
 
 def _sample_lines(standing: Standing) -> Iterator[str]:

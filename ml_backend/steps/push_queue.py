@@ -31,6 +31,7 @@ from ml_backend.predictor import Predictor, confident_from_meta, serving_score, 
 from ml_backend.records import BLIND, Query
 from ml_backend.settings import Settings
 from ml_backend.steps import check_owner
+from ml_backend.steps.choose import UNGUESSED
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
@@ -73,7 +74,7 @@ class QueuePusher:
                 return checked
         try:
             items = queue_items(project, queries, self._ticked_from(project, round_))
-            hide_guesses(client, number, [query.task_id for query in queries if query.arm == "audit"])
+            hide_guesses(client, number, without_former_guesses(round_, queries))
             served = push(client, number, project.schema, round_.served_name, items, spare)
             round_ = ledger.mark_pushed(round_)
             self._show_everything_once(project)
@@ -159,6 +160,11 @@ def notice(project: Project, settings: Mapping[str, Any], ledger: Ledger, jobs: 
         return
     ledger.mark_unserved(round_, why)
     jobs.mark_due(project, immediately=True, reason="PROJECT_UPDATED")
+
+
+def without_former_guesses(round_: Round, queries: Sequence[Query]) -> list[int]:
+    """Tasks that former queues may have left a guess on, which nobody is to see: those of an audit, and all until it is certified."""
+    return [query.task_id for query in queries if query.arm == "audit" or round_.params.get(UNGUESSED)]
 
 
 def queue_items(project: Project, queries: Sequence[Query], least: float | None) -> list[QueueItem]:

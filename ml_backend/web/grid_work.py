@@ -28,7 +28,6 @@ TAKEN = "u"
 """The page takes it to undo; of an audit, all other keys of Label Studio's page are those of their classes."""
 LOOKS = 5
 """How often Label Studio is asked, for one page, which of the tasks are open; the ledger knows of most."""
-AUDITED = "The audit has its answers: `ml-backend accept status` says what is next."
 
 
 class GridWork:
@@ -75,7 +74,7 @@ class GridWork:
             "mode": "look-alikes",
             "label": wanted,
             "asked": None,
-            "next": "" if self._services.acceptances.auditing(project) is None else AUDITED,
+            "next": "",
             "classes": [
                 {"name": name, "key": key if key.isdigit() else "", "tasks": count}
                 for (name, count), key in zip(counts.items(), hotkeys(guesses.labels), strict=True)

@@ -12,7 +12,7 @@ from ml_backend.acceptance import auditing
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.manual_queue import QueryOptions
 from ml_backend.records import AuditQueue
-from ml_backend.steps.push_queue import queue_items
+from ml_backend.steps.push_queue import queue_items, without_former_guesses
 from ml_backend.store.acceptances import Acceptances
 from tests.acceptance.audited import ERROR, answer, answer_all, begin, certify, contradict, drawn, queue, trained
 from tests.bench import Bench, without_label_studio
@@ -87,13 +87,16 @@ def test_a_refuted_sample_is_not_mended_with_the_guess_in_sight(bench: Bench) ->
     round_, queries = queue(bench)
     assert round_.strategy == "auto", "whatever else waits is asked for"
     assert {query.prediction for query in queries} == {()}
+    assert without_former_guesses(round_, queries) == [query.task_id for query in queries]
     with pytest.raises(ConflictError, match="nobody is to see what the model thinks"):
         bench.services.field_writer.plan(bench.project)
     bench.turn()
     assert queue(bench)[0].number == round_.number
     bench.services.auditing.stop(bench.project)
     bench.turn()
-    assert any(query.prediction for query in queue(bench)[1]), "the next queue has guesses at once"
+    round_, queries = queue(bench)
+    assert any(query.prediction for query in queries), "the next queue has guesses at once"
+    assert without_former_guesses(round_, queries) == []
 
 
 def test_nothing_else_becomes_the_queue_while_the_audit_asks(bench: Bench) -> None:

@@ -63,6 +63,7 @@ def test_a_certificate_says_who_when_what_and_how_sure(bench: Bench) -> None:
     assert document["left_to_people"] + document["accepted_unseen"] == waiting
     assert document["wrong_among_these_at_most"] <= document["wrong_in_part_at_most"] - 1
     assert f"Of {document['part']:,} labels at most {document['wrong_in_part_at_most']}" in document["promise"]
+    assert "over all attempts in a project up to this one" in document["promise"], "later ones may ask for less"
     json.dumps(document)
 
 

@@ -32,7 +32,7 @@ def typed(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Benc
     monkeypatch.setenv("ML_BACKEND_DATA_DIR", str(bench.settings.data_dir))
     monkeypatch.setenv("ML_BACKEND_ENCODER", bench.settings.encoder)
     monkeypatch.setattr(certification, "_person", lambda *_: "ann@example.org")
-    monkeypatch.setattr(bulk_annotations, "settle", lambda *_: None)
+    monkeypatch.setattr(bulk_annotations, "settle", lambda *_, **__: None)
     monkeypatch.setattr(auditing, "drawn_seed", lambda: 1)
     monkeypatch.setattr(foreground, "WORKER_SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
@@ -78,16 +78,16 @@ def test_what_a_killed_writing_left_is_gone_before_the_labels_are_frozen(
     typed: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else its predictions show the model's labels, and Label Studio may still make annotations of them, in mid-audit."""
-    asked: list[tuple[int, bool]] = []
+    asked: list[tuple[str, bool]] = []
 
-    def settled(project_id: int, _client: object) -> None:
-        asked.append((project_id, typed.services.acceptances.is_blind(typed.project)))
+    def settled(_project_id: int, _client: object, *, mark: str) -> None:
+        asked.append((mark, typed.services.acceptances.is_blind(typed.project)))
 
     monkeypatch.setattr(bulk_annotations, "settle", settled)
     run(typed, capsys, "audit", "--error", "5%", "--dry-run")
     assert asked == []
     run(typed, capsys, "audit", "--error", "5%")
-    assert asked == [(typed.project.key.project_id, False)]
+    assert asked == [(bulk_annotations.MARK, False), (bulk_annotations.BY_HAND, False)], "those of the grid, too"
 
 
 def test_a_dry_run_says_what_would_be_asked_and_changes_nothing(
@@ -144,3 +144,18 @@ def test_a_turn_is_foretold_with_what_the_audit_asks_for(typed: Bench, capsys: p
     acceptance = typed.services.acceptances.auditing(typed.project)
     assert acceptance is not None
     assert (acceptance.drawn, acceptance.sample) == (66, None), "nothing was drawn or ended"
+
+
+def test_a_certificate_is_still_told_when_a_later_audit_was_given_up(
+    typed: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who takes it back has to name it."""
+    as_json(typed, capsys, "audit", "--error", "5%")
+    answer_all(typed)
+    made = as_json(typed, capsys, "certify")
+    as_json(typed, capsys, "audit", "--error", "20%", "--confidence", "80%")
+    as_json(typed, capsys, "stop")
+    line = f"before     certificate {made['certificate']}, for {made['accepted_unseen']} labels: certified"
+    assert line in run(typed, capsys, "status")[1]
+    (other,) = as_json(typed, capsys, "status")["others"]
+    assert other["certificate_id"] == made["certificate"]

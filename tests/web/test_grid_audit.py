@@ -51,8 +51,7 @@ def taken_in(grid: Grid) -> None:
 
 
 def answered_to_the_end(grid: Grid) -> None:
-    while grid.page()["mode"] == "audit":
-        tasks = grid.shown()
+    while tasks := grid.shown():
         right = [(task, grid.bench.truth[task]) for task in tasks]
         assert grid.post("answers", answers(*right)).json()["written"] == len(tasks)
         if not grid.shown():
@@ -185,9 +184,11 @@ def test_when_nothing_is_left_to_ask_what_is_next_is_told(grid: Grid, monkeypatc
         grid.bench.label(task, as_=labels[0])
     grid.bench._read()
     assert "Next: the next turn says whether more" in grid.page()["next"]
+    taken_in(grid)
     answered_to_the_end(grid)
     page = grid.page()
-    assert (page["mode"], page["next"]) == ("look-alikes", grid_work.AUDITED)
+    assert (page["mode"], page["asked"]) == ("audit", 0), "no guess is shown before the certificate"
+    assert "complete: run `ml-backend accept certify`" in page["next"]
 
 
 def test_an_audit_that_was_given_up_is_told_and_its_page_is_not_written(grid: Grid) -> None:
