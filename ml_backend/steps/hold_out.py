@@ -63,15 +63,16 @@ def in_turn(rows: PoolRows, settings: Settings) -> NDArray[np.int64]:
     """Positions of the held-out tasks to be asked for by now, answered ones included: the first in the order of the split.
 
     How many depends on how many labels there are, and never on which. Once the strategy has nothing left to ask for, the
-    others follow a batch at a time.
+    others follow a batch at a time: so many that can be asked for, however many between them have an accepted label.
     """
     order = _in_order(rows, rows.holdout & _usable(rows))
     labels = int(rows.labelled.sum()) + settings.batch_size
     count = split.wanted(settings.holdout_share, settings.holdout_first, len(rows.ids), labels)
     count = max(count, int((rows.reached[order] > 0).sum()))
     if not (rows.waiting & ~rows.holdout & ~np.isnan(rows.places)).any():
-        while count < len(order) and not rows.waiting[order[:count]].any():
-            count += settings.batch_size
+        waiting = np.flatnonzero(rows.waiting[order])
+        if len(waiting) and waiting[0] >= count:
+            count = int(waiting[: settings.batch_size][-1]) + 1
     return order[:count]
 
 

@@ -186,12 +186,13 @@ def _look(stack: Stack, pid: int, remaining: int, run: Writing) -> None:
 def killed(stack: Stack, remaining: int, total: int, times: int, rng: random.Random) -> list[Writing]:
     """Run `accept write`, kill it at a random moment, again and again, and once to its end.
 
-    The moments: some time after it began, and then after a random share of all is in place, of the later ones a larger one.
+    The moments: soon after it began, and then once a random share of all is in place, of each further part of it one.
     """
     runs = []
     for place in range(times):
-        least = total if place == 0 else int(total * (1 - rng.uniform(place / times, 1)))
-        runs.append(write(stack, remaining, _moment(remaining + least, rng.uniform(0.0, 1.0 + total / RATE))))
+        share = rng.uniform(place, place + 1) / times if place else 0.0
+        after = rng.uniform(0.0, 1.0 if place else 1.0 + total / times / RATE)
+        runs.append(write(stack, remaining, _moment(remaining + int(total * (1 - share)), after)))
     return [*runs, write(stack, remaining)]
 
 

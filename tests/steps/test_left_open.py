@@ -220,6 +220,26 @@ def test_the_held_out_tasks_are_asked_for_in_their_order_whatever_is_accepted_an
     assert sorted(work.measured()) == sorted([*order[1:4], *asked])
 
 
+def test_where_most_held_out_tasks_have_an_accepted_label_the_others_come_a_batch_at_a_time(
+    services: Services,
+) -> None:
+    """Not one by one, with a turn to wait for after each."""
+    work = Labelling(services, 2_000)
+    round_ = work.turn()
+    assert round_ is not None
+    work.answer(work.asked(round_))
+    order = work.in_order()
+    open_ = [task for task in order if task not in work.answers][4::10]
+    work.accept(set(range(1, 2_001)) - set(open_))
+    assert len(open_) > services.settings.batch_size
+    batches = []
+    while (round_ := work.turn()) is not None:
+        batches.append(work.asked(round_))
+        work.answer(batches[-1])
+    size = services.settings.batch_size
+    assert batches == [open_[start : start + size] for start in range(0, len(open_), size)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_the_status_counts_what_is_measured(services: Services, seed: int) -> None:
