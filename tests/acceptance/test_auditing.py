@@ -169,7 +169,7 @@ def test_more_is_drawn_ten_at_a_time_at_least_as_each_time_takes_a_turn(
 ) -> None:
     monkeypatch.setattr(Audit, "worthwhile", lambda self, verdicts: 2 * (self.drawn(verdicts) < 100))
     begun = begin(bench).acceptance
-    answer(bench, *(query.task_id for query in queue(bench)[1]))
+    answer(bench, *drawn(bench, begun.drawn))
     bench.turn()
     acceptance = bench.services.acceptances.auditing(bench.project)
     assert acceptance is not None
