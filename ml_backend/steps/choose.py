@@ -21,7 +21,7 @@ from ml_backend.steps.hold_out import due
 from ml_backend.steps.table_rows import rows_of
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
-from ml_backend.store.rounds import Round
+from ml_backend.store.rounds import UNGUESSED, Round
 from ml_backend.store.rows import PoolRows
 from ml_backend.strategies import select
 
@@ -29,12 +29,8 @@ PICKS = 2
 """Picks before each held-out task. With one, half of the first answers would be no picks; with three, measuring waits longer."""
 BY_HAND = "by_hand"
 """Set in the params of a round that a person asked for: it stays until half of it is answered, whatever is trained."""
-
-
 AUDIT = "audit"
 """Set in the params of a round that an audit asks for: the number of the acceptance. And the name of its strategy."""
-UNGUESSED = "unguessed"
-"""Set in the params of a round that carries no guess, as an audit waits for its certificate: one with guesses comes after it."""
 
 
 def choose(

@@ -31,12 +31,11 @@ from ml_backend.predictor import Predictor, confident_from_meta, serving_score, 
 from ml_backend.records import BLIND, Query
 from ml_backend.settings import Settings
 from ml_backend.steps import check_owner
-from ml_backend.steps.choose import UNGUESSED
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
-from ml_backend.store.rounds import Round
+from ml_backend.store.rounds import UNGUESSED, Round
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,9 @@ from ml_backend.store.schema import queries, rounds, tasks
 
 RoundState = Literal["computed", "pushed", "verified", "failed"]
 
+UNGUESSED = "unguessed"
+"""Set in the params of a round that carries no guess, as an audit waits for its certificate: one with guesses comes after it."""
+
 
 @dataclass(frozen=True)
 class Round:
