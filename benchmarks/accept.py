@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from benchmarks.strategy_data import sources
 from ml_backend.acceptance.audit import CLASS_ERROR, RIGHT, UNSEEN, WRONG, Audit
-from ml_backend.acceptance.proposal import Proposal
+from ml_backend.acceptance.proposal import Proposal, worse_than_believed
 from ml_backend.commands.simulate import stressed
 from ml_backend.learning.spreading import reached
 from ml_backend.learning.training import train_head
@@ -134,11 +134,10 @@ def proposed(
     rest = np.setdiff1d(np.arange(len(data.labels)), labelled)
     held_out = np.random.default_rng([seed, 11]).choice(rest, HELD_OUT, replace=False)
     wrong = probabilities[held_out].argmax(1) != data.labels[held_out]
-    worse = (wrong.sum() + 1) / (float((1 - probabilities[held_out].max(1)).sum()) + 1)
+    doubt = 1 - probabilities[held_out].max(1)
     rest = np.setdiff1d(rest, held_out)
-    return Proposal.of(rest, probabilities[rest], neighbours if neighbours is None else neighbours[rest]).corrected(
-        worse
-    )
+    near = neighbours if neighbours is None else neighbours[rest]
+    return Proposal.of(rest, probabilities[rest], near).corrected(worse_than_believed(wrong, doubt))
 
 
 def audited(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.errors import ConflictError, NotFoundError
+from ml_backend.errors import ConflictError
 from ml_backend.predictor import Predictor
 from ml_backend.settings import Settings
 from ml_backend.steps.encode_images import places
@@ -85,11 +85,7 @@ class LookAlikes:
         Raises ConflictError, with what to change, where no guess is to be shown, NotFoundError where there is no model.
         """
         self.require_shown(project)
-        model = self.predictor.current(project)
-        if model is None:
-            raise NotFoundError(
-                f"{project.title!r} has no model that answers yet: label some images of different classes in Label Studio."
-            )
+        model = self.predictor.answering(project)
         rows = self.ledger.pool(project)
         at = places(self.features, model.encoder.id, rows.hashes)
         shown = np.flatnonzero(rows.waiting & (at >= 0) & ~must_stay_blind(rows, self.ledger.drawn_blind(project)))

@@ -76,12 +76,7 @@ class Judge:
 
     def opinions(self, project: Project) -> Opinions:
         """What there is to say now. Raises NotFoundError where no model answers, or no image was read for it."""
-        model = self.predictor.current(project)
-        if model is None:
-            raise NotFoundError(
-                f"{project.title!r} has no model that answers: label two images of different classes, then run "
-                "`ml-backend sync run`."
-            )
+        model = self.predictor.answering(project)
         rows = self.ledger.pool(project)
         corpus = self._corpus(project, rows, model.encoder)
         if corpus is None:

@@ -158,6 +158,16 @@ class Predictor:
         self._queues: dict[int, _Served] = {}
         self._loading = threading.Lock()
 
+    def answering(self, project: Project) -> LoadedModel:
+        """As `current`. Raises NotFoundError, with what to do, where there is none."""
+        model = self.current(project)
+        if model is None:
+            raise NotFoundError(
+                f"{project.title!r} has no model that answers: label two images of different classes, then run "
+                "`ml-backend sync run`."
+            )
+        return model
+
     def current(self, project: Project) -> LoadedModel | None:
         """The promoted version, answering in the project's present labels; None before the first.
 

@@ -127,7 +127,7 @@ def test_several_choices_an_image_and_no_model_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConflictError, match="one choice for each image"):
         look_alikes(several).guesses(several.project)
     fresh = Bench(tmp_path / "fresh", tasks=30, measured=5)
-    with pytest.raises(NotFoundError, match="has no model that answers yet: label some images"):
+    with pytest.raises(NotFoundError, match="has no model that answers: label two images"):
         look_alikes(fresh).guesses(fresh.project)
     several.services.database.close()
     fresh.services.database.close()

@@ -16,6 +16,8 @@ RARE = 0.75
 """A class with fewer labels than this share of what each would have, were all alike, has to be vouched for by itself."""
 CLASS_ERROR = 2.0
 """A rare class may have so many times the share of wrong labels that all may have together."""
+FEWEST = 10
+"""Looks that are asked for at a time, at least, or all that are left: each time, people wait for the next ones."""
 PRIOR = 100
 """Looks after which what was found counts as much as nothing found, where the next looks are weighed."""
 
@@ -107,8 +109,8 @@ class Audit:
             size = int(self.parts[part])
             gain = now - to_look_at[part] - missing * (1 + again) * everywhere / size
             if gain > best:
-                best, more = gain, min(int(np.ceil(missing * everywhere / size)), everywhere - drawn)
-        return more
+                best, more = gain, int(np.ceil(missing * everywhere / size))
+        return min(max(more, FEWEST), everywhere - drawn) if more else 0
 
     def drawn(self, verdicts: Verdicts) -> int:
         """How many, from the front of the order, have been looked at."""

@@ -21,9 +21,6 @@ from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.rows import PoolRows
 
-FEWEST = 10
-"""Labels drawn at a time, at least: each time takes a turn, for which people wait. The bounds hold whenever the sample is ended."""
-
 
 @dataclass(frozen=True)
 class Begun:
@@ -117,8 +114,7 @@ class Auditing:
         audit, verdicts = standing.audit, standing.verdicts
         looked, more = audit.drawn(verdicts), audit.worthwhile(verdicts)
         if more:
-            drawn = min(looked + max(more, FEWEST), len(audit.order))
-            acceptance = self.acceptances.draw(standing.acceptance, drawn)
+            acceptance = self.acceptances.draw(standing.acceptance, looked + more)
         else:
             acceptance = self.acceptances.end_sample(standing.acceptance, looked)
         return Standing.at(acceptance, standing.frozen, rows, project.schema)

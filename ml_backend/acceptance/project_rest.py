@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.acceptance.planning import Forecast, forecast
-from ml_backend.acceptance.proposal import Proposal
+from ml_backend.acceptance.proposal import Proposal, worse_than_believed
 from ml_backend.errors import InvalidInputError, NotFoundError
 from ml_backend.learning.record import Record, image_keys
 from ml_backend.learning.spreading import reached
@@ -101,12 +101,7 @@ class ProjectRest:
             raise InvalidInputError("Only labels of projects with one choice for each image can be accepted as yet.")
         risk = risk_taken(confidence, self.acceptances.spent(project))
         project, _ = self.label_sync.sync(project, full=False, lazily=True)
-        model = self.predictor.current(project)
-        if model is None:
-            raise NotFoundError(
-                f"{project.title!r} has no model that answers: label two images of different classes, then run "
-                "`ml-backend sync run`."
-            )
+        model = self.predictor.answering(project)
         rows = self.ledger.pool(project)
         at = places(self.features, model.encoder.id, rows.hashes)
         corpus = corpus_of(project, rows, at, model.encoder, self.features, self.versions)
@@ -118,8 +113,7 @@ class ProjectRest:
                 f"A plan is made from held-out images that people have labelled: there {'is' if len(wrong) == 1 else 'are'} "
                 f"{len(wrong)} of at least {ENOUGH}. Label on; `ml-backend sync status` counts them."
             )
-        worse = (int(wrong.sum()) + 1) / (float(doubt.sum()) + 1)
-        proposal = self.proposal(project, corpus, model, apart=apart).corrected(worse)
+        proposal = self.proposal(project, corpus, model, apart=apart).corrected(worse_than_believed(wrong, doubt))
         forecasts = tuple(forecast(proposal, error, risk) for error in errors)
         waiting, read = corpus.rows.waiting, corpus.rows.waiting & corpus.encoded
         tasks, unread = int(waiting.sum()), int(waiting.sum() - read.sum())

@@ -17,6 +17,11 @@ FIRST_PART = 0.35
 """Of the errors that are allowed, the share that is expected in the first part: with half, a model that is as bad as it believes often fails there."""
 
 
+def worse_than_believed(wrong: NDArray[np.bool_], doubt: NDArray[np.floating[Any]]) -> float:
+    """How many times more errors held-out answers showed than were believed. wrong, doubt: (m,) of each."""
+    return (int(wrong.sum()) + 1) / (float(doubt.sum()) + 1)
+
+
 @dataclass(frozen=True)
 class Proposal:
     """n labels, the most trusted first.
@@ -58,7 +63,7 @@ class Proposal:
         return len(self.ids)
 
     def corrected(self, worse: float) -> Proposal:
-        """With as much more doubt as held-out answers call for. worse: how many times more errors they showed than were believed."""
+        """With as much more doubt as held-out answers call for: see `worse_than_believed`."""
         return replace(self, doubt=np.minimum(self.doubt * worse, 1.0))
 
     @cached_property

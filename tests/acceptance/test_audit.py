@@ -42,6 +42,19 @@ def test_before_anybody_has_looked_nothing_is_accepted() -> None:
     assert audit.worthwhile(np.full(2000, UNSEEN, np.int8)) > 100
 
 
+def test_as_many_are_asked_for_at_a_time_as_are_worth_waiting_for() -> None:
+    rng = np.random.default_rng(3)
+    truth = np.where(rng.random(2000) < 0.004, WRONG, RIGHT).astype(np.int8)
+    audit, asked = Audit(proposal(), 0.02, RISK, RISK, rng.permutation(2000)), []
+    verdicts, drawn = np.full(2000, UNSEEN, np.int8), 0
+    while more := audit.worthwhile(verdicts):
+        asked.append(more)
+        seen = audit.order[drawn : drawn + more]
+        verdicts[seen], drawn = truth[seen], drawn + len(seen)
+    assert len(asked) > 1
+    assert min(asked) >= 10
+
+
 def test_a_model_that_is_often_wrong_has_nothing_accepted_and_the_sample_ends_early() -> None:
     rng = np.random.default_rng(0)
     truth = np.where(rng.random(2000) < 0.3, WRONG, RIGHT).astype(np.int8)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from ml_backend.acceptance import auditing
-from ml_backend.acceptance.audit import Audit
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.manual_queue import QueryOptions
 from ml_backend.records import AuditQueue
@@ -162,18 +161,6 @@ def test_wrong_ones_have_more_drawn_where_that_is_worth_it(bench: Bench) -> None
     seen = answer_all(bench, drawn(bench)[2])
     assert len(seen) > begun.drawn
     assert seen == drawn(bench, len(seen)), "in the order drawn"
-
-
-def test_more_is_drawn_ten_at_a_time_at_least_as_each_time_takes_a_turn(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Audit, "worthwhile", lambda self, verdicts: 2 * (self.drawn(verdicts) < 100))
-    begun = begin(bench).acceptance
-    answer(bench, *drawn(bench, begun.drawn))
-    bench.turn()
-    acceptance = bench.services.acceptances.auditing(bench.project)
-    assert acceptance is not None
-    assert acceptance.drawn == begun.drawn + 10
 
 
 def test_a_turn_that_is_killed_after_any_line_of_the_audit_comes_to_the_same(
