@@ -24,6 +24,7 @@ from ml_backend.errors import (
 )
 from ml_backend.hosts import Hosts, selected
 from ml_backend.labelstudio.choices import shown_as, with_label, without_label
+from ml_backend.labelstudio.going_on import goes_on
 from ml_backend.labelstudio.relabelling import Left, Relabelling
 from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.store.jobs import Jobs
@@ -103,14 +104,7 @@ class Relabeller:
     ) -> tuple[Project, int]:
         """Do it. Returns the project as it is afterwards, and how many annotations, drafts and predictions were changed."""
         old, new = plan.old, plan.new
-        done = 0
-
-        def count(more: int) -> None:
-            nonlocal done
-            done += more
-            on_progress(more)
-
-        try:
+        with goes_on(f"of {plan.total:,} are done", on_progress) as count:
             project = self.ledger.configure(project, relabelling=[old, new])
             self._configure(
                 project, lambda xml, control: with_label(xml, control, old, new), lambda names: new in names
@@ -120,13 +114,9 @@ class Relabeller:
                 project, lambda xml, control: without_label(xml, control, old), lambda names: old not in names
             )
             project = self._until_none_is_left(project, old, new, count)
-        except LabelStudioError as error:
-            raise type(error)(
-                f"{error} Nothing is lost, and {done} of {plan.total} are done: run the same command again to go on."
-            ) from error
         self._recount(project, old, new)
         self.jobs.mark_due(project, immediately=True, reason="relabel")
-        return self.ledger.configure(project, relabelling=None), done
+        return self.ledger.configure(project, relabelling=None), count.done
 
     def _configure(
         self, project: Project, change: Callable[[str, str], str], fits: Callable[[tuple[str, ...]], bool]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
-from ml_backend.errors import InvalidInputError, LabelStudioError
+from ml_backend.errors import InvalidInputError
 from ml_backend.labelstudio.bulk_annotations import Written, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.going_on import Progress, goes_on
 from ml_backend.labelstudio.withdrawing import Withdrawn, withdraw
 from ml_backend.records import Selection
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.projects import Project
 
-Progress = Callable[[int], None]
+UNTIL_THEN = "Until then, Label Studio may show temporary predictions (ml-backend-writing-...); they go with it."
 
 
 def write(
@@ -37,7 +37,7 @@ def write(
     )  # as it is now: Label Studio takes any label
     if schema.multiple:
         raise InvalidInputError("Only labels of projects with one choice for each image can be accepted as yet.")
-    with _told(len(labels), "are labelled", on_progress) as count:
+    with goes_on(f"of {len(labels):,} tasks are labelled", on_progress, until_then=UNTIL_THEN) as count:
         done = write_annotations(
             project.key.project_id,
             schema,
@@ -64,29 +64,9 @@ def undo(
 
     task_ids: of these tasks alone. Ended at any line, the same call goes on. Raises LabelStudioError, saying how far it came.
     """
-    with _told(None, "are done with", on_progress) as count:
+    with goes_on("tasks are done with", on_progress, until_then=UNTIL_THEN) as count:
         done = withdraw(
             project.key.project_id, project.schema, certificate, client, task_ids=task_ids, on_progress=count
         )
     jobs.mark_due(project, immediately=True, reason="accept")
     return done
-
-
-@contextmanager
-def _told(total: int | None, what: str, on_progress: Progress) -> Iterator[Progress]:
-    """Count what is done on the way; where Label Studio ends it, say how much, and how to go on."""
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        on_progress(more)
-
-    try:
-        yield count
-    except LabelStudioError as error:
-        many = f"{done:,} tasks" if total is None else f"{done:,} of {total:,} tasks"
-        raise type(error)(
-            f"{error} Nothing is lost, and {many} {what}: run the same command again to go on. Until then, Label Studio "
-            "may show temporary predictions (ml-backend-writing-...); they go with it."
-        ) from error
