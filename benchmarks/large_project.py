@@ -34,6 +34,7 @@ from ml_backend.hosts import host_slug
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.connection import connect
+from ml_backend.labelstudio.labelling_page import next_task
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.labelstudio.storage import add_local_storage
 from ml_backend.learning.images import decode
@@ -117,7 +118,7 @@ def turn(stack: Stack) -> tuple[float, dict[str, float]]:
     wait_until(served, "new queue")
     seconds = time.perf_counter() - began
     last = stack.services.ledger.last_round(stack.project)
-    task = stack.client.next_task(stack.project_id)
+    task = next_task(stack.client, stack.project_id)
     if last is None or task is None or task["id"] not in stack.ranking(last)[:2]:  # the first may still be locked
         raise SystemExit(f"Label Studio does not serve the new batch: {task and task['id']}")
     wait_until(lambda: not stack.services.jobs.status(stack.project).running, "end of the job")

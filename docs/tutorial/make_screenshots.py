@@ -28,6 +28,7 @@ from playwright.sync_api import Page
 from ml_backend.demo.digits import CLASSES, write_digits
 from ml_backend.demo.label_studio import CONNECTED, find_binary, free_port
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.worker.supervisor import die_with_parent
 from tests.e2e.annotator import Annotator, Diary, browser
@@ -166,9 +167,9 @@ def label(you: Newcomer, number: int, client: LabelStudio, truth: dict[str, str]
     schema = client.schema(number)
 
     def answer() -> None:
-        task = client.next_task(number)
+        task = next_task(client, number)
         assert task is not None
-        client.submit(task, annotation_result(schema, [truth[task["data"]["filename"]]]))
+        submit(client, task, annotation_result(schema, [truth[task["data"]["filename"]]]))
 
     you.wait_for("queue      v0-r1")
     for _ in range(40):
@@ -191,7 +192,7 @@ def label(you: Newcomer, number: int, client: LabelStudio, truth: dict[str, str]
 
 def ticked(client: LabelStudio, number: int) -> bool:
     """Whether the task that is served next comes with a guess that is ticked."""
-    task = client.next_task(number)
+    task = next_task(client, number)
     return bool(task and any(found["result"] for found in task.get("predictions", [])))
 
 

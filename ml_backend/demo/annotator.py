@@ -11,6 +11,7 @@ from ml_backend.errors import BackendError, LabelStudioUnavailableError
 from ml_backend.exports.label_rows import COLUMNS, export_rows, write_csv
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import parse_label_config
+from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.services import Services
 from ml_backend.store.job import Job
@@ -53,12 +54,12 @@ class Annotator:
         print(f"\n{'labels':>6}  {'queue':<9} {'held-out accuracy (95 % interval)':<34} {'label to queue':>14}")
         shown: set[int] = {job.id for job in self.services.jobs.history(self.project)}
         for _ in range(count):
-            task = self.client.next_task(self.project_id)
+            task = next_task(self.client, self.project_id)
             if task is None:
                 raise BackendError("Label Studio has no tasks left to serve.")
             time.sleep(pace)
             label = self.truth[task["data"]["filename"]]
-            self.client.submit(task, annotation_result(schema, [label]), lead_time=pace)
+            submit(self.client, task, annotation_result(schema, [label]), lead_time=pace)
             self._show_new(shown)
         self.services.jobs.mark_due(self.project, immediately=True, reason="last labels")
         self.wait_for_queue()

@@ -196,36 +196,8 @@ class LabelStudio:
     def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
         self.act(project_id, "delete_tasks", task_ids)
 
-    # -- annotating (as an annotator's browser does) ------------------------------------------------------------------
-
-    def next_task(self, project_id: int) -> Json | None:
-        """The task Label Studio serves this user now, or None when there is none left. Locks it for the user."""
-        try:
-            return dict(self._get(f"/api/projects/{project_id}/next"))
-        except NotFoundError:
-            return None
-
     def create_annotation(self, task_id: int, result: list[Json], *, lead_time: float = 1.0) -> Json:
         return dict(self._post(f"/api/tasks/{task_id}/annotations/", {"result": result, "lead_time": lead_time}))
-
-    def submit(self, task: Json, result: list[Json], *, lead_time: float = 1.0) -> Json:
-        """Answer a task of `next_task` as the labelling page does: a draft first, then what the page was shown by name.
-
-        Raises LabelStudioError where a prediction that the page shows is gone, which is what an annotator would see.
-        """
-        shown = task["predictions"][0]["id"] if task["predictions"] else None
-        now = datetime.now(UTC).isoformat()
-        body: Json = {"lead_time": lead_time, "result": result, "parent_prediction": shown, "parent_annotation": None}
-        body |= {"started_at": now, "project": str(task["project"])}
-        draft = self._post(f"/api/tasks/{task['id']}/drafts?project={task['project']}", body | {"draft_id": 0})
-        page = {"draft_id": draft["id"], "unique_id": task["unique_lock_id"]}
-        try:
-            return dict(self._post(f"/api/tasks/{task['id']}/annotations/?project={task['project']}", body | page))
-        except LabelStudioError as error:
-            if "unique id already exists" not in str(error):
-                raise
-            # On SQLite, Label Studio can store an answer and then fail on the draft (500, locked): sent again, it is there.
-            return dict(self.task(task["id"])["annotations"][-1])
 
     def annotation(self, annotation_id: int) -> Json | None:
         """The annotation as it is now; None where it was deleted."""

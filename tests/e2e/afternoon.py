@@ -24,6 +24,7 @@ from playwright.sync_api import expect
 from ml_backend.demo.digits import CLASSES
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.labelling_page import next_task
 from ml_backend.labelstudio.queue import TAB
 from ml_backend.labelstudio.results import annotation_result
 from tests.e2e.annotator import Annotator, Diary, annotator
@@ -231,7 +232,7 @@ class Afternoon:
                 person.page.wait_for_timeout(100)  # with the browser alive: its timers run, its messages arrive
 
     def _colleague_labels(self) -> None:
-        task = self.colleague.next_task(self.project_id)
+        task = next_task(self.colleague, self.project_id)
         assert task is not None, "nothing is left for the colleague"
         label = self.stack.truth[task["data"]["filename"]]
         self.colleague.create_annotation(task["id"], annotation_result(self.stack.schema, [label]))

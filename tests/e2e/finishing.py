@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.worker.supervisor import die_with_parent
 from tests.e2e.stack import Stack, wait_until
@@ -63,7 +64,7 @@ class Annotators:
                 continue
             fresh = False
             who = self.people[self.looks % len(self.people)]
-            task = who.next_task(self.stack.project_id)
+            task = next_task(who, self.stack.project_id)
             if task is None:
                 return self.looks - before
             self._submit(who, task)
@@ -83,7 +84,7 @@ class Annotators:
         assert number not in self.answered, f"task {number} is asked for twice"
         if not self._was_asked(number):
             self.beside.append(number)
-        who.submit(task, annotation_result(self.stack.schema, [self.stack.truth[task["data"]["filename"]]]))
+        submit(who, task, annotation_result(self.stack.schema, [self.stack.truth[task["data"]["filename"]]]))
         self.answered.add(number)
 
 

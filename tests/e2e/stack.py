@@ -21,6 +21,7 @@ from ml_backend.hosts import host_slug
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.connection import connect
+from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.labelstudio.storage import add_local_storage
 from ml_backend.records import LabelSchema
@@ -87,9 +88,9 @@ class Stack:
     def label_next(self, client: LabelStudio | None = None) -> int:
         """Take the task that is served, label it truly, return its id."""
         who = client or self.client
-        task = who.next_task(self.project_id)
+        task = next_task(who, self.project_id)
         assert task is not None, "Label Studio serves nothing"
-        who.submit(task, annotation_result(self.schema, [self.truth[task["data"]["filename"]]]))
+        submit(who, task, annotation_result(self.schema, [self.truth[task["data"]["filename"]]]))
         return int(task["id"])
 
 

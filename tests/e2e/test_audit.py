@@ -13,6 +13,7 @@ from ml_backend import cli
 from ml_backend.acceptance import auditing
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.web.grid_work import GridWork
 from ml_backend.web.persons import Persons
@@ -108,12 +109,12 @@ def test_the_sample_is_served_blind_to_the_last_task_and_certifies_what_is_true(
     seen = []
     while (round_ := stack.services.ledger.last_round(stack.project)) is not None and round_.strategy == "audit":
         for expected in [task for task in stack.ranking(round_) if task not in seen]:
-            task = stack.client.next_task(stack.project_id)
+            task = next_task(stack.client, stack.project_id)
             assert task is not None
             assert (task["id"], [found["result"] for found in task["predictions"]]) == (expected, [[]])
             told = stack.services.predictor.predict(stack.project, [task])
             assert told[0]["result"] == []
-            stack.client.submit(task, annotation_result(stack.schema, [stack.truth[task["data"]["filename"]]]))
+            submit(stack.client, task, annotation_result(stack.schema, [stack.truth[task["data"]["filename"]]]))
             seen.append(expected)
         stack.turn()
     assert len(seen) >= begun["drawn"]

@@ -20,6 +20,7 @@ from ml_backend.labelstudio import bulk_annotations, queue
 from ml_backend.labelstudio.bulk_annotations import MARK, settle, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
+from ml_backend.labelstudio.labelling_page import next_task
 from ml_backend.labelstudio.results import annotation_result, prediction_result
 from ml_backend.records import Annotation
 from tests.e2e import acts
@@ -329,7 +330,7 @@ def test_what_is_labelled_at_once_leaves_the_queue(client: LabelStudio, new_proj
     queue.push(client, project_id, schema, "v1-r1", items)
     write_annotations(project_id, schema, alternating(ids[:10]), client)
     queue.verify(client, project_id, "v1-r1", ids)
-    served = client.next_task(project_id)
+    served = next_task(client, project_id)
     assert served is not None
     assert served["id"] == ids[10]
     assert client.get_project(project_id)["model_version"] == "v1-r1"

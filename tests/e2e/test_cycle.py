@@ -16,6 +16,7 @@ from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import DiskFullError, NothingToAskError
 from ml_backend.labelstudio import queue as labelstudio_queue
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.labelling_page import next_task
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.learning.head import Head
 from ml_backend.manual_queue import QueryOptions
@@ -108,7 +109,7 @@ def test_a_full_disk_leaves_the_old_version_serving(stack: Stack, monkeypatch: p
 def test_skips_are_no_labels_updates_replace_and_deletes_unlearn(stack: Stack) -> None:
     stack.turn()
     ids = [stack.label_next() for _ in range(6)]
-    skipped = stack.client.next_task(stack.project_id)
+    skipped = next_task(stack.client, stack.project_id)
     assert skipped is not None
     acts.skip(stack.client, skipped["id"])
     stack.turn()
@@ -204,9 +205,9 @@ def test_predictions_of_former_queues_go_when_the_grace_period_is_over_and_not_b
         stack.turn()
     counts = stack.client.model_versions(stack.project_id)
     assert counts == {last.served_name: len(stack.ranking(last)) + 20}, "the queue, and what is in reserve"
-    while stack.client.next_task(stack.project_id) is not None:
+    while next_task(stack.client, stack.project_id) is not None:
         stack.label_next()
-        if stack.client.next_task(stack.project_id) is None:
+        if next_task(stack.client, stack.project_id) is None:
             with contextlib.suppress(NothingToAskError):
                 stack.turn()
     with pytest.raises(NothingToAskError):

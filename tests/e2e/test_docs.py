@@ -23,6 +23,7 @@ from ml_backend import cli
 from ml_backend.demo.digits import write_digits
 from ml_backend.demo.label_studio import CONNECTED, EmbeddedLabelStudio, free_port
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.learning.vision import torchvision
 from ml_backend.settings import Settings
@@ -120,9 +121,9 @@ class Reader:
         number = int(next(self.client.projects())["id"])
         schema = self.client.schema(number)
         for _ in range(6):
-            if task := self.client.next_task(number):
+            if task := next_task(self.client, number):
                 label = schema.labels[self.truth[Path(task["data"]["filename"]).name]]
-                self.client.submit(task, annotation_result(schema, [label]))
+                submit(self.client, task, annotation_result(schema, [label]))
         assert cli.main(["sync", "run"]) == 0
 
 

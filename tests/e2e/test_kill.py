@@ -17,6 +17,7 @@ import pytest
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
 from ml_backend.errors import BackendError, NothingToAskError
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.results import annotation_result
 from tests.e2e import acts
 from tests.e2e.faults import Clock, Faults
@@ -54,7 +55,7 @@ class Annotator(threading.Thread):
     def create(self) -> None:
         task = self.served()
         label = self.stack.truth[task["data"]["filename"]] if self.rng.random() < 0.85 else self.any_label()
-        made = self.who.submit(task, annotation_result(self.stack.schema, [label]))
+        made = submit(self.who, task, annotation_result(self.stack.schema, [label]))
         self.mine[int(made["id"])] = int(task["id"])
 
     def skip(self) -> None:
@@ -76,7 +77,7 @@ class Annotator(threading.Thread):
             self.answer(self.rng.choice(list(self.mine.values())), self.any_label())
 
     def served(self) -> dict[str, Any]:
-        task = self.who.next_task(self.stack.project_id)
+        task = next_task(self.who, self.stack.project_id)
         if task is None:
             raise NothingToAskError("nothing is served")
         return task

@@ -16,6 +16,7 @@ from ml_backend.labelstudio.checks import TITLE
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.connection import connect
+from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.queue import (
     LIVE,
     TAB,
@@ -58,7 +59,7 @@ def unlabelled(client: LabelStudio, project_id: int) -> list[tuple[Task, bool]]:
 
 
 def served_to(user: LabelStudio, project_id: int) -> int:
-    task = user.next_task(project_id)
+    task = next_task(user, project_id)
     assert task is not None
     return int(task["id"])
 
@@ -93,12 +94,12 @@ def test_the_next_batch_is_served_the_moment_it_is_pushed_and_an_open_image_of_t
     first = batch_of(client, project_id, 20, seed=1)
     push(client, project_id, schema, "v1-r1", first)
     client.create_annotation(served_to(client, project_id), annotation_result(schema, ["cat"]))
-    opened = client.next_task(project_id)
+    opened = next_task(client, project_id)
     assert opened is not None
     # The rest of the old batch comes again, in another order, among new tasks.
     second = batch_of(client, project_id, 30, seed=2)
     push(client, project_id, schema, "v2-r2", second)
-    client.submit(opened, annotation_result(schema, ["dog"]))
+    submit(client, opened, annotation_result(schema, ["dog"]))
     assert served_to(client, project_id) == next(i.task_id for i in second if i.task_id != opened["id"])
     verify(client, project_id, "v2-r2", ids_of(second))
 

@@ -13,6 +13,7 @@ import pytest
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.queue import LIVE
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.store.rounds import Round
@@ -138,13 +139,13 @@ def annotate(
         wait_until(enough, "new queue")
         with asking:
             asked = time.time()
-            task = who.next_task(stack.project_id)
+            task = next_task(who, stack.project_id)
             told = time.time()
         assert task is not None, "the queue ran dry"
         given.add(int(task["id"]))
         time.sleep(LOOK)
         label = stack.truth[task["data"]["filename"]]
-        who.submit(task, annotation_result(stack.schema, [label]))
+        submit(who, task, annotation_result(stack.schema, [label]))
         answers.append((int(task["id"]), asked, told))
     return answers
 

@@ -17,6 +17,7 @@ from ml_backend.exports.label_rows import export_rows
 from ml_backend.imports.trained_model import ModelSource
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
+from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.learning.export_formats import load_bundle
 from ml_backend.learning.vision import torchvision
@@ -73,7 +74,7 @@ def test_an_imported_classifier_predicts_before_any_label_and_is_better_after_fi
     served = [p for given in shown.values() for p in given if p["model_version"] == first.served_name]
     assert sum(bool(prediction["result"]) for prediction in served) == 18
     for _ in range(50):
-        if stack.client.next_task(stack.project_id) is None:
+        if next_task(stack.client, stack.project_id) is None:
             stack.turn()
         stack.label_next()
     stack.turn()
@@ -111,11 +112,11 @@ def test_several_labels_an_image_from_the_first_answer_to_the_csv(
         stack.turn()
         labelled = {}
         for _ in range(38):
-            task = client.next_task(stack.project_id)
+            task = next_task(client, stack.project_id)
             if task is None:
                 break
             kinds = kinds_of(stack.truth[task["data"]["filename"]])
-            client.submit(task, annotation_result(stack.schema, kinds))
+            submit(client, task, annotation_result(stack.schema, kinds))
             labelled[task["data"]["filename"]] = set(kinds)
         round_ = stack.turn()
         assert round_.version == 1

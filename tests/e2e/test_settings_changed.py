@@ -13,6 +13,7 @@ from ml_backend.demo.digits import CLASSES
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
+from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.queue import UNCERTAINTY
 from ml_backend.labelstudio.results import annotation_result
 from tests.e2e.stack import Stack, inline, running, wait_until
@@ -49,10 +50,10 @@ def test_tasks_with_overlap_first_are_not_called_the_queue(stack: Stack) -> None
     asked = set(stack.ranking(round_))
     served = []
     for _ in range(15):
-        task = stack.client.next_task(stack.project_id)
+        task = next_task(stack.client, stack.project_id)
         assert task is not None
         served.append(task["id"])
-        stack.client.submit(task, annotation_result(stack.schema, [CLASSES[0]]))
+        submit(stack.client, task, annotation_result(stack.schema, [CLASSES[0]]))
     assert set(served) - asked, "Label Studio itself serves what was not asked for"
     assert state(stack) == "pushed"
     assert "show_overlap_first" in problems(stack)
@@ -104,10 +105,10 @@ def test_none_of_them_is_learned_from_label_studio_to_the_export(
         stack.turn()
         there = {"0", "1", "2", "3", "4"}
         for _ in range(55):
-            task = client.next_task(stack.project_id)
+            task = next_task(client, stack.project_id)
             assert task is not None
             truth = stack.truth[task["data"]["filename"]]
-            client.submit(task, annotation_result(stack.schema, [truth] if truth in there else []))
+            submit(client, task, annotation_result(stack.schema, [truth] if truth in there else []))
         assert stack.turn().version == 1
         labels = stack.services.ledger.labels(stack.project)
         none = [label for label in labels if label.labels == ()]
