@@ -23,8 +23,9 @@ from typing import Any
 
 from ml_backend.chunks import chunks
 from ml_backend.errors import ConflictError, InvalidInputError, LabelStudioError, NotFoundError
-from ml_backend.labelstudio.client import PAGE, LabelStudio, column_filter
+from ml_backend.labelstudio.client import PAGE, LabelStudio
 from ml_backend.labelstudio.results import accepted_result, annotation_from_json, annotation_result, marked_anew
+from ml_backend.labelstudio.task_filters import column_filter
 from ml_backend.records import Annotation, LabelSchema
 
 logger = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from ml_backend.chunks import chunks
 from ml_backend.errors import LabelStudioError, NotFoundError
 from ml_backend.labelstudio.config import NOTHING, SeveralError, parse_label_config, selection_from
 from ml_backend.labelstudio.results import annotation_from_json, task_from_json
+from ml_backend.labelstudio.task_filters import ANNOTATED, UNLABELLED, column_filter, last_changed, last_changed_between
 from ml_backend.labelstudio.transport import Transport, detail_of, parsed
 from ml_backend.records import Annotation, LabelSchema, Selection, Task
 
@@ -28,6 +29,9 @@ _PROJECT_FIELDS = (
     "id,title,label_config,model_version,sampling,created_at,task_number,num_tasks_with_annotations,maximum_annotations,"
     "show_collab_predictions,evaluate_predictions_automatically,show_overlap_first,show_ground_truth_first,"
     "skip_queue,annotator_evaluation_enabled,control_weights,overlap_cohort_percentage"
+)
+_ANNOTATION_FIELDS = (
+    "id,data,updated_at,annotations,result,completed_by,updated_by,was_cancelled,ground_truth,lead_time,created_at"
 )
 
 
@@ -142,31 +146,31 @@ class LabelStudio:
 
     def annotated_pages(self, project_id: int, include: str) -> Iterator[list[Json]]:
         """The tasks with annotations (skips included) by ascending id, as Label Studio's own JSON, a page at a time."""
-        return self._pages(project_id, include, [_ANNOTATED_TASKS], fields="all")
+        return self._pages(project_id, include, [ANNOTATED], fields="all")
 
     def annotated_between(
         self, project_id: int, start: datetime, end: datetime, *, schema: LabelSchema
     ) -> Iterator[tuple[Task, list[Annotation]]]:
         """Every task with annotations that was last changed in [start, end), by ascending id."""
-        return self._annotated(project_id, schema, _between(start, end))
+        return self._annotated(project_id, schema, last_changed_between(start, end))
 
     def _annotated(
         self, project_id: int, schema: LabelSchema, filters: list[Json], *, after: int = 0
     ) -> Iterator[tuple[Task, list[Annotation]]]:
-        filters = [*filters, _ANNOTATED_TASKS]
-        for raw in chain.from_iterable(self._pages(project_id, _ANNOTATED, filters, fields="all", after=after)):
+        filters = [*filters, ANNOTATED]
+        for raw in chain.from_iterable(self._pages(project_id, _ANNOTATION_FIELDS, filters, fields="all", after=after)):
             task = task_from_json(schema, raw)
             yield task, [annotation_from_json(schema, item, task_id=task.id) for item in raw.get("annotations", [])]
 
     def unlabelled(self, project_id: int, between: tuple[datetime, datetime] | None = None) -> int:
         """How many tasks nobody has labelled or skipped; of those last changed in [start, end)."""
-        filters = [*_UNLABELLED, *(_between(*between) if between else ())]
+        filters = [*UNLABELLED, *(last_changed_between(*between) if between else ())]
         query = {"filters": {"conjunction": "and", "items": filters}}
         return int(self.listing(project_id, "id", query, size=1)["total"])
 
     def unlabelled_at(self, project_id: int, places: Sequence[int], *, schema: LabelSchema) -> list[Task]:
         """The unlabelled tasks at these places (from 0) of their list by id, without reading the whole list."""
-        query = {"filters": {"conjunction": "and", "items": _UNLABELLED}}
+        query = {"filters": {"conjunction": "and", "items": UNLABELLED}}
 
         def page(number: int, size: int) -> list[Task]:
             try:
@@ -397,28 +401,3 @@ class LabelStudio:
             self.transport.call("DELETE", path, timeout=timeout)
         except NotFoundError:
             return
-
-
-_ANNOTATED = (
-    "id,data,updated_at,annotations,result,completed_by,updated_by,was_cancelled,ground_truth,lead_time,created_at"
-)
-
-
-def column_filter(column: str, operator: str, value: Any, kind: str = "Number") -> Json:
-    """A condition on a column of Label Studio's list of tasks."""
-    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
-
-
-def _between(start: datetime, end: datetime) -> list[Json]:
-    return [last_changed("greater_or_equal", start), last_changed("less", end)]
-
-
-def last_changed(operator: str, moment: datetime) -> Json:
-    """A condition on when a task was last changed; changing, skipping or deleting its annotations changes it."""
-    if moment.tzinfo is None:
-        raise ValueError("updated_since must be an aware time.")
-    return column_filter("updated_at", operator, moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "Datetime")
-
-
-_ANNOTATED_TASKS = column_filter("annotations_ids", "empty", value=False)
-_UNLABELLED = [column_filter(count, "equal", 0) for count in ("total_annotations", "cancelled_annotations")]

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ml_backend.labelstudio.bulk_annotations import WRITERS, answers_of
-from ml_backend.labelstudio.client import LabelStudio, column_filter
+from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.task_filters import column_filter
 from ml_backend.records import Annotation, LabelSchema
 
 _OPEN = column_filter("annotations_ids", "empty", value=True)

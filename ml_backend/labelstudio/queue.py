@@ -17,7 +17,8 @@ from typing import Any
 
 from ml_backend.errors import InvalidInputError, LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio.bulk_annotations import BY_HAND, MARK
-from ml_backend.labelstudio.client import PAGE, LabelStudio, column_filter
+from ml_backend.labelstudio.client import PAGE, LabelStudio
+from ml_backend.labelstudio.task_filters import column_filter
 from ml_backend.records import LabelSchema
 from ml_backend.wording import shortened
 

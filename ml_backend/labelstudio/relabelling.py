@@ -15,8 +15,9 @@ from typing import Any
 from ml_backend.chunks import chunks
 from ml_backend.errors import NotFoundError
 from ml_backend.labelstudio.choices import renamed, renamed_prediction
-from ml_backend.labelstudio.client import BULK_TIMEOUT_S, PAGE, Json, LabelStudio, column_filter
+from ml_backend.labelstudio.client import BULK_TIMEOUT_S, PAGE, Json, LabelStudio
 from ml_backend.labelstudio.results import marked_anew, parse_time
+from ml_backend.labelstudio.task_filters import column_filter
 from ml_backend.records import LabelSchema
 
 WRITERS = 4

@@ -15,9 +15,10 @@ from typing import Any, Self
 
 from ml_backend.chunks import chunks
 from ml_backend.errors import InvalidInputError, NotFoundError
-from ml_backend.labelstudio.client import PAGE, Json, LabelStudio, column_filter
+from ml_backend.labelstudio.client import PAGE, Json, LabelStudio
 from ml_backend.labelstudio.queue import EVERYTHING, list_of_tasks
 from ml_backend.labelstudio.queue import TAB as QUEUE
+from ml_backend.labelstudio.task_filters import column_filter
 
 TAB = "Labels the model doubts"
 RIGHT, WRONG, OPEN = "right", "wrong", "no label"

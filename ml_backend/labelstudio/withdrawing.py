@@ -17,8 +17,9 @@ from datetime import datetime
 from ml_backend.chunks import chunks
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio.bulk_annotations import settle
-from ml_backend.labelstudio.client import Json, LabelStudio, column_filter, last_changed
+from ml_backend.labelstudio.client import Json, LabelStudio
 from ml_backend.labelstudio.results import annotation_from_json, marked_with, parse_time
+from ml_backend.labelstudio.task_filters import column_filter, last_changed
 from ml_backend.records import Annotation, LabelSchema
 
 logger = logging.getLogger(__name__)
