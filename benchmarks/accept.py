@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.strategy_data import sources
-from ml_backend.acceptance.audit import CLASS_ERROR, RIGHT, UNSEEN, WRONG, Audit
+from ml_backend.acceptance.audit import CLASS_ERROR, RIGHT, UNSEEN, WRONG, Audit, Finding, Verdicts
 from ml_backend.acceptance.proposal import Proposal, worse_than_believed
 from ml_backend.commands.simulate import stressed
 from ml_backend.learning.spreading import reached
@@ -148,6 +148,20 @@ def audited(
     error: float,
     seed: int,
 ) -> Ending:
+    proposal, finding, _ = audit_of(data, labelled, probabilities, neighbours, error, seed)
+    accepted = np.flatnonzero(finding.accepted)
+    return ended(data, proposal, accepted, finding.wrong / len(accepted) if len(accepted) else error)
+
+
+def audit_of(
+    data: Data,
+    labelled: NDArray[np.int64],
+    probabilities: NDArray[np.float32],
+    neighbours: NDArray[np.float32] | None,
+    error: float,
+    seed: int,
+) -> tuple[Proposal, Finding, Verdicts]:
+    """What is proposed, what a complete audit finds of it, and which of its labels were looked at."""
     proposal = proposed(data, labelled, probabilities, neighbours, seed)
     wrong = np.where(proposal.labels != data.labels[proposal.ids], WRONG, RIGHT).astype(np.int8)
     order = np.random.default_rng([seed, 7]).permutation(len(proposal))
@@ -162,8 +176,7 @@ def audited(
             own = order[(order < finding.size) & (proposal.labels[order] == each.number) & (verdicts[order] == UNSEEN)]
             verdicts[own[: each.more]] = wrong[own[: each.more]]
         finding = audit.finding(verdicts)
-    accepted = np.flatnonzero(finding.accepted)
-    return ended(data, proposal, accepted, finding.wrong / len(accepted) if len(accepted) else error)
+    return proposal, finding, verdicts
 
 
 def unaudited(data: Data, labelled: NDArray[np.int64], probabilities: NDArray[np.float32], error: float) -> Ending:

@@ -161,9 +161,11 @@ class Services:
 
     @property
     def model_exporter(self) -> ModelExporter:
+        from ml_backend.exports.finished_head import Finisher  # noqa: PLC0415 - torch
         from ml_backend.exports.model_files import ModelExporter  # noqa: PLC0415 - torch
 
-        return ModelExporter(self.predictor, self.encoding, self.database.store_id, self.settings.seed)
+        finisher = Finisher(self.ledger, self.features, self.versions, self.predictor, self.settings.seed)
+        return ModelExporter(self.predictor, self.encoding, finisher, self.database.store_id, self.settings.seed)
 
     @property
     def diagnosis(self) -> Diagnosis:

@@ -179,6 +179,11 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="new file or folder (default: named after the version, such as v12.onnx)",
     )
+    parser.add_argument(
+        "--include",
+        choices=["accepted"],
+        help="accepted: train its head anew, also on the labels that were accepted of a model (default: labels of people only)",
+    )
     add_common(parser)
 
 
@@ -186,24 +191,33 @@ def _run_model(args: argparse.Namespace) -> int:
     services = open_services(dry_run=args.dry_run)
     project = find_project(services, args)
     version = _version(project, services, args.version)
-    out: Path = args.out or Path(version.name if args.format == "bundle" else f"{version.name}.{args.format}")
+    name = f"{version.name}-accepted" if args.include else version.name
+    out: Path = args.out or Path(name if args.format == "bundle" else f"{name}.{args.format}")
     if out.exists():
         raise InvalidInputError(f"{out} already exists: name another with --out, or move it.")
+    exporter = services.model_exporter
+    finished = exporter.finished(project, version) if args.include else None
     if args.dry_run:
         services.versions.folder(version)
-        document = {"path": str(out), "format": args.format, "version": version.name, "dry_run": True}
-        Answer(as_json=args.json).result(document, f"{version.name} would be written to {out} (--dry-run).")
+        document = {"path": str(out), "format": args.format, "version": name, "dry_run": True}
+        Answer(as_json=args.json).result(document, f"{name} would be written to {out} (--dry-run).")
         return 0
-    saved = services.model_exporter.save(project, version, args.format, out)
+    saved = exporter.save(project, version, args.format, out, finished)
     document = {
         "path": str(out),
         "format": saved.format,
-        "version": version.name,
-        "classes": version.meta.classes,
+        "version": name,
+        "classes": list(finished.head.classes) if finished else version.meta.classes,
         "images_compared": saved.images_compared,
         "largest_difference": saved.difference,
     }
-    text = f"{version.name} written to {out}: {saved.images_compared} images compared, largest difference in probability {saved.difference:.1e}."
+    text = f"{name} written to {out}: {saved.images_compared} images compared, largest difference in probability {saved.difference:.1e}."
+    if finished:
+        document |= {"labels_of_people": finished.people, "labels_accepted": finished.accepted}
+        text += (
+            f" Its head learned from {amount(finished.people, 'label')} of people and {amount(finished.accepted, 'accepted label')}; "
+            f"the accuracy shown is that of {version.name}, which learned from people alone."
+        )
     Answer(as_json=args.json).result(document, text)
     return 0
 
