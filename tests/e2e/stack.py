@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import requests
 
 from ml_backend import cycle
@@ -101,6 +102,38 @@ def digits(server: EmbeddedLabelStudio, count: int) -> dict[str, str]:
     return dict(list(truth.items())[:count])
 
 
+def environment_of(server: EmbeddedLabelStudio, data_dir: Path, **more: str) -> dict[str, str]:
+    """What a command, or the service, has to be told to work with this Label Studio and this store."""
+    assert server.document_root is not None
+    return {
+        "LABEL_STUDIO_URL": server.url,
+        "LABEL_STUDIO_API_KEY": server.token,
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(server.document_root),
+        "ML_BACKEND_DATA_DIR": str(data_dir),
+        **more,
+    }
+
+
+def of_service() -> dict[str, str]:
+    """What the service has to be told beside that: a port that is free."""
+    port = free_port()
+    return {
+        "ML_BACKEND_PORT": str(port),
+        "ML_BACKEND_URL": f"http://127.0.0.1:{port}",
+        "ML_BACKEND_LOG_LEVEL": "WARNING",
+    }
+
+
+def tell_commands(
+    monkeypatch: pytest.MonkeyPatch, server: EmbeddedLabelStudio, data_dir: Path, **more: str
+) -> dict[str, str]:
+    """Have the commands of this process work with this Label Studio and this store; returns what they are told."""
+    told = environment_of(server, data_dir, **more)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    return told
+
+
 @contextmanager
 def inline(
     server: EmbeddedLabelStudio,
@@ -146,19 +179,7 @@ def running(
 ) -> Iterator[Stack]:
     """Start the service, make a project of digits, connect it."""
     truth = digits(server, tasks)
-    root = server.document_root
-    assert root is not None
-    port = free_port()
-    own = {
-        "LABEL_STUDIO_URL": server.url,
-        "LABEL_STUDIO_API_KEY": server.token,
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(root),
-        "ML_BACKEND_DATA_DIR": str(folder / "backend"),
-        "ML_BACKEND_PORT": str(port),
-        "ML_BACKEND_URL": f"http://127.0.0.1:{port}",
-        "ML_BACKEND_LOG_LEVEL": "WARNING",
-        **environment,
-    }
+    own = environment_of(server, folder / "backend", **of_service()) | environment
     settings = Settings.from_environ(own)
     with service(own, settings):
         project_id = import_digits(server, client, truth)

@@ -18,7 +18,7 @@ from ml_backend.labelstudio.results import annotation_result
 from ml_backend.web.grid_work import GridWork
 from ml_backend.web.persons import Persons
 from tests.e2e.helpers import sign_up
-from tests.e2e.stack import Stack, inline
+from tests.e2e.stack import Stack, inline, tell_commands
 from tests.other_settings import use
 
 pytestmark = pytest.mark.e2e
@@ -30,15 +30,7 @@ ERROR = "10%"
 def stack(
     label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Stack]:
-    environment = {
-        "LABEL_STUDIO_URL": label_studio.url,
-        "LABEL_STUDIO_API_KEY": label_studio.token,
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(label_studio.document_root),
-        "ML_BACKEND_DATA_DIR": str(tmp_path / "backend"),
-        "ML_BACKEND_PRELABELS": "always",
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    tell_commands(monkeypatch, label_studio, tmp_path / "backend", ML_BACKEND_PRELABELS="always")
     monkeypatch.setattr(auditing, "drawn_seed", lambda: 1)
     with inline(label_studio, client, tmp_path, tasks=300, prelabels="always") as stack:
         yield stack

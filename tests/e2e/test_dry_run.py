@@ -11,31 +11,19 @@ import pytest
 
 from ml_backend import cli
 from ml_backend.demo.digits import CLASSES
-from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
+from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.settings import Settings
-from tests.e2e.stack import Stack, inline, service
+from tests.e2e.stack import Stack, inline, of_service, service, tell_commands
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
 def environment(label_studio: EmbeddedLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    port = free_port()
-    own = {
-        "LABEL_STUDIO_URL": label_studio.url,
-        "LABEL_STUDIO_API_KEY": label_studio.token,
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(label_studio.document_root),
-        "ML_BACKEND_DATA_DIR": str(tmp_path / "backend"),
-        "ML_BACKEND_PORT": str(port),
-        "ML_BACKEND_URL": f"http://127.0.0.1:{port}",
-        "ML_BACKEND_LOG_LEVEL": "WARNING",
-    }
-    for name, value in own.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    return own
+    return tell_commands(monkeypatch, label_studio, tmp_path / "backend", **of_service())
 
 
 def ask(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:

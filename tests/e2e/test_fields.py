@@ -16,7 +16,7 @@ from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.labelstudio.task_fields import TAB, FieldNames, TaskFields
 from tests.e2e.helpers import FakeBackend
-from tests.e2e.stack import Stack, inline
+from tests.e2e.stack import Stack, inline, tell_commands
 
 TASKS, LABELLED = 160, 110
 NAMES = FieldNames.of("model_")
@@ -27,15 +27,7 @@ def stack(
     label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Stack]:
     """A project with a model, and a few of its labels wrong."""
-    environment = {
-        "LABEL_STUDIO_URL": label_studio.url,
-        "LABEL_STUDIO_API_KEY": label_studio.token,
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(label_studio.document_root),
-        "ML_BACKEND_DATA_DIR": str(tmp_path / "backend"),
-        "ML_BACKEND_PORT": str(free_port()),
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    tell_commands(monkeypatch, label_studio, tmp_path / "backend", ML_BACKEND_PORT=str(free_port()))
     with inline(label_studio, client, tmp_path, tasks=TASKS) as made:
         yield made
 

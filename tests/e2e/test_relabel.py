@@ -26,7 +26,7 @@ from ml_backend.settings import Settings
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
-from tests.e2e.stack import inline
+from tests.e2e.stack import inline, tell_commands
 
 CONFIG = """<View>
   <!-- 'cat' stays here -->
@@ -362,14 +362,7 @@ def test_the_queue_in_service_is_renamed_and_the_next_turn_learns_the_new_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with inline(label_studio, client, tmp_path, tasks=60, prelabels="always") as stack:
-        for name, value in {
-            "LABEL_STUDIO_URL": label_studio.url,
-            "LABEL_STUDIO_API_KEY": label_studio.token,
-            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(label_studio.document_root),
-            "ML_BACKEND_DATA_DIR": str(stack.settings.data_dir),
-            "ML_BACKEND_PRELABELS": "always",
-        }.items():
-            monkeypatch.setenv(name, value)
+        tell_commands(monkeypatch, label_studio, stack.settings.data_dir, ML_BACKEND_PRELABELS="always")
 
         def ask(*arguments: str) -> Any:
             capsys.readouterr()

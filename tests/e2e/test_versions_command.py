@@ -12,7 +12,7 @@ import pytest
 from ml_backend import cli
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
-from tests.e2e.stack import Stack, inline
+from tests.e2e.stack import Stack, inline, tell_commands
 
 pytestmark = pytest.mark.e2e
 
@@ -22,13 +22,7 @@ def stack(
     label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Stack]:
     with inline(label_studio, client, tmp_path, tasks=80) as opened:
-        for name, value in {
-            "LABEL_STUDIO_URL": label_studio.url,
-            "LABEL_STUDIO_API_KEY": label_studio.token,
-            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(label_studio.document_root),
-            "ML_BACKEND_DATA_DIR": str(opened.settings.data_dir),
-        }.items():
-            monkeypatch.setenv(name, value)
+        tell_commands(monkeypatch, label_studio, opened.settings.data_dir)
         yield opened
 
 
