@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
 import pytest
 
-from ml_backend.acceptance import auditing
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.manual_queue import QueryOptions
 from ml_backend.records import AuditQueue
 from ml_backend.steps.push_queue import queue_items, without_former_guesses
 from ml_backend.store.acceptances import Acceptances
-from tests.acceptance.audited import ERROR, answer, answer_all, begin, certify, contradict, drawn, queue, trained
+from tests.acceptance.audited import ERROR, answer, answer_all, begin, certify, contradict, drawn, queue
 from tests.bench import Bench, without_label_studio
 
-
-@pytest.fixture(scope="module")
-def one_version(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    made = trained(tmp_path_factory.mktemp("audited") / "data")
-    yield made
-    made.services.database.close()
-
-
-@pytest.fixture(autouse=True)
-def _the_same_order_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditing, "drawn_seed", lambda: 1)
+pytestmark = pytest.mark.usefixtures("same_order")
 
 
 def advanced(bench: Bench) -> AuditQueue | None:

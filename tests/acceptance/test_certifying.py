@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ml_backend.acceptance import auditing, certificate
+from ml_backend.acceptance import certificate
 from ml_backend.acceptance.certifying import files
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.store.acceptances import Acceptance
-from tests.acceptance.audited import answer, answer_all, begin, certify, contradict, drawn, queue, trained
+from tests.acceptance.audited import answer, answer_all, begin, certify, contradict, drawn, queue
 from tests.bench import Bench, without_label_studio
 
-
-@pytest.fixture(scope="module")
-def one_version(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    made = trained(tmp_path_factory.mktemp("certified") / "data")
-    yield made
-    made.services.database.close()
-
-
-@pytest.fixture(autouse=True)
-def _the_same_order_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditing, "drawn_seed", lambda: 1)
+pytestmark = pytest.mark.usefixtures("same_order")
 
 
 def written(bench: Bench, acceptance: Acceptance) -> dict[int, str]:
