@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
+from ml_backend.acceptance import auditing
 from ml_backend.acceptance.auditing import Begun
 from ml_backend.records import Query
 from ml_backend.store.acceptances import Acceptance
@@ -25,6 +28,13 @@ def trained(folder: Path) -> Bench:
 def begin(bench: Bench, error: float = ERROR, confidence: float = 0.95) -> Begun:
     with without_label_studio(bench):
         return bench.services.auditing.begin(bench.project, error, confidence, by="ann@example.org")
+
+
+def begin_as_ever(bench: Bench) -> None:
+    """Begin an audit that asks for the same tasks in each run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auditing, "drawn_seed", lambda: 1)
+        begin(bench)
 
 
 def certify(bench: Bench) -> Acceptance:

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from ml_backend import cli
-from ml_backend.acceptance import auditing
 from ml_backend.acceptance import writing as acceptance_writing
 from ml_backend.errors import NothingToAskError
 from ml_backend.labelstudio.withdrawing import Withdrawn
 from ml_backend.worker import foreground
-from tests.acceptance.audited import accept, answer_all, begin, certify, queue, take_back
+from tests.acceptance.audited import accept, answer_all, begin_as_ever, certify, queue, take_back
 from tests.bench import HOST, Bench, without_label_studio
 
 
@@ -23,9 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     bench.set(batch_size=10, holdout_share=0.2)
     bench.label(*range(1, 31), *range(61, 101))
     bench.turn()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(auditing, "drawn_seed", lambda: 1)
-        begin(bench)
+    begin_as_ever(bench)
     answer_all(bench)
     made = certify(bench)
     with without_label_studio(bench):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -141,6 +142,15 @@ class Grid:
         ]
 
 
+def learned(folder: Path, labelled: Iterable[int], **project: Any) -> Bench:
+    """v1, which has learned from these tasks of such a project; the store is closed, so that it can be copied."""
+    made = Bench(folder, **project)
+    made.label(*labelled)
+    made.turn()
+    made.services.database.close()
+    return made
+
+
 def grid_of(bench: Bench, monkeypatch: Any) -> Grid:
     """The grid of a bench that has a model, over HTTP."""
     studio = Studio(rows=[Task(i, f"/{i}.png", {"image": f"/{i}.png"}) for i in bench.ids])
@@ -151,6 +161,12 @@ def grid_of(bench: Bench, monkeypatch: Any) -> Grid:
     return Grid(
         bench, studio, TestClient(create_app(bench.services), "http://localhost", raise_server_exceptions=False)
     )
+
+
+def sentence(answer: Any, status: int) -> str:
+    """What a refusal says."""
+    assert answer.status_code == status, answer.text
+    return str(answer.json()["error"])
 
 
 def picture(task: int, size: tuple[int, int] = (400, 300)) -> bytes:

@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import logging
-from pathlib import Path
+from typing import Any
 
 import pytest
-from PIL import Image
 
 from ml_backend.errors import ConflictError
 from ml_backend.labelstudio.bulk_annotations import BY_HAND, settle
 from ml_backend.store.schema import tasks as task_rows
 from ml_backend.web import grid_work, persons
 from ml_backend.web.grid_work import GridWork
-from ml_backend.web.persons import TOKEN_HEADER
-from ml_backend.web.shown_pages import HELD_S, ShownPages
-from ml_backend.web.thumbnails import SIDE, Thumbnails, thumbnail
-from tests.bench import Bench
-from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, folder_texts, grid_of, picture
+from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, folder_texts, sentence
 
 HELD_OUT = range(1, 21)
 REST = set(range(61, 121))
-
-
-@pytest.fixture(scope="module")
-def one_version(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """v1 of 120 tasks: 1 to 20 are held out, 21 to 60 labelled."""
-    made = Bench(tmp_path_factory.mktemp("one") / "data")
-    made.label(*range(21, 61))
-    made.turn()
-    made.services.database.close()
-    return made
-
-
-@pytest.fixture
-def grid(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Grid:
-    return grid_of(bench, monkeypatch)
-
-
-def sentence(answer: object, status: int) -> str:
-    assert answer.status_code == status, answer.text  # type: ignore[attr-defined]
-    return str(answer.json()["error"])  # type: ignore[attr-defined]
 
 
 # -- which images ------------------------------------------------------------------------------------------------------
@@ -81,6 +55,23 @@ def test_a_class_that_does_not_exist_is_told_with_those_that_do(grid: Grid) -> N
     assert "choose one of cat, dog, owl" in sentence(grid.post("page", {"label": "newt"}), 422)
     assert "choose one of cat, dog, owl" in sentence(grid.post("labels", {"label": "newt", "tasks": [70]}), 422)
     assert grid.answers() == {}
+
+
+def test_a_page_asks_for_no_more_than_it_shows(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid_work, "PAGE", 4)
+    first = grid.shown("cat")
+    assert len(first) == 4
+    grid.post("labels", {"label": "cat", "tasks": first})
+    assert not set(first) & set(grid.shown("cat"))
+
+
+def test_a_task_that_was_deleted_in_label_studio_is_not_shown(grid: Grid) -> None:
+    before = grid.shown("cat")
+    grid.studio.delete_tasks(1, before[:2])
+    assert set(grid.shown("cat")) == set(before[2:])
+    with grid.bench.services.database.write() as connection:
+        connection.execute(task_rows.update().where(task_rows.c.task_id == before[2]).values(gone=True))
+    assert set(grid.shown("cat")) == set(before[3:])
 
 
 # -- what is written ---------------------------------------------------------------------------------------------------
@@ -190,14 +181,6 @@ def test_each_of_a_few_labels_says_how_long_it_took(grid: Grid, monkeypatch: pyt
     assert times == [10.0, 10.0, 10.0]
 
 
-def test_two_tabs_of_one_person_write_one_after_the_other_and_none_waits_for_ever() -> None:
-    shown = ShownPages(patience=0.01)
-    with shown.alone(7), shown.alone(8), pytest.raises(ConflictError, match="try again in a while"), shown.alone(7):
-        raise AssertionError("two at once")
-    with shown.alone(7):
-        pass
-
-
 def test_no_guess_is_written_where_none_is_to_be_shown(grid: Grid) -> None:
     grid.bench.set(prelabels="never")
     again = GridWork(grid.bench.services, persons.Persons(lambda _, token: grid.studio.seen_by(token)))
@@ -231,26 +214,26 @@ def test_nobody_takes_back_the_page_of_somebody_else(grid: Grid) -> None:
 # -- whose token -------------------------------------------------------------------------------------------------------
 
 
+def asked_for_everything(grid: Grid, token: str | None) -> list[Any]:
+    """What each address says to whoever has this token."""
+    return [
+        grid.post("page", {}, token),
+        grid.post("labels", {"label": "cat", "tasks": [70]}, token),
+        grid.post("undo", {}, token),
+        grid.thumbnail(70, token),
+    ]
+
+
 def test_without_a_token_there_is_neither_page_nor_label_nor_picture(grid: Grid) -> None:
     for token in (None, "x", "an\tid"):
-        for answer in (
-            grid.post("page", {}, token),
-            grid.post("labels", {"label": "cat", "tasks": [70]}, token),
-            grid.post("undo", {}, token),
-            grid.thumbnail(70, token),
-        ):
+        for answer in asked_for_everything(grid, token):
             assert "Your own Label Studio token is missing" in sentence(answer, 403)
     assert grid.studio.asked == []
 
 
 def test_a_wrong_token_and_one_without_rights_are_told_apart_each_with_the_fix(grid: Grid) -> None:
     assert "refused the token" in sentence(grid.post("page", {}, "wrong-token"), 403)
-    for answer in (
-        grid.post("page", {}, STRANGER),
-        grid.post("labels", {"label": "cat", "tasks": [70]}, STRANGER),
-        grid.post("undo", {}, STRANGER),
-        grid.thumbnail(70, STRANGER),
-    ):
+    for answer in asked_for_everything(grid, STRANGER):
         assert "use the token of somebody who may see the project" in sentence(answer, 403)
     assert grid.answers() == {}
 
@@ -321,83 +304,6 @@ def test_a_project_that_is_not_there_is_told(grid: Grid) -> None:
     assert "There is no project 99 here" in sentence(grid.http.get("/projects/99/grid"), 404)
 
 
-# -- thumbnails --------------------------------------------------------------------------------------------------------
-
-
-def test_a_thumbnail_is_a_small_jpeg_that_is_not_sent_twice(grid: Grid) -> None:
-    first = grid.thumbnail(70)
-    assert (first.status_code, first.headers["Content-Type"]) == (200, "image/jpeg")
-    assert first.content[:2] == b"\xff\xd8"
-    assert first.headers["Vary"] == TOKEN_HEADER
-    assert "private" in first.headers["Cache-Control"]
-    again = grid.thumbnail(70, **{"If-None-Match": first.headers["ETag"]})
-    assert (again.status_code, again.content) == (304, b"")
-    assert grid.thumbnail(70, STRANGER, **{"If-None-Match": first.headers["ETag"]}).status_code == 403
-
-
-def test_a_task_that_the_project_does_not_have_has_no_thumbnail(grid: Grid) -> None:
-    assert "has no task 4711" in sentence(grid.thumbnail(4711), 404)
-
-
-def test_an_image_that_cannot_be_shown_is_told_why(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid.bench.services.encoding, "read", lambda *_: b"no picture")
-    assert "not an image in a supported format" in sentence(grid.thumbnail(70), 422)
-
-
-def test_a_page_asks_for_no_more_than_it_shows(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid_work, "PAGE", 4)
-    first = grid.shown("cat")
-    assert len(first) == 4
-    grid.post("labels", {"label": "cat", "tasks": first})
-    assert not set(first) & set(grid.shown("cat"))
-
-
-def test_a_task_that_was_deleted_in_label_studio_is_not_shown(grid: Grid) -> None:
-    before = grid.shown("cat")
-    grid.studio.delete_tasks(1, before[:2])
-    assert set(grid.shown("cat")) == set(before[2:])
-    with grid.bench.services.database.write() as connection:
-        connection.execute(task_rows.update().where(task_rows.c.task_id == before[2]).values(gone=True))
-    assert set(grid.shown("cat")) == set(before[3:])
-
-
-def test_nothing_of_the_data_folder_is_served_beside_the_static_files(grid: Grid, tmp_path: Path) -> None:
+def test_nothing_of_the_data_folder_is_served_beside_the_static_files(grid: Grid) -> None:
     for path in ("/static/", "/static/../grid.html", "/static/%2e%2e/grid.html", "/static/..%2f..%2fapp.py"):
         assert grid.http.get(path).status_code == 404, path
-
-
-# -- what is remembered ------------------------------------------------------------------------------------------------
-
-
-def test_a_page_that_somebody_left_open_is_given_to_others_after_a_while() -> None:
-    now = [0.0]
-    shown = ShownPages(clock=lambda: now[0])
-    shown.hold(7, [1, 2])
-    assert (shown.elsewhere(8, {1, 2, 3}), shown.elsewhere(7, {1, 2, 3})) == ({1, 2}, set())
-    shown.hold(7, [3])
-    assert shown.elsewhere(8, {1, 2, 3}) == {3}
-    now[0] += HELD_S
-    assert shown.elsewhere(8, {1, 2, 3}) == set()
-
-
-def test_nothing_is_remembered_of_tasks_that_the_ledger_knows_to_be_answered() -> None:
-    shown = ShownPages()
-    shown.answered(range(1_000))
-    shown.refuse("cat", range(1_000))
-    assert shown.elsewhere(7, {5, 2_000}) == {5}
-    assert shown.refused() == {"cat": {5}}
-
-
-def test_thumbnails_are_small_and_those_in_memory_have_a_limit() -> None:
-    asked: list[int] = []
-
-    def read(task: int) -> bytes:
-        asked.append(task)
-        return picture(task, (1_000, 3_000))
-
-    one = thumbnail(picture(1, (1_000, 3_000)))
-    assert Image.open(io.BytesIO(one)).size == (SIDE // 3, SIDE)
-    kept = Thumbnails(kept_bytes=int(2.5 * len(one)))
-    for task in (1, 2, 1, 3, 1, 2):
-        kept.get(f"{task:064x}", lambda task=task: read(task))  # type: ignore[misc]
-    assert asked == [1, 2, 3, 2], "the one that was not used for longest had to go"

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from ml_backend.acceptance import auditing
 from ml_backend.acceptance.standing import Standing
 from ml_backend.store.schema import tasks as task_rows
 from ml_backend.web import grid_work
-from tests.acceptance.audited import begin, drawn, trained
+from tests.acceptance.audited import begin_as_ever, drawn, trained
 from tests.bench import Bench
-from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, grid_of
-from tests.web.test_grid import sentence
+from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, grid_of, sentence
 
 KINDS = ("cat", "dog", "owl")
 
@@ -21,18 +19,11 @@ KINDS = ("cat", "dog", "owl")
 @pytest.fixture(scope="module")
 def one_version(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """An audit of 400 tasks has begun, and its first part is the queue; held-out ones are in it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(auditing, "drawn_seed", lambda: 1)
-        made = trained(tmp_path_factory.mktemp("asked") / "data")
-        begin(made)
-        made.turn()
+    made = trained(tmp_path_factory.mktemp("asked") / "data")
+    begin_as_ever(made)
+    made.turn()
     yield made
     made.services.database.close()
-
-
-@pytest.fixture
-def grid(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Grid:
-    return grid_of(bench, monkeypatch)
 
 
 def answers(*pairs: tuple[int, str], passed: tuple[int, ...] = ()) -> dict[str, object]:

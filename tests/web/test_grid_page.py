@@ -13,14 +13,13 @@ import pytest
 import uvicorn
 from playwright.sync_api import Page, expect
 
-from ml_backend.acceptance import auditing
 from ml_backend.demo.label_studio import free_port
 from ml_backend.errors import ImageError
-from tests.acceptance.audited import begin, trained
+from tests.acceptance.audited import begin_as_ever, trained
 from tests.acceptance.audited import drawn as asked
 from tests.bench import Bench
 from tests.e2e.annotator import browser, find_chromium
-from tests.web.fake_grid import ANNA, STRANGER, Grid, grid_of, picture
+from tests.web.fake_grid import ANNA, STRANGER, Grid, grid_of, learned, picture
 
 KINDS = ("robin", "wren", "a finch or <b>another</b> bird with a long name")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -34,16 +33,7 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def one_version(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """v1 of 320 tasks: 1 to 20 are held out, 21 to 80 labelled, and 80 are left of each kind."""
-    made = Bench(tmp_path_factory.mktemp("one") / "data", kinds=KINDS, tasks=320)
-    made.label(*range(21, 81))
-    made.turn()
-    made.services.database.close()
-    return made
-
-
-@pytest.fixture
-def grid(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Grid:
-    return grid_of(bench, monkeypatch)
+    return learned(tmp_path_factory.mktemp("one") / "data", range(21, 81), kinds=KINDS, tasks=320)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +53,7 @@ def audited(may_be_audited: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def begun(grid: Grid) -> Grid:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(auditing, "drawn_seed", lambda: 1)
-        begin(grid.bench)
+    begin_as_ever(grid.bench)
     grid.bench.turn()
     return grid
 
