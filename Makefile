@@ -1,5 +1,5 @@
 # demo: the whole loop on this machine.  install: for your own images.  test: everything.  test-fast: without Label Studio.
-# test-long: hours of people labelling in browsers; one of them: make test-long ARGS="-k three-10s".
+# test-long: hours of people labelling in browsers, and a kill at every single request; one of them: make test-long ARGS="-k three-10s".
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin

@@ -14,18 +14,20 @@ from ml_backend.acceptance.writing import undo, write
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.labelstudio import bulk_annotations, withdrawing
-from ml_backend.labelstudio.bulk_annotations import MARK, settle, write_annotations
+from ml_backend.labelstudio.bulk_annotations import MARK, Written, settle, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.relabelling import Relabelling
 from ml_backend.labelstudio.results import accepted_result, annotation_result
-from ml_backend.labelstudio.withdrawing import withdraw
+from ml_backend.labelstudio.withdrawing import Withdrawn, withdraw
 from ml_backend.records import Annotation, LabelSchema
 from tests.e2e import acts
+from tests.e2e.dying import Moment, after, before, killed_at, left_by_kills, survived
 from tests.e2e.stack import Stack, inline
-from tests.e2e.test_bulk_annotations import Dying, KilledError, NewProject
+from tests.e2e.test_bulk_annotations import SOME, WRITING, NewProject
 
 CERTIFICATE = "0f3a9c5512de"
-SOME = 14
+TAKING_BACK = 3 + 1
+"""Requests of taking `small` writing back: three for many labels, and one for the one beside a person's."""
 
 
 @pytest.fixture
@@ -122,69 +124,54 @@ def kept_region(client: LabelStudio, annotation_id: int, label: str) -> list[dic
     return [region | {"value": {"choices": [label]}, "origin": "manual"}]
 
 
+def write_all(project_id: int, client: LabelStudio) -> Written:
+    labels = alternating(ids_of(client, project_id))
+    return write_annotations(project_id, client.schema(project_id), labels, client, certificate=CERTIFICATE)
+
+
+@killed_at(WRITING, before(0), after(0), after(1), before(6), after(8))
 def test_killed_before_or_after_any_request_of_writing_a_second_run_ends_as_if_it_had_not_been(
-    label_studio: EmbeddedLabelStudio, client: LabelStudio, new_project: NewProject, small: None
+    label_studio: EmbeddedLabelStudio, client: LabelStudio, new_project: NewProject, moments: list[Moment], small: None
 ) -> None:
-    kills = 0
-    for after in (False, True):
-        for at in range(100):
-            project_id = new_project(tasks=SOME)
-            schema, labels = client.schema(project_id), alternating(ids_of(client, project_id))
-            with Dying(label_studio.url, label_studio.token) as dying:
-                dying.lean_import(project_id)
-                dying.arm(at, after=after)
-                try:
-                    write_annotations(project_id, schema, labels, dying, certificate=CERTIFICATE)
-                except KilledError:
-                    kills += 1
-                else:
-                    break
-            done = write_annotations(project_id, schema, labels, client, certificate=CERTIFICATE)
-            assert (sorted(done.written), done.answered) == (sorted(labels), []), (at, after)
-            found = {i: [(a.labels, a.accepted) for a in answers] for i, answers in given(client, project_id).items()}
-            assert found == {i: [(chosen, CERTIFICATE)] for i, chosen in labels.items()}, (at, after)
-            assert client.model_versions(project_id) == {}, (at, after)
-    assert kills == 2 * (2 * 2 + 5), "two chunks of two requests, and five names deleted"
+    for moment, project_id in left_by_kills(label_studio, lambda: new_project(tasks=SOME), write_all, moments, WRITING):
+        labels = alternating(ids_of(client, project_id))
+        done = write_all(project_id, client)
+        assert (sorted(done.written), done.answered) == (sorted(labels), []), moment
+        found = {i: [(a.labels, a.accepted) for a in answers] for i, answers in given(client, project_id).items()}
+        assert found == {i: [(chosen, CERTIFICATE)] for i, chosen in labels.items()}, moment
+        assert client.model_versions(project_id) == {}, moment
 
 
+@killed_at(TAKING_BACK, before(0), after(0), before(3), after(3))
 def test_killed_before_or_after_any_request_of_taking_back_a_second_run_ends_as_if_it_had_not_been(
-    label_studio: EmbeddedLabelStudio, client: LabelStudio, new_project: NewProject, small: None
+    label_studio: EmbeddedLabelStudio, client: LabelStudio, new_project: NewProject, moments: list[Moment], small: None
 ) -> None:
-    kills = 0
-    for after in (False, True):
-        for at in range(100):
-            project_id = new_project(tasks=SOME)
-            schema, labels = written(client, project_id)
-            first, second = sorted(labels)[:2]
-            client.create_annotation(first, annotation_result(schema, ["cat"]))  # deleted one by one, beside it
-            with Dying(label_studio.url, label_studio.token) as dying:
-                dying.arm(at, after=after)
-                try:
-                    withdraw(project_id, schema, CERTIFICATE, dying)
-                except KilledError:
-                    kills += 1
-                else:
-                    break
-            withdraw(project_id, schema, CERTIFICATE, client)
-            left = given(client, project_id)
-            assert {i: [a.accepted for a in answers] for i, answers in left.items()} == {first: [None]}, (at, after)
-            assert client.task(second)["total_annotations"] == 0
-            assert client.unlabelled(project_id) == SOME - 1, "Label Studio asks for them again"
-    assert kills == 2 * (3 + 1), "three requests for many, and one for the one"
+    def make() -> int:
+        project_id = new_project(tasks=SOME)
+        schema, labels = written(client, project_id)
+        client.create_annotation(min(labels), annotation_result(schema, ["cat"]))  # deleted one by one, beside it
+        return project_id
+
+    def work(project_id: int, client: LabelStudio) -> Withdrawn:
+        return withdraw(project_id, client.schema(project_id), CERTIFICATE, client)
+
+    for moment, project_id in left_by_kills(label_studio, make, work, moments, TAKING_BACK):
+        work(project_id, client)
+        first, second, *_ = sorted(ids_of(client, project_id))
+        left = given(client, project_id)
+        assert {i: [a.accepted for a in answers] for i, answers in left.items()} == {first: [None]}, moment
+        assert client.task(second)["total_annotations"] == 0
+        assert client.unlabelled(project_id) == SOME - 1, "Label Studio asks for them again"
 
 
 def test_a_writing_that_was_killed_in_the_middle_is_taken_back_as_a_whole(
     label_studio: EmbeddedLabelStudio, client: LabelStudio, new_project: NewProject, small: None
 ) -> None:
     project_id = new_project(tasks=SOME)
-    schema, labels = client.schema(project_id), alternating(ids_of(client, project_id))
-    with Dying(label_studio.url, label_studio.token) as dying:
-        dying.lean_import(project_id)
-        dying.arm(2, after=True)
-        with pytest.raises(KilledError):
-            write_annotations(project_id, schema, labels, dying, certificate=CERTIFICATE)
+    assert not survived(label_studio, write_all, project_id, after(2))
     assert any(name.startswith(MARK) for name in client.model_versions(project_id))
-    assert len(withdraw(project_id, schema, CERTIFICATE, client).withdrawn) == 8
+    taken = withdraw(project_id, client.schema(project_id), CERTIFICATE, client)
+    assert len(taken.withdrawn) == 8
     assert (given(client, project_id), client.model_versions(project_id)) == ({}, {})
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.errors import ConflictError, LabelStudioUnavailableError
-from ml_backend.imports.annotations import import_labels
+from ml_backend.imports.annotations import LabelReport, import_labels
 from ml_backend.labelstudio import bulk_annotations, queue
 from ml_backend.labelstudio.bulk_annotations import MARK, settle, write_annotations
 from ml_backend.labelstudio.client import LabelStudio
@@ -24,38 +24,14 @@ from ml_backend.labelstudio.labelling_page import next_task
 from ml_backend.labelstudio.results import annotation_result, prediction_result
 from ml_backend.records import Annotation
 from tests.e2e import acts
+from tests.e2e.dying import Moment, after, before, killed_at, left_by_kills
 from tests.e2e.helpers import FakeBackend
 from tests.e2e.stack import inline
 
 NewProject = Callable[..., int]
 SOME = 14
-
-
-class KilledError(BaseException):
-    """Nobody catches it."""
-
-
-class Dying(LabelStudio):
-    """Is killed right before, or right after, its `at`-th request that is no mere reading."""
-
-    at, after = -1, False
-
-    def arm(self, at: int, *, after: bool) -> None:
-        self.at, self.after, self.sent = at, after, 0
-        real = self.transport.send
-
-        def send(method: str, path: str, **kwargs: Any) -> Any:
-            if method == "GET":
-                return real(method, path, **kwargs)
-            self.sent += 1
-            if self.sent - 1 == self.at and not self.after:
-                raise KilledError
-            answer = real(method, path, **kwargs)
-            if self.sent - 1 == self.at:
-                raise KilledError
-            return answer
-
-        self.transport.send = send  # type: ignore[method-assign]
+WRITING = 2 * 2 + 5
+"""Requests of `small` writing: two chunks of two, and five names deleted."""
 
 
 @pytest.fixture
@@ -146,30 +122,19 @@ def test_an_answer_of_none_survives_on_either_prediction_import(
             assert not any(host.model_versions(project_id).values())
 
 
+@killed_at(WRITING, before(0), after(0), after(1), before(6), after(8))
 def test_killed_before_or_after_any_request_a_second_run_ends_as_if_it_had_not_been(
-    label_studio: EmbeddedLabelStudio, client: LabelStudio, new_project: NewProject, small: None
+    label_studio: EmbeddedLabelStudio, client: LabelStudio, new_project: NewProject, moments: list[Moment], small: None
 ) -> None:
-    schema = client.schema(new_project())
-    kills = 0
-    for after in (False, True):
-        for at in range(100):
-            project_id = new_project(tasks=SOME)
-            labels = alternating(ids_of(client, project_id))
-            names = {str(task_id): chosen for task_id, chosen in labels.items()}
-            with Dying(label_studio.url, label_studio.token) as dying:
-                dying.lean_import(project_id)
-                dying.arm(at, after=after)
-                try:
-                    import_labels(project_id, schema, names, dying)
-                except KilledError:
-                    kills += 1
-                else:
-                    break
-            report = import_labels(project_id, schema, names, client)
-            assert report.written + report.same == SOME
-            assert labels_in(client, project_id) == once(labels), (at, after)
-            assert client.model_versions(project_id) == {}, (at, after)
-    assert kills == 2 * (2 * 2 + 5), "two chunks of two requests, and five names deleted"
+    def work(project_id: int, client: LabelStudio) -> LabelReport:
+        names = {str(task_id): chosen for task_id, chosen in alternating(ids_of(client, project_id)).items()}
+        return import_labels(project_id, client.schema(project_id), names, client)
+
+    for moment, project_id in left_by_kills(label_studio, lambda: new_project(tasks=SOME), work, moments, WRITING):
+        report = work(project_id, client)
+        assert report.written + report.same == SOME
+        assert labels_in(client, project_id) == once(alternating(ids_of(client, project_id))), moment
+        assert client.model_versions(project_id) == {}, moment
 
 
 @pytest.mark.parametrize("seconds", [0.02, 0.1, 0.3])

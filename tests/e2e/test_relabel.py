@@ -26,6 +26,7 @@ from ml_backend.settings import Settings
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
+from tests.e2e.dying import KilledError
 from tests.e2e.stack import inline, tell_commands
 
 CONFIG = """<View>
@@ -57,10 +58,6 @@ BOX = {
 }  # fmt: skip
 NOTE = {"id": "n", "from_name": "guess", "to_name": "image", "type": "textarea", "value": {"text": ["a cat, 97% sure"]}}
 BESIDE = [kind("cat", name="mood"), BOX, NOTE]
-
-
-class KilledError(BaseException):
-    """The process ends here."""
 
 
 @dataclass
