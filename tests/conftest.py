@@ -27,6 +27,7 @@ from tests.fakes import FakeClock, FakeLabelStudio, quick_database
 
 if TYPE_CHECKING:
     from tests.bench import Bench  # torch takes seconds
+    from tests.field_desk import Desk
 
 KEY = ProjectKey("http://label-studio", 1)
 SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))
@@ -146,3 +147,11 @@ def bench(one_version: Bench, tmp_path: Path) -> Iterator[Bench]:
     twin = one_version.copied(tmp_path / "data")
     yield twin
     twin.services.database.close()
+
+
+@pytest.fixture
+def desk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """Such a copy, beside a Label Studio in memory that has its tasks."""
+    from tests.field_desk import desk_of
+
+    return desk_of(bench, monkeypatch)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from ml_backend.errors import LabelStudioUnavailableError, NotFoundError
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.transport import Transport
 from ml_backend.manual_fields import FieldPlan, FieldWriter
+from ml_backend.steps.sync_labels import LabelSync
 from tests.bench import Bench, without_label_studio
 
 
@@ -150,3 +153,24 @@ class Desk:
     @property
     def noted(self) -> Sequence[str] | None:
         return self.bench.project.state.fields
+
+
+def judged(folder: Path) -> Bench:
+    """v1 of 120 tasks, of which 80 have a label: the first 20 of these are held out, and the label of 30 is wrong."""
+    made = Bench(folder, measured=20)
+    made.label(*range(1, 81))
+    made.label(30, as_="dog" if made.truth[30] == "cat" else "cat")
+    made.turn()
+    made.services.database.close()
+    return made
+
+
+def desk_of(bench: Bench, monkeypatch: Any) -> Desk:
+    """A bench beside a Label Studio that has its tasks and answers."""
+    monkeypatch.setattr(LabelSync, "refresh", lambda _self, project: project)
+    studio = Studio()
+    studio.add(*bench.ids)
+    for task in bench.answers:
+        studio.answer(task)
+    bench.services.hosts = cast("Any", SimpleNamespace(client=lambda _: studio))
+    return Desk(bench, studio)
