@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ml_backend.acceptance import certificate
 from ml_backend.acceptance.audit import WRONG
 from ml_backend.acceptance.standing import Standing
@@ -92,10 +90,8 @@ class Certifying:
             raise InvalidInputError(standing.fault)
         if standing.broken:
             raise ConflictError(standing.broken)
-        kept, looks = standing.frozen, standing.looks
-        certified = np.zeros(len(kept.ids), np.bool_) if kept.accepted is None else kept.accepted
-        places = np.flatnonzero(certified & looks.waiting)
-        return {int(kept.ids[place]): acceptance.classes[kept.labels[place]] for place in places.tolist()}
+        kept = standing.frozen
+        return {int(kept.ids[place]): acceptance.classes[kept.labels[place]] for place in standing.unwritten.tolist()}
 
     def _standing(self, project: Project, acceptance: Acceptance) -> Standing:
         rows = self.ledger.pool(project)
