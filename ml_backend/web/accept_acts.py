@@ -38,6 +38,10 @@ def per_cent(share: float) -> str:
     return f"{100 * share:.10g} %"
 
 
+def _in_100(share: float) -> str:
+    return f"{100 * share:.4g}"
+
+
 @dataclass(frozen=True)
 class Act:
     """What is asked for. error, confidence: of an audit. certificate: to be written or taken back."""
@@ -87,8 +91,8 @@ def _audit(act: Act, project: Project, services: Services, by: str, watch: Watch
         f"People will be asked for {amount(mine.drawn, 'label')}, drawn at random from the {mine.size:,} that v{mine.version} would "
         "give; these are the queue until they are answered. Meanwhile nobody is shown a guess."
         f"{left}\nTo be expected: {forecast.accepted:,} accepted without a look, at most {per_cent(mine.error)} wrong at "
-        f"{per_cent(mine.confidence)} confidence, after {forecast.sample:,} looks or more.\nIt takes {mine.risk:.4g} of the risk, "
-        "which nothing gives back."
+        f"{per_cent(mine.confidence)} confidence, after {forecast.sample:,} looks or more.\nOf the {_in_100(1 - mine.confidence)} times in "
+        f"100 that certificates may be mistaken, it takes {_in_100(mine.risk)}, for good."
     )
 
 
@@ -108,10 +112,10 @@ def _certify(_act: Act, project: Project, services: Services, by: str, watch: Wa
 
 def _stop(_act: Act, project: Project, services: Services, _by: str, watch: Watch) -> str:
     done = accepting.stop(project, services, watch=watch)
-    gives, stay = ("Gives up", "stay") if services.is_copy else ("Gave up", "stay")
+    gives = "Gives up" if services.is_copy else "Gave up"
     return (
-        f"{gives} audit {done.acceptance.number}: its answers {stay} labels, and {done.risk_left:.4g} of the risk is left for others "
-        f"at {per_cent(done.acceptance.confidence)} confidence."
+        f"{gives} audit {done.acceptance.number}: its answers stay labels, and {_in_100(done.risk_left)} in 100 of the risk is left "
+        f"for others at {per_cent(done.acceptance.confidence)} confidence."
     )
 
 

@@ -30,7 +30,7 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Facts:
-    """What takes a look at every label, and stands until labels are read again, or an audit goes on.
+    """What takes a look at every label, and stands until labels are read again, a turn ends or an audit goes on.
 
     of: what it was found out of. labels: digest of them.
     """
@@ -82,7 +82,8 @@ class AcceptView:
         with self._lock:
             every = self._services.acceptances.all(project)
             states = tuple((one.number, one.state, one.drawn, one.sample) for one in every)
-            of = project.reconciled_at, project.label_config, states
+            last = self._services.jobs.status(project).last
+            of = project.reconciled_at, project.label_config, states, last and last.id
             known = self._facts.get(project.id)
             if known is None or known.of != of:
                 known = self._facts[project.id] = self._look(project, every, of)
@@ -171,7 +172,7 @@ class AcceptView:
             "whole": f"{100 * (1 - confidence):.4g}",
             "spent": f"{100 * spent:.4g}",
             "left": f"{100 * left:.4g}",
-            "audits": amount(len(every), "audit"),
+            "audits": amount(len(every), "audit") if every else "",
         }
 
 
@@ -236,7 +237,12 @@ def _next(standing: Standing, to_ask: int, accepted: int) -> str:
 def _plan(planning: Planning) -> Shown:
     plan = planning.plan
     if plan is None:
-        return {"on": planning.is_on, "error": planning.error, "seconds": int(time.monotonic() - planning.began)}
+        return {
+            "on": planning.is_on,
+            "error": planning.error,
+            "rows": [],
+            "seconds": int(time.monotonic() - planning.began),
+        }
     return {
         "on": False,
         "error": "",

@@ -33,7 +33,7 @@ def _uncounted(_what: str, _total: int | None = None) -> Iterator[Advance]:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who looks on. waiting: told what is waited for. counting: a bar, or the like, for so many of these; None: not known.
+    """Who looks on. waiting: told what is waited for, "" once it begins. counting: a bar, or the like, for so many of these; None: not known.
 
     turn: what has the turn done that follows: here, or by the service.
     """
@@ -44,6 +44,13 @@ class Watch:
 
 
 UNWATCHED = Watch()
+
+
+@contextmanager
+def _alone(project: Project, services: Services, reason: str, watch: Watch) -> Iterator[None]:
+    with foreground.alone(project, services, reason, watch.waiting):
+        watch.waiting(1.0, "")
+        yield
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def begin(
     project: Project, services: Services, error: float, confidence: float, *, by: str, watch: Watch = UNWATCHED
 ) -> Begun:
     """Begin an audit. by: whose doing it is. Raises what `Auditing.begin` does."""
-    with foreground.alone(project, services, "accept audit", watch.waiting):
+    with _alone(project, services, "accept audit", watch):
         if (
             not services.is_copy
         ):  # of a writing that was killed, Label Studio has the model's labels, and may still be at it
@@ -97,7 +104,7 @@ def certify(
     keep: Callable[[Acceptance], None] = lambda _: None,
 ) -> Acceptance:
     """End the audit with a certificate. keep: given it before the turn that follows. Raises what `Certifying.certify` does."""
-    with foreground.alone(project, services, "accept certify", watch.waiting):
+    with _alone(project, services, "accept certify", watch):
         was_on = services.acceptances.auditing(project) is not None
         acceptance = services.certifying.certify(project, by=by)
     keep(acceptance)
@@ -108,7 +115,7 @@ def certify(
 
 def stop(project: Project, services: Services, *, watch: Watch = UNWATCHED) -> Stopped:
     """Give the audit up. Raises ConflictError where none is on."""
-    with foreground.alone(project, services, "accept stop", watch.waiting):
+    with _alone(project, services, "accept stop", watch):
         acceptance = services.auditing.stop(project)
     _turn(project, services, "accept stop", watch)
     return Stopped(acceptance, services.acceptances.risk_left(project, acceptance.confidence))
@@ -121,7 +128,7 @@ def write(
 
     Raises what `Certifying.vouched`, `Certifying.labels_to_write` and `writing.write` do.
     """
-    with foreground.alone(project, services, "accept write", watch.waiting):
+    with _alone(project, services, "accept write", watch):
         project, _ = services.label_sync.sync(project, full=False, lazily=True)
         acceptance = services.certifying.vouched(project, certificate)
         labels = services.certifying.labels_to_write(project, acceptance)
@@ -147,7 +154,7 @@ def undo(
 
     Ended at any line, the same call goes on. Raises what `writing.undo` does.
     """
-    with foreground.alone(project, services, "accept undo", watch.waiting):
+    with _alone(project, services, "accept undo", watch):
         project, _ = services.label_sync.sync(project, full=False, lazily=True)
         ids = [each.task_id for each in services.ledger.accepted(project, certificate=certificate)]
         if held_out:

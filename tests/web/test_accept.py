@@ -14,7 +14,7 @@ import pytest
 from ml_backend.acceptance.certifying import files
 from ml_backend.errors import LabelStudioUnavailableError
 from ml_backend.store.acceptances import Acceptance
-from ml_backend.web.accept_work import AcceptWork
+from ml_backend.worker import requeue
 from tests.acceptance.audited import answer_all, begin, certify, drawn, trained
 from tests.bench import Bench
 from tests.web.fake_accept import Desk, desk_of
@@ -109,9 +109,9 @@ def test_an_audit_and_a_certificate_are_the_doing_of_the_person_whose_token_it_i
 
 def test_an_audit_is_given_up_on_the_page_and_the_risk_is_told(desk: Desk) -> None:
     audited(desk)
-    assert desk.would("stop").startswith("Gives up audit 1: its answers stay labels, and 0.01 of the risk is left")
+    assert desk.would("stop").startswith("Gives up audit 1: its answers stay labels, and 1 in 100 of the risk is left")
     assert desk.do("stop").startswith("Gave up audit 1")
-    assert "1 audit has taken 4 of these; 1 left for further ones" in told(desk.state())
+    assert "1 audit has taken 4 of these, for good; 1 left for further ones" in told(desk.state())
 
 
 # -- who may, and when ------------------------------------------------------------------------------------------------
@@ -197,8 +197,10 @@ def test_a_project_without_a_model_or_with_too_few_held_out_answers_says_so(tmp_
     bench = Bench(tmp_path / "data", tasks=120, measured=20)
     with desk_of(bench) as desk:
         assert "none yet" in told(desk.state())
-        for make in (lambda: None, lambda: (bench.label(*range(21, 61)), bench.turn())):
-            make()
+        for labelled in ((), range(21, 61)):
+            bench.label(*labelled)
+            if labelled:
+                bench.turn()
             said = desk.post("would", {"act": "audit"})
             assert said.status_code in {404, 422}, said.text
             desk.post("plan")
@@ -239,18 +241,18 @@ def test_after_the_service_was_killed_everybody_is_told_what_was_interrupted_and
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = certified(desk)
-    desk.trouble.append(SystemExit())  # type: ignore[arg-type]
-    monkeypatch.setattr(AcceptWork, "_end", lambda *_, **__: None)
+    desk.gate.clear()
     desk.begin("write", certificate=name)
     assert desk.reached.wait(120)
-    desk.until(lambda: desk.bench.services.jobs.status(desk.bench.project).running is None)
-    monkeypatch.undo()
-    with desk_of(desk.bench) as again:
+    with desk_of(desk.bench) as again:  # another process of the service, by what it knows
+        assert "asked for by a command, or another process of the service" in told(again.state(BEN))
+        monkeypatch.setattr(requeue, "_alive", lambda _pid: False)
         state = told(again.state(BEN))
         assert "Writing accepted labels was interrupted: the service was stopped." in state
         assert "write again, and it goes on where it stopped" in state
         assert again.do("write", certificate=name).endswith(f"labelled by certificate {name}.")
         assert "interrupted" not in again.state()
+    desk.ended()
 
 
 def test_a_fault_of_ours_is_logged_and_told_without_its_inside(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

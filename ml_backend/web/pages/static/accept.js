@@ -62,11 +62,13 @@ async function look() {
 // -- what is asked for ------------------------------------------------------------------------------------------------
 
 /* Say what would happen, and ask once. */
-async function ask(title, message) {
+async function ask(title, yes, message) {
   asked = message;
+  trying?.abort();
   trying = new AbortController();
   const mine = trying;
   at("ask-title").textContent = title;
+  at("ask-yes").textContent = yes;
   at("ask-says").textContent = "Finding out what it would come to …";
   at("ask-wrong").textContent = "";
   at("ask-yes").disabled = true;
@@ -76,7 +78,7 @@ async function ask(title, message) {
     const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(message), signal: mine.signal };
     const told = await (await call("accept/would", sent)).json();
     if (mine !== trying) return;
-    at("ask-says").textContent = told.says;
+    at("ask-says").textContent = told.says.replaceAll("\n", "\n\n");
     at("ask-yes").disabled = false;
   } catch (error) {
     if (mine !== trying || mine.signal.aborted) return;
@@ -92,7 +94,7 @@ async function doIt() {
     at("ask").close();
     tell("");
   } catch (error) {
-    at("ask-wrong").textContent = error.message;
+    at(at("ask").open ? "ask-wrong" : "wrong").textContent = error.message;
   }
   look();
 }
@@ -119,8 +121,8 @@ async function download(name, path) {
 at("work").addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button || button.getAttribute("aria-disabled") === "true") return;
-  const { act, title, certificate, plan, file, path } = button.dataset;
-  if (act) ask(title, { act, certificate: certificate || null });
+  const { act, title, yes, certificate, plan, file, path } = button.dataset;
+  if (act) ask(title, yes, { act, certificate: certificate || null });
   else if (plan) workOut();
   else if (file) download(file, path);
 });
@@ -128,11 +130,11 @@ at("work").addEventListener("submit", (event) => {
   event.preventDefault();
   if (at("begin-audit").getAttribute("aria-disabled") === "true") return;
   const [error, confidence] = ["error", "confidence"].map((id) => Number((at(id).valueAsNumber / 100).toPrecision(12)));
-  ask("Begin an audit?", { act: "audit", error, confidence });
+  ask("Begin an audit?", "Begin it", { act: "audit", error, confidence });
 });
 at("ask-yes").addEventListener("click", doIt);
 at("ask-no").addEventListener("click", () => at("ask").close());
-at("ask").addEventListener("close", () => { trying?.abort(); trying = null; });
+at("ask").addEventListener("close", () => { if (!at("ask").open) trying?.abort(); }); // it comes late: another may be open by then
 at("forget").addEventListener("click", () => { clearTimeout(timer); looking?.abort(); askForToken(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden && token() && !at("work").hidden) look(); });
 signIn(look);
