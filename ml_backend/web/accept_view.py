@@ -72,7 +72,7 @@ class AcceptView:
             "act": running,
             "audit": facts.audit,
             "plan": _plan(planning) if planning else None,
-            "certificates": facts.certificates,
+            "certificates": [self._just_now(project, one) for one in facts.certificates],
             "risk": self._risk(project),
             "in_label_studio": f"{project.key.host}/projects/{project.key.project_id}/data",
         }
@@ -109,6 +109,18 @@ class AcceptView:
         """Labels that stand by the certificate."""
         name = standing.acceptance.certificate_id
         return sum(1 for _ in self._services.ledger.accepted(project, certificate=name))
+
+    def _just_now(self, project: Project, shown: Shown) -> Shown:
+        """A certificate whose labels were written or taken back since labels were read."""
+        act = self._work.unread(project)
+        if act is None or act.certificate != shown["id"]:
+            return shown
+        written = act.what == "write"
+        return shown | {
+            "state": "written just now" if written else "taken back just now",
+            "writes": 0,
+            "undoes": int(written),
+        }
 
     def _where(self, project: Project, facts: Facts) -> Shown:
         version = self._services.versions.current(project)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from ml_backend.acceptance.project_rest import Plan
 from ml_backend.dry_run import copied
@@ -92,6 +93,7 @@ class AcceptWork:
         self._process = secrets.token_hex(8)
         self._running: dict[int, Running] = {}
         self._plans: dict[int, Planning] = {}
+        self._unread: dict[int, tuple[Act, datetime | None]] = {}
         self._lock = threading.Lock()
 
     # -- acts ---------------------------------------------------------------------------------------------------------
@@ -140,6 +142,11 @@ class AcceptWork:
         running = self._services.jobs.status(project).running
         return running if running is not None and running.reason in {f"accept {what}" for what in AT_WORK} else None
 
+    def unread(self, project: Project) -> Act | None:
+        """What was done since labels were last read: how many there are is known by the turn that follows."""
+        act, then = self._unread.get(project.id, (None, None))
+        return act if then == project.reconciled_at else None
+
     def _may(self, project: Project, token: str | None, act: Act) -> Person:
         person = self._persons.who_may_change(project, token)
         self._refuse_another(project)
@@ -174,6 +181,7 @@ class AcceptWork:
         watch = Watch(mine.waiting, mine.counting, _ask_for_turn)
         try:
             said, failed = mine.act.do(project, self._services, asked.by, watch), False
+            self._unread[project.id] = mine.act, self._services.ledger.project(project.key).reconciled_at
             logger.info("accept %s on %s: done for %s: %s", *about, printable(said))
         except NothingVouchedError as error:
             said = error.blind

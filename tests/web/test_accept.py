@@ -86,10 +86,14 @@ def test_the_rest_is_planned_audited_certified_written_and_taken_back_on_the_pag
     assert f"found wrong since 0 of at most {made.certificate['wrong_in_part_at_most']}" in state
     assert desk.would("write", certificate=name).startswith(f"Labels {count} tasks in Label Studio")
     assert desk.do("write", certificate=name) == f"{count} tasks labelled by certificate {name}."
+    state = told(desk.state())
+    assert "written just now" in state
+    assert "labels …" not in state, "nothing is left to be written"
     desk.bench.turn()
     assert f"written: {count} labels stand" in told(desk.state())
     assert desk.would("undo", certificate=name).startswith(f"Takes {count} labels of certificate {name} out")
     assert desk.do("undo", certificate=name) == f"{count} labels of certificate {name} taken back."
+    assert "taken back just now" in desk.state()
     desk.bench.turn()
     assert "not written" in told(desk.state())
     assert desk.bench.accepted == {}
@@ -252,7 +256,8 @@ def test_after_the_service_was_killed_everybody_is_told_what_was_interrupted_and
         assert "write again, and it goes on where it stopped" in state
         assert again.do("write", certificate=name).endswith(f"labelled by certificate {name}.")
         assert "interrupted" not in again.state()
-    desk.ended()
+    desk.gate.set()
+    desk.until(lambda: 'id="at-work"' not in desk.state())
 
 
 def test_a_fault_of_ours_is_logged_and_told_without_its_inside(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

@@ -82,7 +82,7 @@ def test_an_act_is_said_first_asked_once_and_done_by_keyboard_and_focus_stays_ov
         page.locator("#work-out").focus()
         page.keyboard.press("Enter")
         expect(page.locator("#plan table")).to_be_visible()
-        expect(page.locator("#top")).to_be_focused()
+        expect(page.locator("#plan-title")).to_be_focused()
         shot(page, "plan")
         page.locator("#error").focus()
         page.keyboard.press("Control+A")

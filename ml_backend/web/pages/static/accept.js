@@ -34,8 +34,9 @@ function drop(node) {
 function show(text) {
   const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("state");
   const focused = at("state").contains(document.activeElement) ? document.activeElement : null;
+  const home = focused?.closest("section")?.id;
   morph(at("state"), fresh);
-  if (focused && !focused.isConnected) at("top").focus({ preventScroll: true });
+  if (focused && !focused.isConnected) (at(home)?.querySelector("h3") || at("top")).focus({ preventScroll: true });
   at("person").textContent = `as ${fresh.dataset.person}`;
   showSignedIn(true);
 }
