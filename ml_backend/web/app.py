@@ -24,7 +24,7 @@ from ml_backend.settings import Settings
 from ml_backend.steps import push_queue
 from ml_backend.store.faults import retry_until_available
 from ml_backend.web import replies
-from ml_backend.web.accept import accept
+from ml_backend.web.accept_page import accept
 from ml_backend.web.access import Gate, require_closed
 from ml_backend.web.grid import grid
 from ml_backend.web.own_pages import STATIC

@@ -16,7 +16,7 @@ from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError, Not
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.records import Annotation, Task
 from ml_backend.store.projects import Project
-from ml_backend.web import accept as accept_routes
+from ml_backend.web import accept_page as accept_routes
 from ml_backend.web import grid as grid_routes
 from ml_backend.web.app import create_app
 from ml_backend.web.persons import TOKEN_HEADER, Persons
