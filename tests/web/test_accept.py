@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,7 @@ from ml_backend.acceptance.certifying import files
 from ml_backend.errors import LabelStudioUnavailableError
 from ml_backend.store.acceptances import Acceptance
 from ml_backend.worker import requeue
-from tests.acceptance.audited import answer_all, begin, certify, drawn, trained
+from tests.acceptance.audited import answer, answer_all, begin, certify, contradict, drawn, trained
 from tests.bench import Bench
 from tests.web.fake_accept import Desk, desk_of
 from tests.web.fake_grid import ANNA, BEN, STRANGER
@@ -128,14 +127,14 @@ def test_without_a_token_that_may_see_the_project_nothing_is_told_or_done(
     desk: Desk, token: str | None, words: str
 ) -> None:
     name = certified(desk)
-    for answer in (
+    for reply in (
         desk.get("/state", token),
         desk.get(f"/certificates/{name}.json", token),
         desk.post("plan", token=token),
         desk.post("would", {"act": "audit"}, token),
         desk.post("acts", {"act": "audit"}, token),
     ):
-        assert words in sentence(answer, 403)
+        assert words in sentence(reply, 403)
     assert desk.bench.project.state.act is None
 
 
@@ -156,6 +155,13 @@ def test_label_studio_that_does_not_say_what_a_person_may_is_asked_again_later(d
     assert "does not say whether you may change the project" in sentence(desk.get("/state"), 503)
     desk.grid.studio.rights = 400
     assert "begin-audit" in desk.state(), "who is told that a config is wrong may change it"
+
+
+def test_what_a_person_may_is_asked_anew_before_each_act(desk: Desk) -> None:
+    assert "begin-audit" in desk.state()
+    desk.grid.studio.rights = 403
+    assert "begin-audit" in desk.state(), "what is merely shown may be a minute old"
+    assert "not change it" in sentence(desk.post("acts", {"act": "audit"}), 403)
 
 
 def test_one_act_of_a_project_at_a_time_and_everybody_sees_it(desk: Desk) -> None:
@@ -286,41 +292,30 @@ def test_each_act_has_a_line_in_the_log_of_who_asked_and_what_came_of_it(
 
 
 def test_while_an_audit_is_on_nothing_says_how_many_were_found_wrong(desk: Desk) -> None:
-    name = certified(desk)
-    wrong = {  # what is told of the same project while 3, and while none, of the answers are wrong
-        count: everything_told(desk, count) for count in (0, 3)
-    }
-    assert wrong[0] == wrong[3]
-    assert "wrong" not in desk.post("would", {"act": "certify"}).json().get("error", "")
-    assert f"certificates/{name}.json" in desk.state()
+    """The same is told whether none or three of its answers are wrong, of a former certificate for the same labels as well."""
+    certified(desk)
+    none, three = (everything_told(desk, wrong) for wrong in (0, 3))
+    assert none == three
+    assert "Nothing is vouched for yet" in none[1]
 
 
-def everything_told(desk: Desk, wrong: int) -> list[Any]:
-    """On a copy, after so many wrong answers of twenty to another audit."""
+def everything_told(desk: Desk, wrong: int) -> list[str]:
+    """On a copy, when three answers to another audit were given, so many of them wrong."""
     twin = desk.bench.copied(desk.bench.settings.data_dir.parent / f"wrong-{wrong}")
     with desk_of(twin) as other:
         begin(twin, 0.2, 0.8)
         twin.turn()
-        asked = drawn(twin)
+        asked = drawn(twin)[:3]
+        answer(twin, *asked[wrong:])
+        contradict(twin, *asked[:wrong])
+        twin._read()
         acceptance = twin.services.acceptances.auditing(twin.project)
         assert acceptance is not None
-        frozen = twin.services.acceptances.frozen(acceptance)
-        said = {
-            task: acceptance.classes[label]
-            for task, label in zip(frozen.ids.tolist(), frozen.labels.tolist(), strict=True)
-        }
-        for place, task in enumerate(asked[:3]):
-            twin.label(
-                task, as_=said[task] if place >= wrong else next(k for k in acceptance.classes if k != said[task])
-            )
-        twin._read()
-        state = re.sub(r"\d\d\d\d-\d\d-\d\d \d\d:\d\d", "", told(other.state()))
-        certify_now = other.post("would", {"act": "certify"}).json()
-        found = [re.sub(r"\d+ of \d+ labels would be accepted", "", state), sorted(certify_now)]
-        said_then = other.do("certify")
-        assert "wrong" not in said_then or "Certificate" in said_then
-        twin.services.database.close()
-    return found
+        assert twin.services.auditing.standing(twin.project, acceptance).wrong == wrong
+        tells = [told(other.state()), other.post("would", {"act": "certify"}).json()["error"]]
+        tells += [other.do("certify"), told(other.state())]
+    twin.services.database.close()
+    return [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "", text) for text in tells]
 
 
 # -- text ---------------------------------------------------------------------------------------------------------------
