@@ -8,7 +8,7 @@ from __future__ import annotations
 import atexit
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,18 +23,35 @@ from ml_backend.store.projects import Project
 from ml_backend.wording import amount
 
 PIECE = 5_000
+PREFIX = "ml-backend-dry-run-"
 
 
 def open_copy(settings: Settings) -> Services:
     """Services on a copy of the store as it is now, without its jobs; the copy is gone when the process ends."""
-    folder = TemporaryDirectory(prefix="ml-backend-dry-run-")
+    folder = TemporaryDirectory(prefix=PREFIX)
     atexit.register(folder.cleanup)
-    copy = Path(folder.name) / "state.sqlite3"
+    return _copy_in(Path(folder.name), settings)
+
+
+@contextmanager
+def copied(settings: Settings) -> Iterator[Services]:
+    """The same for a process that goes on: the copy is gone when the block ends."""
+    with TemporaryDirectory(prefix=PREFIX) as folder:
+        services = _copy_in(Path(folder), settings)
+        try:
+            yield services
+        finally:
+            services.hosts.close()
+            services.database.close()
+
+
+def _copy_in(folder: Path, settings: Settings) -> Services:
+    copy = folder / "state.sqlite3"
     if settings.database.startswith("sqlite"):
         _copy_file(Path(str(sa.make_url(settings.database).database)), copy)
     else:
         _copy_rows(settings.database, copy)
-    there = settings.data_dir if settings.data_dir.is_dir() else Path(folder.name)
+    there = settings.data_dir if settings.data_dir.is_dir() else folder
     services = Services.open(settings.model_copy(update={"database_url": f"sqlite:///{copy}", "data_dir": there}))
     services.is_copy = True
     with services.database.write() as connection:

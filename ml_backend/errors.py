@@ -13,6 +13,14 @@ class InvalidInputError(BackendError):
     status = 422
 
 
+class NothingVouchedError(InvalidInputError):
+    """The sample says too little, or nothing good. blind: the same for who may be among those that look at it."""
+
+    def __init__(self, message: str, blind: str) -> None:
+        super().__init__(message)
+        self.blind = blind
+
+
 class DamagedError(InvalidInputError):
     """Files that this service wrote are not whole any more."""
 

@@ -56,6 +56,13 @@ class Hosts:
             )
         return self._readers[host]
 
+    def close(self) -> None:
+        """Close the sessions; asked again, new ones are opened."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+        self._readers.clear()
+
     def named(self, slug: str | None, hostname: str | None) -> str:
         """Return the Label Studio host that a request comes from, by the address it called or the name it gave."""
         hosts = list(self.settings.hosts())

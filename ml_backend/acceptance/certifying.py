@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ml_backend.acceptance import certificate
 from ml_backend.acceptance.audit import WRONG
 from ml_backend.acceptance.standing import Standing
-from ml_backend.errors import ConflictError, InvalidInputError, NotFoundError
+from ml_backend.errors import ConflictError, InvalidInputError, NotFoundError, NothingVouchedError
 from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.store.acceptances import VOUCHED, Acceptance, Acceptances
 from ml_backend.store.ledger import Ledger
@@ -49,7 +47,8 @@ class Certifying:
             ended = replace(acceptance, sample=standing.audit.drawn(standing.verdicts))
             standing = self._standing(project, ended)
         if not standing.accepted.any():
-            raise InvalidInputError(_missing(self._standing(project, acceptance)))
+            now = self._standing(project, acceptance)
+            raise NothingVouchedError(_missing(now), _missing(now, blind=True))
         document = self._document(project, standing, by)
         sample = len(standing.sampled)
         return self.acceptances.certify(acceptance, standing.frozen, standing.accepted, sample, document)
@@ -91,10 +90,8 @@ class Certifying:
             raise InvalidInputError(standing.fault)
         if standing.broken:
             raise ConflictError(standing.broken)
-        kept, looks = standing.frozen, standing.looks
-        certified = np.zeros(len(kept.ids), np.bool_) if kept.accepted is None else kept.accepted
-        places = np.flatnonzero(certified & looks.waiting)
-        return {int(kept.ids[place]): acceptance.classes[kept.labels[place]] for place in places.tolist()}
+        kept = standing.frozen
+        return {int(kept.ids[place]): acceptance.classes[kept.labels[place]] for place in standing.unwritten.tolist()}
 
     def _standing(self, project: Project, acceptance: Acceptance) -> Standing:
         rows = self.ledger.pool(project)
@@ -114,29 +111,32 @@ class Certifying:
         )
 
 
+def texts(document: dict[str, Any]) -> dict[str, str]:
+    """The certificate as JSON and as a page, by the name of the file."""
+    stem = f"certificate-{document['certificate']}"
+    return {
+        f"{stem}.json": encodable(json.dumps(document, ensure_ascii=False, indent=2) + "\n"),
+        f"{stem}.html": encodable(certificate.page(document)),
+    }
+
+
 def files(document: dict[str, Any], folder: Path) -> list[Path]:
     """Write the certificate as JSON and as a page; each is there whole or not at all. Returns where.
 
     Raises ConflictError where somebody else is writing them.
     """
-    stem = f"certificate-{document['certificate']}"
-    contents = {
-        folder / f"{stem}.json": json.dumps(document, ensure_ascii=False, indent=2) + "\n",
-        folder / f"{stem}.html": certificate.page(document),
-    }
+    contents = {folder / name: text for name, text in texts(document).items()}
     for path, text in contents.items():
         with atomic_file(path) as aside:
-            aside.write_text(encodable(text), encoding="utf-8")
+            aside.write_text(text, encoding="utf-8")
     return list(contents)
 
 
-def _missing(standing: Standing) -> str:
-    """Why nothing is vouched for, and what would help."""
+def _missing(standing: Standing, *, blind: bool = False) -> str:
+    """Why nothing is vouched for, and what would help. blind: not how many were found wrong."""
     mine = standing.acceptance
-    head = (
-        f"Nothing is vouched for yet, so nothing was changed. {amount(standing.looked, 'label')} of the model were looked at, "
-        f"{standing.wrong} of the sample wrong. "
-    )
+    wrong = "" if blind else f", {standing.wrong} of the sample wrong"
+    head = f"Nothing is vouched for yet, so nothing was changed. {amount(standing.looked, 'label')} of the model were looked at{wrong}. "
     if len(standing.to_ask):
         return f"{head}Answer the {amount(len(standing.to_ask), 'task')} that the audit asks for, then run this again."
     if mine.sample is None:

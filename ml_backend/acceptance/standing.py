@@ -82,6 +82,12 @@ class Standing:
         return np.asarray(self.finding.accepted & self.looks.waiting)
 
     @property
+    def unwritten(self) -> Ids:
+        """Places of what was certified and still waits for an answer, with the image that the model saw."""
+        certified = self.frozen.accepted
+        return self.sampled[:0] if certified is None else np.flatnonzero(certified & self.looks.waiting)
+
+    @property
     def wrong_at_most(self) -> int:
         """How many of `accepted` may be wrong."""
         return min(self.finding.wrong, int(self.accepted.sum()))

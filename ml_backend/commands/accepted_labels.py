@@ -45,54 +45,34 @@ def certificate(text: str) -> str:
 
 
 def _write(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
-    from ml_backend.acceptance.writing import write  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
-    from ml_backend.worker.foreground import alone, run_turn  # noqa: PLC0415
+    from ml_backend.worker import accepting  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
 
-    with alone(project, services, "accept write"):
-        project, _ = services.label_sync.sync(project, full=False, lazily=True)
-        acceptance = services.certifying.vouched(project, args.certificate)
-        labels = services.certifying.labels_to_write(project, acceptance)
-        told = {"certificate": acceptance.certificate_id, "to_write": len(labels), "dry_run": args.dry_run}
-        if args.dry_run:
-            text = f"Would label {amount(len(labels), 'task')} by certificate {acceptance.certificate_id}. {NOTHING}"
-            answer.result(told, text)
-            return 0
-        client = services.hosts.client(project.key.host)
-        with bar("labels", len(labels)) as advance, bar("tidying up") as tidied:
-            done = write(project, acceptance.certificate_id, labels, client, services.jobs, advance, tidied)
-        services.acceptances.mark(acceptance, "written")
-    run_turn(project, services, "accept write")
+    found = accepting.write(project, services, args.certificate, watch=accepting.Watch(counting=bar))
+    name, done = found.acceptance.certificate_id, found.done
+    told = {"certificate": name, "to_write": found.to_write, "dry_run": args.dry_run}
+    if done is None:
+        answer.result(told, f"Would label {amount(found.to_write, 'task')} by certificate {name}. {NOTHING}")
+        return 0
     told |= {"written": len(done.written), "answered": len(done.answered), "gone": len(done.gone)}
     beside = f" {amount(len(done.answered), 'task')} had an answer by then and keep it." if done.answered else ""
     text = (
-        f"{amount(len(done.written), 'task')} labelled by certificate {acceptance.certificate_id}.{beside} `ml-backend accept "
-        f"undo {acceptance.certificate_id}` takes that back."
+        f"{amount(len(done.written), 'task')} labelled by certificate {name}.{beside} `ml-backend accept undo {name}` takes that "
+        "back."
     )
     answer.result(told, text)
     return 0
 
 
 def _undo(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
-    from ml_backend.acceptance.writing import undo  # noqa: PLC0415 - torch
-    from ml_backend.worker.foreground import alone, run_turn  # noqa: PLC0415
+    from ml_backend.worker import accepting  # noqa: PLC0415 - torch
 
-    with alone(project, services, "accept undo"):
-        project, _ = services.label_sync.sync(project, full=False, lazily=True)
-        ids = [each.task_id for each in services.ledger.accepted(project, certificate=args.certificate)]
-        if args.held_out:
-            ids = sorted(set(ids) & set(services.ledger.not_measured(project)))
-        known = len(ids)
-        if args.dry_run:
-            text = f"Would take back {amount(known, 'label')} of certificate {args.certificate}. {NOTHING}"
-            answer.result({"certificate": args.certificate, "to_take_back": known, "dry_run": True}, text)
-            return 0
-        with bar("labels", known) as advance:
-            client = services.hosts.client(project.key.host)
-            only = ids if args.held_out else None
-            done = undo(project, args.certificate, client, services.jobs, advance, task_ids=only)
-        if not args.held_out:
-            services.certifying.taken_back(project, args.certificate)
-    run_turn(project, services, "accept undo")
+    watch = accepting.Watch(counting=bar)
+    found = accepting.undo(project, services, args.certificate, held_out=args.held_out, watch=watch)
+    done = found.done
+    if done is None:
+        text = f"Would take back {amount(found.known, 'label')} of certificate {args.certificate}. {NOTHING}"
+        answer.result({"certificate": args.certificate, "to_take_back": found.known, "dry_run": True}, text)
+        return 0
     told = {
         "certificate": args.certificate,
         "taken_back": len(done.withdrawn),

@@ -66,19 +66,9 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _audit(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
-    from ml_backend.labelstudio.bulk_annotations import BY_HAND, MARK, settle  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
-    from ml_backend.worker.foreground import alone, run_turn  # noqa: PLC0415
+    from ml_backend.worker import accepting  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
 
-    by = _person(project, services)
-    with alone(project, services, "accept audit"):
-        if (
-            not args.dry_run
-        ):  # of a writing that was killed, Label Studio has the model's labels, and may still be at it
-            for mark in (MARK, BY_HAND):
-                settle(project.key.project_id, services.hosts.client(project.key.host), mark=mark)
-        begun = services.auditing.begin(project, args.error, args.confidence, by=by)
-    if not args.dry_run:
-        run_turn(project, services, "accept audit")
+    begun = accepting.begin(project, services, args.error, args.confidence, by=_person(project, services))
     document = _document(begun.acceptance) | {
         "drawn": begun.acceptance.drawn,
         "forecast": {**vars(begun.forecast), "looks": begun.forecast.looks},
@@ -111,7 +101,7 @@ def _status(project: Project, services: Services, _args: argparse.Namespace, ans
         answer.result({"acceptance": None}, text)
         return 0
     standing = services.auditing.standing(project, acceptance)
-    left = max(1 - acceptance.confidence - services.acceptances.spent(project), 0.0)
+    left = services.acceptances.risk_left(project, acceptance.confidence)
     to_look_at = len(standing.to_ask) if acceptance.state == "auditing" else 0
     certified = acceptance.state == "certified" and not (standing.fault or standing.broken)
     to_write = len(services.certifying.labels_to_write(project, acceptance)) if certified else 0
@@ -174,16 +164,16 @@ def _sample_lines(standing: Standing) -> Iterator[str]:
 
 def _certify(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
     from ml_backend.acceptance.certifying import files  # noqa: PLC0415 - torch
-    from ml_backend.worker.foreground import alone, run_turn  # noqa: PLC0415
+    from ml_backend.worker import accepting  # noqa: PLC0415
 
-    by = _person(project, services)
-    with alone(project, services, "accept certify"):
-        was_on = services.acceptances.auditing(project) is not None
-        acceptance = services.certifying.certify(project, by=by)
+    written: list[Path] = []
+
+    def keep(acceptance: Acceptance) -> None:
+        if not args.dry_run:
+            written.extend(files(acceptance.certificate or {}, args.out))
+
+    acceptance = accepting.certify(project, services, by=_person(project, services), keep=keep)
     document = acceptance.certificate or {}
-    written = [] if args.dry_run else files(document, args.out)
-    if was_on and not args.dry_run:
-        run_turn(project, services, "accept certify")  # the queue is the strategy's again
     told = {**document, "files": [str(path) for path in written], "dry_run": args.dry_run}
     answer.result(told, lambda: _certified(acceptance, written))
     return 0
@@ -198,13 +188,10 @@ def _certified(acceptance: Acceptance, written: list[Path]) -> str:
 
 
 def _stop(project: Project, services: Services, args: argparse.Namespace, answer: Answer) -> int:
-    from ml_backend.worker.foreground import alone, run_turn  # noqa: PLC0415 - torch
+    from ml_backend.worker import accepting  # noqa: PLC0415 - torch
 
-    with alone(project, services, "accept stop"):
-        acceptance = services.auditing.stop(project)
-    if not args.dry_run:
-        run_turn(project, services, "accept stop")
-    left = max(1 - acceptance.confidence - services.acceptances.spent(project), 0.0)
+    stopped = accepting.stop(project, services)
+    acceptance, left = stopped.acceptance, stopped.risk_left
     ended = "Would give up" if args.dry_run else "Gave up"
     dry = f"\n{NOTHING}" if args.dry_run else ""
     text = (
@@ -223,5 +210,6 @@ def _document(acceptance: Acceptance) -> dict[str, Any]:
 
 def _person(project: Project, services: Services) -> str:
     """Whose token this is."""
-    known = services.hosts.client(project.key.host).whoami()
-    return str(known.get("email") or known.get("username") or known.get("id"))
+    from ml_backend.labelstudio.rights import account  # noqa: PLC0415 - as above
+
+    return account(services.hosts.client(project.key.host).whoami())

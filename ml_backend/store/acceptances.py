@@ -179,6 +179,10 @@ class Acceptances:
         """The risk that all attempts have taken together: being ended gives none of it back."""
         return float(sum(acceptance.risk for acceptance in self.all(project)))
 
+    def risk_left(self, project: Project, confidence: float) -> float:
+        """What further attempts may take, at this confidence."""
+        return max(1 - confidence - self.spent(project), 0.0)
+
     def frozen(self, acceptance: Acceptance) -> Frozen:
         statement = sa.select(acceptances.c.frozen).where(*_this(acceptance))
         with self.database.read() as connection:

@@ -38,6 +38,25 @@ class Replaced(JsonRecord):
     at: str
 
 
+class AskedAct(JsonRecord):
+    """What somebody asked for on a page, and what came of it.
+
+    what: its name. by, person: the account whose token it was, and what that person is called. process: the one that is at it,
+    "" once it is over. said: what came of it, or the error. Others: what it was asked for with, where it takes that.
+    """
+
+    what: str
+    by: str
+    person: str
+    at: str
+    process: str = ""
+    said: str = ""
+    failed: bool = False
+    certificate: str | None = None
+    error: float | None = None
+    confidence: float | None = None
+
+
 class ProjectState(JsonRecord):
     """Times are in ISO format.
 
@@ -55,6 +74,7 @@ class ProjectState(JsonRecord):
     replaced: set on a project whose number in Label Studio another one has by now.
     fields: what the fields are called that this service writes into the tasks' data, while there may be any.
     relabelling: a label's old and its new name, while its answers get the new one.
+    act: what was last asked for on the page for accepting the rest.
     """
 
     choices: str | None = None
@@ -74,6 +94,7 @@ class ProjectState(JsonRecord):
     replaced: Replaced | None = None
     fields: Sequence[str] | None = None
     relabelling: Sequence[str] | None = None
+    act: AskedAct | None = None
 
     def changed(self, **changes: Any) -> Self:
         """The state with these fields; None takes one away. Raises TypeError for a name that is none of a field."""

@@ -24,8 +24,10 @@ from ml_backend.settings import Settings
 from ml_backend.steps import push_queue
 from ml_backend.store.faults import retry_until_available
 from ml_backend.web import replies
+from ml_backend.web.accept_page import accept
 from ml_backend.web.access import Gate, require_closed
-from ml_backend.web.grid import STATIC, grid
+from ml_backend.web.grid import grid
+from ml_backend.web.own_pages import STATIC
 from ml_backend.web.project_routes import operations
 from ml_backend.web.protocol import (
     REFUSALS,
@@ -76,6 +78,7 @@ def create_app(services: Services) -> FastAPI:
     application.include_router(routes, prefix="/hosts/{host}")
     application.include_router(operations(services))
     application.include_router(grid(services))
+    application.include_router(accept(services))
     application.mount("/static", StaticFiles(directory=STATIC))
     return application
 

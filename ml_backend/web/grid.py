@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ml_backend import __version__
 from ml_backend.errors import NotFoundError
@@ -19,29 +17,16 @@ from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.web import replies
 from ml_backend.web.grid_work import GridWork
+from ml_backend.web.own_pages import HEADERS, HTML, Token, templates
 from ml_backend.web.persons import TOKEN_HEADER, Persons
 from ml_backend.web.project_routes import numbered
 from ml_backend.web.protocol import LARGEST_ID, GridAnswersRequest, GridLabelsRequest, GridPageRequest
 from ml_backend.web.thumbnails import Thumbnails, etag
 
 T = TypeVar("T")
-PAGES = Path(__file__).parent / "pages"
-STATIC = PAGES / "static"
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-cache",
-}
-"""Of the page: nothing from elsewhere, no script that is not a file of ours, in nobody's frame."""
 WORKING, DRAWING = 4, 4
 """Threads that choose and write, and that make thumbnails: neither keeps webhooks and predictions waiting."""
-Token = Annotated[str | None, Header(alias=TOKEN_HEADER)]
 TaskId = Annotated[int, InPath(ge=0, le=LARGEST_ID)]
-HTML: dict[int | str, dict[str, Any]] = {200: {"description": "The page.", "content": {"text/html": {}}}}
 JPEG: dict[int | str, dict[str, Any]] = {
     200: {"description": "The image, small.", "content": {"image/jpeg": {}}},
     304: {"description": "The image that the caller has is as it was."},
@@ -54,7 +39,7 @@ def grid(services: Services, persons: Persons | None = None) -> APIRouter:  # no
     who = persons or Persons()
     work, thumbnails = GridWork(services, who), Thumbnails()
     working, drawing = CapacityLimiter(WORKING), CapacityLimiter(DRAWING)
-    pages = Environment(loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined)
+    pages = templates()
 
     def project(number: int) -> Project:
         return numbered(number, services.ledger)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 from ml_backend.errors import (
     ConflictError,
@@ -23,8 +24,10 @@ from ml_backend.errors import (
 )
 from ml_backend.hosts import created_at, is_another
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.rights import account, may_change
 from ml_backend.store.projects import Project
 
+Found = TypeVar("Found")
 TOKEN_HEADER = "X-Label-Studio-Token"  # noqa: S105 - the name of a header
 REMEMBERED_S = 60.0
 MOST = 10_000
@@ -35,10 +38,11 @@ TIMEOUT_S, RETRIES = 20.0, 1
 
 @dataclass(frozen=True)
 class Person:
-    """A user of Label Studio who may see the project that they were looked up for."""
+    """A user of Label Studio who may see the project that they were looked up for. account: a name that is theirs alone."""
 
     id: int
     name: str
+    account: str
 
 
 class Persons:
@@ -50,7 +54,7 @@ class Persons:
         self._connect = connect or _connect
         self._clock = clock
         self._key = secrets.token_bytes(32)
-        self._known: dict[tuple[int, bytes], tuple[Person, float]] = {}
+        self._known: dict[tuple[str, int, bytes], tuple[Any, float]] = {}
         self._lock = threading.Lock()
 
     def client(self, project: Project, token: str | None) -> LabelStudio:
@@ -64,18 +68,42 @@ class Persons:
 
     def of(self, project: Project, token: str | None) -> Person:
         """The person, who may see the project. Raises what `ask` does."""
-        known = (project.id, hashlib.blake2b((token or "").encode(), key=self._key).digest())
-        with self._lock:
-            person, until = self._known.get(known, (None, 0.0))
-        if person is not None and self._clock() < until:
-            return person
+        return self._remembered("see", project, token, lambda client: self.ask(project, client))
+
+    def rights(self, project: Project, token: str | None) -> tuple[Person, bool]:
+        """The person, who may see the project, and whether they may change it. Raises what `ask` does."""
+
+        def look(client: LabelStudio) -> tuple[Person, bool]:
+            return self.ask(project, client), may_change(project.key.project_id, client)
+
+        return self._remembered("change", project, token, look)
+
+    def who_may_change(self, project: Project, token: str | None) -> Person:
+        """The person, asked now. Raises what `ask` does, and ForbiddenError for who may only look."""
         with self.client(project, token) as client:
             person = self.ask(project, client)
+            if may_change(project.key.project_id, client):
+                return person
+        raise ForbiddenError(
+            f"Label Studio lets {person.name} look at {project.title!r}, not change it: ask somebody who manages the project to "
+            "do this."
+        )
+
+    def _remembered(
+        self, what: str, project: Project, token: str | None, look: Callable[[LabelStudio], Found]
+    ) -> Found:
+        known = (what, project.id, hashlib.blake2b((token or "").encode(), key=self._key).digest())
+        with self._lock:
+            found, until = self._known.get(known, (None, 0.0))
+        if found is not None and self._clock() < until:
+            return cast("Found", found)
+        with self.client(project, token) as client:
+            found = look(client)
         with self._lock:
             if len(self._known) >= MOST:
                 self._known.clear()
-            self._known[known] = person, self._clock() + REMEMBERED_S
-        return person
+            self._known[known] = found, self._clock() + REMEMBERED_S
+        return found
 
     def ask(self, project: Project, client: LabelStudio) -> Person:
         """Have Label Studio say, now, who it is and that they may see the project.
@@ -96,15 +124,15 @@ class Persons:
             raise ForbiddenError(str(error)) from None
         if is_another(project, created_at(remote)):
             raise ConflictError(
-                f"{project.key} is another project by now: run `ml-backend sync run`, then open its grid."
+                f"{project.key} is another project by now: run `ml-backend sync run`, then open its page again."
             )
-        return Person(int(user["id"]), _name(user))
+        return Person(int(user["id"]), _name(user), account(user))
 
 
 def _connect(host: str, token: str) -> LabelStudio:
     return LabelStudio(host, token, timeout=TIMEOUT_S, retries=RETRIES)
 
 
-def _name(user: dict[str, object]) -> str:
+def _name(user: dict[str, Any]) -> str:
     full = " ".join(str(user.get(part) or "").strip() for part in ("first_name", "last_name")).strip()
-    return full or str(user.get("email") or user.get("username") or f"user {user['id']}")
+    return full or account(user)

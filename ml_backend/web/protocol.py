@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -133,6 +133,15 @@ class GridAnswersRequest(_Message):
     answers: list[GridAnswer] = Field(max_length=1_000)
     passed: list[Id] = Field([], max_length=1_000)
     seconds: float = Field(0.0, ge=0, le=86_400)
+
+
+class AcceptRequest(_Message):
+    """An act of the page for accepting the rest. error, confidence: of an audit. certificate: to be written or taken back."""
+
+    act: Literal["audit", "certify", "stop", "write", "undo"]
+    error: float = Field(0.02, gt=0, lt=1)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    certificate: str | None = Field(None, max_length=100)
 
 
 def parse_project(text: str) -> tuple[int, int | None]:

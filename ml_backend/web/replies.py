@@ -246,3 +246,9 @@ class GridUndone(_Reply):
     label: str | None
     deleted: int
     kept: int
+
+
+class AcceptWould(_Reply):
+    """says: what the act would come to, in lines."""
+
+    says: str

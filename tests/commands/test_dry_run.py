@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from ml_backend.dry_run import open_copy
+from ml_backend.dry_run import copied, open_copy
 from ml_backend.records import Annotation, Query, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
@@ -70,3 +70,15 @@ def test_a_copy_has_everything_but_the_jobs_and_is_changed_alone(tmp_path: Path)
 def test_a_store_on_postgresql_is_copied_as_well(tmp_path: Path) -> None:
     with cluster() as url:
         rehearsed(Settings(data_dir=tmp_path, database_url=url, label_studio_url=HOST, label_studio_api_key="k" * 40))
+
+
+def test_a_copy_in_a_process_that_goes_on_is_gone_with_the_block_that_it_was_for(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data", label_studio_url=HOST, label_studio_api_key="k" * 40)
+    services = filled(settings)
+    with copied(settings) as copy:
+        assert rows(copy) == rows(services)
+        assert copy.is_copy
+        place = Path(str(sa.make_url(copy.settings.database).database))
+        assert place.is_file()
+    assert not place.parent.exists()
+    services.database.close()

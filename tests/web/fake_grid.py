@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import requests
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -16,6 +17,7 @@ from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError, Not
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.records import Annotation, Task
 from ml_backend.store.projects import Project
+from ml_backend.web import accept_page as accept_routes
 from ml_backend.web import grid as grid_routes
 from ml_backend.web.app import create_app
 from ml_backend.web.persons import TOKEN_HEADER, Persons
@@ -28,12 +30,13 @@ USERS = {ANNA: 7, BEN: 8, STRANGER: 9}
 
 @dataclass
 class Studio(FakeProject):
-    """What Label Studio has, shared by all who look at it. away: it does not answer. goes_at: nor after this is asked."""
+    """What Label Studio has, shared by all who look at it. away: it does not answer. goes_at: nor after this is asked. rights: answer to who asks for them."""
 
     label_config: str = ""
     created_at: str = "2026-01-01T00:00:00Z"
     away: bool = False
     goes_at: str = ""
+    rights: int = 200
     asked: list[str] = field(default_factory=list)
 
     def seen_by(self, token: str) -> Visit:
@@ -53,7 +56,7 @@ class Visit(LabelStudio):
         self._studio.away = self._studio.away or name == self._studio.goes_at
         if self._studio.away:
             raise LabelStudioUnavailableError("Label Studio cannot be reached: check that it is running.")
-        if name in {"whoami", "get_project", "create_annotation", "act", "listing"}:
+        if name in {"whoami", "get_project", "create_annotation", "act", "listing", "transport", "send"}:
             return super().__getattribute__(name)
         return getattr(self._studio, name)
 
@@ -69,6 +72,21 @@ class Visit(LabelStudio):
         if self._token == STRANGER:
             raise NotFoundError("Label Studio does not know GET /api/projects/1/.")
         return {"id": project_id, "label_config": self._studio.label_config, "created_at": self._studio.created_at}
+
+    @property
+    def transport(self) -> Any:  # type: ignore[override]
+        return self
+
+    def send(self, method: str, path: str, **body: Any) -> requests.Response:
+        """Whether one may change the project, the only request that is made so; Ben may only look."""
+        assert (method, path, body) == (
+            "POST",
+            "/api/projects/1/validate/",
+            {"json": {"label_config": self._studio.label_config}},
+        )
+        answer = requests.Response()
+        answer.status_code = 403 if self._token == BEN else self._studio.rights
+        return answer
 
     def create_annotation(self, task_id: int, result: list[dict[str, Any]], *, lead_time: float = 1.0) -> Any:
         return self._mine(lambda: self._studio.create_annotation(task_id, result, lead_time=lead_time))
@@ -156,7 +174,8 @@ def grid_of(bench: Bench, monkeypatch: Any) -> Grid:
     studio = Studio(rows=[Task(i, f"/{i}.png", {"image": f"/{i}.png"}) for i in bench.ids])
     studio.label_config = bench.project.label_config
     persons = Persons(lambda _host, token: studio.seen_by(token))
-    monkeypatch.setattr(grid_routes, "Persons", lambda: persons)
+    for routes in (grid_routes, accept_routes):
+        monkeypatch.setattr(routes, "Persons", lambda: persons)
     monkeypatch.setattr(bench.services.encoding, "read", lambda _project, task: picture(task.id))
     return Grid(
         bench, studio, TestClient(create_app(bench.services), "http://localhost", raise_server_exceptions=False)

@@ -1,68 +1,12 @@
 "use strict";
-/* The grid. What comes from the service is put into the page as text, never as markup. */
+/* The grid; service.js stands before it. What comes from the service is put into the page as text, never as markup. */
 
-const HEADER = "X-Label-Studio-Token";
-const KEPT = `token of ${document.body.dataset.host}`;
 const PAGE = 60, GAP = 8, SMALLEST = 64, LARGEST = 200; // images of a page; pixels
 const TINY = 64; // pixels: an image that small is shown as the squares that it is made of
 
-const at = (id) => document.getElementById(id);
 const state = {
   mode: null, label: null, asked: null, next: "", person: "", classes: [], tasks: [], images: new Map(), since: 0, busy: false, made: 0, ended: null, seen: null, zoom: 1,
 };
-
-// -- the service ------------------------------------------------------------------------------------------------------
-
-const token = () => sessionStorage.getItem(KEPT) || "";
-
-async function call(path, options = {}) {
-  let answer;
-  try {
-    answer = await fetch(path, {
-      ...options, headers: { ...options.headers, [HEADER]: token() }, redirect: "error",
-    });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The service cannot be reached: see that `ml-backend serve` runs, then press Enter to try again.");
-  }
-  if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({}));
-  const problem = new Error(told.error || `The service answered ${answer.status}: see its log.`);
-  problem.status = answer.status;
-  throw problem;
-}
-
-async function post(path, body) {
-  const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  return (await call(path, sent)).json();
-}
-
-// -- what is told -----------------------------------------------------------------------------------------------------
-
-const many = (count, one, more = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : more}`;
-
-function tell(sentence, strong = "") {
-  const found = at("told");
-  found.replaceChildren();
-  if (strong) found.append(Object.assign(document.createElement("b"), { textContent: strong }), " ");
-  found.append(sentence);
-  at("wrong").textContent = "";
-}
-
-function complain(error) {
-  at("told").textContent = "";
-  at("wrong").textContent = error.message;
-  if (error.status === 403) askForToken();
-}
-
-function askForToken() {
-  sessionStorage.removeItem(KEPT);
-  at("work").hidden = at("actions").hidden = at("keys").hidden = true;
-  at("sign-in").hidden = false;
-  at("told").textContent = "";
-  at("token").value = "";
-  at("token").focus();
-}
 
 // -- the page ---------------------------------------------------------------------------------------------------------
 
@@ -244,8 +188,7 @@ function show(page) {
   Object.assign(state, page, { since: performance.now() });
   document.body.dataset.mode = state.mode;
   at("person").textContent = `as ${page.person}`;
-  at("sign-in").hidden = true;
-  at("work").hidden = at("actions").hidden = at("keys").hidden = false;
+  showSignedIn(true);
   showClasses();
   showTiles();
   if (over) at("told").append(` ${state.next}`);
@@ -441,10 +384,4 @@ at("undo").addEventListener("click", undo);
 at("help-button").addEventListener("click", () => at("help").showModal());
 at("help-close").addEventListener("click", () => at("help").close());
 at("forget").addEventListener("click", () => { at("help").close(); askForToken(); });
-at("sign-in").addEventListener("submit", (event) => {
-  event.preventDefault();
-  sessionStorage.setItem(KEPT, at("token").value.trim());
-  at("wrong").textContent = "";
-  open(null);
-});
-if (token()) open(null); else askForToken();
+signIn(() => open(null));

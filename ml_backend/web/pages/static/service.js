@@ -1,0 +1,75 @@
+"use strict";
+/* What the pages have in common: the person's own token, which this tab keeps, and calls of the service with it. */
+
+const HEADER = "X-Label-Studio-Token";
+const KEPT = `token of ${document.body.dataset.host}`;
+
+const at = (id) => document.getElementById(id);
+
+// -- the service ------------------------------------------------------------------------------------------------------
+
+const token = () => sessionStorage.getItem(KEPT) || "";
+
+async function call(path, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(path, {
+      ...options, headers: { ...options.headers, [HEADER]: token() }, redirect: "error",
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error(`The service cannot be reached: see that "ml-backend serve" runs, then ${document.body.dataset.again}.`);
+  }
+  if (answer.ok) return answer;
+  const told = await answer.json().catch(() => ({}));
+  const problem = new Error(told.error || `The service answered ${answer.status}: see its log.`);
+  problem.status = answer.status;
+  throw problem;
+}
+
+async function post(path, body) {
+  const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  return (await call(path, sent)).json();
+}
+
+// -- what is told -----------------------------------------------------------------------------------------------------
+
+const many = (count, one, more = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : more}`;
+
+function tell(sentence, strong = "") {
+  const found = at("told");
+  found.replaceChildren();
+  if (strong) found.append(Object.assign(document.createElement("b"), { textContent: strong }), " ");
+  found.append(sentence);
+  at("wrong").textContent = "";
+}
+
+function complain(error) {
+  at("told").textContent = "";
+  at("wrong").textContent = error.message;
+  if (error.status === 403) askForToken();
+}
+
+function showSignedIn(known) {
+  at("sign-in").hidden = known;
+  for (const part of document.querySelectorAll("[data-signed-in]")) part.hidden = !known;
+}
+
+function askForToken() {
+  sessionStorage.removeItem(KEPT);
+  showSignedIn(false);
+  at("told").textContent = "";
+  at("token").value = "";
+  at("token").focus();
+}
+
+/* Have the token asked for where this tab has none. entered: what is done with one, now and each time another was given. */
+function signIn(entered) {
+  at("sign-in").addEventListener("submit", (event) => {
+    event.preventDefault();
+    sessionStorage.setItem(KEPT, at("token").value.trim());
+    at("wrong").textContent = "";
+    entered();
+  });
+  if (token()) entered(); else askForToken();
+}
