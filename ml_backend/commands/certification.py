@@ -77,6 +77,8 @@ def _audit(project: Project, services: Services, args: argparse.Namespace, answe
             for mark in (MARK, BY_HAND):
                 settle(project.key.project_id, services.hosts.client(project.key.host), mark=mark)
         begun = services.auditing.begin(project, args.error, args.confidence, by=by)
+        if not args.dry_run:  # a page of the grid that came in between; one that comes from now on sees the audit
+            settle(project.key.project_id, services.hosts.client(project.key.host), mark=BY_HAND)
     if not args.dry_run:
         run_turn(project, services, "accept audit")
     document = _document(begun.acceptance) | {
