@@ -48,7 +48,7 @@ def _write(project: Project, services: Services, args: argparse.Namespace, answe
     from ml_backend.acceptance.writing import write  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
     from ml_backend.worker.foreground import alone, run_turn  # noqa: PLC0415
 
-    with alone(project, services, "accept write"):
+    with alone(project, services, "accept write") as still_alone:
         project, _ = services.label_sync.sync(project, full=False, lazily=True)
         acceptance = services.certifying.vouched(project, args.certificate)
         labels = services.certifying.labels_to_write(project, acceptance)
@@ -59,7 +59,8 @@ def _write(project: Project, services: Services, args: argparse.Namespace, answe
             return 0
         client = services.hosts.client(project.key.host)
         with bar("labels", len(labels)) as advance, bar("tidying up") as tidied:
-            done = write(project, acceptance.certificate_id, labels, client, services.jobs, advance, tidied)
+            known = project, acceptance.certificate_id, labels, client, services.jobs
+            done = write(*known, advance, tidied, until=still_alone)
         services.acceptances.mark(acceptance, "written")
     run_turn(project, services, "accept write")
     told |= {"written": len(done.written), "answered": len(done.answered), "gone": len(done.gone)}

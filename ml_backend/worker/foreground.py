@@ -7,8 +7,9 @@ progress is followed. Where none does, it is claimed and run in this process, by
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from ml_backend.cycle import Progress
@@ -51,9 +52,10 @@ def run_turn(
 @contextmanager
 def alone(
     project: Project, services: Services, reason: str, on_progress: Progress = lambda *_: None, wait: float = 900.0
-) -> Iterator[None]:
+) -> Iterator[Callable[[], object]]:
     """Do something while no turn of this project runs, here or in the service; waits for the one that does.
 
+    Gives what raises ConflictError once this is alone no more: it was stopped for so long that it was taken for dead.
     Raises ConflictError where another one runs for longer than `wait` seconds.
     """
     deadline = time.monotonic() + wait
@@ -67,7 +69,7 @@ def alone(
         time.sleep(LOOK_SECONDS)
     try:
         with Heartbeat(services, job):
-            yield
+            yield partial(services.jobs.cancelled, job)
     except BaseException:
         with suppress(BackendError):  # what went wrong in the block is what the person is to read
             services.jobs.stop(job)
