@@ -6,6 +6,7 @@ progress is followed. Where none does, it is claimed and run in this process, by
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,8 @@ from ml_backend.worker.requeue import requeue_job_of_dead_process, worker_name
 WORKER_SECONDS = 1.5
 """A worker of the service asks for jobs ten times a second; one that has not taken it by now is busy or not there."""
 LOOK_SECONDS = 0.1
+TOLD_SECONDS = 1.0
+"""Waited by then, a person is told for what."""
 
 
 def run_turn(
@@ -55,16 +58,21 @@ def alone(
 ) -> Iterator[Callable[[], object]]:
     """Do something while no turn of this project runs, here or in the service; waits for the one that does.
 
+    Who has to wait is told for what, on standard error.
     Gives what raises ConflictError once this is alone no more: it was stopped for so long that it was taken for dead.
     Raises ConflictError where another one runs for longer than `wait` seconds.
     """
-    deadline = time.monotonic() + wait
+    began, told = time.monotonic(), False
     while (job := services.jobs.begin(project, worker_name(), reason)) is None:
         running = services.jobs.status(project).running
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > wait:
             raise ConflictError(f"A turn of {project.key} has been running for {wait:.0f} s: try again later.")
         if running is not None:
             on_progress(0.0, f"waiting: {job_reason(running.reason)}, {running.progress:.0%} {running.message}")
+            if waited > TOLD_SECONDS and not told:
+                told = True
+                print(_waiting(project, running), file=sys.stderr, flush=True)
         requeue_job_of_dead_process(project, services)
         time.sleep(LOOK_SECONDS)
     try:
@@ -76,6 +84,14 @@ def alone(
         raise
     with suppress(ConflictError):  # taken for dead meanwhile, by a clock that jumped: what was done is done
         services.jobs.finish(job)
+
+
+def _waiting(project: Project, running: Job) -> str:
+    doing = f", {running.message}" if running.message else ""
+    return (
+        f"Waiting: something else is being done in {project.title!r} ({job_reason(running.reason)}{doing}). This goes on when "
+        "that has ended; Ctrl-C gives up waiting."
+    )
 
 
 def _run_here(project: Project, services: Services, on_progress: Progress) -> None:
