@@ -183,9 +183,8 @@ def test_no_label_of_a_model_is_among_the_held_out_ones_of_a_split_data_set(serv
     ]
     services.ledger.reconcile(project, accepted, full=False)
     project = held_out(services.ledger, project, 3, 4)
-    asked = {"splits": True, "accepted": True}
-    planned = plan_dataset(project, tmp_path / "set", services.ledger, **asked)
-    made = write_dataset(project, tmp_path / "set", services.ledger, services.hosts, **asked)
+    planned = plan_dataset(project, tmp_path / "set", services.ledger, splits=True, accepted=True)
+    made = write_dataset(project, tmp_path / "set", services.ledger, services.hosts, splits=True, accepted=True)
     assert [(report.images, report.not_measuring) for report in (planned, made)] == [(3, 1)] * 2
     found = {path for path in files(tmp_path / "set") if path.endswith(".png")}
     assert found == {"train/cat/a.png", "train/cat/b.png", "held-out/cat/d.png"}

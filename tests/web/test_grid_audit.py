@@ -179,7 +179,8 @@ def test_look_alikes_that_are_being_written_when_the_audit_begins_are_not_writte
 ) -> None:
     """Many at once, and a few one by one: the page was let in, and the audit begins while it waits for Label Studio."""
     acceptances = grid.bench.services.acceptances
-    asks, begun = Visit.__getattribute__, []
+    asks = Visit.__getattribute__
+    begun: list[str] = []
     monkeypatch.setattr(type(acceptances), "is_blind", lambda *_: bool(begun))
 
     def asked(visit: Visit, name: str) -> Any:
