@@ -173,7 +173,7 @@ class _Writer:
         stored, created = 0, -1
         try:
             stored = self.client.import_predictions(self.project_id, predictions)
-            self._go_on()
+            self._go_on(names)
             created = self._annotate(list(labels), names)
         except LabelStudioError as error:
             logger.warning("Labels for %d tasks at once failed: %s", len(labels), error)
@@ -184,12 +184,13 @@ class _Writer:
             )
         return created == len(labels)
 
-    def _go_on(self) -> None:
+    def _go_on(self, names: Sequence[str]) -> None:
         """Nobody wants it to end. Asked once the predictions are there: who does, and then deletes them, misses none."""
         try:
             self.until()
         except BackendError:
-            settle(self.project_id, self.client, mark=self.mark)
+            for name in sorted(_temporary(self.project_id, self.client, self.mark) & set(names)):
+                self.client.delete_predictions(self.project_id, name)  # but none of who goes on in its place
             raise
 
     def _annotate(self, task_ids: Sequence[int], names: Sequence[str]) -> int:
