@@ -69,16 +69,15 @@ def _audit(project: Project, services: Services, args: argparse.Namespace, answe
     from ml_backend.labelstudio.bulk_annotations import BY_HAND, MARK, settle  # noqa: PLC0415 - torch takes seconds: `--help` does not wait
     from ml_backend.worker.foreground import alone, run_turn  # noqa: PLC0415
 
+    def end(*marks: str) -> None:
+        if not args.dry_run:
+            for mark in marks:
+                settle(project.key.project_id, services.hosts.client(project.key.host), mark=mark)
+
     by = _person(project, services)
     with alone(project, services, "accept audit"):
-        if (
-            not args.dry_run
-        ):  # of a writing that was killed, Label Studio has the model's labels, and may still be at it
-            for mark in (MARK, BY_HAND):
-                settle(project.key.project_id, services.hosts.client(project.key.host), mark=mark)
-        begun = services.auditing.begin(project, args.error, args.confidence, by=by)
-        if not args.dry_run:  # a page of the grid that came in between; one that comes from now on sees the audit
-            settle(project.key.project_id, services.hosts.client(project.key.host), mark=BY_HAND)
+        end(MARK, BY_HAND)  # of a writing that was killed, Label Studio has the model's labels, and may still be at it
+        begun = services.auditing.begin(project, args.error, args.confidence, by=by, end_guessed=lambda: end(BY_HAND))
     if not args.dry_run:
         run_turn(project, services, "accept audit")
     document = _document(begun.acceptance) | {

@@ -227,13 +227,13 @@ class _Writer:
 
     def _create(self, labels: Mapping[int, Sequence[str]]) -> None:
         """One by one."""
-        self.until()
         with ThreadPoolExecutor(WRITERS) as writers:
             done = writers.map(lambda item: self._create_one(*item), labels.items())
             for task_id, created in zip(labels, done, strict=True):
                 (self.report.written if created else self.report.gone).append(task_id)
 
     def _create_one(self, task_id: int, chosen: Sequence[str]) -> bool:
+        self.until()
         try:
             self.client.create_annotation(task_id, self.result_of(chosen), lead_time=self.lead_time)
         except NotFoundError:
