@@ -138,7 +138,9 @@ class FieldWriter:
         """
         if self.written(project):
             return False
-        self._of_ours(project).mend_all()
+        fields = self._of_ours(project)
+        fields.remove_tab()  # once more: a writing that ended meanwhile has made it anew
+        fields.mend_all()
         self.ledger.configure(project, fields=None)
         return True
 

@@ -222,6 +222,17 @@ def test_what_is_written_while_it_is_taken_away_is_taken_away_too(desk: Desk) ->
     assert desk.noted is None
 
 
+def test_the_tab_of_a_writing_that_ended_while_the_fields_were_taken_away_goes_too(desk: Desk) -> None:
+    desk.write()
+    plan = desk.plan()  # another process sees that all fields are there: it has nothing to write
+    project = desk.bench.project
+    desk.writer.remove(project, desk.writer.written(project))
+    desk.writer.write(project, plan)
+    assert desk.studio.views, "but its tab"
+    assert desk.writer.forget(project)
+    assert desk.studio.views == []
+
+
 def test_the_tab_shows_what_is_doubted_the_surest_first_and_keeps_what_a_person_changed(desk: Desk) -> None:
     desk.studio.views = [{"id": 9, "data": {"title": QUEUE_TAB}}]
     desk.write()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from ml_backend.acceptance.audit import UNSEEN
 from ml_backend.acceptance.planning import Forecast
 from ml_backend.acceptance.project_rest import Offer, ProjectRest
-from ml_backend.acceptance.proposal import Ids
+from ml_backend.acceptance.proposal import Ids, Proposal
 from ml_backend.acceptance.standing import Sample, Standing
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.records import BLIND, AuditQueue
@@ -42,10 +42,19 @@ class Auditing:
     acceptances: Acceptances
     rest: Callable[[], ProjectRest]
 
-    def begin(self, project: Project, error: float, confidence: float, *, by: str) -> Begun:
+    def begin(
+        self,
+        project: Project,
+        error: float,
+        confidence: float,
+        *,
+        by: str,
+        end_guessed: Callable[[], None] = lambda: None,
+    ) -> Begun:
         """Freeze what the model would label, and ask for the first part of a random order of it.
 
-        Tasks that people have the model's guess of before them just now are left to them. Raises ConflictError where an audit is
+        Tasks that people have the model's guess of before them just now are left to them, and so are those that they answered
+        until no guess was shown any more. end_guessed: ends what is still being written with a guess in sight. Raises ConflictError where an audit is
         on, or fields of the tasks tell what the model thinks, InvalidInputError where nothing would be accepted, and what `ProjectRest.offer` raises.
         """
         if self.acceptances.auditing(project) is not None:
@@ -73,11 +82,12 @@ class Auditing:
             error=error,
             confidence=confidence,
             risk=offer.risk,
-            drawn=_first(offer, forecast, parts, seed),
+            drawn=_first(offer.proposal, offer.risk, forecast, parts, seed),
             seed=seed,
             by=by,
         )
-        return Begun(acceptance, offer)
+        end_guessed()
+        return Begun(self._without_answered(project, acceptance, offer), offer)
 
     def advance(self, project: Project, rows: PoolRows) -> AuditQueue | None:
         """What the audit asks people for next; None where none is on, or nothing is left to look at.
@@ -109,6 +119,25 @@ class Auditing:
             raise ConflictError(f"No audit of {project.title!r} is on: there is nothing to stop.")
         return self.acceptances.mark(acceptance, "ended")
 
+    def _without_answered(self, project: Project, acceptance: Acceptance, offer: Offer) -> Acceptance:
+        """Leave to people what they have answered while it began, with a guess in sight: nobody was asked blindly yet."""
+        project, _ = self.rest().label_sync.sync(project, full=False, lazily=True)
+        rows = self.ledger.pool(project)
+        left = np.isin(offer.proposal.ids, rows.ids[rows.waiting])
+        if left.all():
+            return acceptance
+        if not left.any():
+            self.acceptances.mark(acceptance, "ended")
+            raise ConflictError(
+                f"All that was left in {project.title!r} was answered meanwhile: there is nothing to audit."
+            )
+        whole, (forecast,) = offer.proposal, offer.plan.forecasts
+        rest = replace(whole, ids=whole.ids[left], labels=whole.labels[left], doubt=whole.doubt[left])
+        parts, doubt = rest.parts(acceptance.error), np.asarray(rest.doubt, np.float64)
+        frozen = Frozen(rest.ids, rest.labels, doubt, offer.hashes[left], parts)
+        drawn = _first(rest, offer.risk, forecast, parts, acceptance.seed)
+        return self.acceptances.freeze_again(acceptance, frozen, drawn)
+
     def _further(self, project: Project, standing: Standing, rows: PoolRows) -> Standing:
         """All that was asked for is answered: draw more, or end the sample of all."""
         audit, verdicts = standing.audit, standing.verdicts
@@ -131,12 +160,12 @@ def drawn_seed() -> int:
     return secrets.randbits(63)
 
 
-def _first(offer: Offer, forecast: Forecast, parts: Ids, seed: int) -> int:
+def _first(proposal: Proposal, risk: float, forecast: Forecast, parts: Ids, seed: int) -> int:
     """How many to ask for at first: what is worth it before anybody has looked, and at least what was planned with."""
-    n = len(offer.proposal)
+    n = len(proposal)
     unseen = np.full(n, UNSEEN, np.int8)
     order = np.random.default_rng(seed).permutation(n)
-    audit = Sample(offer.proposal, forecast.error, offer.risk, offer.risk, order, parts, None)
+    audit = Sample(proposal, forecast.error, risk, risk, order, parts, None)
     worth = audit.worthwhile(unseen)
     planned = ceil(forecast.sample * n / (forecast.sample + forecast.accepted))
     return min(worth or planned, n)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.labelstudio.bulk_annotations import Written, write_annotations
@@ -24,10 +24,13 @@ def write(
     jobs: Jobs,
     on_progress: Progress = lambda _: None,
     on_tidy: Progress = lambda _: None,
+    *,
+    until: Callable[[], object] = lambda: None,
 ) -> Written:
     """Have each task labelled in Label Studio under the certificate, but for those that somebody answered or skipped meanwhile.
 
     labels: task id -> a label of the project. on_progress: tasks done with. on_tidy: temporary predictions deleted then.
+    until: raises where no more is to be written: somebody else may take it back, or ask people for it, by now.
     Ended at any line, the same call ends as if it had not been; `written` counts what is there of it already. Raises
     InvalidInputError, with nothing written, where several labels an image are asked for, or for labels that the project
     does not have now; ConflictError beside another writing; LabelStudioError, saying how far it came.
@@ -46,6 +49,7 @@ def write(
             certificate=certificate,
             on_progress=count,
             on_tidy=on_tidy,
+            until=until,
         )
     jobs.mark_due(project, immediately=True, reason="accept")
     return done

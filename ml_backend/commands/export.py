@@ -283,6 +283,11 @@ def _run_dataset(args: argparse.Namespace) -> int:
         images = "1 labelled image is" if one else f"{len(report.problems)} labelled images are"
         shown = and_more(report.problems, most=20, between="\n  ")
         answer.warn(f"{images} left out of the data set because {'it' if one else 'they'} cannot be read:\n  {shown}")
+    if report.not_measuring:
+        answer.warn(
+            f"{amount(report.not_measuring, 'held-out image')} with an accepted label left out: in held-out/, a model would be "
+            "measured by what a model said. Without --splits they are part of the data set."
+        )
     document = {"folder": str(args.out), **vars(report)}
     text = (
         f"{amount(report.images, 'image')} in {args.out}: {report.copied} copied, {report.removed} removed, "

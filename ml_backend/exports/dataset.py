@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
@@ -32,11 +32,15 @@ COLUMNS = {"path": str, "filename": str, "label": str, "split": str, "task_id": 
 
 @dataclass
 class DatasetReport:
-    """images: in the folder now. copied: by this run. removed: no longer labelled so. problems: sentences."""
+    """images: in the folder now. copied: by this run. removed: no longer labelled so. problems: sentences.
+
+    not_measuring: held-out images left out of a split, because their label was accepted of a model.
+    """
 
     images: int = 0
     copied: int = 0
     removed: int = 0
+    not_measuring: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -53,7 +57,8 @@ def write_dataset(
 ) -> DatasetReport:
     """Make `folder` hold exactly the labelled images. Safe to repeat, also after a kill: what is there is not read again.
 
-    accepted: those as well whose label was accepted of a model; the manifest says whose each is.
+    accepted: those as well whose label was accepted of a model; the manifest says whose each is. With `splits` without the
+    held-out ones of them: a model would be measured by what a model said.
     Raises InvalidInputError for a folder that holds something else, for labels of which several go with one image
     without `manifest`, and for labels that no folder can be named after.
     """
@@ -65,7 +70,7 @@ def write_dataset(
     expected: set[Path] = set()
     columns = COLUMNS | ({"origin": str} if accepted else {})
     with open_table(folder / MANIFEST, columns) as write, ThreadPoolExecutor(READERS) as readers:
-        rows = (row for row in ledger.rows(project) if row.names(accepted=accepted) is not None)
+        rows = _part(ledger.rows(project), report, splits=splits, accepted=accepted)
         for chunk in chunks(rows, CHUNK):
             places = [_place(row, folders, expected, splits=splits) for row in chunk]
             results = readers.map(
@@ -98,9 +103,7 @@ def plan_dataset(
     _is_ours(folder, project)
     report = DatasetReport()
     expected: set[Path] = set()
-    for row in ledger.rows(project):
-        if row.names(accepted=accepted) is None:
-            continue
+    for row in _part(ledger.rows(project), report, splits=splits, accepted=accepted):
         if row.image_error is not None:
             report.problems.append(str(Unreadable(row.task, row.image_error)))
             continue
@@ -109,6 +112,17 @@ def plan_dataset(
         report.copied += not (folder / place).is_file()
     report.removed = len(_others(folder, expected))
     return report
+
+
+def _part(rows: Iterable[LedgerRow], report: DatasetReport, *, splits: bool, accepted: bool) -> Iterator[LedgerRow]:
+    """Those of the rows that are part of the data set."""
+    for row in rows:
+        if row.names(accepted=accepted) is None:
+            continue
+        if splits and row.label is None and row.split == "holdout":
+            report.not_measuring += 1
+            continue
+        yield row
 
 
 def _folders(project: Project, *, manifest: bool) -> dict[str, str]:

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from ml_backend.chunks import chunks
-from ml_backend.errors import ConflictError, InvalidInputError, LabelStudioError, NotFoundError
+from ml_backend.errors import BackendError, ConflictError, InvalidInputError, LabelStudioError, NotFoundError
 from ml_backend.labelstudio.client import PAGE, LabelStudio
 from ml_backend.labelstudio.results import accepted_result, annotation_from_json, annotation_result, marked_anew
 from ml_backend.labelstudio.task_filters import column_filter
@@ -68,6 +68,7 @@ def write_annotations(
     on_tidy: Callable[[int], None] = lambda _: None,
     mark: str = MARK,
     lead_time: float = 0.0,
+    until: Callable[[], object] = lambda: None,
 ) -> Written:
     """Annotate each task with its labels, as the user whose token `client` has, unless it is answered; a skip is no answer.
 
@@ -77,6 +78,7 @@ def write_annotations(
     on_progress: tasks that are done with. on_tidy: temporary predictions that were deleted. mark: what the names of the
     temporary predictions begin with: calls with another one leave each other alone.
     lead_time: seconds that each answer took; kept where they are written one by one, the bulk action takes none.
+    until: asked before Label Studio is to make annotations; where it raises, no more are made, and nothing temporary is left.
 
     Safe to repeat: after a crash at any line, the same call ends as if there had been none. Raises InvalidInputError, with
     nothing written, for labels that do not fit the config; ConflictError where another call with the mark works on the same
@@ -84,7 +86,7 @@ def write_annotations(
     LabelStudioUnavailableError where a later call may succeed, LabelStudioError for a refusal.
     """
     _check(schema, labels)
-    writer = _Writer(project_id, schema, client, certificate, mark, lead_time)
+    writer = _Writer(project_id, schema, client, certificate, mark, lead_time, until)
     if labels:
         writer.result_of(next(iter(labels.values())))  # refuses a certificate's id before anything is done
     settle(project_id, client, mark=mark)
@@ -124,9 +126,10 @@ class _Writer:
         certificate: str | None,
         mark: str,
         lead_time: float,
+        until: Callable[[], object],
     ) -> None:
         self.project_id, self.schema, self.client, self.certificate = project_id, schema, client, certificate
-        self.mark, self.lead_time = mark, lead_time
+        self.mark, self.lead_time, self.until = mark, lead_time, until
         self.report = Written()
         self.user = client.whoami()["id"]
 
@@ -170,6 +173,7 @@ class _Writer:
         stored, created = 0, -1
         try:
             stored = self.client.import_predictions(self.project_id, predictions)
+            self._go_on(names)
             created = self._annotate(list(labels), names)
         except LabelStudioError as error:
             logger.warning("Labels for %d tasks at once failed: %s", len(labels), error)
@@ -179,6 +183,15 @@ class _Writer:
                 "labels into it: let that one end, then run this again. What is written stays."
             )
         return created == len(labels)
+
+    def _go_on(self, names: Sequence[str]) -> None:
+        """Nobody wants it to end. Asked once the predictions are there: who does, and then deletes them, misses none."""
+        try:
+            self.until()
+        except BackendError:
+            for name in sorted(_temporary(self.project_id, self.client, self.mark) & set(names)):
+                self.client.delete_predictions(self.project_id, name)  # but none of who goes on in its place
+            raise
 
     def _annotate(self, task_ids: Sequence[int], names: Sequence[str]) -> int:
         """Have annotations made of these predictions where nobody has answered by now; returns how many."""
@@ -220,6 +233,7 @@ class _Writer:
                 (self.report.written if created else self.report.gone).append(task_id)
 
     def _create_one(self, task_id: int, chosen: Sequence[str]) -> bool:
+        self.until()
         try:
             self.client.create_annotation(task_id, self.result_of(chosen), lead_time=self.lead_time)
         except NotFoundError:

@@ -191,6 +191,10 @@ class Acceptances:
             raise _gone(acceptance)
         return Frozen.unpacked(blob)
 
+    def freeze_again(self, acceptance: Acceptance, frozen: Frozen, drawn: int) -> Acceptance:
+        """Go on with fewer labels than it began with. Only before anybody was asked for one: the order is another one."""
+        return self._change(acceptance, frozen=frozen.packed(), size=len(frozen.ids), drawn=drawn)
+
     def draw(self, acceptance: Acceptance, drawn: int) -> Acceptance:
         """Ask for so many from the front of the order."""
         return self._change(acceptance, drawn=max(drawn, acceptance.drawn))

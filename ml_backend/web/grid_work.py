@@ -143,7 +143,7 @@ class GridWork:
             person = self._persons.ask(project, client)
             self._require_config(project, client)
             _require_label(label, project.schema.labels)
-            done = self._label(project, person, labels, seconds, client, all_as=label)
+            done = self._label(project, person, labels, seconds, client, all_as=label, until=self._shown_still(project))
         self._shown_of(project).refuse(label, unticked)
         return _told(done, label, gone=len(set(tasks) - here), blind=len(blind))
 
@@ -204,11 +204,12 @@ class GridWork:
         client: LabelStudio,
         *,
         all_as: str | None = None,
+        until: Callable[[], object] = lambda: None,
     ) -> Written:
-        """Write, and remember what came of it. all_as: the label, where it is one for all."""
+        """Write, and remember what came of it. all_as: the label, where it is one for all. until: raises where no more is to be written."""
         shown = self._shown_of(project)
         with shown.alone(person.id):
-            done = self._write(project, person, labels, seconds, client) if labels else Written()
+            done = self._write(project, person, labels, seconds, client, until) if labels else Written()
         mine = {task: labels[task] for task in done.written}
         given = given_by(person.id, project.key.project_id, project.schema, mine, client)
         shown.answered([*done.written, *done.answered, *done.gone])
@@ -223,13 +224,18 @@ class GridWork:
         labels: Mapping[int, Sequence[str]],
         seconds: float,
         client: LabelStudio,
+        until: Callable[[], object],
     ) -> Written:
         """Under a mark of the person's own: what others have under way is left alone."""
-        mark, each = f"{BY_HAND}{person.id}-", round(seconds / len(labels), 2)
+        mark, each, number = f"{BY_HAND}{person.id}-", round(seconds / len(labels), 2), project.key.project_id
         try:
-            return write_annotations(project.key.project_id, project.schema, labels, client, mark=mark, lead_time=each)
+            return write_annotations(number, project.schema, labels, client, mark=mark, lead_time=each, until=until)
         finally:  # of what failed some may have been written
             self._services.jobs.mark_due(project, reason="labelled in the grid")
+
+    def _shown_still(self, project: Project) -> Callable[[], None]:
+        """Raises ConflictError from the moment on from which no guess is shown: the page has waited, and an audit may have begun."""
+        return lambda: self._look_alikes.require_shown(project)
 
     def undo(self, project: Project, token: str | None) -> dict[str, Any]:
         """Delete what the person's last page wrote, but for answers that somebody has changed since."""

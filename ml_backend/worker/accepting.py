@@ -33,12 +33,12 @@ def _uncounted(_what: str, _total: int | None = None) -> Iterator[Advance]:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who looks on. waiting: told what is waited for, "" once it begins. counting: a bar, or the like, for so many of these; None: not known.
+    """Who looks on. waiting: told what is waited for, "" once it begins; None: that is told on standard error. counting: a bar, or the like, for so many of these; None: not known.
 
     turn: what has the turn done that follows: here, or by the service.
     """
 
-    waiting: Progress = lambda *_: None
+    waiting: Progress | None = None
     counting: Callable[[str, int | None], AbstractContextManager[Advance]] = _uncounted
     turn: Callable[[Project, Services, str], Any] = foreground.run_turn
 
@@ -47,10 +47,11 @@ UNWATCHED = Watch()
 
 
 @contextmanager
-def _alone(project: Project, services: Services, reason: str, watch: Watch) -> Iterator[None]:
-    with foreground.alone(project, services, reason, watch.waiting):
-        watch.waiting(1.0, "")
-        yield
+def _alone(project: Project, services: Services, reason: str, watch: Watch) -> Iterator[Callable[[], object]]:
+    with foreground.alone(project, services, reason, watch.waiting) as still_alone:
+        if watch.waiting:
+            watch.waiting(1.0, "")
+        yield still_alone
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,15 @@ def begin(
     project: Project, services: Services, error: float, confidence: float, *, by: str, watch: Watch = UNWATCHED
 ) -> Begun:
     """Begin an audit. by: whose doing it is. Raises what `Auditing.begin` does."""
+
+    def end(*marks: str) -> None:
+        if not services.is_copy:
+            for mark in marks:
+                bulk_annotations.settle(project.key.project_id, services.hosts.client(project.key.host), mark=mark)
+
     with _alone(project, services, "accept audit", watch):
-        if (
-            not services.is_copy
-        ):  # of a writing that was killed, Label Studio has the model's labels, and may still be at it
-            for mark in (MARK, BY_HAND):
-                client = services.hosts.client(project.key.host)
-                bulk_annotations.settle(project.key.project_id, client, mark=mark)
-        begun = services.auditing.begin(project, error, confidence, by=by)
+        end(MARK, BY_HAND)  # of a writing that was killed, Label Studio has the model's labels, and may still be at it
+        begun = services.auditing.begin(project, error, confidence, by=by, end_guessed=lambda: end(BY_HAND))
     _turn(project, services, "accept audit", watch)
     return begun
 
@@ -128,7 +130,7 @@ def write(
 
     Raises what `Certifying.vouched`, `Certifying.labels_to_write` and `writing.write` do.
     """
-    with _alone(project, services, "accept write", watch):
+    with _alone(project, services, "accept write", watch) as still_alone:
         project, _ = services.label_sync.sync(project, full=False, lazily=True)
         acceptance = services.certifying.vouched(project, certificate)
         labels = services.certifying.labels_to_write(project, acceptance)
@@ -136,7 +138,8 @@ def write(
             return WrittenBy(acceptance, len(labels), None)
         client = services.hosts.client(project.key.host)
         with watch.counting("labels", len(labels)) as advance, watch.counting("tidying up", None) as tidied:
-            done = writing.write(project, acceptance.certificate_id, labels, client, services.jobs, advance, tidied)
+            known = project, acceptance.certificate_id, labels, client, services.jobs
+            done = writing.write(*known, advance, tidied, until=still_alone)
         services.acceptances.mark(acceptance, "written")
     _turn(project, services, "accept write", watch)
     return WrittenBy(acceptance, len(labels), done)

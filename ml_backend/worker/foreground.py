@@ -6,9 +6,11 @@ progress is followed. Where none does, it is claimed and run in this process, by
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from ml_backend.cycle import Progress
@@ -24,6 +26,8 @@ from ml_backend.worker.requeue import requeue_job_of_dead_process, worker_name
 WORKER_SECONDS = 1.5
 """A worker of the service asks for jobs ten times a second; one that has not taken it by now is busy or not there."""
 LOOK_SECONDS = 0.1
+TOLD_SECONDS = 1.0
+"""Waited by then, a person is told for what."""
 
 
 def run_turn(
@@ -50,30 +54,44 @@ def run_turn(
 
 @contextmanager
 def alone(
-    project: Project, services: Services, reason: str, on_progress: Progress = lambda *_: None, wait: float = 900.0
-) -> Iterator[None]:
+    project: Project, services: Services, reason: str, on_progress: Progress | None = None, wait: float = 900.0
+) -> Iterator[Callable[[], object]]:
     """Do something while no turn of this project runs, here or in the service; waits for the one that does.
 
+    Who has to wait is told for what: by `on_progress`, or else on standard error.
+    Gives what raises ConflictError once this is alone no more: it was stopped for so long that it was taken for dead.
     Raises ConflictError where another one runs for longer than `wait` seconds.
     """
-    deadline = time.monotonic() + wait
+    began, told = time.monotonic(), False
     while (job := services.jobs.begin(project, worker_name(), reason)) is None:
         running = services.jobs.status(project).running
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > wait:
             raise ConflictError(f"A turn of {project.key} has been running for {wait:.0f} s: try again later.")
-        if running is not None:
+        if running is not None and on_progress:
             on_progress(0.0, f"waiting: {job_reason(running.reason)}, {running.progress:.0%} {running.message}")
+        elif running is not None and waited > TOLD_SECONDS and not told:
+            told = True
+            print(_waiting(project, running), file=sys.stderr, flush=True)
         requeue_job_of_dead_process(project, services)
         time.sleep(LOOK_SECONDS)
     try:
         with Heartbeat(services, job):
-            yield
+            yield partial(services.jobs.cancelled, job)
     except BaseException:
         with suppress(BackendError):  # what went wrong in the block is what the person is to read
             services.jobs.stop(job)
         raise
     with suppress(ConflictError):  # taken for dead meanwhile, by a clock that jumped: what was done is done
         services.jobs.finish(job)
+
+
+def _waiting(project: Project, running: Job) -> str:
+    doing = f", {running.message}" if running.message else ""
+    return (
+        f"Waiting: something else is being done in {project.title!r} ({job_reason(running.reason)}{doing}). This goes on when "
+        "that has ended; Ctrl-C gives up waiting."
+    )
 
 
 def _run_here(project: Project, services: Services, on_progress: Progress) -> None:

@@ -266,3 +266,30 @@ def test_the_order_is_drawn_anew_each_time(bench: Bench, monkeypatch: pytest.Mon
         bench.services.auditing.stop(bench.project)
     assert orders[0] != orders[1]
     assert not np.array_equal(orders[0], sorted(orders[0]))
+
+
+def test_what_is_answered_with_a_guess_in_sight_while_an_audit_begins_is_left_to_people(bench: Bench) -> None:
+    """A page of the grid that was being written came in after the labels were read, and before no guess was shown."""
+    late = [100, 101, 102, 103]
+    auditing = bench.services.auditing
+    with without_label_studio(bench):
+        begun = auditing.begin(
+            bench.project, ERROR, 0.95, by="ann@example.org", end_guessed=lambda: bench.label(*late)
+        ).acceptance
+    frozen = bench.services.acceptances.frozen(begun)
+    assert not set(frozen.ids.tolist()) & set(late)
+    assert set(begun.order.tolist()) == set(range(len(frozen.ids)))
+    assert (begun.size, len(frozen.hashes), frozen.parts[-1]) == (len(frozen.ids),) * 3
+    assert 0 < begun.drawn <= begun.size
+    assert auditing.standing(bench.project, begun).looked == 0, "nobody has looked yet"
+    bench.turn()
+    assert {query.task_id for query in queue(bench)[1]} == set(frozen.ids[begun.order[: begun.drawn]].tolist())
+
+
+def test_an_audit_of_which_all_is_answered_meanwhile_is_told(bench: Bench) -> None:
+    everything = bench.ids
+    with without_label_studio(bench), pytest.raises(ConflictError, match="nothing to audit"):
+        bench.services.auditing.begin(
+            bench.project, ERROR, 0.95, by="ann@example.org", end_guessed=lambda: bench.label(*everything)
+        )
+    assert bench.services.acceptances.auditing(bench.project) is None

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from ml_backend.acceptance.writing import undo, write
-from ml_backend.errors import InvalidInputError, LabelStudioError, LabelStudioUnavailableError
+from ml_backend.errors import ConflictError, InvalidInputError, LabelStudioError, LabelStudioUnavailableError
+from ml_backend.labelstudio.bulk_annotations import MARK
 from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.withdrawing import Withdrawn
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
+from ml_backend.worker.foreground import alone
+from ml_backend.worker.requeue import worker_name
 from tests.imports.fake_project import FakeProject, imported
 
 SOME = 20
@@ -61,6 +64,30 @@ def test_labels_are_written_under_their_certificate_and_the_next_turn_is_due_at_
     assert is_due(services, project)
     again = write(project, "c1", labels, client, services.jobs)
     assert (sorted(again.written), client.acts) == (sorted(labels), 1)
+
+
+def test_a_writing_that_was_taken_for_dead_writes_no_more(
+    services: Services, project: Project, client: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped for a while: by now somebody may take the labels back, or ask people for the same tasks."""
+    quiet(services, project)
+    came_in = client.import_predictions
+
+    def lost(*arguments: Any) -> int:
+        services.jobs.abandon(worker_name())
+        came_in(1, [{"task": 1, "result": [], "model_version": f"{MARK}of-another"}])
+        return came_in(*arguments)
+
+    monkeypatch.setattr(client, "import_predictions", lost)
+    labels = {task.id: "cat" for task in client.rows}
+    with (
+        pytest.raises(ConflictError, match="now belongs to another"),
+        alone(project, services, "accept write") as still_alone,
+    ):
+        write(project, "c1", labels, client, services.jobs, until=still_alone)
+    assert client.given == {}
+    left = [name for name, count in client.model_versions(1).items() if count]
+    assert left == [f"{MARK}of-another"], "what goes on in its place is left alone"
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,10 @@ def test_what_a_killed_writing_left_is_gone_before_the_labels_are_frozen(
     run(typed, capsys, "audit", "--error", "5%", "--dry-run")
     assert asked == []
     run(typed, capsys, "audit", "--error", "5%")
-    assert asked == [(bulk_annotations.MARK, False), (bulk_annotations.BY_HAND, False)], "those of the grid, too"
+    mark, by_hand = bulk_annotations.MARK, bulk_annotations.BY_HAND
+    assert asked == [(mark, False), (by_hand, False), (by_hand, True)], (
+        "those of the grid, and what came of it meanwhile"
+    )
 
 
 def test_a_dry_run_says_what_would_be_asked_and_changes_nothing(

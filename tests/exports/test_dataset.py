@@ -19,6 +19,7 @@ from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.tabular import read_csv
+from tests.slices import held_out
 
 HOST = "http://localhost:8080"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -170,3 +171,22 @@ def test_what_was_accepted_of_a_model_is_part_of_a_data_set_only_where_it_is_ask
         assert (report.images, report.removed) == ((2, 0) if included else (1, 1))
         told = {row["filename"]: row.get("origin") for row in read_csv(tmp_path / "set" / "labels.csv")}
         assert told == ({"a.png": "human", "b.png": "accepted"} if included else {"a.png": None})
+
+
+def test_no_label_of_a_model_is_among_the_held_out_ones_of_a_split_data_set(services: Services, tmp_path: Path) -> None:
+    """Who tests a model on that folder would measure it by what a model said."""
+    project = project_of(services)
+    listed(services, project, [("a.png", "cat"), ("b.png", None), ("c.png", None), ("d.png", "cat")])
+    tasks = services.ledger.tasks(project, [2, 3])
+    accepted = [
+        (task, [Annotation(task.id, task.id, ("cat",), False, False, 1, NOW, NOW, accepted="c1")]) for task in tasks
+    ]
+    services.ledger.reconcile(project, accepted, full=False)
+    project = held_out(services.ledger, project, 3, 4)
+    planned = plan_dataset(project, tmp_path / "set", services.ledger, splits=True, accepted=True)
+    made = write_dataset(project, tmp_path / "set", services.ledger, services.hosts, splits=True, accepted=True)
+    assert [(report.images, report.not_measuring) for report in (planned, made)] == [(3, 1)] * 2
+    found = {path for path in files(tmp_path / "set") if path.endswith(".png")}
+    assert found == {"train/cat/a.png", "train/cat/b.png", "held-out/cat/d.png"}
+    whole = write_dataset(project, tmp_path / "whole", services.ledger, services.hosts, accepted=True)
+    assert (whole.images, whole.not_measuring) == (4, 0)

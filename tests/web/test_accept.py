@@ -17,8 +17,7 @@ from ml_backend.worker import requeue
 from tests.acceptance.audited import answer, answer_all, begin, certify, contradict, drawn, trained
 from tests.bench import Bench
 from tests.web.fake_accept import Desk, desk_of
-from tests.web.fake_grid import ANNA, BEN, STRANGER
-from tests.web.test_grid import sentence
+from tests.web.fake_grid import ANNA, BEN, STRANGER, sentence
 
 ERROR = {"error": 0.05}
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"

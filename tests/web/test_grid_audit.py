@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from ml_backend.store.schema import tasks as task_rows
 from ml_backend.web import grid_work
 from tests.acceptance.audited import begin_as_ever, drawn, trained
 from tests.bench import Bench
-from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, grid_of, sentence
+from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, Visit, grid_of, sentence
 
 KINDS = ("cat", "dog", "owl")
 
@@ -161,6 +162,28 @@ def test_look_alikes_that_were_open_when_the_audit_began_are_not_written(grid: G
     assert "nobody is shown a guess meanwhile" in said
     assert "Nothing was written" in said
     assert grid.answers() == {}
+
+
+@pytest.mark.parametrize(("tasks", "at"), [(range(300, 312), "import_predictions"), (range(300, 303), "whoami")])
+def test_look_alikes_that_are_being_written_when_the_audit_begins_are_not_written(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch, tasks: range, at: str
+) -> None:
+    """Many at once, and a few one by one: the page was let in, and the audit begins while it waits for Label Studio."""
+    acceptances = grid.bench.services.acceptances
+    asks = Visit.__getattribute__
+    begun: list[str] = []
+    monkeypatch.setattr(type(acceptances), "is_blind", lambda *_: bool(begun))
+
+    def asked(visit: Visit, name: str) -> Any:
+        if name == at:
+            begun.append(name)
+        return asks(visit, name)
+
+    monkeypatch.setattr(Visit, "__getattribute__", asked)
+    said = sentence(grid.post("labels", {"label": "cat", "tasks": list(tasks), "unticked": []}), 409)
+    assert "nobody is shown a guess meanwhile" in said
+    assert (grid.answers(), begun[:1]) == ({}, [at])
+    assert not any(grid.studio.model_versions(1).values()), "no guess of the page is left in sight"
 
 
 def test_when_nothing_is_left_to_ask_what_is_next_is_told(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,22 @@ def test_while_something_is_done_alone_no_turn_starts_and_the_due_one_is_kept(
     assert services.jobs.claim("worker") is not None
 
 
+def test_who_has_to_wait_is_told_once_for_what(
+    services: Services, project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreground, "TOLD_SECONDS", 0.0)
+    with foreground.alone(project, services, "accept write"):
+        assert capsys.readouterr().err == ""
+        with (
+            pytest.raises(ConflictError, match="try again later"),
+            foreground.alone(project, services, "accept undo", wait=0.5),
+        ):
+            pytest.fail("two at once")
+    said = capsys.readouterr()
+    assert (said.err.count("Waiting: "), said.out) == (1, "")
+    assert "(accept write" in said.err
+
+
 def test_what_a_killed_command_left_running_is_taken_over_at_once(
     services: Services, project: Project, turns: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
