@@ -126,7 +126,10 @@ class Persons:
             raise ConflictError(
                 f"{project.key} is another project by now: run `ml-backend sync run`, then open its page again."
             )
-        return Person(int(user["id"]), _name(user), account(user))
+        number = user.get("id")
+        if not isinstance(number, int):  # a page that stands before it, say
+            raise LabelStudioUnavailableError("Label Studio does not say whose token this is: try again in a while.")
+        return Person(number, _name(user), account(user))
 
 
 def _connect(host: str, token: str) -> LabelStudio:

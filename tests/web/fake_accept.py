@@ -89,6 +89,8 @@ class Desk:
         _jobs: Any,
         advance: Any,
         tidied: Any,
+        *,
+        until: Any,
     ) -> Written:
         """In place of Label Studio; half of it, if there is trouble."""
         advance(len(labels) // 2)

@@ -12,7 +12,7 @@ from ml_backend.labelstudio.bulk_annotations import BY_HAND, settle
 from ml_backend.store.schema import tasks as task_rows
 from ml_backend.web import grid_work, persons
 from ml_backend.web.grid_work import GridWork
-from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, folder_texts, sentence
+from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, Visit, folder_texts, sentence
 
 HELD_OUT = range(1, 21)
 REST = set(range(61, 121))
@@ -236,6 +236,14 @@ def test_a_wrong_token_and_one_without_rights_are_told_apart_each_with_the_fix(g
     for answer in asked_for_everything(grid, STRANGER):
         assert "use the token of somebody who may see the project" in sentence(answer, 403)
     assert grid.answers() == {}
+
+
+def test_a_label_studio_that_does_not_say_whose_token_it_is_has_the_person_try_again(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Visit, "whoami", lambda _: {"detail": "Under maintenance"})
+    for answer in asked_for_everything(grid, ANNA):
+        assert "does not say whose token this is: try again" in sentence(answer, 503)
 
 
 def test_label_studio_away_is_told_as_that_and_not_as_a_wrong_token(grid: Grid) -> None:
