@@ -27,6 +27,11 @@ def amount(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def per_cent(share: float) -> str:
+    """As it was asked for: 0.25 % is not told as 0.2, nor 99.9999 % as 100."""
+    return f"{100 * share:.10g}%"
+
+
 def encodable(text: str) -> str:
     """Return `text` with half characters (lone surrogates, which JSON may hold) written out: they go into no answer."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -19,7 +19,7 @@ from ml_backend.acceptance.standing import Standing
 from ml_backend.records import Label, Task
 from ml_backend.store.projects import Project
 from ml_backend.task_names import printable, task_filename
-from ml_backend.wording import amount
+from ml_backend.wording import amount, per_cent
 
 Json = dict[str, Any]
 
@@ -97,9 +97,9 @@ def digest(standing: Standing) -> tuple[int, str]:
 
 def promise(error: float, confidence: float, part: int, allowed: int, accepted: int, wrong: int) -> str:
     return (
-        f"Of {part:,} labels at most {allowed:,} are wrong ({_per_cent(error)}), and of the {accepted:,} among them that nobody "
+        f"Of {part:,} labels at most {allowed:,} are wrong ({per_cent(error)}), and of the {accepted:,} among them that nobody "
         f"looked at, at most {wrong:,}. Whoever certifies so, over all attempts in a project up to this one, is "
-        f"mistaken with a probability of at most {_per_cent(1 - confidence)}: the sample was drawn at random, and people answered it without seeing a guess."
+        f"mistaken with a probability of at most {per_cent(1 - confidence)}: the sample was drawn at random, and people answered it without seeing a guess."
     )
 
 
@@ -138,7 +138,7 @@ def _facts(document: Json) -> Iterable[tuple[str, object]]:
     yield "audit", f"number {audit['number']} of the project, begun {audit['begun_at']} by {audit['begun_by']}"
     yield "model", document["model_version"]
     yield "labels", ", ".join(printable(name) for name in document["classes"])
-    yield "wrong at most", f"{_per_cent(document['error'])}, at {_per_cent(document['confidence'])} confidence"
+    yield "wrong at most", f"{per_cent(document['error'])}, at {per_cent(document['confidence'])} confidence"
     yield "risk", f"{risk['taken']:.4g} taken by this audit, {risk['left']:.4g} left for further ones"
     yield "labels of the model", f"{document['proposed']:,}, of which {document['part']:,} are certified"
     yield (
@@ -204,7 +204,3 @@ def _by_annotator(labels: Iterable[Label]) -> dict[str, int]:
     return {
         str(who): count for who, count in sorted(Counter(who for label in labels for who in label.annotators).items())
     }
-
-
-def _per_cent(share: float) -> str:
-    return f"{100 * share:.10g}%"

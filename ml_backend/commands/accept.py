@@ -17,10 +17,10 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ml_backend.commands import accepted_labels, certification
-from ml_backend.commands.certification import per_cent, share
+from ml_backend.commands.certification import share
 from ml_backend.commands.options import ENVIRONMENT, add_common, find_project, open_services
 from ml_backend.commands.output import Answer, table
-from ml_backend.wording import amount
+from ml_backend.wording import amount, per_cent
 
 if TYPE_CHECKING:
     from ml_backend.acceptance.project_rest import Plan

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_backend.commands.options import add_common
 from ml_backend.commands.output import Answer
-from ml_backend.wording import amount
+from ml_backend.wording import amount, per_cent
 
 if TYPE_CHECKING:
     from ml_backend.acceptance.auditing import Begun
@@ -33,11 +33,6 @@ def share(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1, such as 2% or 0.02")
     return value
-
-
-def per_cent(share: float) -> str:
-    """As it was asked for: 0.25 % is not told as 0.2, nor 99.9999 % as 100."""
-    return f"{100 * share:.10g}%"
 
 
 def add_confidence(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from ml_backend.errors import ConflictError, InvalidInputError, NotFoundError
 from ml_backend.services import Services
 from ml_backend.store.acceptances import Acceptances
 from ml_backend.store.projects import Project
-from ml_backend.wording import amount
+from ml_backend.wording import amount, per_cent
 from ml_backend.worker import accepting
 from ml_backend.worker.accepting import Watch
 
@@ -31,11 +31,6 @@ GOES_ON: Mapping[str, str] = {
     "undo": "What was taken back is taken back: do it again, and it goes on where it stopped.",
 }
 """After the service was stopped in the middle."""
-
-
-def per_cent(share: float) -> str:
-    """As it was asked for: 0.25 % is not told as 0.2."""
-    return f"{100 * share:.10g} %"
 
 
 def _in_100(share: float) -> str:

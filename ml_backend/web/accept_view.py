@@ -16,9 +16,9 @@ from ml_backend.services import Services
 from ml_backend.store.acceptances import Acceptance
 from ml_backend.store.projects import Project
 from ml_backend.store.rows import Counts
-from ml_backend.web.accept_acts import AT_WORK, per_cent
+from ml_backend.web.accept_acts import AT_WORK
 from ml_backend.web.accept_work import CONFIDENCE, AcceptWork, Planning
-from ml_backend.wording import amount, job_reason
+from ml_backend.wording import amount, job_reason, per_cent
 
 if TYPE_CHECKING:
     from ml_backend.acceptance.standing import Standing

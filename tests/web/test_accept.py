@@ -62,7 +62,7 @@ def test_the_rest_is_planned_audited_certified_written_and_taken_back_on_the_pag
     assert "None yet: an audit ends with one" in told(desk.state())
     desk.post("plan")
     desk.until(lambda: "looks in all" in desk.state())
-    assert "by v1 and 30 held-out images, at 95 % confidence" in told(desk.state())
+    assert "by v1 and 30 held-out images, at 95% confidence" in told(desk.state())
     assert desk.would("audit", **ERROR).startswith("People will be asked for 66 labels, drawn at random from the ")
     assert desk.bench.services.acceptances.all(desk.bench.project) == [], "to ask changes nothing"
     assert desk.do("audit", **ERROR) == "Audit 1 is on: it asks people for 66 labels."
