@@ -214,9 +214,15 @@ def round_status(round_: Round) -> dict[str, Any]:
 
 
 def acceptance_status(acceptance: Acceptance) -> dict[str, Any]:
-    """The last attempt to have the rest labelled by the model, as the last turn knew it."""
+    """The last attempt to have the rest labelled by the model, as the last turn knew it.
+
+    While its audit is on, not how many labels were found wrong: who is asked could count with it.
+    """
     named = ("number", "certificate_id", "state", "error", "confidence", "size", "complete", "created_at", "created_by")
-    return {**_fields(acceptance, *named), "version": f"v{acceptance.version}", "progress": acceptance.progress}
+    told = acceptance.progress
+    if told and acceptance.state == "auditing":
+        told = {name: value for name, value in told.items() if name != "wrong"}
+    return {**_fields(acceptance, *named), "version": f"v{acceptance.version}", "progress": told}
 
 
 def job_status(job: Job | None) -> dict[str, Any] | None:

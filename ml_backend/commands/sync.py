@@ -358,7 +358,7 @@ def _audit_text(acceptance: dict[str, Any] | None) -> str | None:
         return f"certificate {acceptance['certificate_id']}: {said}"
     if not told:
         return "begun; the next turn asks for its tasks"
-    done = f"{told['looked']:,} of {told['asked']:,} looked at, {told['wrong']:,} of the sample wrong"
+    done = f"{told['looked']:,} of {told['asked']:,} looked at"
     return (
         f"{done}; complete: `ml-backend accept status` says how to end it; no guess is shown before"
         if acceptance["complete"]

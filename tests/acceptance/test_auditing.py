@@ -247,6 +247,16 @@ def test_the_status_of_a_project_tells_of_its_audit(bench: Bench) -> None:
     assert (told["progress"]["asked"], told["progress"]["looked"]) == (begun.drawn, 0)
 
 
+def test_the_status_of_a_project_does_not_tell_those_who_are_asked_how_many_were_found_wrong(bench: Bench) -> None:
+    begin(bench)
+    contradict(bench, *drawn(bench, 2))
+    bench.turn()
+    (acceptance,) = bench.services.acceptances.all(bench.project)
+    assert (acceptance.progress or {})["wrong"] == 2
+    told = bench.services.status.of(bench.project)["acceptance"]
+    assert "wrong" not in told["progress"]
+
+
 def test_a_roll_back_does_not_bring_the_audits_queue_back(bench: Bench) -> None:
     begin(bench)
     answer_all(bench)

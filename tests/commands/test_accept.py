@@ -129,7 +129,7 @@ def test_the_status_of_the_project_has_a_line_about_its_audit(typed: Bench, caps
     capsys.readouterr()
     assert cli.main(["sync", "status"]) == 0
     said = capsys.readouterr().out
-    assert "audit      0 of 66 looked at, 0 of the sample wrong" in said
+    assert "audit      0 of 66 looked at\n" in said
     assert "by audit, pushed: 66 of 66 tasks to go, drawn at random" in said
 
 
