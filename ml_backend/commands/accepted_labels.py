@@ -79,7 +79,7 @@ def _undo(project: Project, services: Services, args: argparse.Namespace, answer
         "kept": len(done.kept),
         "dry_run": False,
     }
-    kept = f" {amount(len(done.kept), 'label')} that people touched since stay, as theirs." if done.kept else ""
+    kept = f" {amount(len(done.kept), 'label')} that people touched since stay." if done.kept else ""
     text = f"{amount(len(done.withdrawn), 'label')} of certificate {args.certificate} taken back.{kept}"
     answer.result(told, text)
     return 0

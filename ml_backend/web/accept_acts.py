@@ -134,13 +134,9 @@ def _undo(act: Act, project: Project, services: Services, _by: str, watch: Watch
     if found.done is None:
         return (
             f"Takes {amount(found.known, 'label')} of certificate {act.certificate} out of Label Studio. What people have touched "
-            "since stays, as theirs. The certificate stands, and may be written again."
+            "since stays. The certificate stands, and may be written again."
         )
-    kept = (
-        f" {amount(len(found.done.kept), 'label')} that people touched since stay, as theirs."
-        if found.done.kept
-        else ""
-    )
+    kept = f" {amount(len(found.done.kept), 'label')} that people touched since stay." if found.done.kept else ""
     return f"{amount(len(found.done.withdrawn), 'label')} of certificate {act.certificate} taken back.{kept}"
 
 
