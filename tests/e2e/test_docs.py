@@ -47,7 +47,7 @@ NOT_RUN = {
     "make install": "installs what these tests run in",
     ". .venv/bin/activate": "these tests run in that environment",
     ".venv-label-studio/bin/label-studio start": "stays up; the fixture starts it, on a port of its own",
-    "python -m benchmarks.label_efficiency --data path/to/datasets": "takes hours",
+    "python -m benchmarks.label_efficiency --data path/to/datasets --set-aside": "takes hours",
     "python -m benchmarks.strategies": "takes minutes, and needs the peers",
     "python3 -m venv .venv-peers && .venv-peers/bin/pip install -r benchmarks/requirements-peers.txt": "downloads",
 }
