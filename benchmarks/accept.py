@@ -117,9 +117,12 @@ def endings(data: Data, head: LiveHead, error: float, seed: int) -> Iterator[tup
     labels_alone = train_head(data.features[at], data.labels[at], data.classes, seed=seed).head.predict_proba(
         data.features
     )
-    yield "audited", audited(data, at, probabilities, neighbours, error, seed)
-    yield "audited, by confidence alone", audited(data, at, probabilities, None, error, seed)
-    yield "audited, head of the labels alone", audited(data, at, labels_alone, None, error, seed)
+    for name, asked, near in (
+        ("audited", probabilities, neighbours),
+        ("audited, by confidence alone", probabilities, None),
+        ("audited, head of the labels alone", labels_alone, None),
+    ):
+        yield name, audited(data, audit_of(data, at, asked, near, error, seed), error)
     yield "sure ones, no sample", unaudited(data, at, probabilities, error)
 
 
@@ -140,15 +143,8 @@ def proposed(
     return Proposal.of(rest, probabilities[rest], near).corrected(worse_than_believed(wrong, doubt))
 
 
-def audited(
-    data: Data,
-    labelled: NDArray[np.int64],
-    probabilities: NDArray[np.float32],
-    neighbours: NDArray[np.float32] | None,
-    error: float,
-    seed: int,
-) -> Ending:
-    proposal, finding, _ = audit_of(data, labelled, probabilities, neighbours, error, seed)
+def audited(data: Data, found: tuple[Proposal, Finding, Verdicts], error: float) -> Ending:
+    proposal, finding, _ = found
     accepted = np.flatnonzero(finding.accepted)
     return ended(data, proposal, accepted, finding.wrong / len(accepted) if len(accepted) else error)
 

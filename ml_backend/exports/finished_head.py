@@ -50,8 +50,13 @@ class Finisher:
         """A head on this encoder's vectors, from all labels that people gave and up to MOST accepted ones, drawn at random.
 
         Accepted labels of held-out images are left out, as they are everywhere: what measures may have no model's label. Raises
-        InvalidInputError where there are none to learn from.
+        InvalidInputError where there are none to learn from, or where several labels an image are asked for.
         """
+        if project.schema.multiple:
+            raise InvalidInputError(
+                f"{project.title!r} asks for several labels an image by now, and accepted labels name one: export without --include "
+                "accepted."
+            )
         rows = self.ledger.pool(project)
         at = places(self.features, encoder.id, rows.hashes)
         corpus = corpus_of(project, rows, at, encoder, self.features, self.versions)
@@ -76,12 +81,8 @@ class Finisher:
 
     def _accepted(self, project: Project, corpus: Corpus) -> NDArray[np.int64]:
         """(N,) class of each task's accepted label, where no person has answered it and it is not held out; -1 elsewhere."""
-        ids = corpus.rows.ids
-        found = np.full(len(ids), -1, np.int64)
-        number = {name: place for place, name in enumerate(corpus.classes)}
-        for label in self.ledger.accepted(project):
-            place = int(np.searchsorted(ids, label.task_id))
-            if place < len(ids) and ids[place] == label.task_id and len(label.labels) == 1:
-                found[place] = number.get(label.labels[0], -1)
+        number: dict[tuple[str, ...], int] = {(name,): place for place, name in enumerate(corpus.classes)}
+        given = {label.task_id: number.get(label.labels, -1) for label in self.ledger.accepted(project)}
+        found = np.array([given.get(task, -1) for task in corpus.rows.ids.tolist()], np.int64)
         fit = corpus.rows.accepted & corpus.encoded & ~corpus.rows.holdout
         return np.where(fit, found, -1)

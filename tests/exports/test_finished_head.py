@@ -26,13 +26,6 @@ def one_version(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     made.services.database.close()
 
 
-@pytest.fixture
-def bench(one_version: Bench, tmp_path: Path) -> Iterator[Bench]:
-    twin = one_version.copied(tmp_path / "data")
-    yield twin
-    twin.services.database.close()
-
-
 def accept(bench: Bench, *tasks: int, as_: str | None = None) -> None:
     bench.label(*tasks, as_=as_)
     bench.accepted |= dict.fromkeys(tasks, CERTIFICATE)
@@ -88,6 +81,21 @@ def test_of_many_accepted_labels_some_are_drawn(bench: Bench, monkeypatch: pytes
 def test_without_an_accepted_label_the_sentence_names_the_fix(bench: Bench) -> None:
     with pytest.raises(InvalidInputError, match="no accepted label to learn from: accept some"):
         finished(bench)
+
+
+def test_where_several_labels_are_asked_for_by_now_the_sentence_names_the_fix(bench: Bench) -> None:
+    accept(bench, 61, 62)
+    bench.configure(KINDS, multiple=True)
+    with pytest.raises(InvalidInputError, match=r"several labels an image by now.*export without --include accepted"):
+        finished(bench)
+
+
+def test_accepted_labels_of_a_class_that_is_gone_teach_nothing(bench: Bench) -> None:
+    accept(bench, 61, as_="cat")
+    accept(bench, 62, as_="owl")
+    bench.configure(("cat", "dog"))
+    head = finished(bench)
+    assert (head.accepted, head.head.classes) == (1, ("cat", "dog"))
 
 
 def test_a_bundle_says_what_its_head_is_and_what_it_has_learned_from(
