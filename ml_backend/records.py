@@ -71,6 +71,7 @@ class Annotation:
     none_of: the `Choices` of which it ticks none, where it says nothing else either; None for every other answer.
     accepted: the certificate under which a model's label was accepted here, as long as nobody has touched it; None for
     every answer of a person.
+    seconds: that it took, as Label Studio's page measured it; None where it does not say.
     """
 
     id: int
@@ -85,6 +86,7 @@ class Annotation:
     answered_by: int | None = field(default=None, compare=False)
     none_of: str | None = field(default=None, compare=False)
     accepted: str | None = None
+    seconds: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

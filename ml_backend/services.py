@@ -18,6 +18,7 @@ from ml_backend.steps.encode_images import CorpusBuilder
 from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.store.acceptances import Acceptances
+from ml_backend.store.acts import Acts
 from ml_backend.store.database import Database
 from ml_backend.store.events import Inbox
 from ml_backend.store.job import Debounce, RetryPolicy
@@ -62,6 +63,7 @@ class Services:
         self.registry = Registry(self.hosts, self.ledger, self.jobs, settings)
         self.encoding = Encoding(self.ledger, self.features, self.hosts)
         unlisted = UnlistedImages(self.ledger, self.features, self.hosts)
+        self.acts = Acts(self.database, clock=self.ledger.clock)
         self.acceptances = Acceptances(self.database, clock=self.ledger.clock)
         self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, self.acceptances, settings)
         self.encoders = ProjectEncoders(self.versions, self.predictor, self.encoding, settings)

@@ -14,6 +14,7 @@ from ml_backend.labelstudio.config import GUESS
 from ml_backend.records import Annotation, LabelSchema, Task
 from ml_backend.wording import encodable
 
+LONGEST_S = 1e9
 _MARK = re.compile(r"accepted-([A-Za-z0-9._]{1,64})-([0-9a-f]{12})")
 """The id of the region of an accepted label: the certificate, and a seal over what it says."""
 
@@ -51,7 +52,15 @@ def annotation_from_json(schema: LabelSchema, raw: dict[str, Any], *, task_id: i
         updated_at=parse_time(raw["updated_at"]),
         none_of=schema.from_name if not cancelled and _says_nothing(schema, result) else None,
         accepted=_certificate(raw) if labels else None,
+        seconds=_seconds(raw.get("lead_time")),
     )
+
+
+def _seconds(given: Any) -> float | None:
+    """A time that a page has measured. Anybody with a token may send any; of what is no time, nothing is kept."""
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < LONGEST_S:
+        return None
+    return float(given)
 
 
 def marked_with(raw: Mapping[str, Any]) -> str | None:

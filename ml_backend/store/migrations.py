@@ -55,7 +55,13 @@ def to_schema_3(connection: Connection) -> None:
     schema.acceptances.create(connection)
 
 
-MIGRATIONS: tuple[Migration, ...] = (to_schema_2, to_schema_3)
+def to_schema_4(connection: Connection) -> None:
+    """Answers get the seconds that they took, known from the next one on; what people do on our own pages is kept."""
+    _add_column(connection, schema.answers.c.seconds)
+    schema.acts.create(connection)
+
+
+MIGRATIONS: tuple[Migration, ...] = (to_schema_2, to_schema_3, to_schema_4)
 """Forward steps from schema 1 on: MIGRATIONS[0] turns a schema 1 into a schema 2. A new store is made at the newest."""
 
 

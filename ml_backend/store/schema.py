@@ -159,6 +159,7 @@ answers = Table(
     Column("answered_by", BigInteger),  # who made it say what it says: the annotator, or whoever changed that
     Column("none_of", Text),  # the `Choices` of which it says: none of them
     Column("accepted", Text),  # the certificate under which it was accepted of a model; it is no person's answer
+    Column("seconds", Float),  # that it took, as Label Studio's page measured it
     Column("quarantine", Text),  # why this answer cannot count under the present label config
     Index("annotations_by_task", "project_id", "task_id"),
 )
@@ -328,4 +329,18 @@ acceptances = Table(  # attempts to have the rest labelled by the model
     Column("progress", JSON(none_as_null=True)),
     Column("certificate", JSON(none_as_null=True)),
     _partial_index("one_audit", "project_id", unique=True, where=text("state = 'auditing'")),
+)
+
+acts = Table(  # what people did on our own pages
+    "acts",
+    metadata,
+    Column("id", AutoId, primary_key=True),
+    _project(),
+    Column("at", UTCDateTime, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("person", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+    Index("acts_by_project", "project_id", "id"),
+    sqlite_autoincrement=True,
 )
