@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse
 
-from ml_backend import __version__
 from ml_backend.acceptance.certifying import texts
 from ml_backend.errors import NotFoundError
 from ml_backend.services import Services
@@ -19,15 +18,14 @@ from ml_backend.web import replies
 from ml_backend.web.accept_acts import Act
 from ml_backend.web.accept_view import AcceptView
 from ml_backend.web.accept_work import AcceptWork
-from ml_backend.web.own_pages import HEADERS, HTML, Token, templates
-from ml_backend.web.persons import TOKEN_HEADER, Persons
+from ml_backend.web.own_pages import HTML, PRIVATE, Shells, templates
 from ml_backend.web.project_routes import numbered
 from ml_backend.web.protocol import AcceptRequest
+from ml_backend.web.visitors import Called, Visitors
 
 T = TypeVar("T")
 LOOKING, TRYING = 4, 1
 """Threads that tell how far it is, and that find out on a copy of the store what an act would come to."""
-PRIVATE = {**HEADERS, "Cache-Control": "private, no-store", "Vary": TOKEN_HEADER}
 MEDIA = {"json": "application/json", "html": "text/html"}
 CertificateId = Annotated[str, InPath(pattern="^[0-9a-f]{12}$")]
 FILE: dict[int | str, dict[str, Any]] = {
@@ -35,14 +33,13 @@ FILE: dict[int | str, dict[str, Any]] = {
 }
 
 
-def accept(services: Services, persons: Persons | None = None) -> APIRouter:  # noqa: C901 - a list of routes
-    """The page and what it calls. persons: who is asked whose token it is, Label Studio by default."""
+def accept(services: Services, visitors: Visitors) -> APIRouter:  # noqa: C901 - a list of routes
+    """The page and what it calls."""
     router = APIRouter(prefix="/projects/{number}/accept")
-    who = persons or Persons()
-    work = AcceptWork(services, who)
+    work = AcceptWork(services, visitors)
     view = AcceptView(services, work)
     looking, trying = CapacityLimiter(LOOKING), CapacityLimiter(TRYING)
-    pages = templates()
+    pages, shells = templates(), Shells(services)
 
     async def aside(what: Callable[..., T], number: int, *arguments: Any, limiter: CapacityLimiter = looking) -> T:
         def do() -> T:
@@ -51,47 +48,45 @@ def accept(services: Services, persons: Persons | None = None) -> APIRouter:  # 
         return await to_thread.run_sync(do, limiter=limiter)
 
     @router.get("", response_class=Response, responses=HTML)
-    def page(number: int) -> HTMLResponse:
-        known = numbered(number, services.ledger)
-        told = {"title": known.title, "host": known.key.host, "version": __version__}
-        return HTMLResponse(pages.get_template("accept.html").render(told), headers=HEADERS)
+    def page(number: int, request: Request) -> HTMLResponse:
+        return shells.of("accept.html", number, request)
 
     @router.get("/state", response_class=Response, responses=HTML)
-    async def state(number: int, token: Token = None) -> HTMLResponse:
-        """How far it is, as a part of the page, for who may see the project, by their own Label Studio token."""
+    async def state(number: int, caller: Called) -> HTMLResponse:
+        """How far it is, as a part of the page, for who may see the project."""
 
         def look(project: Project) -> str:
-            person, may_act = who.rights(project, token)
-            shown = view.of(project, may_act=may_act)
-            return pages.get_template("accept_state.html").render(shown, person=person.name)
+            visitor = visitors.looks(project, caller)
+            shown = view.of(project, may_act=visitor.may_act)
+            return pages.get_template("accept_state.html").render(shown, person=visitor.name)
 
         return HTMLResponse(await aside(look, number), headers=PRIVATE)
 
     @router.post("/plan", response_model=replies.Status)
-    async def plan(number: int, token: Token = None) -> dict[str, str]:
+    async def plan(number: int, caller: Called) -> dict[str, str]:
         """Have it worked out what several shares of wrong labels would take; the page tells when it is there."""
-        await aside(lambda project: work.plan(project, token, view.basis(project)), number)
+        await aside(lambda project: work.plan(project, caller, view.basis(project)), number)
         return {"status": "ok"}
 
     @router.post("/would", response_model=replies.AcceptWould)
-    async def would(number: int, message: AcceptRequest, token: Token = None) -> dict[str, str]:
+    async def would(number: int, message: AcceptRequest, caller: Called) -> dict[str, str]:
         """What an act would come to. Changes nothing; takes as long as the act has to think."""
-        return {"says": await aside(work.would, number, token, _act(message), limiter=trying)}
+        return {"says": await aside(work.would, number, caller, _act(message), limiter=trying)}
 
     @router.post("/acts", response_model=replies.Status)
-    async def act(number: int, message: AcceptRequest, token: Token = None) -> dict[str, str]:
+    async def act(number: int, message: AcceptRequest, caller: Called) -> dict[str, str]:
         """Have it done, for who may change the project; the page tells how far it is."""
-        await aside(work.begin, number, token, _act(message))
+        await aside(work.begin, number, caller, _act(message))
         return {"status": "ok"}
 
     @router.get("/certificates/{certificate}.{kind}", response_class=Response, responses=FILE)
     async def certificate(
-        number: int, certificate: CertificateId, kind: Literal["json", "html"], token: Token = None
+        number: int, certificate: CertificateId, kind: Literal["json", "html"], caller: Called
     ) -> Response:
         """The same text as `ml-backend accept certify` writes."""
 
         def look(project: Project) -> tuple[str, str]:
-            who.of(project, token)
+            visitors.looks(project, caller)
             for each in services.acceptances.vouched(project):
                 if each.certificate_id == certificate and each.certificate is not None:
                     return next(item for item in texts(each.certificate).items() if item[0].endswith(f".{kind}"))

@@ -25,7 +25,7 @@ from ml_backend.store.project_state import AskedAct
 from ml_backend.store.projects import Project
 from ml_backend.task_names import printable
 from ml_backend.web.accept_acts import AT_WORK, GOES_ON, Act
-from ml_backend.web.persons import Person, Persons
+from ml_backend.web.visitors import Caller, Visitor, Visitors
 from ml_backend.wording import encodable
 from ml_backend.worker.accepting import Watch
 from ml_backend.worker.requeue import requeue_job_of_dead_process
@@ -86,10 +86,10 @@ class AcceptWork:
     def __init__(
         self,
         services: Services,
-        persons: Persons,
+        visitors: Visitors,
         copy: Callable[[Settings], AbstractContextManager[Services]] = copied,
     ) -> None:
-        self._services, self._persons, self._copy = services, persons, copy
+        self._services, self._visitors, self._copy = services, visitors, copy
         self._process = secrets.token_hex(8)
         self._running: dict[int, Running] = {}
         self._plans: dict[int, Planning] = {}
@@ -98,18 +98,18 @@ class AcceptWork:
 
     # -- acts ---------------------------------------------------------------------------------------------------------
 
-    def would(self, project: Project, token: str | None, act: Act) -> str:
+    def would(self, project: Project, caller: Caller, act: Act) -> str:
         """What it would come to, found out on a copy of the store. Raises what `begin` does, and what doing it would."""
-        person = self._may(project, token, act)
+        person = self._may(project, caller, act)
         with self._copy(self._services.settings) as copy:
             try:
                 return act.do(copy.ledger.project(project.key), copy, person.account, Watch())
             except NothingVouchedError as error:
                 raise ConflictError(error.blind) from None
 
-    def begin(self, project: Project, token: str | None, act: Act) -> None:
+    def begin(self, project: Project, caller: Caller, act: Act) -> None:
         """Have it done, and return. Raises ForbiddenError for who may not change the project, ConflictError beside another act."""
-        person = self._may(project, token, act)
+        person = self._may(project, caller, act)
         mine = Running(act, person.name)
         with self._lock:
             self._refuse_another(project)
@@ -147,8 +147,8 @@ class AcceptWork:
         act, then = self._unread.get(project.id, (None, None))
         return act if then == project.reconciled_at else None
 
-    def _may(self, project: Project, token: str | None, act: Act) -> Person:
-        person = self._persons.who_may_change(project, token)
+    def _may(self, project: Project, caller: Caller, act: Act) -> Visitor:
+        person = self._visitors.acts(project, caller)
         self._refuse_another(project)
         act.check(project, self._services.acceptances)
         return person
@@ -159,7 +159,7 @@ class AcceptWork:
                 f"{AT_WORK[other.act.what]}, asked for by {other.person}, is under way: wait until it has ended, one act at a time."
             )
 
-    def _note(self, project: Project, act: Act, person: Person) -> AskedAct:
+    def _note(self, project: Project, act: Act, person: Visitor) -> AskedAct:
         """Keep that it was begun. Nothing that a person is called ends a line of the log."""
         asked = AskedAct(
             what=act.what,
@@ -205,10 +205,9 @@ class AcceptWork:
 
     # -- plans --------------------------------------------------------------------------------------------------------
 
-    def plan(self, project: Project, token: str | None, basis: tuple[object, ...]) -> None:
+    def plan(self, project: Project, caller: Caller, basis: tuple[object, ...]) -> None:
         """Have it worked out what several shares of wrong labels would take, and return; one that is there is kept."""
-        with self._persons.client(project, token) as client:
-            self._persons.ask(project, client)
+        self._visitors.looks(project, caller)
         if self._services.acceptances.is_blind(project):
             raise ConflictError("An audit is on: what another one would take is told once it is over.")
         with self._lock:

@@ -30,6 +30,17 @@ BODY_SECONDS = 60.0
 """The longest that a body may take to come in."""
 BODIES = 4
 """As many bodies of the largest size may be held at a time, of all requests together."""
+BY_PASSWORD = "ml_backend.by_password"  # noqa: S105 - the name of a mark
+"""Set in the scope of a request: whether it brought the service's own user and password, and these are asked for."""
+TOKEN = b"x-label-studio-token"
+_NUMBERED = r"/projects/[0-9]+"
+_SHELLS = re.compile(rf"/(?:overview|static/.*|{_NUMBERED[1:]}/(?:page|grid|accept|map|search|files/once/[^/]+))?")
+"""What is read without the password, as it tells nothing of a project: pages before somebody has signed in, their files, and
+downloads by an address that is made for one time. `/` leads a browser to the pages."""
+_CALLS = re.compile(
+    rf"/overview/.*|{_NUMBERED}/(?:live|would|acts|tasks/[0-9]+/thumbnail|(?:page|grid|accept|map|search|files)(?:/.*)?)"
+)
+"""What the pages call: each of these looks for itself whose token it is."""
 _MIB = 2**20
 _HOST = r"(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
 """A name or an address, and a port. User, path and whatever else makes an address read in two ways have no place in it."""
@@ -102,11 +113,10 @@ class Gate:
                 "This service is not known by the name that it was called by: set ML_BACKEND_URL to its address, or add the "
                 "name to ML_BACKEND_NAMES.",
             )
-        if scope["path"] != "/health" and not self._is_known(headers):
-            sentence = (
-                "Send the user and password of ML_BACKEND_USER and ML_BACKEND_PASSWORD (HTTP basic authentication)."
-            )
-            return _Refusal(401, sentence, {"WWW-Authenticate": "Basic"})
+        known = self._is_known(headers)
+        scope[BY_PASSWORD] = known and self._expected is not None
+        if not known and scope["path"] != "/health" and not self._is_for_pages(scope, headers):
+            return _unknown(headers)
         if self._is_anothers_page(scope.get("method", "GET"), headers, hosts):
             return _Refusal(403, "A page of another site may not call this service: use its own pages, or a script.")
         return self._too_long(next((value for name, value in headers if name == b"content-length"), "0"))
@@ -124,6 +134,15 @@ class Gate:
             return True
         sent = [value for name, value in headers if name == b"authorization"]
         return len(sent) == 1 and secrets.compare_digest(sent[0].encode("latin-1"), self._expected)
+
+    def _is_for_pages(self, scope: Scope, headers: list[tuple[bytes, str]]) -> bool:
+        """Whether somebody may send it who has a token of Label Studio in place of the password."""
+        path, names = scope["path"], {name for name, _ in headers}
+        if b"authorization" in names:  # a wrong password is one, whatever else is sent
+            return False
+        if scope.get("method") in READING and _SHELLS.fullmatch(path):
+            return path != "/" or _wants_page(headers)
+        return TOKEN in names and _CALLS.fullmatch(path) is not None
 
     def _is_anothers_page(self, method: str, headers: list[tuple[bytes, str]], hosts: list[str]) -> bool:
         """Label Studio and scripts send none of these headers; every browser sends at least `Origin` with a POST."""
@@ -178,6 +197,17 @@ class _Body:
         self._complete = not message.get("more_body", False)
         self._gate.take(self, len(message.get("body", b"")))
         return message
+
+
+def _unknown(headers: list[tuple[bytes, str]]) -> _Refusal:
+    """A script of a page asks for user and password itself: the browser is not told to."""
+    asked = {} if (b"sec-fetch-dest", "empty") in headers else {"WWW-Authenticate": "Basic"}
+    sentence = "Send the user and password of ML_BACKEND_USER and ML_BACKEND_PASSWORD (HTTP basic authentication)."
+    return _Refusal(401, sentence, asked)
+
+
+def _wants_page(headers: list[tuple[bytes, str]]) -> bool:
+    return any(name == b"accept" and "text/html" in value for name, value in headers)
 
 
 def _place(origin: str) -> str:

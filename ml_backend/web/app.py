@@ -12,7 +12,7 @@ from typing import Any
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -27,7 +27,10 @@ from ml_backend.web import replies
 from ml_backend.web.accept_page import accept
 from ml_backend.web.access import Gate, require_closed
 from ml_backend.web.grid import grid
+from ml_backend.web.overview import overview
 from ml_backend.web.own_pages import STATIC
+from ml_backend.web.persons import Persons
+from ml_backend.web.project_page import project_page
 from ml_backend.web.project_routes import operations
 from ml_backend.web.protocol import (
     REFUSALS,
@@ -41,6 +44,7 @@ from ml_backend.web.protocol import (
     host_of,
     parse_project,
 )
+from ml_backend.web.visitors import Visitors
 from ml_backend.wording import encodable, shortened
 
 logger = logging.getLogger(__name__)
@@ -77,18 +81,27 @@ def create_app(services: Services) -> FastAPI:
     application.include_router(routes)
     application.include_router(routes, prefix="/hosts/{host}")
     application.include_router(operations(services))
-    application.include_router(grid(services))
-    application.include_router(accept(services))
+    visitors = Visitors(Persons())
+    application.include_router(grid(services, visitors))
+    application.include_router(accept(services, visitors))
+    application.include_router(project_page(services, visitors))
+    application.include_router(overview(services, visitors))
     application.mount("/static", StaticFiles(directory=STATIC))
     return application
 
 
-def protocol_routes(services: Services) -> APIRouter:
+def protocol_routes(services: Services) -> APIRouter:  # noqa: C901 - a list of routes
     """The ML backend protocol. The same routes stand under `/hosts/<slug>`, so that hosts cannot be confused."""
     router = APIRouter()
     noting, predicting = CapacityLimiter(NOTING), CapacityLimiter(PREDICTING)
 
-    @router.get("/", response_model=replies.Health)
+    @router.get("/", response_model=replies.Health, responses={307: {"description": "A browser: to the overview."}})
+    async def root(request: Request) -> Any:
+        """Label Studio and scripts ask for JSON; a browser is led to the pages."""
+        if "text/html" in request.headers.get("Accept", "") and "host" not in request.path_params:
+            return RedirectResponse("overview", headers={"Vary": "Accept"})
+        return await health()
+
     @router.get("/health", response_model=replies.Health)
     async def health() -> dict[str, str]:
         # The id says which store this is to who has the same one; to anybody else it says nothing.

@@ -11,17 +11,17 @@ from fastapi import APIRouter, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse
 
-from ml_backend import __version__
 from ml_backend.errors import NotFoundError
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.web import replies
 from ml_backend.web.grid_work import GridWork
-from ml_backend.web.own_pages import HEADERS, HTML, Token, templates
-from ml_backend.web.persons import TOKEN_HEADER, Persons
+from ml_backend.web.own_pages import HTML, Shells, Token
+from ml_backend.web.persons import TOKEN_HEADER
 from ml_backend.web.project_routes import numbered
 from ml_backend.web.protocol import LARGEST_ID, GridAnswersRequest, GridLabelsRequest, GridPageRequest
 from ml_backend.web.thumbnails import Thumbnails, etag
+from ml_backend.web.visitors import Called, Caller, Visitors
 
 T = TypeVar("T")
 WORKING, DRAWING = 4, 4
@@ -33,13 +33,11 @@ JPEG: dict[int | str, dict[str, Any]] = {
 }
 
 
-def grid(services: Services, persons: Persons | None = None) -> APIRouter:  # noqa: C901 - a list of routes
-    """The page and what it calls. persons: who is asked whose token it is, Label Studio by default."""
+def grid(services: Services, visitors: Visitors) -> APIRouter:  # noqa: C901 - a list of routes
+    """The page and what it calls."""
     router = APIRouter(prefix="/projects/{number}")
-    who = persons or Persons()
-    work, thumbnails = GridWork(services, who), Thumbnails()
+    work, thumbnails, shells = GridWork(services, visitors.persons), Thumbnails(), Shells(services)
     working, drawing = CapacityLimiter(WORKING), CapacityLimiter(DRAWING)
-    pages = templates()
 
     def project(number: int) -> Project:
         return numbered(number, services.ledger)
@@ -51,10 +49,8 @@ def grid(services: Services, persons: Persons | None = None) -> APIRouter:  # no
         return await to_thread.run_sync(do, limiter=working)
 
     @router.get("/grid", response_class=Response, responses=HTML)
-    def page(number: int) -> HTMLResponse:
-        known = project(number)
-        told = {"title": known.title, "host": known.key.host, "version": __version__}
-        return HTMLResponse(pages.get_template("grid.html").render(told), headers=HEADERS)
+    def page(number: int, request: Request) -> HTMLResponse:
+        return shells.of("grid.html", number, request)
 
     @router.post("/grid/page", response_model=replies.GridPage)
     async def next_page(number: int, message: GridPageRequest, token: Token = None) -> dict[str, Any]:
@@ -78,14 +74,18 @@ def grid(services: Services, persons: Persons | None = None) -> APIRouter:  # no
         """Take back what the person's last page wrote, as long as nobody has changed it."""
         return await at_work(work.undo, number, token)
 
-    def drawn(number: int, task_id: int, token: str | None, known: str | None) -> Response:
+    def drawn(number: int, task_id: int, caller: Caller, known: str | None) -> Response:
         of = project(number)
-        who.of(of, token)
+        visitors.looks(of, caller)
         task = next(iter(services.ledger.tasks(of, [task_id])), None)
         if task is None:
             raise NotFoundError(f"{of.title!r} has no task {task_id}.")
         digest = services.ledger.content_hashes(of, [task]).get(task_id)
-        headers = {"Cache-Control": "private, no-cache", "Vary": TOKEN_HEADER, "X-Content-Type-Options": "nosniff"}
+        headers = {
+            "Cache-Control": "private, no-cache",
+            "Vary": f"{TOKEN_HEADER}, Authorization",
+            "X-Content-Type-Options": "nosniff",
+        }
         if digest is not None:
             headers["ETag"] = etag(digest)
             if known == headers["ETag"]:
@@ -94,9 +94,9 @@ def grid(services: Services, persons: Persons | None = None) -> APIRouter:  # no
         return Response(made, media_type="image/jpeg", headers=headers)
 
     @router.get("/tasks/{task_id}/thumbnail", response_class=Response, responses=JPEG)
-    async def thumbnail(number: int, task_id: TaskId, request: Request, token: Token = None) -> Response:
-        """For who may see the project, by their own Label Studio token. An image that cannot be shown: 422, and why."""
+    async def thumbnail(number: int, task_id: TaskId, request: Request, caller: Called) -> Response:
+        """For who may see the project. An image that cannot be shown: 422, and why."""
         known = request.headers.get("If-None-Match")
-        return await to_thread.run_sync(drawn, number, task_id, token, known, limiter=drawing)
+        return await to_thread.run_sync(drawn, number, task_id, caller, known, limiter=drawing)
 
     return router

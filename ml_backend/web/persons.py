@@ -59,12 +59,15 @@ class Persons:
 
     def client(self, project: Project, token: str | None) -> LabelStudio:
         """Label Studio as this person sees it. Raises ForbiddenError for what is no token."""
+        return self._client(project.key.host, token)
+
+    def _client(self, host: str, token: str | None) -> LabelStudio:
         if not token or not re.fullmatch(r"[!-~]{8,8000}", token):
             raise ForbiddenError(
                 "Your own Label Studio token is missing: copy it in Label Studio from Account & Settings, Personal Access Token "
                 f"(or Legacy Token), and send it in the header {TOKEN_HEADER}."
             )
-        return self._connect(project.key.host, token)
+        return self._connect(host, token)
 
     def of(self, project: Project, token: str | None) -> Person:
         """The person, who may see the project. Raises what `ask` does."""
@@ -78,6 +81,19 @@ class Persons:
 
         return self._remembered("change", project, token, look)
 
+    def projects(self, host: str, token: str | None) -> frozenset[int]:
+        """Numbers of the projects that this Label Studio shows to the person. Raises what `ask` does."""
+
+        def look(client: LabelStudio) -> frozenset[int]:
+            try:
+                return frozenset(int(each["id"]) for each in client.projects())
+            except LabelStudioUnavailableError:
+                raise
+            except LabelStudioError as error:
+                raise ForbiddenError(str(error)) from None
+
+        return self._remembered(f"list {host}", None, token, look, host)
+
     def who_may_change(self, project: Project, token: str | None) -> Person:
         """The person, asked now. Raises what `ask` does, and ForbiddenError for who may only look."""
         with self.client(project, token) as client:
@@ -90,14 +106,19 @@ class Persons:
         )
 
     def _remembered(
-        self, what: str, project: Project, token: str | None, look: Callable[[LabelStudio], Found]
+        self,
+        what: str,
+        project: Project | None,
+        token: str | None,
+        look: Callable[[LabelStudio], Found],
+        host: str = "",
     ) -> Found:
-        known = (what, project.id, hashlib.blake2b((token or "").encode(), key=self._key).digest())
+        known = (what, project.id if project else 0, hashlib.blake2b((token or "").encode(), key=self._key).digest())
         with self._lock:
             found, until = self._known.get(known, (None, 0.0))
         if found is not None and self._clock() < until:
             return cast("Found", found)
-        with self.client(project, token) as client:
+        with self._client(project.key.host if project else host, token) as client:
             found = look(client)
         with self._lock:
             if len(self._known) >= MOST:

@@ -144,6 +144,13 @@ class AcceptRequest(_Message):
     certificate: str | None = Field(None, max_length=100)
 
 
+class PageActRequest(_Message):
+    """An act of a project's page, by its name. given: what it is asked for with."""
+
+    act: str = Field(max_length=100)
+    given: dict[str, Any] = Field({}, max_length=100)
+
+
 def parse_project(text: str) -> tuple[int, int | None]:
     """Split `<id>.<created>` into the id and the time of creation in seconds, None where it is not given."""
     number, _, created = text.partition(".")

@@ -252,3 +252,17 @@ class AcceptWould(_Reply):
     """says: what the act would come to, in lines."""
 
     says: str
+
+
+class PageWould(_Reply):
+    """The question to be asked once. title, yes: of it. says: what the act would come to, in lines."""
+
+    title: str
+    yes: str
+    says: str
+
+
+class PageDone(_Reply):
+    """said: what came of the act."""
+
+    said: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -17,8 +17,7 @@ from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError, Not
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.records import Annotation, Task
 from ml_backend.store.projects import Project
-from ml_backend.web import accept_page as accept_routes
-from ml_backend.web import grid as grid_routes
+from ml_backend.web import app as web_app
 from ml_backend.web.app import create_app
 from ml_backend.web.persons import TOKEN_HEADER, Persons
 from tests.bench import Bench
@@ -56,7 +55,7 @@ class Visit(LabelStudio):
         self._studio.away = self._studio.away or name == self._studio.goes_at
         if self._studio.away:
             raise LabelStudioUnavailableError("Label Studio cannot be reached: check that it is running.")
-        if name in {"whoami", "get_project", "create_annotation", "act", "listing", "transport", "send"}:
+        if name in {"whoami", "projects", "get_project", "create_annotation", "act", "listing", "transport", "send"}:
             return super().__getattribute__(name)
         return getattr(self._studio, name)
 
@@ -67,6 +66,10 @@ class Visit(LabelStudio):
         if self._token not in USERS:
             raise LabelStudioError("Label Studio refused the token: it is wrong.")
         return {"id": USERS[self._token], "first_name": self._token.partition("'")[0].title(), "email": "a@b.c"}
+
+    def projects(self) -> Iterator[dict[str, Any]]:
+        self.whoami()
+        yield from [] if self._token == STRANGER else [{"id": 3}]
 
     def get_project(self, project_id: int) -> dict[str, Any]:
         if self._token == STRANGER:
@@ -174,8 +177,7 @@ def grid_of(bench: Bench, monkeypatch: Any) -> Grid:
     studio = Studio(rows=[Task(i, f"/{i}.png", {"image": f"/{i}.png"}) for i in bench.ids])
     studio.label_config = bench.project.label_config
     persons = Persons(lambda _host, token: studio.seen_by(token))
-    for routes in (grid_routes, accept_routes):
-        monkeypatch.setattr(routes, "Persons", lambda: persons)
+    monkeypatch.setattr(web_app, "Persons", lambda: persons)
     monkeypatch.setattr(bench.services.encoding, "read", lambda _project, task: picture(task.id))
     return Grid(
         bench, studio, TestClient(create_app(bench.services), "http://localhost", raise_server_exceptions=False)

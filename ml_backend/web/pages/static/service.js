@@ -1,20 +1,27 @@
 "use strict";
-/* What the pages have in common: the person's own token, which this tab keeps, and calls of the service with it. */
+/* What the pages have in common: the person's own token, or the service's password, which this tab keeps, and calls of the service with it. */
 
 const HEADER = "X-Label-Studio-Token";
-const KEPT = `token of ${document.body.dataset.host}`;
+const OPERATOR = "the service's own password";
+const kept = () => `token of ${document.body.dataset.host}`;
 
 const at = (id) => document.getElementById(id);
 
 // -- the service ------------------------------------------------------------------------------------------------------
 
-const token = () => sessionStorage.getItem(KEPT) || "";
+const token = () => sessionStorage.getItem(kept()) || sessionStorage.getItem(OPERATOR) || "";
+
+/* The headers that say who calls: a person by their token, or else the operator by the service's password. */
+function credentials() {
+  const mine = sessionStorage.getItem(kept()), basic = sessionStorage.getItem(OPERATOR);
+  return mine ? { [HEADER]: mine } : basic ? { Authorization: basic } : {};
+}
 
 async function call(path, options = {}) {
   let answer;
   try {
     answer = await fetch(path, {
-      ...options, headers: { ...options.headers, [HEADER]: token() }, redirect: "error",
+      ...options, headers: { ...options.headers, ...credentials() }, redirect: "error",
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -47,16 +54,17 @@ function tell(sentence, strong = "") {
 function complain(error) {
   at("told").textContent = "";
   at("wrong").textContent = error.message;
-  if (error.status === 403) askForToken();
+  if (error.status === 403 || error.status === 401) askForToken();
 }
 
 function showSignedIn(known) {
-  at("sign-in").hidden = known;
+  for (const form of document.querySelectorAll("#sign-in, #sign-in-operator")) form.hidden = known;
   for (const part of document.querySelectorAll("[data-signed-in]")) part.hidden = !known;
 }
 
 function askForToken() {
-  sessionStorage.removeItem(KEPT);
+  sessionStorage.removeItem(kept());
+  sessionStorage.removeItem(OPERATOR);
   showSignedIn(false);
   at("told").textContent = "";
   at("token").value = "";
@@ -67,7 +75,15 @@ function askForToken() {
 function signIn(entered) {
   at("sign-in").addEventListener("submit", (event) => {
     event.preventDefault();
-    sessionStorage.setItem(KEPT, at("token").value.trim());
+    sessionStorage.setItem(kept(), at("token").value.trim());
+    at("wrong").textContent = "";
+    entered();
+  });
+  at("sign-in-operator")?.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const both = new TextEncoder().encode(`${at("operator-name").value}:${at("operator-password").value}`);
+    sessionStorage.setItem(OPERATOR, `Basic ${btoa(String.fromCharCode(...both))}`);
+    at("operator-password").value = "";
     at("wrong").textContent = "";
     entered();
   });

@@ -1,0 +1,117 @@
+"use strict";
+/* The page of a project; service.js stands before it. The service renders its sections; here they are asked for, and acts too. */
+
+let asked = null, trying = null;
+
+// -- what is shown ----------------------------------------------------------------------------------------------------
+
+async function start() {
+  try {
+    const text = await (await call("page/start")).text();
+    const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("start");
+    at("title").textContent = document.title = fresh.dataset.title;
+    at("person").textContent = `as ${fresh.dataset.person}`;
+    at("wrong").textContent = "";
+    for (const old of [...at("work").children]) htmx.remove(old);
+    at("work").replaceChildren(document.adoptNode(fresh));
+    showSignedIn(true);
+    htmx.process(fresh);
+  } catch (error) {
+    complain(error);
+    if (error.status !== 401 && error.status !== 403) setTimeout(start, 5_000);
+  }
+}
+
+function refresh() {
+  for (const part of document.querySelectorAll("#start [hx-get]")) htmx.trigger(part, "acted");
+}
+
+document.body.addEventListener("htmx:configRequest", (event) => Object.assign(event.detail.headers, credentials()));
+document.body.addEventListener("htmx:responseError", (event) => {
+  const { xhr, target } = event.detail;
+  let said = `The service answered ${xhr.status}: see its log.`;
+  try { said = JSON.parse(xhr.responseText).error || said; } catch { /* no sentence of ours */ }
+  const error = Object.assign(new Error(said), { status: xhr.status });
+  if (xhr.status === 401 || xhr.status === 403) return complain(error);
+  target.replaceChildren(Object.assign(document.createElement("p"), { className: "wrong", textContent: said }));
+});
+for (const name of ["htmx:sendError", "htmx:timeout"]) {
+  document.body.addEventListener(name, () => {
+    at("wrong").textContent = 'The service cannot be reached: see that "ml-backend serve" runs. It is tried again by itself.';
+  });
+}
+document.body.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful) at("wrong").textContent = ""; });
+
+// -- what is asked for ------------------------------------------------------------------------------------------------
+
+/* Say what would happen, and ask once. */
+async function ask(act, given) {
+  asked = { act, given };
+  trying?.abort();
+  const mine = trying = new AbortController();
+  at("ask-title").textContent = "…";
+  at("ask-yes").textContent = "Do it";
+  at("ask-says").textContent = "Finding out what it would come to …";
+  at("ask-wrong").textContent = "";
+  at("ask-yes").disabled = true;
+  at("ask").showModal();
+  at("ask-no").focus();
+  try {
+    const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked), signal: mine.signal };
+    const told = await (await call("would", sent)).json();
+    if (mine !== trying) return;
+    at("ask-title").textContent = told.title;
+    at("ask-yes").textContent = told.yes;
+    at("ask-says").textContent = told.says;
+    at("ask-yes").disabled = false;
+  } catch (error) {
+    if (mine !== trying || mine.signal.aborted) return;
+    at("ask-title").textContent = "It cannot be done";
+    at("ask-says").textContent = "";
+    at("ask-wrong").textContent = error.message;
+  }
+}
+
+async function doIt() {
+  at("ask-yes").disabled = true;
+  at("ask-wrong").textContent = "";
+  try {
+    const { said } = await post("acts", asked);
+    at("ask").close();
+    tell(said);
+  } catch (error) {
+    at(at("ask").open ? "ask-wrong" : "wrong").textContent = error.message;
+  }
+  refresh();
+}
+
+/* What a form or a button says: a button in data-given, a form in its fields; numbers as numbers, ticks as true or false. */
+function givenBy(element) {
+  const given = JSON.parse(element.dataset.given || "{}");
+  if (element.tagName !== "FORM") return given;
+  for (const field of element.elements) {
+    if (!field.name || field.disabled || (field.type === "radio" && !field.checked)) continue;
+    given[field.name] = field.type === "number" ? field.valueAsNumber : field.type === "checkbox" ? field.checked : field.value;
+  }
+  return given;
+}
+
+at("work").addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-act]");
+  if (button && button.getAttribute("aria-disabled") !== "true") ask(button.dataset.act, givenBy(button));
+});
+at("work").addEventListener("submit", (event) => {
+  const form = event.target.closest("form[data-act]");
+  if (!form) return;
+  event.preventDefault();
+  ask(form.dataset.act, givenBy(form));
+});
+at("ask-yes").addEventListener("click", doIt);
+at("ask-no").addEventListener("click", () => at("ask").close());
+at("ask").addEventListener("close", () => { if (!at("ask").open) trying?.abort(); }); // it comes late: another may be open by then
+at("forget").addEventListener("click", () => {
+  for (const old of [...at("work").children]) htmx.remove(old);
+  at("person").textContent = "";
+  askForToken();
+});
+signIn(start);

@@ -1,0 +1,44 @@
+"""The sections of a project's page, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ml_backend.services import Services
+from ml_backend.store.projects import Project
+from ml_backend.web import problems_section, turn_section
+
+Event = Literal["turn", "labels", "served", "settings", "acts"]
+"""turn: progress of a running turn, and what waits. labels: an answer came in, or labels were read. served: another version or
+queue. settings: something about the project was changed. acts: somebody did something on a page."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page, which is asked for by itself.
+
+    name: of its address, `page/<name>`, and of its template, `pages/sections/<name>.html`.
+    look: what the template takes, beside `may_act`, `person`, `project`, `number` (its number here) and `in_label_studio` (its address there).
+        It never raises for a project without labels, model or queue: it says what is missing, and what to do.
+    on: the events after which it is asked for again.
+    part: takes the place of `look` where the address has a query, which it is given, as in `page/confusion?true=owl`.
+    """
+
+    name: str
+    title: str
+    look: Callable[[Project, Services], Mapping[str, Any]]
+    on: tuple[Event, ...] = ()
+    part: Callable[[Project, Services, Mapping[str, str]], Mapping[str, Any]] | None = None
+
+    @property
+    def trigger(self) -> str:
+        """When htmx asks for it. acted: after an act of one's own."""
+        return ", ".join(["load", "acted", *(f"sse:{event}" for event in self.on)])
+
+
+SECTIONS: tuple[Section, ...] = (
+    Section("problems", "What is wrong", problems_section.look, on=("served", "settings", "labels")),
+    Section("turn", "The model's turn", turn_section.look, on=("turn",)),
+)
