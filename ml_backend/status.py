@@ -35,9 +35,12 @@ class ProjectStatus:
     acceptances: Acceptances
     settings: Settings
 
-    def of(self, project: Project) -> dict[str, Any]:
-        """Counts, the version and queue in service, the job under way, and what is wrong, if anything."""
-        counts = self.ledger.counts(project)
+    def of(self, project: Project, counts: Counts | None = None) -> dict[str, Any]:
+        """Counts, the version and queue in service, the job under way, and what is wrong, if anything.
+
+        counts: of a moment ago, where counting now would take too long.
+        """
+        counts = counts or self.ledger.counts(project)
         jobs = self.jobs.status(project)
         version = self.versions.current(project)
         last = self.ledger.last_round(project)
