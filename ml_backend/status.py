@@ -81,7 +81,7 @@ class ProjectStatus:
 
     def _served(self, project: Project, version: Version) -> dict[str, Any]:
         """The version in service; in words where a newer one, which is not served, was measured on more labels."""
-        newest = next(iter(self.versions.list(project)), version)
+        newest = self.versions.newest(project) or version
         before, now = ((each.meta.metrics.holdout or {}).get("n", 0) for each in (version, newest))
         fix = (
             "`ml-backend versions unpin` serves the newest that was good enough"

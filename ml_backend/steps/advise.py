@@ -75,8 +75,11 @@ class Advisor:
 
     def _former(self, project: Project, known: Advice) -> Version | None:
         """The version of the last comparison; None where it is gone, or was trained for other labels."""
-        former = next((v for v in self.versions.list(project) if v.number == known.version), None)
-        return former if former and former.fits(project.schema) else None
+        try:
+            former = self.versions.version(project, known.version)
+        except NotFoundError:
+            return None
+        return former if former.fits(project.schema) else None
 
     def _doubt(self, corpus: Corpus, head: Head, version: Version) -> str | None:
         """Why it is not known how good the version is: what was measured when it was trained, and what it makes of the pool."""

@@ -109,7 +109,7 @@ class Promotion:
 
         number: of the candidate, which is no comparison.
         """
-        passed = (v for v in self.versions.list(project) if v.state in PASSED)
+        passed = self.versions.list(project, states=PASSED, limit=LAST + 2)
         others = [v for v in passed if v.number != number and (current is None or v.number != current.number)]
         first = [] if current is None or current.number == number else [current]
         return [*first, *others[: LAST - len(first)]]

@@ -91,7 +91,7 @@ class Trainer:
         if corpus is None:
             return current
         digest = trained_on(project, corpus.encoder.id, self.ledger, self.settings)
-        newest = next(iter(self.versions.list(project)), None)
+        newest = self.versions.newest(project)
         if (
             newest
             and self._still_valid(project, corpus, newest, digest)
@@ -122,8 +122,8 @@ class Trainer:
         served = self.versions.current(project)
         if served is None or self.versions.pinned(project):
             return None
-        for version in self.versions.list(project):
-            if version.state in PASSED and version.number != served.number and version.fits(project.schema):
+        for version in self.versions.list(project, states=PASSED):
+            if version.number != served.number and version.fits(project.schema):
                 with suppress(NotFoundError, InvalidInputError, OtherLabelsError):
                     self.predictor.load(project, version.number)
                     self.versions.promote(project, version.number)
@@ -268,6 +268,8 @@ class Trainer:
 
 def prior_of(project: Project, corpus: Corpus, versions: Versions, predictor: Predictor) -> Head | None:
     """The imported model's head, as long as it answers in the project's labels."""
+    if not project.state.imported:
+        return None
     version = next((v for v in versions.list(project) if v.number == project.state.imported), None)
     if version is None or not version.fits(project.schema) or version.meta.encoder.id != corpus.encoder.id:
         return None
