@@ -23,6 +23,7 @@ from ml_backend.store.database import Database
 from ml_backend.store.events import Inbox
 from ml_backend.store.job import Debounce, RetryPolicy
 from ml_backend.store.jobs import Jobs
+from ml_backend.store.known_counts import KnownCounts
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.project_files import ProjectFiles
@@ -64,6 +65,7 @@ class Services:
         self.encoding = Encoding(self.ledger, self.features, self.hosts)
         unlisted = UnlistedImages(self.ledger, self.features, self.hosts)
         self.acts = Acts(self.database, clock=self.ledger.clock)
+        self.known_counts = KnownCounts(self.ledger.counts)
         self.acceptances = Acceptances(self.database, clock=self.ledger.clock)
         self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, self.acceptances, settings)
         self.encoders = ProjectEncoders(self.versions, self.predictor, self.encoding, settings)

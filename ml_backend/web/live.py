@@ -108,7 +108,7 @@ class Live:
                 due and (due.id, due.due_at, due.labels, due.error),
                 last and (last.id, last.state),
             ),
-            "labels": (now and now.reconciled_at, due and due.labels),
+            "labels": (now and now.reconciled_at, due and due.labels, services.known_counts.of(project)),
             "served": (
                 version and (version.number, version.state),
                 services.versions.pinned(project),

@@ -52,5 +52,5 @@ def _projects(services: Services) -> Sequence[Project]:
 
 
 def _card(project: Project, services: Services) -> dict[str, Any]:
-    status = services.status.of(project)
+    status = services.status.of(project, services.known_counts.of(project))
     return {"number": project.id, "title": project.title, "counts": status["counts"], "problems": status["problems"]}

@@ -9,4 +9,4 @@ from ml_backend.store.projects import Project
 
 
 def look(project: Project, services: Services) -> dict[str, Any]:
-    return {"problems": services.status.of(project)["problems"]}
+    return {"problems": services.status.of(project, services.known_counts.of(project))["problems"]}

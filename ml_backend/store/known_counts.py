@@ -14,8 +14,8 @@ from ml_backend.store.rows import Counts
 
 logger = logging.getLogger(__name__)
 
-REST = 10
-"""Counting rests for so many times as long as it took: a tenth of one core is spent on it, however many look."""
+REST = 20
+"""Counting rests for so many times as long as it took: a twentieth of one core is spent on it, however many look."""
 AT_ONCE_S = 0.05
 """What takes no longer is counted while the page waits."""
 
@@ -26,7 +26,6 @@ class _Known:
     counts: Counts | None = None
     counted_at: float = 0.0
     took: float = 0.0
-    revision: int = 0
     is_counting: bool = False
 
 
@@ -55,11 +54,6 @@ class KnownCounts:
                 threading.Thread(target=self._aside, args=(project, known), name="counts", daemon=True).start()
             return known.counts
 
-    def revision(self, project: Project) -> int:
-        """A number that is another one once the counts are."""
-        known = self._known.get(project.id)
-        return known.revision if known else 0
-
     def _renew(self, project: Project, known: _Known) -> Counts:
         began = self._clock()
         counts = self._count(project)
@@ -79,6 +73,5 @@ class KnownCounts:
             known.is_counting = False
 
     def _keep(self, known: _Known, counts: Counts, began: float) -> None:
-        known.revision += counts != known.counts
         known.counts, known.counted_at = counts, self._clock()
         known.took = known.counted_at - began
