@@ -31,6 +31,16 @@ from tests.e2e.stack import service
 
 USER, PASSWORD = "operator", "of the benchmark"
 PARTS = re.compile(r'(?:hx-get|data-load)="([^"]+)"')
+PAGES = (
+    "/overview",
+    "/overview/cards",
+    "/projects/1/page",
+    "/projects/1/page/start",
+    "/projects/1/accept",
+    "/projects/1/accept/state",
+    "/projects/1/map",
+    "/projects/1/search",
+)
 MORE = ("/projects/1/search?filename=image-0999",)
 """What a person asks for on a page."""
 
@@ -73,7 +83,7 @@ def measure(url: str, process: psutil.Process, args: argparse.Namespace) -> None
     session.auth = (USER, PASSWORD)
     print(f"{'address':<48} {'first ms':>9} {'median':>7} {'worst':>7} {'kB':>7}  MB held")
     asked: list[str] = []
-    waiting = ["/overview", "/projects/1/page", "/projects/1/accept", "/projects/1/map", *MORE, *args.address]
+    waiting = [*PAGES, *MORE, *args.address]
     while waiting:
         address = waiting.pop(0)
         if address in asked:
@@ -92,7 +102,8 @@ def measure(url: str, process: psutil.Process, args: argparse.Namespace) -> None
             flush=True,
         )
         if answer.headers.get("Content-Type", "").startswith("text/html"):
-            waiting += [requests.compat.urljoin(address, part) for part in PARTS.findall(answer.text)]
+            page = address.removesuffix("/start")  # which it becomes a part of
+            waiting += [requests.compat.urljoin(page, part) for part in PARTS.findall(answer.text)]
 
 
 def held(process: psutil.Process) -> float:
