@@ -26,6 +26,7 @@ COMMANDS = {
     "relabel": "rename a label, or merge it into another one, in the config and in every answer",
     "import-model": "start from a model trained elsewhere, which predicts before the first label",
     "sync": "what to label next: query, prioritize, status, run, watch, export",
+    "settings": "a project's own settings, changed while it runs: strategy, batch size, when to train; pause and resume",
     "versions": "a project's model versions: list, compare, promote (roll back), pin, unpin",
     "fields": "show in Label Studio what the model thinks of each task, to filter and sort by",
     "export": "export labels, predictions, rounds, a model or a data set",
@@ -34,6 +35,9 @@ COMMANDS = {
     "simulate": "try query strategies on labelled data before you trust one",
     "completion": "print the shell code that completes these commands",
 }
+
+MODULES = {"settings": "settings_command"}
+"""Where it is not called as the command is: `ml_backend.settings` is another module."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,7 +123,7 @@ def _complete() -> None:
 
 
 def _module(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a module with `add_arguments` and `run`
-    return importlib.import_module(f"ml_backend.commands.{name.replace('-', '_')}")
+    return importlib.import_module(f"ml_backend.commands.{MODULES.get(name, name.replace('-', '_'))}")
 
 
 if __name__ == "__main__":

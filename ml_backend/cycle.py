@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ml_backend.predictor import LoadedModel
+from ml_backend.project_settings import settings_of
 from ml_backend.services import Services
 from ml_backend.steps import choose, hold_out
 from ml_backend.steps.corpus import Corpus
@@ -61,10 +62,12 @@ def run(
     TurnPausedError, and the next turn goes on from there. Raises LabelStudioUnavailableError when Label Studio
     is away: what was computed is kept, and the next turn pushes it.
     """
-    ledger, settings, queue_pusher = services.ledger, services.settings, services.queue_pusher
+    ledger, queue_pusher = services.ledger, services.queue_pusher
     timer = _Timer(on_progress, check_paused)
     timer.step("first order", 0.0, lambda: services.first_order.serve(project))
     project, corpus = _read(project, services, timer, full=full)
+    project = ledger.project(project.key)  # somebody may have chosen other settings since
+    settings = settings_of(project, services.settings)
     timer.step("tidy", 0.6, lambda: queue_pusher.tidy(project, idle=not timer.outcome.labels_changed))
     corpus = timer.step("hold out", 0.6, lambda: hold_out.reach(project, corpus, ledger, settings))
     model = timer.step("train", 0.6, lambda: services.trainer.train(project, corpus, timer.part(0.6, 0.7)))

@@ -23,6 +23,7 @@ from ml_backend.labelstudio.checks import CONNECTING, Access, Finding, check, ch
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.queue import OrderBentError, verify
 from ml_backend.learning.images import decode
+from ml_backend.project_settings import pause_sentence
 from ml_backend.records import Task
 from ml_backend.settings import Settings
 from ml_backend.store.database import Database
@@ -101,6 +102,8 @@ class Diagnosis:
         tasks = list(islice(client.tasks(number, schema=project.schema), SAMPLE))
         yield from _images(project, tasks, client, self.hosts)
         yield _every_image(project, tasks, self.ledger, self.hosts)
+        if paused := pause_sentence(project):
+            yield Finding("paused", "note", paused)
         stopped = self.jobs.status(project).stopped
         yield _found("training", "No training has failed.", stopped and f"Training stopped: {stopped}")
 

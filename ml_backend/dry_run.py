@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import sqlalchemy as sa
 
+from ml_backend.project_settings import settings_of
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store import schema
@@ -120,7 +121,7 @@ def plan_turn(project: Project, services: Services) -> Plan:
     stays = (
         last is not None
         and last.state in {"pushed", "verified"}
-        and still_good(project, last, rows, served, ledger, services.settings, audit)
+        and still_good(project, last, rows, served, ledger, settings_of(project, services.settings), audit)
     )
     return Plan(
         tasks=report.added + report.changed + report.deleted,

@@ -11,6 +11,7 @@ import numpy as np
 from ml_backend.encoding import Encoding
 from ml_backend.errors import ConflictError, InvalidInputError, NothingToAskError
 from ml_backend.predictor import Predictor, predicted
+from ml_backend.project_settings import settings_of
 from ml_backend.records import BLIND, Query
 from ml_backend.settings import Settings
 from ml_backend.steps.choose import BY_HAND, build_pool, picks, spare, with_guesses
@@ -33,7 +34,7 @@ MANUAL = "manual"
 
 @dataclass(frozen=True)
 class QueryOptions:
-    """What is asked of a strategy. None: as the service is set."""
+    """What is asked of a strategy. None: as the project is set."""
 
     strategy: str | None = None
     size: int | None = None
@@ -77,7 +78,8 @@ class ManualQueue:
         InvalidInputError for an unknown strategy, ConflictError while an audit asks for tasks.
         """
         self._refuse_audited(project)
-        settings = self.settings
+        project = self.ledger.project(project.key)
+        settings = settings_of(project, self.settings)
         strategy = options.strategy or settings.strategy
         if strategy not in STRATEGIES:
             raise InvalidInputError(f"There is no strategy {strategy!r}. Choose one of: {', '.join(STRATEGIES)}.")
@@ -158,7 +160,7 @@ class ManualQueue:
             queries=batch.queries,
             params=params,
         )
-        reserve = spare(project, None, round_, ledger, self.settings)
+        reserve = spare(project, None, round_, ledger, settings_of(project, self.settings))
         return self.queue_pusher.serve(project, round_, reserve)
 
     def _refuse_audited(self, project: Project) -> None:

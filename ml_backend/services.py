@@ -27,6 +27,7 @@ from ml_backend.store.known_counts import KnownCounts
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.project_files import ProjectFiles
+from ml_backend.store.tuning import Tuning
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.unlisted_images import UnlistedImages
 
@@ -66,6 +67,7 @@ class Services:
         unlisted = UnlistedImages(self.ledger, self.features, self.hosts)
         self.acts = Acts(self.database, clock=self.ledger.clock)
         self.known_counts = KnownCounts(self.ledger.counts)
+        self.tuning = Tuning(self.database, self.jobs)
         self.acceptances = Acceptances(self.database, clock=self.ledger.clock)
         self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, self.acceptances, settings)
         self.encoders = ProjectEncoders(self.versions, self.predictor, self.encoding, settings)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from ml_backend.project_settings import as_json, pause_sentence
 from ml_backend.records import LabelSchema
 from ml_backend.settings import Settings
 from ml_backend.store.acceptances import Acceptance, Acceptances
@@ -52,6 +53,7 @@ class ProjectStatus:
             "counts": dict(vars(counts)),
             "version": self._served(project, version) if version else None,
             "pinned": self.versions.pinned(project),
+            "settings": as_json(project, self.settings),
             "queue": self._queue(last) if last else None,
             "job": {
                 "due": job_status(jobs.due),
@@ -64,6 +66,7 @@ class ProjectStatus:
             "advice": project.state.advice and project.state.advice.as_json(),
             "former": [self._former(known) for known in self.ledger.former(project)],
             "problems": [
+                *([paused] if (paused := pause_sentence(project)) else []),
                 *self._obstacles(jobs),
                 *_problems(counts, project, last, jobs.stopped),
                 *self._unserved(project, version),

@@ -36,6 +36,7 @@ ROOMS = (
     "image_sample",
     "encoding",
     "hosts",
+    "project_settings",
     "store_identity",
     "labelstudio",
     "store",

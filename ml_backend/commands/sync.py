@@ -34,6 +34,7 @@ from ml_backend.commands.options import (
 )
 from ml_backend.commands.output import Answer, bar, table
 from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError
+from ml_backend.project_settings import in_words
 from ml_backend.store_identity import Store
 from ml_backend.tabular import open_table
 from ml_backend.task_names import SHOWN as FEW
@@ -100,10 +101,10 @@ def run(args: argparse.Namespace) -> int:
 def _add_choosing(parser: argparse.ArgumentParser, do: Callable[..., int]) -> None:
     parser.set_defaults(do=do)
     parser.add_argument(
-        "--strategy", help=("query strategy (default: ML_BACKEND_STRATEGY); an unknown name lists them all")
+        "--strategy", help=("query strategy (default: the project's, see `settings`); an unknown name lists them all")
     )
     parser.add_argument(
-        "--size", type=positive, metavar="N", help="number of tasks in the batch (default: ML_BACKEND_BATCH_SIZE)"
+        "--size", type=positive, metavar="N", help="number of tasks in the batch (default: the project's)"
     )
     add_sampling(parser)
     parser.add_argument("--seed", type=int, help="seed for random draws (default: ML_BACKEND_SEED)")
@@ -292,6 +293,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
         *([f"  stop       {advice['stopping']}"] if (advice := status["advice"]) else []),
         f"  queue      {_queue_text(queue, counts)}",
         *([f"  audit      {words}"] if (words := _audit_text(status["acceptance"])) else []),
+        *([f"  settings   {words}"] if (words := in_words(status["settings"])) else []),
         f"  job        {_job_text(running, job['waiting_for'])}" if running else "  job        none",
         f"  data       {store}",
     ]

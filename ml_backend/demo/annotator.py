@@ -13,6 +13,7 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import parse_label_config
 from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.results import annotation_result
+from ml_backend.project_settings import settings_of
 from ml_backend.services import Services
 from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
@@ -81,7 +82,7 @@ class Annotator:
     def _trained(self) -> list[Job]:
         """Jobs that labels fired by their number, oldest first; the quiet-time debounce is no part of their seconds."""
         jobs = reversed(self.services.jobs.history(self.project))
-        enough = self.services.settings.train_after_labels
+        enough = settings_of(self.project, self.services.settings).train_after_labels
         return [job for job in jobs if job.state == "done" and job.labels >= enough]
 
     def _seconds(self, job: Job) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ml_backend.errors import LabelStudioError, LabelStudioUnavailableError
 from ml_backend.hosts import Hosts
+from ml_backend.project_settings import settings_of
 from ml_backend.records import Query
 from ml_backend.settings import Settings
 from ml_backend.steps import choose
@@ -48,7 +49,7 @@ class FirstOrder:
         project = self.label_sync.refresh(project)
         try:
             if round_ := last or self._drawn(project):
-                spare = choose.spare(project, None, round_, self.ledger, self.settings)
+                spare = choose.spare(project, None, round_, self.ledger, settings_of(project, self.settings))
                 self.queue_pusher.serve(project, round_, spare)
         except LabelStudioUnavailableError:
             raise
@@ -57,7 +58,8 @@ class FirstOrder:
 
     def _drawn(self, project: Project) -> Round | None:
         """Draw tasks by the seed alone, so that the same project gets the same order; None where nothing is unlabelled."""
-        client, number, settings = self.hosts.client(project.key.host), project.key.project_id, self.settings
+        client, number = self.hosts.client(project.key.host), project.key.project_id
+        settings = settings_of(project, self.settings)
         total = client.unlabelled(number)
         rng = np.random.default_rng([settings.seed, project.id, 0, 1])  # not the draw of the first queue
         asked = min(settings.batch_size, SIZE)

@@ -22,6 +22,7 @@ from ml_backend.records import ProjectKey
 from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.group_commit import GroupCommit
 from ml_backend.store.jobs import Jobs
+from ml_backend.store.project_state import ChosenSettings
 from ml_backend.store.projects import Project
 from ml_backend.store.schema import answers, events, ignored_events, projects, rounds
 
@@ -38,8 +39,9 @@ OTHERS = frozenset({"PROJECT_CREATED", "LABEL_LINK_CREATED", "LABEL_LINK_UPDATED
 """Events of Label Studio that mean nothing here. They are counted by name, all others together: anybody can invent names."""
 
 _QUEUED = sa.exists().where(rounds.c.project_id == projects.c.id, rounds.c.number > 0, rounds.c.pushed_at.is_not(None))
+_CHOSEN = projects.c.settings["chosen"]
 _PROJECT = (
-    sa.select(projects.c.id, projects.c.label_config, _QUEUED.label("queued"))
+    sa.select(projects.c.id, projects.c.label_config, _QUEUED.label("queued"), _CHOSEN.label("chosen"))
     .where(projects.c.host == sa.bindparam("host"), projects.c.external_id == sa.bindparam("external_id"))
     .with_for_update()  # on PostgreSQL, too, event numbers then follow commits
 )
@@ -130,6 +132,7 @@ class Inbox:
             fresh=not project.queued,
             reason=action,
             now=now,
+            debounce=self.jobs.debounce.of(ChosenSettings(**project.chosen)) if project.chosen else None,
         )
         return Receipt(known=True, duplicate=False, labels=event.labels)
 

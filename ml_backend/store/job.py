@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from ml_backend.store.project_state import ChosenSettings
+
+MOST_QUIET = timedelta(days=1)
+"""The longest that a project may be set to wait for a further label."""
 JobState = Literal["due", "running", "done", "failed", "cancelled"]
 
 
@@ -20,6 +24,14 @@ class Debounce:
     labels: int = 10
     quiet: timedelta = timedelta(seconds=30)
     fresh: timedelta = timedelta(seconds=2)
+
+    def of(self, chosen: ChosenSettings) -> Debounce:
+        """That of a project for which these settings were chosen."""
+        labels, seconds = chosen.train_after_labels, chosen.train_after_seconds
+        if labels is None and seconds is None:
+            return self
+        quiet = self.quiet if seconds is None else timedelta(seconds=seconds)
+        return replace(self, labels=self.labels if labels is None else labels, quiet=quiet)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Durable jobs: at most one due and one running a project; a burst of labels becomes one training, not many.
 
 A job waits (due) until enough labels are there or it has been quiet, is claimed by a worker (running) and ends as done,
-failed or cancelled. Labels that arrive while it runs make one successor due. All times come from the clock given.
+failed or cancelled. Labels that arrive while it runs make one successor due. A paused project's job waits on. All times come
+from the clock given.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from sqlalchemy.engine import Connection
 
 from ml_backend.errors import ConflictError
 from ml_backend.store.database import Clock, Database, utc_now
-from ml_backend.store.job import Debounce, Job, JobStatus, RetryPolicy
+from ml_backend.store.job import MOST_QUIET, Debounce, Job, JobStatus, RetryPolicy
 from ml_backend.store.liveness import Watch
 from ml_backend.store.projects import Project, lock
-from ml_backend.store.schema import jobs
+from ml_backend.store.schema import jobs, projects
 
 # Built once: a webhook pays as long for building such a statement as for running it.
 _WAITING = sa.select(jobs).where(jobs.c.project_id == sa.bindparam("of"), jobs.c.state == "due")
@@ -57,9 +58,15 @@ class Jobs:
     ) -> Job:
         """Ask for a training; joins the job that is already due, if there is one. Starts a failed project again."""
         with self.database.write() as connection:
-            lock(connection, project.id)
+            state = lock(connection, project.id).state
             return self.mark_due_in(
-                connection, project.id, labels=labels, immediately=immediately, reason=reason, now=now
+                connection,
+                project.id,
+                labels=labels,
+                immediately=immediately,
+                reason=reason,
+                now=now,
+                debounce=self.debounce.of(state.chosen),
             )
 
     def mark_due_in(
@@ -72,17 +79,19 @@ class Jobs:
         fresh: bool = False,
         reason: str,
         now: datetime | None = None,
+        debounce: Debounce | None = None,
     ) -> Job:
         """Do the same inside the caller's transaction, which has locked the project: event and job are kept together.
 
-        fresh: the project has no queue yet, so that somebody waits for this.
+        fresh: the project has no queue yet, so that somebody waits for this. debounce: the project's; None: as the service is set,
+        which is all the same where it is due immediately.
         """
-        now = now or self.clock()
+        now, debounce = now or self.clock(), debounce or self.debounce
         row = connection.execute(_WAITING, {"of": project_id}).one_or_none()
         waiting = None if row is None else _job(row)
         total = labels + (waiting.labels if waiting else 0)
-        enough = immediately or total >= self.debounce.labels
-        due_at = now if enough else now + (self.debounce.fresh if fresh else self.debounce.quiet)
+        enough = immediately or total >= debounce.labels
+        due_at = now if enough else now + (debounce.fresh if fresh else debounce.quiet)
         if waiting is None:
             new = {"reason": reason, "labels": labels, "immediate": immediately, "due_at": due_at}
             return _insert(connection, project_id, now, state="due", **new)
@@ -91,10 +100,26 @@ class Jobs:
         elif enough or waiting.immediate or waiting.due_at <= now:
             due_at = min(due_at, waiting.due_at)  # never put off what was due already
         elif fresh:
-            due_at = min(due_at, waiting.created_at + self.debounce.quiet)
+            due_at = min(due_at, waiting.created_at + debounce.quiet)
         moved: dict[str, Any] = {"labels": total, "immediate": immediately or waiting.immediate, "due_at": due_at}
         connection.execute(_MOVE, {"job": waiting.id, **moved})
         return replace(waiting, **moved)
+
+    def retime_in(self, connection: Connection, before: Project, after: Project) -> None:
+        """Inside the caller's transaction: the project's debounce has changed, and a job that waits for labels goes by it now.
+
+        What was due stays due, and what waits for its next try waits.
+        """
+        old, new = self.debounce.of(before.state.chosen), self.debounce.of(after.state.chosen)
+        job = _one(connection, jobs.c.project_id == after.id, jobs.c.state == "due")
+        now = self.clock()
+        if old == new or job is None or job.immediate or job.due_at <= now or job.failures or job.crashes or job.delays:
+            return
+        last = job.due_at - old.quiet
+        if job.labels >= new.labels:
+            _update(connection, job.id, due_at=now)
+        elif last >= job.created_at:  # else it is the first queue's, which waits a moment for the rest of an import
+            _update(connection, job.id, due_at=min(last, now) + new.quiet)
 
     def claim(self, worker: str, now: datetime | None = None, *, project: Project | None = None) -> Job | None:
         """Take the next job that is due, or None. Projects take turns: the one served longest ago comes first.
@@ -112,11 +137,11 @@ class Jobs:
             for silent in self._silent(connection, now):
                 self._crashed(connection, silent, now)
             while (found := _next(connection, now, latest, *only)) is not None:
-                lock(connection, found.project_id)
+                paused = lock(connection, found.project_id).state.paused
                 job = _one(connection, jobs.c.id == found.id, jobs.c.state == "due")
                 running = _one(connection, jobs.c.project_id == found.project_id, jobs.c.state == "running")
-                if job is None or running is not None:
-                    continue  # PostgreSQL: another worker was faster while we waited for the project's lock
+                if job is None or running is not None or paused:
+                    continue  # PostgreSQL: another was faster while we waited for the project's lock
                 return _update(
                     connection,
                     job.id,
@@ -319,20 +344,24 @@ class Jobs:
 
 
 def _next(connection: Connection, now: datetime, latest: timedelta, *only: sa.ColumnElement[bool]) -> Job | None:
-    """Find the due job of the project that was served longest ago, among projects with nothing running.
+    """Find the due job of the project that was served longest ago, among projects with nothing running and not paused.
 
     A job made in the future, or due in more than `latest`, which is more than any job waits, was made before the clock
-    was set back: nobody knows how long it has waited, so it is due.
+    was set back: nobody knows how long it has waited, so it is due. (Where a project's own quiet may be longer: in MOST_QUIET.)
     """
     other, before = jobs.alias(), jobs.alias()
     running = sa.exists().where(other.c.project_id == jobs.c.project_id, other.c.state == "running")
     last_turn = (
         sa.select(sa.func.max(before.c.started_at)).where(before.c.project_id == jobs.c.project_id).scalar_subquery()
     )
-    due = sa.or_(jobs.c.due_at <= now, jobs.c.created_at > now, jobs.c.due_at > now + latest)
+    usual = projects.c.settings[("chosen", "train_after_seconds")].as_string().is_(None)
+    late = sa.or_(jobs.c.due_at > now + max(latest, MOST_QUIET), sa.and_(usual, jobs.c.due_at > now + latest))
+    due = sa.or_(jobs.c.due_at <= now, jobs.c.created_at > now, late)
+    paused = projects.c.settings["paused"].as_string().is_not(None)
     statement = (
         sa.select(jobs)
-        .where(jobs.c.state == "due", due, sa.not_(running), *only)
+        .join(projects, projects.c.id == jobs.c.project_id)
+        .where(jobs.c.state == "due", due, sa.not_(running), sa.not_(paused), *only)
         .order_by(last_turn.asc().nulls_first(), jobs.c.due_at, jobs.c.id)
         .limit(1)
     )

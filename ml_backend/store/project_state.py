@@ -57,6 +57,19 @@ class AskedAct(JsonRecord):
     confidence: float | None = None
 
 
+class ChosenSettings(JsonRecord):
+    """What was chosen for one project, in place of the setting of the same name. None: as the service is set."""
+
+    strategy: str | None = None
+    batch_size: int | None = None
+    train_after_labels: int | None = None
+    train_after_seconds: float | None = None
+
+    def changed(self, **changes: Any) -> Self:
+        """With these; None goes back to the service's."""
+        return type(self)(**{name: value for name, value in {**self.as_json(), **changes}.items() if value is not None})
+
+
 class ProjectState(JsonRecord):
     """Times are in ISO format.
 
@@ -75,6 +88,7 @@ class ProjectState(JsonRecord):
     fields: what the fields are called that this service writes into the tasks' data, while there may be any.
     relabelling: a label's old and its new name, while its answers get the new one.
     act: what was last asked for on the page for accepting the rest.
+    chosen: its own settings, and paused: since when nothing is trained; both are changed by `store.tuning` alone.
     """
 
     choices: str | None = None
@@ -95,6 +109,8 @@ class ProjectState(JsonRecord):
     fields: Sequence[str] | None = None
     relabelling: Sequence[str] | None = None
     act: AskedAct | None = None
+    chosen: ChosenSettings = ChosenSettings()
+    paused: str | None = None
 
     def changed(self, **changes: Any) -> Self:
         """The state with these fields; None takes one away. Raises TypeError for a name that is none of a field."""

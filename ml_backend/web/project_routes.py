@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse
 from ml_backend.errors import NotFoundError
 from ml_backend.manual_promotion import follow
 from ml_backend.manual_promotion import unpin as unpin_version
+from ml_backend.project_settings import refuse_paused
 from ml_backend.services import Services
 from ml_backend.status import job_status, round_status, version_status
 from ml_backend.store.ledger import Ledger
@@ -85,7 +86,8 @@ def operations(services: Services) -> APIRouter:  # noqa: C901 - a list of route
 
     @router.post("/{number}/train", response_model=replies.Job)
     def train(number: int) -> dict[str, Any] | None:
-        return job_status(services.jobs.mark_due(project(number), immediately=True, reason="asked for"))
+        refuse_paused(known := project(number))
+        return job_status(services.jobs.mark_due(known, immediately=True, reason="asked for"))
 
     @router.post("/{number}/cancel", response_model=replies.Cancelled)
     def cancel(number: int) -> dict[str, bool]:

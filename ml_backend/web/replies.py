@@ -144,6 +144,21 @@ class Jobs(_Reply):
     stopped: str | None
 
 
+class ChoosableSettings(_Reply):
+    strategy: str
+    batch_size: int
+    train_after_labels: int
+    train_after_seconds: float
+
+
+class ProjectSettings(ChoosableSettings):
+    """service: what they are for a project that has none of its own. chosen: which of them it has. paused: since when, or None."""
+
+    service: ChoosableSettings
+    chosen: list[str]
+    paused: str | None
+
+
 class FormerProject(_Reply):
     id: int
     title: str
@@ -189,6 +204,7 @@ class Project(_Reply):
     counts: Counts
     version: ModelVersion | None
     pinned: bool
+    settings: ProjectSettings
     queue: Queue | None
     job: Jobs
     acceptance: Acceptance | None

@@ -17,6 +17,7 @@ from ml_backend.cycle import Progress
 from ml_backend.labelstudio import bulk_annotations
 from ml_backend.labelstudio.bulk_annotations import BY_HAND, MARK, Written
 from ml_backend.labelstudio.withdrawing import Withdrawn
+from ml_backend.project_settings import refuse_paused
 from ml_backend.services import Services
 from ml_backend.store.acceptances import Acceptance
 from ml_backend.store.projects import Project
@@ -83,7 +84,8 @@ class TakenBack:
 def begin(
     project: Project, services: Services, error: float, confidence: float, *, by: str, watch: Watch = UNWATCHED
 ) -> Begun:
-    """Begin an audit. by: whose doing it is. Raises what `Auditing.begin` does."""
+    """Begin an audit. by: whose doing it is. Raises what `Auditing.begin` does, and ConflictError where the project is paused."""
+    refuse_paused(services.ledger.project(project.key))
 
     def end(*marks: str) -> None:
         if not services.is_copy:
@@ -174,5 +176,9 @@ def undo(
 
 
 def _turn(project: Project, services: Services, reason: str, watch: Watch) -> None:
-    if not services.is_copy:
+    if services.is_copy:
+        return
+    if services.ledger.project(project.key).state.paused:
+        services.jobs.mark_due(project, immediately=True, reason=reason)  # it comes once the project goes on
+    else:
         watch.turn(project, services, reason)

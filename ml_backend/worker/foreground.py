@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_backend.cycle import Progress
 from ml_backend.errors import AnotherStoreError, BackendError, ConflictError
+from ml_backend.project_settings import refuse_paused
 from ml_backend.services import Services
 from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
@@ -33,7 +34,11 @@ TOLD_SECONDS = 1.0
 def run_turn(
     project: Project, services: Services, reason: str, on_progress: Progress = lambda *_: None
 ) -> dict[str, Any]:
-    """Run one turn of the cycle to its end; returns its summary. Raises BackendError with the reason where it failed."""
+    """Run one turn of the cycle to its end; returns its summary. Raises BackendError with the reason where it failed.
+
+    Raises ConflictError where the project is paused, or is while this waits: the turn is due then, and comes once it goes on.
+    """
+    refuse_paused(services.ledger.project(project.key))
     requeue_job_of_dead_process(project, services)
     job = services.jobs.mark_due(project, immediately=True, reason=reason)
     asked, before = time.monotonic(), _ended(project, services)
@@ -47,6 +52,7 @@ def run_turn(
         elif status.due.error and status.due.failures + status.due.delays > job.failures + job.delays:
             raise BackendError(f"{status.due.error} The service will try again by itself while it is running.")
         elif time.monotonic() - asked > WORKER_SECONDS:
+            refuse_paused(services.ledger.project(project.key))
             _run_here(project, services, on_progress)
             continue
         time.sleep(LOOK_SECONDS)

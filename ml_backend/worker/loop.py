@@ -198,7 +198,12 @@ class Worker:
         self._polled = now
 
     def _is_to_be_polled(self, project: Project) -> bool:
-        """One that is gone is asked for again after pauses that double, a day at most: it will hardly come back."""
+        """One that is gone is asked for again after pauses that double, a day at most: it will hardly come back.
+
+        A paused one is left alone: who resumes it has it looked at.
+        """
+        if project.state.paused:
+            return False
         status = self.services.jobs.status(project)
         if status.stopped is not None or status.due is not None or status.running is not None:
             return False

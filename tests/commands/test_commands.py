@@ -103,6 +103,7 @@ WRITES_NOTHING = {
     "sync status": "looks",
     "accept plan": "looks",
     "accept status": "looks",
+    "settings list": "looks",
     "versions list": "looks",
     "versions compare": "looks",
 }

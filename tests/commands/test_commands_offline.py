@@ -190,6 +190,27 @@ def test_labels_are_exported_offline_and_with_label_studio_away_with_a_warning(
     assert (tmp_path / "away.csv").read_bytes() == (tmp_path / "labels.csv").read_bytes()
 
 
+def test_a_project_s_settings_are_changed_reset_and_paused_from_the_command_line(
+    services: Services, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dry = asked(capsys, "settings", "set", "--strategy", "margin", "--dry-run")
+    assert (dry["strategy"], dry["before"]["strategy"], dry["dry_run"]) == ("margin", "auto", True)
+    assert services.ledger.project(project.key).state == project.state
+    assert cli.main(["settings", "set", "--strategy", "nonsense", "--batch-size", "1000000000"]) == 1
+    assert "batch_size must be less than or equal to 100000." in capsys.readouterr().err
+    assert asked(capsys, "settings", "set", "--batch-size", "7")["chosen"] == ["batch_size"]
+    assert asked(capsys, "settings", "pause")["paused"]
+    assert cli.main(["sync", "status"]) == 0
+    said = capsys.readouterr().out
+    assert "settings   batch size 7 (the service's: 20)" in said
+    assert "FIX        Paused since" in said
+    assert cli.main(["settings", "reset", "batch-size"]) == 0
+    assert "Batch size: 20 instead of 7." in capsys.readouterr().out
+    assert cli.main(["settings", "resume"]) == 0
+    assert services.ledger.project(project.key).state == project.state
+    assert not asked(capsys, "settings", "list")["paused"]
+
+
 @pytest.mark.usefixtures("project")
 def test_strict_writes_nothing_where_there_is_a_warning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["export", "labels", "--offline", "--strict"]) == 1

@@ -27,6 +27,7 @@ TESTS = (
     "pictures",
     "accepted",
     "acceptances",
+    "chosen_settings",
 )
 
 

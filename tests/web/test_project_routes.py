@@ -82,6 +82,15 @@ def test_a_version_that_does_not_exist_cannot_be_pinned(http: TestClient, projec
     assert get(http, project)["version"]["name"] == "v3"
 
 
+def test_training_of_a_paused_project_is_refused_with_what_to_do(
+    http: TestClient, services: Services, project: Project
+) -> None:
+    services.tuning.pause(project)
+    answer = http.post(f"/projects/{project.id}/train")
+    assert answer.status_code == 409
+    assert "`ml-backend settings resume`" in answer.json()["error"]
+
+
 def test_training_asked_for_is_due_at_once_and_can_be_cancelled(
     http: TestClient, services: Services, project: Project
 ) -> None:
