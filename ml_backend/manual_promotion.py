@@ -29,13 +29,13 @@ def unpin(project: Project, versions: Versions, jobs: Jobs) -> None:
     jobs.mark_due(project, immediately=True, reason="unpinned")
 
 
-def listed(project: Project, versions: Versions) -> list[dict[str, Any]]:
-    """All versions, newest first; `served` and `pinned` say which one answers."""
+def listed(project: Project, versions: Versions, *, limit: int | None = None) -> list[dict[str, Any]]:
+    """All versions, newest first, or so many; `served` and `pinned` say which one answers."""
     current, pinned = versions.current(project), versions.pinned(project)
     return [
         version_status(version)
         | {"served": (served := current is not None and version.number == current.number), "pinned": served and pinned}
-        for version in versions.list(project)
+        for version in versions.list(project, limit=limit)
     ]
 
 

@@ -163,24 +163,18 @@ class Versions:
         """
         with self.database.write() as connection:
             lock(connection, project.id)
-            pointer = _pointer(connection, project.id)
-            before = connection.execute(
-                sa.select(versions.c.number)
-                .where(
-                    versions.c.project_id == project.id,
-                    versions.c.state == "promoted",
-                    versions.c.number != (pointer.number if pointer else -1),
-                )
-                .order_by(sa.func.coalesce(versions.c.turn, 0).desc(), versions.c.promoted_at.desc())
-                .limit(1)
-            ).scalar()
-            if pointer is None or before is None:
-                raise ConflictError(f"{project.key} has no earlier version to roll back to.")
+            pointer, before = _before(connection, project)
             self._require(connection, project, before)
             _set(connection, project.id, pointer.number, state="rolled_back", reason=reason)
             connection.execute(
                 serving.update().where(serving.c.project_id == project.id).values(number=before, pinned=False)
             )
+        return self.version(project, before)
+
+    def before(self, project: Project) -> Version:
+        """The version that `roll_back` would serve. Raises ConflictError where there is none."""
+        with self.database.read() as connection:
+            _, before = _before(connection, project)
         return self.version(project, before)
 
     def pin(self, project: Project, number: int) -> Version:
@@ -228,6 +222,12 @@ class Versions:
     def newest(self, project: Project) -> Version | None:
         """The one entered last, whatever became of it; None before any."""
         return next(iter(self.list(project, limit=1)), None)
+
+    def count(self, project: Project) -> int:
+        """How many there are, pruned ones included."""
+        with self.database.read() as connection:
+            mine = sa.select(sa.func.count()).where(versions.c.project_id == project.id)
+            return int(connection.scalar(mine) or 0)
 
     def version(self, project: Project, number: int) -> Version:
         row = self._row(project.id, number)
@@ -373,6 +373,24 @@ def _check_pin(connection: Connection, project: Project, number: int) -> None:
 
 def _pointer(connection: Connection, project_id: int) -> Any:
     return connection.execute(sa.select(serving).where(serving.c.project_id == project_id)).one_or_none()
+
+
+def _before(connection: Connection, project: Project) -> tuple[Any, int]:
+    """What answers now, and the number of the version that was served before it."""
+    pointer = _pointer(connection, project.id)
+    before = connection.execute(
+        sa.select(versions.c.number)
+        .where(
+            versions.c.project_id == project.id,
+            versions.c.state == "promoted",
+            versions.c.number != (pointer.number if pointer else -1),
+        )
+        .order_by(sa.func.coalesce(versions.c.turn, 0).desc(), versions.c.promoted_at.desc())
+        .limit(1)
+    ).scalar()
+    if pointer is None or before is None:
+        raise ConflictError(f"{project.key} has no earlier version to roll back to.")
+    return pointer, int(before)
 
 
 def _set(connection: Connection, project_id: int, number: int, **values: Any) -> None:

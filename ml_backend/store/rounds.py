@@ -144,6 +144,24 @@ class Rounds(Projects):
         with self.database.read() as connection:
             return [Query(*row) for row in connection.execute(statement)]
 
+    def answered_of(self, round_: Round) -> dict[int, bool]:
+        """The tasks of a round that are still there, each with whether it has been answered, skipped or turned out unreadable."""
+        statement = (
+            sa.select(tasks.c.task_id, sa.not_(still_waiting()))
+            .join_from(
+                queries,
+                tasks,
+                sa.and_(tasks.c.project_id == queries.c.project_id, tasks.c.task_id == queries.c.task_id),
+            )
+            .where(
+                queries.c.project_id == round_.project_id,
+                queries.c.round == round_.number,
+                sa.not_(tasks.c.gone),
+            )
+        )
+        with self.database.read() as connection:
+            return {task: bool(done) for task, done in connection.execute(statement)}
+
     def drawn_blind(self, project: Project) -> set[int]:
         """Tasks that some round asks for in the arm of a blind audit, answered or not."""
         drawn = sa.select(queries.c.task_id).where(queries.c.project_id == project.id, queries.c.arm == "audit")

@@ -59,7 +59,9 @@ def project_page(services: Services, visitors: Visitors) -> APIRouter:  # noqa: 
         """Where the sections go, for who may see the project."""
 
         def look(project: Project) -> str:
-            parts = [{"name": each.name, "title": each.title, "trigger": each.trigger} for each in SECTIONS]
+            parts = [
+                {"name": each.name, "title": each.title, "trigger": each.trigger} for each in SECTIONS if each.listed
+            ]
             return pages.get_template("project_start.html").render(common(project, caller), sections=parts)
 
         return HTMLResponse(await aside(look, number), headers=PRIVATE)

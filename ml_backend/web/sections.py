@@ -8,7 +8,14 @@ from typing import Any, Literal
 
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
-from ml_backend.web import problems_section, turn_section
+from ml_backend.web import (
+    compare_section,
+    log_section,
+    problems_section,
+    queue_section,
+    turn_section,
+    versions_section,
+)
 
 Event = Literal["turn", "labels", "served", "settings", "acts"]
 """turn: progress of a running turn, and what waits. labels: an answer came in, or labels were read. served: another version or
@@ -23,6 +30,7 @@ class Section:
     look: what the template takes, beside `may_act`, `person`, `project`, `number` (its number here) and `in_label_studio` (its address there).
         It never raises for a project without labels, model or queue: it says what is missing, and what to do.
     on: the events after which it is asked for again.
+    listed: False for what is not on the page, and asked for by another section.
     part: takes the place of `look` where the address has a query, which it is given, as in `page/confusion?true=owl`.
     """
 
@@ -31,6 +39,7 @@ class Section:
     look: Callable[[Project, Services], Mapping[str, Any]]
     on: tuple[Event, ...] = ()
     part: Callable[[Project, Services, Mapping[str, str]], Mapping[str, Any]] | None = None
+    listed: bool = True
 
     @property
     def trigger(self) -> str:
@@ -41,4 +50,8 @@ class Section:
 SECTIONS: tuple[Section, ...] = (
     Section("problems", "What is wrong", problems_section.look, on=("served", "settings", "labels")),
     Section("turn", "The model's turn", turn_section.look, on=("turn",)),
+    Section("queue", "The queue", queue_section.look, on=("served", "labels")),
+    Section("versions", "Versions of the model", versions_section.look, on=("served",), part=versions_section.part),
+    Section("compare", "Two versions compared", compare_section.look, part=compare_section.part, listed=False),
+    Section("log", "What people did here", log_section.look, on=("acts",), part=log_section.part),
 )

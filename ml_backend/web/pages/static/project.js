@@ -1,7 +1,7 @@
 "use strict";
 /* The page of a project; service.js stands before it. The service renders its sections; here they are asked for, and acts too. */
 
-let asked = null, trying = null;
+let asked = null, askedBy = null, trying = null;
 
 // -- what is shown ----------------------------------------------------------------------------------------------------
 
@@ -26,7 +26,14 @@ function refresh() {
   for (const part of document.querySelectorAll("#start [hx-get]")) htmx.trigger(part, "acted");
 }
 
-document.body.addEventListener("htmx:configRequest", (event) => Object.assign(event.detail.headers, credentials()));
+/* Who asks, and what a section was asked to show: its fields of the class `query`. */
+document.body.addEventListener("htmx:configRequest", ({ detail }) => {
+  Object.assign(detail.headers, credentials());
+  if (!detail.elt.matches(".body")) return;
+  for (const field of detail.elt.querySelectorAll(".query")) {
+    if (field.type !== "checkbox" || field.checked) detail.parameters[field.name] = field.value;
+  }
+});
 document.body.addEventListener("htmx:responseError", (event) => {
   const { xhr, target } = event.detail;
   let said = `The service answered ${xhr.status}: see its log.`;
@@ -42,11 +49,29 @@ for (const name of ["htmx:sendError", "htmx:timeout"]) {
 }
 document.body.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful) at("wrong").textContent = ""; });
 
+document.body.addEventListener("htmx:load", (event) => showThumbnails(event.detail.elt));
+document.body.addEventListener("htmx:afterSettle", () => showThumbnails(at("work")));
+document.body.addEventListener("change", (event) => {
+  if (event.target.matches(".query")) htmx.trigger(event.target.closest("[hx-get]"), "acted");
+});
+
+/* What somebody typed, chose, opened or has in sight stays as it is when a section is put in place again. */
+function isTouched(field) {
+  if (field.type === "checkbox" || field.type === "radio") return field.checked !== field.defaultChecked;
+  if (field.tagName === "SELECT") return [...field.options].some((each) => each.selected !== each.defaultSelected);
+  return ["INPUT", "TEXTAREA"].includes(field.tagName) && field.value !== field.defaultValue;
+}
+Object.assign(Idiomorph.defaults.callbacks, {
+  beforeNodeMorphed: (old) => !(old.dataset && "kept" in old.dataset) && !(old.form && !old.matches(".query") && isTouched(old)),
+  beforeAttributeUpdated: (name, node) => !(name === "src" && node.dataset.thumb) && !(name === "open" && node.tagName === "DETAILS"),
+});
+
 // -- what is asked for ------------------------------------------------------------------------------------------------
 
 /* Say what would happen, and ask once. */
-async function ask(act, given) {
+async function ask(act, given, form = null) {
   asked = { act, given };
+  askedBy = form;
   trying?.abort();
   const mine = trying = new AbortController();
   at("ask-title").textContent = "…";
@@ -78,6 +103,7 @@ async function doIt() {
   try {
     const { said } = await post("acts", asked);
     at("ask").close();
+    askedBy?.reset();
     tell(said);
   } catch (error) {
     at(at("ask").open ? "ask-wrong" : "wrong").textContent = error.message;
@@ -104,7 +130,7 @@ at("work").addEventListener("submit", (event) => {
   const form = event.target.closest("form[data-act]");
   if (!form) return;
   event.preventDefault();
-  ask(form.dataset.act, givenBy(form));
+  ask(form.dataset.act, givenBy(form), form);
 });
 at("ask-yes").addEventListener("click", doIt);
 at("ask-no").addEventListener("click", () => at("ask").close());
