@@ -7,7 +7,15 @@ from typing import Any
 
 from ml_backend.labelstudio.checks import MARK
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.queue import EVERYTHING, FIRST_ORDER, OUR_VERSION, TAB, show_everything, show_tab
+from ml_backend.labelstudio.queue import (
+    EVERYTHING,
+    FIRST_ORDER,
+    OUR_VERSION,
+    TAB,
+    renew_columns,
+    show_everything,
+    show_tab,
+)
 
 PATIENCE_SECONDS = 15.0
 LOOK_SECONDS = 0.25
@@ -17,11 +25,12 @@ HOW_LONG = "this takes seconds for a few hundred images, minutes for many thousa
 def make_tabs(client: LabelStudio, project: dict[str, Any]) -> list[str]:
     """Give a project that has no tab of the queue one, and one of all tasks; says what was made.
 
-    Done before connecting, after which the service looks for them, too.
+    Where there are tabs of an earlier version, they get the columns of this one, unless a person has chosen others. Done before
+    connecting, after which the service looks for them, too.
     """
     number, served = int(project["id"]), project["model_version"] or ""
     if any(tab["data"].get("title") == TAB for tab in client.tabs(number)):
-        return []
+        return [f"set the columns of the tab {title!r}" for title in renew_columns(client, number)]
     show_tab(client, number, served if OUR_VERSION.fullmatch(served) else FIRST_ORDER)
     made = [f"created the tab {TAB!r}"]
     return [*made, f"created the tab {EVERYTHING!r}"] if show_everything(client, number) else made

@@ -8,8 +8,8 @@
   ml-backend setup-project --project 3 --take-over    take it over from another data folder
 
 Sets up the ML backend (with user and password, if it has them), the webhooks, the order in which tasks are served, and
-tabs for the queue and for all tasks. The service must be running (`ml-backend serve`), because Label Studio calls it.
-Run it again to repair what is wrong; the rest is left alone.
+tabs for the queue and for all tasks, without columns of raw JSON (those you chose stay). The service must be running
+(`ml-backend serve`), because Label Studio calls it. Run it again to repair what is wrong; the rest is left alone.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
-from ml_backend.labelstudio.results import prediction_result
+from ml_backend.labelstudio.results import prediction_result, without_reason
 from ml_backend.records import LabelSchema
 from ml_backend.wording import encodable
 
@@ -177,7 +177,7 @@ def _text(name: Any) -> str:
 
 
 def renamed_prediction(schema: LabelSchema, result: Any, old: str, new: str) -> Any:
-    """The same of a prediction; one of ours says the guess in words as well, which change with it."""
+    """The same of a prediction; one of ours says the guess in words as well, which change with it, and lose the reason."""
     changed = renamed(schema.from_name, result, old, new)
     if changed == result or not _is_ours(schema, result):
         return changed
@@ -190,4 +190,5 @@ def _is_ours(schema: LabelSchema, result: list[Any]) -> bool:
     if not isinstance(ticked, dict) or not isinstance(ticked.get("score"), float):
         return False
     names = ticked.get("value", {}).get("choices", [])
-    return all(isinstance(name, str) for name in names) and result == prediction_result(schema, names, ticked["score"])
+    plain = without_reason(result)  # which may name the old label
+    return all(isinstance(name, str) for name in names) and plain == prediction_result(schema, names, ticked["score"])

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 from ml_backend.errors import InvalidInputError, LabelStudioError, LabelStudioUnavailableError
+from ml_backend.labelstudio import tab_columns
 from ml_backend.labelstudio.bulk_annotations import BY_HAND, MARK
 from ml_backend.labelstudio.client import PAGE, LabelStudio
 from ml_backend.labelstudio.task_filters import column_filter
@@ -23,8 +24,8 @@ from ml_backend.records import LabelSchema
 from ml_backend.wording import shortened
 
 UNCERTAINTY = "Uncertainty sampling"
-TAB = "Active learning queue"
-EVERYTHING = "All tasks"
+TAB = tab_columns.QUEUE
+EVERYTHING = tab_columns.EVERYTHING
 FIRST_ORDER = "v0-r0"
 """What is served before anything is read: a few tasks, and after them Label Studio draws among all of the others."""
 OUR_VERSION = re.compile(r"v\d+-r\d+")
@@ -210,9 +211,19 @@ def show_everything(client: LabelStudio, project_id: int) -> bool:
 
 
 def list_of_tasks(title: str) -> dict[str, Any]:
-    """A list of tasks without the columns that nobody needs while labelling."""
-    hidden = {"explore": _HIDDEN, "labeling": _HIDDEN}
-    return {"title": title, "type": "list", "target": "tasks", "hiddenColumns": hidden}
+    """A list of tasks with the columns that people can read."""
+    return {"title": title, "type": "list", "target": "tasks", **tab_columns.columns(title)}
+
+
+def renew_columns(client: LabelStudio, project_id: int) -> list[str]:
+    """Give our tabs the columns that they would have if they were made now, where nobody has chosen others; returns their titles."""
+    renewed = []
+    for tab in client.tabs(project_id):
+        data = tab_columns.renewed(tab)
+        if data is not None:
+            client.update_tab(tab["id"], data)
+            renewed.append(str(data["title"]))
+    return renewed
 
 
 def _check_labels(schema: LabelSchema, items: Sequence[QueueItem]) -> None:
@@ -327,13 +338,3 @@ def of_version(version: str) -> dict[str, Any]:
 def _unlabelled(client: LabelStudio, project_id: int, task_ids: set[int]) -> list[int]:
     rows = client.listed(project_id, sorted(task_ids), "id,is_labeled") if task_ids else []
     return [raw["id"] for raw in rows if not raw["is_labeled"]]
-
-
-_HIDDEN = [
-    f"tasks:{name}"
-    for name in (
-        "inner_id", "annotations_results", "annotations_ids", "predictions_model_versions", "file_upload",
-        "storage_filename", "created_at", "updated_at", "updated_by", "avg_lead_time", "draft_exists",
-        "predictions_score", "predictions_results", "total_predictions",  # a place in the queue, raw JSON, former queues too
-    )
-]  # fmt: skip

@@ -12,9 +12,11 @@ from typing import Any
 from ml_backend.errors import InvalidInputError
 from ml_backend.labelstudio.config import GUESS
 from ml_backend.records import Annotation, LabelSchema, Task
-from ml_backend.wording import encodable
+from ml_backend.wording import encodable, shortened
 
 LONGEST_S = 1e9
+LONGEST_REASON = 160
+_ASKED = ". Asked because: "
 _MARK = re.compile(r"accepted-([A-Za-z0-9._]{1,64})-([0-9a-f]{12})")
 """The id of the region of an accepted label: the certificate, and a seal over what it says."""
 
@@ -134,10 +136,13 @@ def _says_nothing(schema: LabelSchema, result: Any) -> bool:
     )
 
 
-def prediction_result(schema: LabelSchema, labels: Sequence[str], confidence: float) -> list[dict[str, Any]]:
+def prediction_result(
+    schema: LabelSchema, labels: Sequence[str], confidence: float, reason: str = ""
+) -> list[dict[str, Any]]:
     """The `result` of a Label Studio prediction; `confidence` in 0..1 goes into its own score. [] for no labels.
 
-    Where the label config has a place for it, the guess stands beside the choices in words, too.
+    Where the label config has a place for it, the guess stands beside the choices in words, too, with the reason why the
+    task is asked for, if there is one.
     """
     if not labels:
         return []
@@ -145,10 +150,21 @@ def prediction_result(schema: LabelSchema, labels: Sequence[str], confidence: fl
     if not schema.guess:
         return [ticked]
     text = f"Model's guess: {', '.join(labels)}, {min(int(100 * confidence), 99)}% sure"
+    text += _ASKED + shortened(reason, LONGEST_REASON) if reason else ""
     return [
         ticked,
         {"from_name": schema.guess, "to_name": schema.to_name, "type": "textarea", "value": {"text": [text]}},
     ]
+
+
+def without_reason(result: Any) -> Any:
+    """What `prediction_result` made, with a reason or without one, as it is without one. Anything else comes back equal."""
+    if not isinstance(result, list) or len(result) != 2 or not isinstance(result[1], dict):
+        return result
+    match result[1].get("value"):
+        case {"text": [str(text)], **rest} if not rest:
+            return [result[0], {**result[1], "value": {"text": [text.partition(_ASKED)[0]]}}]
+    return result
 
 
 def annotation_result(schema: LabelSchema, labels: Sequence[str]) -> list[dict[str, Any]]:

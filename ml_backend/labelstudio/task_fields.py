@@ -18,9 +18,10 @@ from ml_backend.errors import InvalidInputError, NotFoundError
 from ml_backend.labelstudio.client import PAGE, Json, LabelStudio
 from ml_backend.labelstudio.queue import EVERYTHING, list_of_tasks
 from ml_backend.labelstudio.queue import TAB as QUEUE
+from ml_backend.labelstudio.tab_columns import DOUBTED
 from ml_backend.labelstudio.task_filters import column_filter
 
-TAB = "Labels the model doubts"
+TAB = DOUBTED
 RIGHT, WRONG, OPEN = "right", "wrong", "no label"
 """What the status says of a task: the model agrees with its label, or does not, or there is none."""
 PREFIX = "model_"
@@ -153,9 +154,11 @@ class TaskFields:
             return False
         confidence = f"tasks:data.{self.names.confidence}"
         items = [column_filter(f"data.{self.names.status}", "equal", WRONG, "String")]
+        tab = list_of_tasks(TAB)
+        tab["hiddenColumns"]["explore"].append(f"tasks:data.{self.names.status}")  # the same for all
         self.client.create_tab(
             self.project_id,
-            list_of_tasks(TAB)
+            tab
             | {
                 "filters": {"conjunction": "and", "items": items},
                 "ordering": [f"-{confidence}"],

@@ -176,6 +176,6 @@ def queue_items(project: Project, queries: Sequence[Query], least: float | None)
         confidence = query.confidence or 0.0
         if query.arm in BLIND or least is None or confidence < least:
             return []
-        return prediction_result(project.schema, query.prediction, confidence)
+        return prediction_result(project.schema, query.prediction, confidence, query.reason)
 
     return [QueueItem(query.task_id, serving_score(query.rank, len(queries)), result(query)) for query in queries]

@@ -127,6 +127,8 @@ def test_a_guess_of_ours_is_said_in_the_new_words_and_anothers_is_left() -> None
     ours = prediction_result(SCHEMA, ["cat"], 0.9)
     assert renamed_prediction(SCHEMA, ours, "cat", "lynx") == prediction_result(SCHEMA, ["lynx"], 0.9)
     assert renamed_prediction(SCHEMA, ours, "owl", "lynx") == ours
+    asked = prediction_result(SCHEMA, ["cat"], 0.9, "between cat and dog")
+    assert renamed_prediction(SCHEMA, asked, "cat", "lynx") == prediction_result(SCHEMA, ["lynx"], 0.9)
     theirs = [
         *annotation_result(SCHEMA, ["cat"]),
         {"from_name": "guess", "type": "textarea", "value": {"text": ["a cat"]}},

@@ -75,6 +75,15 @@ def test_a_guess_stands_beside_the_choices_in_words_where_the_config_has_a_place
     assert prediction_result(schema, [], 0.9) == []
 
 
+def test_the_guess_in_words_says_why_the_image_is_asked_for_and_nothing_does_where_none_is_shown() -> None:
+    schema = parse_label_config(label_config(["cat", "dog"]))
+    _, words = prediction_result(schema, ["cat"], 0.5, "between cat and dog, margin 0.02")
+    assert words["value"] == {"text": ["Model's guess: cat, 50% sure. Asked because: between cat and dog, margin 0.02"]}
+    assert len(prediction_result(schema, ["cat"], 0.5, "word " * 1_000)[1]["value"]["text"][0]) < 250
+    assert prediction_result(schema, [], 0.5, "between cat and dog") == []
+    assert prediction_result(SCHEMA, ["cat"], 0.5, "between cat and dog") == prediction_result(SCHEMA, ["cat"], 0.5)
+
+
 def test_each_choice_has_a_key_of_its_own_as_long_as_there_are_keys() -> None:
     keys = hotkeys([f"species {number}" for number in range(60)])
     assert keys[:12] == list("1234567890qw")
