@@ -23,7 +23,7 @@ _BESIDE_AN_IMAGE = (*_OF_ANSWERS, "cancelled_annotations")
 """Beside an open image there is room for its number and itself."""
 _FORMER = (_RAW, _RAW[:-1], _RAW[:-3])
 """What our tabs hid in earlier versions, one of them for exploring and labelling alike."""
-_WIDTHS = {"id": 100, "completed_at": 190, "annotators": 150}
+_WIDTHS = {"id": 80, "completed_at": 190, "annotators": 150}
 
 Json = dict[str, Any]
 
