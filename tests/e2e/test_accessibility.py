@@ -62,7 +62,30 @@ def accept(page: Page, stack: Stack) -> None:
     expect(page.locator("#where")).to_be_visible()
 
 
-PAGES: dict[str, Callable[[Page, Stack], Any]] = {"grid": grid, "accept": accept}
+def overview(page: Page, stack: Stack) -> None:
+    page.goto(f"{stack.settings.url}/overview")
+    sign_in(page, stack)
+    expect(page.locator("#cards .card").first).to_be_visible()
+
+
+def project(page: Page, stack: Stack) -> None:
+    page.goto(f"{stack.settings.url}/projects/{stack.project.id}/page")
+    sign_in(page, stack)
+    expect(page.locator("#start .part").first).to_be_visible()
+    expect(page.get_by_text("Looking …")).to_have_count(0)
+    for more in page.locator("details > summary").all():  # what is folded up is read out, too
+        if more.is_visible():
+            more.click()
+
+
+def signed_out(page: Page, stack: Stack) -> None:
+    page.goto(f"{stack.settings.url}/projects/{stack.project.id}/page")
+    expect(page.get_by_label("Token", exact=True)).to_be_visible()
+
+
+PAGES: dict[str, Callable[[Page, Stack], Any]] = {
+    "signed out": signed_out, "overview": overview, "project": project, "grid": grid, "accept": accept,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PAGES)
