@@ -17,6 +17,8 @@ _RAW = (
     "storage_filename", "created_at", "updated_at", "updated_by", "avg_lead_time", "draft_exists",
     "predictions_score", "predictions_results", "total_predictions",  # a place in the queue, raw JSON, former queues too
 )  # fmt: skip
+_IMPORTED = ("data.sha256",)
+"""What `import-images` gives the tasks, and nobody reads."""
 _OF_ANSWERS = ("completed_at", "total_annotations", "annotators")
 """Empty in the tab of the queue, whose tasks nobody has answered."""
 _BESIDE_AN_IMAGE = (*_OF_ANSWERS, "cancelled_annotations")
@@ -30,8 +32,11 @@ Json = dict[str, Any]
 
 def columns(title: str) -> Json:
     """`hiddenColumns` and `columnsWidth` of our tab of that title, and nothing of the tasks' own data."""
-    explore = (*_RAW, *_OF_ANSWERS) if title == QUEUE else _RAW
-    hidden = {"explore": _names(explore), "labeling": _names((*_RAW, *_BESIDE_AN_IMAGE))}
+    raw = (*_RAW, *_IMPORTED)
+    hidden = {
+        "explore": _names((*raw, *_OF_ANSWERS) if title == QUEUE else raw),
+        "labeling": _names((*raw, *_BESIDE_AN_IMAGE)),
+    }
     return {"hiddenColumns": hidden, "columnsWidth": {f"tasks:{name}": width for name, width in _WIDTHS.items()}}
 
 
@@ -48,7 +53,8 @@ def renewed(tab: Json) -> Json | None:
         return None
     new = columns(data["title"])
     for each, kept in hidden.items():  # columns of fields of ours, which `ml-backend fields` hides
-        new["hiddenColumns"][each] += [name for name in kept if _is_field(name)]
+        ours = new["hiddenColumns"][each]
+        ours += [name for name in kept if _is_field(name) and name not in ours]
     return {**data, **new}
 
 
