@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -41,20 +42,30 @@ def as_json(project: Project, settings: Settings) -> dict[str, Any]:
     }
 
 
+def shown(value: Any) -> str:
+    """A value in a sentence."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def in_words(told: Mapping[str, Any]) -> str | None:
     """What `as_json` tells of the project's own settings, in a line; None where it has none."""
     own = [
-        f"{WORDS[name]} {_shown(told[name])} (the service's: {_shown(told['service'][name])})"
-        for name in told["chosen"]
+        f"{WORDS[name]} {shown(told[name])} (the service's: {shown(told['service'][name])})" for name in told["chosen"]
     ]
     return ", ".join(own) or None
+
+
+def would_be(project: Project, **changed: Any) -> Project:
+    """The project as it would be with these settings, as `checked` returns them."""
+    chosen = project.state.chosen.changed(**changed).as_json() or None
+    return replace(project, state=project.state.changed(chosen=chosen))
 
 
 def changes(before: Project, after: Project, settings: Settings) -> list[str]:
     """What a change of these came to, or would: a sentence each; none where nothing changed."""
     old, new = settings_of(before, settings), settings_of(after, settings)
     told = [
-        f"{WORDS[name].capitalize()}: {_shown(getattr(new, name))} instead of {_shown(getattr(old, name))}."
+        f"{WORDS[name].capitalize()}: {shown(getattr(new, name))} instead of {shown(getattr(old, name))}."
         for name in CHOOSABLE
         if getattr(new, name) != getattr(old, name)
     ]
@@ -116,10 +127,6 @@ def refuse_paused(project: Project) -> None:
 def _chosen(project: Project) -> dict[str, Any]:
     chosen = project.state.chosen
     return {name: value for name in CHOOSABLE if (value := getattr(chosen, name)) is not None}
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _sentence(message: str) -> str:

@@ -81,10 +81,14 @@ def _encoder(name: str) -> str:
     return name
 
 
-def _strategy(name: str) -> str:
-    """One of the registry's names, read from its source: to import it takes seconds."""
+def strategy_names() -> list[str]:
+    """The registry's names, read from its source: to import it takes seconds."""
     source = Path(__file__).with_name("strategies").joinpath("registry.py").read_text(encoding="utf-8")
-    if name not in (known := re.findall(r'^    "(\w+)": ', source, re.MULTILINE)):
+    return re.findall(r'^    "(\w+)": ', source, re.MULTILINE)
+
+
+def _strategy(name: str) -> str:
+    if name not in (known := strategy_names()):
         raise ValueError(f"must be one of {', '.join(known)}")
     return name
 

@@ -13,6 +13,7 @@ from ml_backend.web import (
     log_section,
     problems_section,
     queue_section,
+    settings_section,
     turn_section,
     versions_section,
 )
@@ -53,5 +54,6 @@ SECTIONS: tuple[Section, ...] = (
     Section("queue", "The queue", queue_section.look, on=("served", "labels")),
     Section("versions", "Versions of the model", versions_section.look, on=("served",), part=versions_section.part),
     Section("compare", "Two versions compared", compare_section.look, part=compare_section.part, listed=False),
+    Section("settings", "Settings", settings_section.look, on=("acts",)),
     Section("log", "What people did here", log_section.look, on=("acts",), part=log_section.part),
 )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from ml_backend.errors import ConflictError
+from ml_backend.project_settings import refuse_paused
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.web.page_act import Done, Given, PageAct
 from ml_backend.web.visitors import Visitor
 from ml_backend.wording import amount
+
+
+def _check_train(project: Project, _services: Services, _given: Given) -> None:
+    refuse_paused(project)
 
 
 def _would_train(project: Project, services: Services, _given: Given) -> str:
@@ -46,6 +51,6 @@ def _cancel(project: Project, services: Services, _given: Given, _by: Visitor) -
 
 
 ACTS = (
-    PageAct("train", "Train now?", "Train now", _would_train, _train),
+    PageAct("train", "Train now?", "Train now", _would_train, _train, _check_train),
     PageAct("cancel", "Cancel the turn?", "Cancel it", _would_cancel, _cancel, _check_cancel),
 )

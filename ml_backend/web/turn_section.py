@@ -18,6 +18,7 @@ def look(project: Project, services: Services) -> dict[str, Any]:
         "due": _due(jobs, services),
         "last": _last(jobs.last),
         "stopped": jobs.stopped,
+        "paused": bool(project.state.paused),
     }
 
 
