@@ -16,7 +16,7 @@ from ml_backend.steps.corpus import Corpus
 from ml_backend.steps.encode_images import places
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Version, Versions
-from ml_backend.store.project_state import Advice
+from ml_backend.store.project_state import Advice, Guessed
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
 from ml_backend.strategies.advice import GROWTH, cohen_kappa, doubt_of, stopping_advice
@@ -24,6 +24,8 @@ from ml_backend.strategies.advice import GROWTH, cohen_kappa, doubt_of, stopping
 logger = logging.getLogger(__name__)
 
 FIXED_SET = 1_000
+ASKED = 50_000
+"""Images without a label that a new version is asked about: a share of them is off by half a point at most."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,30 @@ class Advisor:
         known = project.state.advice
         if known and not known.latest:  # of an earlier release, which compared models a few labels apart
             known = None
-        if corpus is None or model is None or (known and model.number == known.latest):
+        if corpus is None or model is None:
+            return
+        if project.state.guessed is None or project.state.guessed.version != model.number:
+            self._guess(project, corpus, model)
+        if known and model.number == known.latest:
             return
         try:
             self._advise(project, corpus, model, known)
         except Exception:
             logger.exception("%s: no advice on v%d", project.key, model.number)
+
+    def _guess(self, project: Project, corpus: Corpus, model: LoadedModel) -> None:
+        """Note what the model takes the images without a label for."""
+        try:
+            waiting = np.flatnonzero(corpus.encoded & corpus.rows.waiting)
+            drawn = waiting
+            if len(waiting) > ASKED:
+                drawn = np.sort(np.random.default_rng(model.number).choice(waiting, ASKED, replace=False))
+            said = decide(model.head.predict_proba(corpus.vectors(drawn)), multilabel=model.head.multilabel).sum(axis=0)
+            counts = dict(zip(model.head.classes, said.tolist(), strict=True))
+            guessed = Guessed(version=model.number, waiting=len(waiting), asked=len(drawn), counts=counts)
+            self.ledger.configure(project, guessed=guessed)
+        except Exception:
+            logger.exception("%s: what v%d makes of the rest is not known", project.key, model.number)
 
     def _advise(self, project: Project, corpus: Corpus, model: LoadedModel, known: Advice | None) -> None:
         """Compared is the version of the last comparison, once there are `GROWTH` times its labels."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from ml_backend.encoding import Encoding
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.encoders import Encoder
-from ml_backend.learning.evaluation import confidences, confident_from
+from ml_backend.learning.evaluation import confidences, confident_from, decide
 from ml_backend.learning.finetuning import OnProgress, encode, finetune
 from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.head import Head
+from ml_backend.learning.held_out_answers import HeldOutAnswers
 from ml_backend.learning.images import decode
 from ml_backend.learning.metrics import NOTHING, measured
 from ml_backend.learning.record import Record
@@ -26,6 +28,7 @@ from ml_backend.learning.spreading import Unlabelled
 from ml_backend.learning.training import TrainedHead, TrainingReport, train_head
 from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.settings import Settings
+from ml_backend.steps import random_arm
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.steps.promotion import Promotion, answers_of, is_foreign_import, record_of
 from ml_backend.store.graphs import GraphStore
@@ -53,6 +56,7 @@ class Candidate:
     heads: what answers for the held-out images. probabilities: (n, C) of the measured ones, by them. learned: what the head
     learned from. out_of_sample: (n,) whether it is right on each of these, asked by folds, and how sure it was; empty where
     folds do not tell. apart: (n,) whether each is held out, so that the folds of all labels do not answer for it.
+    at_random: what labels chosen at random would have given, where that was measured (`steps.random_arm.told`).
     """
 
     encoder: Encoder
@@ -65,6 +69,7 @@ class Candidate:
     out_of_sample: NDArray[np.bool_]
     confidence: NDArray[np.floating[Any]]
     apart: NDArray[np.bool_]
+    at_random: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Trainer:
         reason = self.promotion.refusal(project, corpus, answers)
         ticked = _confident_from(candidate, corpus.learned_before(examples), current)
         meta = self._meta(project, candidate, digest, ticked)
-        self._publish(project, candidate, record, meta, Verdict(reason), on_progress)
+        self._publish(project, candidate, record, meta, Verdict(reason), corpus.rows.ids, on_progress)
         return self.predictor.current(project)
 
     @property
@@ -169,10 +174,39 @@ class Trainer:
         heads = FoldHeads(trained.fold_heads or (trained.head,), trained.blind)
         held_out = corpus.examples(held_out=True)
         probabilities = heads.predict_proba(held_out.features, corpus.images(held_out))
+        on_progress(0.9, "training on labels drawn at random")
+        at_random = self._at_random(project, corpus, examples, held_out, pool, prior)
         return Candidate(
             corpus.encoder, trained.head, trained.report, heads, held_out, probabilities, examples,
-            *_by_folds(trained, examples), fold >= 0,
+            *_by_folds(trained, examples), fold >= 0, at_random,
         )  # fmt: skip
+
+    def _at_random(
+        self,
+        project: Project,
+        corpus: Corpus,
+        learned: Examples,
+        held_out: Examples,
+        pool: Unlabelled,
+        prior: Head | None,
+    ) -> Mapping[str, Any] | None:
+        """What labels chosen at random would have given; None where that is not worth a training just now."""
+        places = random_arm.drawn(project, corpus, learned, held_out, self.ledger)
+        if not random_arm.is_due(places, learned, held_out, self.versions.list(project)):
+            return None
+        chosen = learned.at(places)
+        trained = train_head(
+            chosen.features,
+            chosen.targets,
+            corpus.classes,
+            seed=self.settings.seed,
+            prior=prior,
+            pool=replace(pool, at=pool.at[places]),
+            apart=corpus.folds(chosen),
+        )
+        heads = FoldHeads(trained.fold_heads, trained.blind)
+        probabilities = heads.predict_proba(held_out.features, corpus.images(held_out))
+        return random_arm.told(probabilities, held_out, corpus.folds(held_out), len(places), corpus.classes)
 
     def _unlabelled(self, project: Project, corpus: Corpus, examples: Examples) -> Unlabelled:
         """All images of the project that have a vector."""
@@ -229,7 +263,7 @@ class Trainer:
             classes=candidate.head.classes,
             multiple=candidate.head.multilabel,
             encoder=EncoderMeta(name=encoder.name, id=encoder.id, dim=encoder.dim),
-            metrics=Metrics(holdout=_measured(candidate)),
+            metrics=_metrics(candidate),
             confident_from=ticked,
             labels=candidate.report.n,
             training={k: v for k, v in vars(candidate.report).items() if k != "fold_probabilities"},
@@ -246,15 +280,18 @@ class Trainer:
         record: Record,
         meta: VersionMeta,
         verdict: Verdict,
+        ids: NDArray[np.int64],
         on_progress: OnProgress,
     ) -> None:
-        """Keep the candidate as a new version; serve it if the verdict lets it and no other one is pinned."""
+        """Keep the candidate as a new version; serve it if the verdict lets it and no other one is pinned. ids: of all tasks."""
 
         def write(folder: Path) -> None:
             candidate.head.save(folder)
             candidate.heads.save(folder)
             candidate.encoder.save(folder)
             record.save(folder)
+            if len(candidate.held_out.tasks):
+                _answers(candidate, ids).save(folder)
 
         number = self.versions.next_number(project)
         self.versions.publish(project, number, write, meta, verdict=verdict, check=partial(on_progress, 1.0, "publish"))
@@ -320,6 +357,23 @@ def _confident_from(candidate: Candidate, before: NDArray[np.bool_], current: Lo
     if sum(map(len, correct)) < ENOUGH:
         return current.confident_from if current and not before.any() else None
     return confident_from(np.concatenate(confidence), np.concatenate(correct), RIGHT)
+
+
+def _answers(candidate: Candidate, ids: NDArray[np.int64]) -> HeldOutAnswers:
+    """What it says of each held-out image. ids: (N,) of the tasks of the corpus."""
+    held_out, multilabel = candidate.held_out, candidate.head.multilabel
+    return HeldOutAnswers.of(
+        ids[held_out.tasks],
+        held_out.targets,
+        decide(candidate.probabilities, multilabel=multilabel),
+        confidences(candidate.probabilities, multilabel=multilabel),
+    )
+
+
+def _metrics(candidate: Candidate) -> Metrics:
+    if candidate.at_random is None:
+        return Metrics(holdout=_measured(candidate))
+    return Metrics(holdout=_measured(candidate), random=dict(candidate.at_random))
 
 
 def _measured(candidate: Candidate) -> dict[str, Any]:

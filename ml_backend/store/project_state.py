@@ -22,6 +22,19 @@ class Advice(JsonRecord):
     stopping: str = ""
 
 
+class Guessed(JsonRecord):
+    """What a version takes the images without a label for, when it was new.
+
+    waiting: how many there were. asked: of how many it was asked, drawn at random where that is fewer. counts: by class, of
+    those asked; with several labels an image may count in many.
+    """
+
+    version: int
+    waiting: int
+    asked: int
+    counts: dict[str, int]
+
+
 class WebhookState(JsonRecord):
     """What was found when the webhook was last looked at, and what was last repaired."""
 
@@ -82,6 +95,7 @@ class ProjectState(JsonRecord):
     another_store: why the project may not be touched: another store has it.
     images_waiting: why images are not read: their hosts are away.
     imported: the version that training started from.
+    guessed: what the last version takes the images without a label for.
     all_tasks_tab: whether it has had a tab of all tasks.
     superseded: the queue in service ("by"), and since when former ones are not ("since").
     replaced: set on a project whose number in Label Studio another one has by now.
@@ -104,6 +118,7 @@ class ProjectState(JsonRecord):
     all_tasks_tab: bool = False
     superseded: dict[str, Any] | None = None
     advice: Advice | None = None
+    guessed: Guessed | None = None
     webhook: WebhookState | None = None
     replaced: Replaced | None = None
     fields: Sequence[str] | None = None

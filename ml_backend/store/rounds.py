@@ -193,6 +193,15 @@ class Rounds(Projects):
         with self.database.read() as connection:
             return list(connection.scalars(drawn.order_by(queries.c.task_id)))
 
+    def asked_at_random(self, project: Project, *, later: bool) -> list[int]:
+        """Tasks that were last asked for by a draw at random: that of the first order; with `later`, of a random arm, too."""
+        these = [queries.c.project_id == project.id, queries.c.arm == "random", tasks.c.last_round == queries.c.round]
+        if not later:
+            these.append(queries.c.round == 0)
+        same = sa.and_(tasks.c.project_id == queries.c.project_id, tasks.c.task_id == queries.c.task_id)
+        with self.database.read() as connection:
+            return list(connection.scalars(sa.select(queries.c.task_id).join_from(queries, tasks, same).where(*these)))
+
     def _rounds(self, project: Project, *conditions: sa.ColumnElement[bool], limit: int | None = None) -> list[Round]:
         statement = (
             sa.select(rounds)

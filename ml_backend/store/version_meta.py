@@ -18,9 +18,10 @@ class EncoderMeta(JsonRecord):
 
 
 class Metrics(JsonRecord):
-    """holdout: as `learning.metrics.measured`."""
+    """holdout: as `learning.metrics.measured`. random: as `steps.random_arm.told`, of the versions for which it was measured."""
 
     holdout: dict[str, Any] | None = None
+    random: dict[str, Any] | None = None
 
 
 class VersionMeta(JsonRecord):
