@@ -27,6 +27,7 @@ ROOMS = (
     "imports",
     "exports",
     "diagnostics",
+    "insight",
     "status",
     "simulation",
     "steps",

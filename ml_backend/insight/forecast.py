@@ -1,0 +1,130 @@
+"""Where the accuracy goes with more labels, as a best fixed guess with how sure it is.
+
+The error is taken to fall as an inverse power of the number of labels to a floor, e(n) = e + b n^-c, fitted by weighted least
+squares to what was measured: R. L. Figueroa et al., "Predicting sample size required for classification performance", BMC
+Medical Informatics and Decision Making 12:8, 2012. (Why a power: J. Hestness et al., "Deep Learning Scaling is Predictable,
+Empirically", 2017.) The interval comes of refitting to accuracies that may be the true ones: later versions are measured on
+images that earlier ones were measured on, so their errors go together, as partial means of one random sequence.
+
+Such intervals know nothing of curves that bend otherwise, so they are widened; see SPREAD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+POWERS = np.array([0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0])
+USUAL, PULL = 0.5, 1.0
+"""The power expected before anything is measured, and how many squared standard errors a factor of e away from it costs."""
+DRAWS = 400
+CONFIDENCE = 0.8
+SPREAD = 1.0
+EARLIEST, MEASURED, GROWTH = 4, 15, 1.5
+"""Too early to say: with fewer versions than this, fewer measured labels, or labels that have not grown by this factor."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A version: the labels it learned from, and how many of n held-out ones it got right."""
+
+    labels: int
+    n: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Expected:
+    """At so many labels: the best guess, and where the accuracy is with 80 % confidence."""
+
+    labels: int
+    accuracy: float
+    low: float
+    high: float
+
+
+def too_early(points: Sequence[Measured]) -> str | None:
+    """Why nothing can be said; None where it can."""
+    if len(points) < EARLIEST:
+        return f"it takes {EARLIEST} measured versions, and there are {len(points)}"
+    if points[-1].n < MEASURED:
+        return f"it takes {MEASURED} held-out labels, and there are {points[-1].n}"
+    first, last = points[0].labels, points[-1].labels
+    if last < GROWTH * max(first, 1):
+        return f"the versions are too alike in labels: from {first} to {last}"
+    return None
+
+
+def forecast(points: Sequence[Measured], wanted: Sequence[int], *, seed: int = 0) -> list[Expected]:
+    """What is expected at each number of labels. points: oldest first, as many as `too_early` wants at least."""
+    labels, n, right = (
+        np.array(column, float) for column in zip(*((p.labels, p.n, p.right) for p in points), strict=True)
+    )
+    error = (n - right + 0.5) / (n + 1)
+    labels = np.maximum(labels, 1.0)
+    scale = labels[-1]
+    best = _fit(labels / scale, error[None], n)
+    fitted = _at(best, labels / scale)[0]
+    draws = error[None] - _noise(fitted, n, np.random.default_rng(seed))
+    fits = _fit(labels / scale, draws, n)
+    at = np.array([max(w, 1) for w in wanted], float) / scale
+    guess, possible = _at(best, at)[0], _at(fits, at)
+    tail = 50 * (1 - CONFIDENCE)
+    least, most = np.percentile(possible, [tail, 100 - tail], axis=0)
+    low, high = guess + SPREAD * np.minimum(least - guess, 0), guess + SPREAD * np.maximum(most - guess, 0)
+    return [
+        Expected(int(count), *(_share(1 - each) for each in errors))
+        for count, *errors in zip(wanted, guess, high, low, strict=True)
+    ]
+
+
+Fits = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+"""(k,) floors, (k,) heights, (k,) powers."""
+
+
+def _fit(x: NDArray[np.float64], error: NDArray[np.float64], n: NDArray[np.float64]) -> Fits:
+    """Weighted least squares of errors (k, m) at x (m,), for each row; neither floor nor height below zero."""
+    weight = n / np.mean(n)
+    total = weight.sum()
+    mean = error @ weight / total
+    typical = np.clip(mean, 0.02, 0.98)
+    unit = typical * (1 - typical) / np.mean(n)  # the square of a standard error of one version
+    lowest = np.full(len(error), np.inf)
+    floor, height, power = np.zeros(len(error)), np.zeros(len(error)), np.full(len(error), USUAL)
+    for each in POWERS:
+        basis = x**-each
+        centre = basis @ weight / total
+        spread = ((basis - centre) ** 2) @ weight
+        slope = ((error - mean[:, None]) * (basis - centre)) @ weight / max(spread, 1e-12)
+        a = mean - slope * centre
+        through = error @ (weight * basis) / ((basis**2) @ weight)  # with a floor of nothing
+        slope = np.where(slope < 0, 0.0, np.where(a < 0, through, slope))
+        a = np.where(slope <= 0, mean, np.where(a < 0, 0.0, a))
+        residual = ((error - a[:, None] - slope[:, None] * basis) ** 2) @ weight
+        cost = residual / unit + PULL * np.log(each / USUAL) ** 2
+        better = cost < lowest
+        lowest = np.where(better, cost, lowest)
+        floor, height, power = (np.where(better, new, old) for new, old in ((a, floor), (slope, height), (each, power)))
+    return floor, height, power
+
+
+def _at(fits: Fits, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(k, m) errors at x (m,)."""
+    floor, height, power = fits
+    return np.asarray(floor[:, None] + height[:, None] * x[None] ** -power[:, None])
+
+
+def _noise(error: NDArray[np.float64], n: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """(DRAWS, m) by how much the errors measured may be off: means of the first n of one sequence of images."""
+    share = np.clip(error, 0.5 / n, 1 - 0.5 / n)
+    sizes, place = np.unique(n, return_inverse=True)
+    steps = rng.normal(size=(DRAWS, len(sizes))) * np.sqrt(np.diff(sizes, prepend=0.0))
+    means = np.cumsum(steps, axis=1) / sizes
+    return np.asarray(means[:, place] * np.sqrt(share * (1 - share)))
+
+
+def _share(value: float) -> float:
+    return float(min(max(value, 0.0), 1.0))
