@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ml_backend.diagnostics import Diagnosis
 from ml_backend.encoding import Encoding
 from ml_backend.hosts import Hosts, Registry
+from ml_backend.insight.findings import Findings
 from ml_backend.learning.images import limit_pixels
 from ml_backend.predictor import Predictor
 from ml_backend.project_encoders import ProjectEncoders
@@ -71,6 +72,7 @@ class Services:
         self.acceptances = Acceptances(self.database, clock=self.ledger.clock)
         self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, self.acceptances, settings)
         self.encoders = ProjectEncoders(self.versions, self.predictor, self.encoding, settings)
+        self.findings = Findings()
         self.checkpoints = ProjectFiles(settings.data_dir / "checkpoints")
         self.graph_files = ProjectFiles(settings.data_dir / "graphs")
 

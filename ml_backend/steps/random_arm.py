@@ -25,8 +25,8 @@ from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Version
 from ml_backend.store.projects import Project
 
-GROWTH = 1.1
-"""Measured anew once there are this many times the labels drawn at random: some fifty trainings in the life of a project."""
+GROWTH, LAST = 1.1, 50
+"""Measured anew once there are this many times the labels drawn at random, or so many versions later: one training in many."""
 FEWEST = 10
 """Held-out labels that measure; with fewer, an accuracy says nothing."""
 LEFT = 0.9
@@ -43,7 +43,7 @@ def drawn(project: Project, corpus: Corpus, learned: Examples, held_out: Example
 
 
 def is_due(places: NDArray[np.int64], learned: Examples, held_out: Examples, versions: Sequence[Version]) -> bool:
-    """Whether it is worth a training. versions: newest first."""
+    """Whether it is worth a training. versions: the last ones, newest first."""
     chosen = learned.targets[places]
     if len(held_out.tasks) < FEWEST or len(places) == len(learned.tasks) or len(np.unique(chosen, axis=0)) < 2:
         return False

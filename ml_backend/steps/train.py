@@ -192,7 +192,7 @@ class Trainer:
     ) -> Mapping[str, Any] | None:
         """What labels chosen at random would have given; None where that is not worth a training just now."""
         places = random_arm.drawn(project, corpus, learned, held_out, self.ledger)
-        if not random_arm.is_due(places, learned, held_out, self.versions.list(project)):
+        if not random_arm.is_due(places, learned, held_out, self.versions.list(project, limit=random_arm.LAST)):
             return None
         chosen = learned.at(places)
         trained = train_head(

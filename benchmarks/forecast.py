@@ -1,0 +1,132 @@
+"""How often the forecast of the learning curve holds, and how near the arm "at random" comes to labels really drawn so.
+
+  OMP_NUM_THREADS=1 nice python -m benchmarks.forecast --data ../shared/data
+  OMP_NUM_THREADS=1 nice python -m benchmarks.forecast --data ../shared/data --only digits --seeds 2
+
+Projects are labelled as the service asks (`ml_backend.simulation.live_protocol`). After each training what the service would show
+is kept: the held-out labels, how many of them the fold heads get right, and the accuracy of the served head on a fresh test set,
+which the service never knows. At each training what is forecast is then compared with the fresh accuracy that came. Finished runs
+are kept in .benchmarks/forecast, until the code that decides them changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.strategy_data import CACHE, sources
+from ml_backend.learning.fold_heads import FoldHeads
+from ml_backend.learning.training import train_head
+from ml_backend.simulation.code_version import code_digest
+from ml_backend.simulation.data import STRESS, Data
+from ml_backend.simulation.live_protocol import LiveProject
+from ml_backend.simulation.replay import Live, Settings, judged
+from ml_backend.simulation.runs import data_digest
+from ml_backend.simulation.simulated_head import LiveHead
+from ml_backend.strategies import STRATEGIES
+
+CASES = {
+    "digits": ("digits", "none", 10),
+    "digits-tail": ("digits", "tail", 10),
+    "digits-wrong": ("digits", "wrong", 10),
+    "mnist": ("mnist", "none", 5),
+    "mnist_pairs": ("mnist_pairs", "none", 3),
+    "cifar_patches": ("cifar_patches", "none", 5),
+    "cifar_resnet": ("cifar_resnet", "none", 5),
+}
+"""Data, stress, runs of each strategy."""
+STEP, BUDGET = 20, 600
+AHEAD = {"+100": lambda n: n + 100, "x2": lambda n: 2 * n}
+"""Of how many labels it is asked."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """After one training. n, right: held-out labels that measure, and right answers of the fold heads. fresh: accuracy on the test set.
+
+    random_labels, random_right: as the service's arm "at random", measured on the same held-out labels.
+    """
+
+    labels: int
+    n: int
+    right: int
+    fresh: float
+    random_labels: int
+    random_right: int
+
+
+def looks(data: Data, strategy: str, seed: int, train: LiveHead) -> Iterator[Look]:
+    live = Live(train_after=STEP, late=0)
+    project = LiveProject(data, seed, Settings(batch=STEP, budget=BUDGET, live=live), live)
+    answered = project.answer(project.turn(strategy, None).queue, STEP)
+    while answered < BUDGET:
+        turn = project.turn(strategy, train)
+        if turn.head:
+            yield look(project, train, judged(turn.head, data)[0], seed)
+        given = project.answer(turn.queue, STEP)
+        if not given and not project.rows.waiting.any():
+            return
+        answered += given
+
+
+def look(project: LiveProject, train: LiveHead, fresh: float, seed: int) -> Look:
+    corpus = project.corpus
+    held_out = corpus.examples(held_out=True)
+    images = corpus.images(held_out)
+
+    def right(heads: FoldHeads) -> int:
+        return int(held_out.right(heads.predict_proba(held_out.features, images)).sum())
+
+    shown = right(FoldHeads(train.last.fold_heads))
+    fold, n = corpus.folds(held_out), len(held_out.tasks)
+    drawn, learned = 0, 0
+    if n >= 2 and len(np.unique(held_out.targets)) > 1:  # as `steps.random_arm` does
+        pool = type(train.pool)(train.pool.graph, train.pool.features, train.pool.places, held_out.tasks)
+        trained = train_head(held_out.features, held_out.targets, corpus.classes, seed=seed, pool=pool, apart=fold)
+        drawn = right(FoldHeads(trained.fold_heads))
+        learned = n - round(sum(int((fold == each).sum()) ** 2 for each in range(5)) / n)
+    return Look(int(project.rows.labelled.sum()), n, shown, fresh, learned, drawn)
+
+
+def finished(name: str, strategy: str, seed: int, data: Data) -> list[Look]:
+    """The looks of one run; read back where the same code has done it before."""
+    code = code_digest(LiveProject.__module__, LiveHead.__module__, STRATEGIES[strategy].__module__)
+    key = f"{name}-{strategy}-{seed}-{STEP}-{BUDGET}-{data_digest(data)[:8]}-{code[:8]}"
+    path = CACHE / "forecast" / f"{key}.json"
+    if not path.exists():
+        found = [asdict(each) for each in looks(data, strategy, seed, LiveHead())]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found))
+    return [Look(**each) for each in json.loads(path.read_text())]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the archives")
+    parser.add_argument("--only", default=",".join(CASES), help=f"comma-separated, of: {', '.join(CASES)}")
+    parser.add_argument("--strategies", default="random,auto")
+    parser.add_argument("--seeds", type=int, help="instead of the number of each case")
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    available = sources(args.data)
+    for name in args.only.split(","):
+        source, stress, seeds = CASES[name]
+        if source not in available:
+            print(f"{name}: not measured, its archive is not in {args.data}")
+            continue
+        for strategy in args.strategies.split(","):
+            for seed in range(args.seeds or seeds):
+                finished(name, strategy, seed, STRESS[stress](available[source](seed), seed))
+                print(name, strategy, seed, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
