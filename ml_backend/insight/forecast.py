@@ -81,19 +81,15 @@ def forecast(points: Sequence[Measured], wanted: Sequence[int], *, seed: int = 0
     ]
 
 
-Fits = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
-"""(k,) floors, (k,) heights, (k,) powers."""
-
-
-def _fit(x: NDArray[np.float64], error: NDArray[np.float64], n: NDArray[np.float64]) -> Fits:
-    """Weighted least squares of errors (k, m) at x (m,), for each row; neither floor nor height below zero."""
+def _fit(x: NDArray[np.float64], error: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3, k) floors, heights and powers: least squares of errors (k, m) at x (m,) weighted by n; neither of the first two below zero."""
     weight = n / np.mean(n)
     total = weight.sum()
     mean = error @ weight / total
     typical = np.clip(mean, 0.02, 0.98)
     unit = typical * (1 - typical) / np.mean(n)  # the square of a standard error of one version
-    lowest = np.full(len(error), np.inf)
-    floor, height, power = np.zeros(len(error)), np.zeros(len(error)), np.full(len(error), USUAL)
+    lowest: NDArray[np.float64] = np.full(len(error), np.inf)
+    best: NDArray[np.float64] = np.zeros((3, len(error)))
     for each in POWERS:
         basis = x**-each
         centre = basis @ weight / total
@@ -107,11 +103,11 @@ def _fit(x: NDArray[np.float64], error: NDArray[np.float64], n: NDArray[np.float
         cost = residual / unit + PULL * np.log(each / USUAL) ** 2
         better = cost < lowest
         lowest = np.where(better, cost, lowest)
-        floor, height, power = (np.where(better, new, old) for new, old in ((a, floor), (slope, height), (each, power)))
-    return floor, height, power
+        best = np.where(better, np.stack([a, slope, np.full(len(error), each)]), best)
+    return best
 
 
-def _at(fits: Fits, x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _at(fits: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
     """(k, m) errors at x (m,)."""
     floor, height, power = fits
     return np.asarray(floor[:, None] + height[:, None] * x[None] ** -power[:, None])

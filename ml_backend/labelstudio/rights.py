@@ -7,8 +7,11 @@ from typing import Any
 
 from ml_backend.errors import LabelStudioUnavailableError
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.transport import detail_of
+from ml_backend.labelstudio.transport import detail_of, parsed
+from ml_backend.wording import encodable
 
+SOON_S = 5.0
+"""Names are to be had soon, or not at all: a page waits."""
 ALLOWED, REFUSED = (200, 400), (403, 404)
 """A config that does not pass is told, with 400, to those alone who may change it."""
 
@@ -27,6 +30,22 @@ def may_change(project_id: int, client: LabelStudio) -> bool:
     raise LabelStudioUnavailableError(
         f"Label Studio does not say whether you may change the project ({answer.status_code}: {detail_of(answer)}): try again."
     )
+
+
+def names(client: LabelStudio) -> dict[int, str]:
+    """What the users are called that Label Studio shows to the client's user; nobody where it shows nobody.
+
+    Raises LabelStudioError where it cannot be reached.
+    """
+    answer = client.transport.send("GET", "/api/users/", timeout=SOON_S)
+    listed = parsed(answer) if answer.ok else []
+    users = listed.get("results") if isinstance(listed, dict) else listed
+    return {user["id"]: encodable(called(user)) for user in users or () if isinstance(user.get("id"), int)}
+
+
+def called(user: Mapping[str, Any]) -> str:
+    full = " ".join(str(user.get(part) or "").strip() for part in ("first_name", "last_name")).strip()
+    return full or account(user)
 
 
 def account(user: Mapping[str, Any]) -> str:

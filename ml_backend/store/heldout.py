@@ -42,6 +42,17 @@ class HeldOut(Rounds):
                 for task in connection.scalars(held.where(tasks.c.task_id.in_(piece)))
             }
 
+    def settled(self, project: Project, task_ids: Sequence[int]) -> set[int]:
+        """Those of the tasks that people have answered or skipped as often as they are to be: nobody is asked any more."""
+        people = tasks.c.answers - tasks.c.accepted + tasks.c.skips
+        enough = (tasks.c.project_id == project.id, sa.not_(tasks.c.gone), people >= project.state.overlap)
+        with self.database.read() as connection:
+            return {
+                task
+                for piece in pieces(task_ids)
+                for task in connection.scalars(sa.select(tasks.c.task_id).where(*enough, tasks.c.task_id.in_(piece)))
+            }
+
     def size(self, project: Project) -> int:
         """How many tasks the project has."""
         statement = sa.select(sa.func.count()).where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))

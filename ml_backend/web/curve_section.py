@@ -101,7 +101,9 @@ def _spot(point: Point) -> Spot:
     kind = "passed" if point.passed else "rejected"
     for each in ("served", "pinned"):
         kind += f" {each}" if getattr(point, each) else ""
-    return Spot(kind, *_place(point), says=f"{point.name}: {point.labels:,} labels, {_accuracy(point)}, {_state(point)}")
+    return Spot(
+        kind, *_place(point), says=f"{point.name}: {point.labels:,} labels, {_accuracy(point)}, {_state(point)}"
+    )
 
 
 def _says_chance(point: RandomPoint) -> str:
@@ -170,7 +172,9 @@ def _arm(known: Curve) -> dict[str, str] | None:
     if (found := beside(known)) is None:
         return told
     _, point = found
-    told["chosen"] = f"{point.name} learned from {amount(point.labels, 'label')} as they were asked for: {_accuracy(point)}"
+    told["chosen"] = (
+        f"{point.name} learned from {amount(point.labels, 'label')} as they were asked for: {_accuracy(point)}"
+    )
     told["verdict"] = _verdict(last, point)
     return told
 
@@ -207,5 +211,3 @@ def _expected(each: Expected) -> dict[str, Any]:
         "low": f"{each.low:.0%}",
         "high": f"{each.high:.0%}",
     }
-
-

@@ -11,7 +11,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -24,7 +24,7 @@ from ml_backend.errors import (
 )
 from ml_backend.hosts import created_at, is_another
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.rights import account, may_change
+from ml_backend.labelstudio.rights import account, called, may_change, names
 from ml_backend.store.projects import Project
 
 Found = TypeVar("Found")
@@ -94,6 +94,10 @@ class Persons:
 
         return self._remembered(f"list {host}", None, token, look, host)
 
+    def names(self, project: Project, token: str | None) -> Mapping[int, str]:
+        """What the users are called that Label Studio shows to the person. Raises what `labelstudio.rights.names` does."""
+        return self._remembered("names", project, token, names)
+
     def who_may_change(self, project: Project, token: str | None) -> Person:
         """The person, asked now. Raises what `ask` does, and ForbiddenError for who may only look."""
         with self.client(project, token) as client:
@@ -150,13 +154,8 @@ class Persons:
         number = user.get("id")
         if not isinstance(number, int):  # a page that stands before it, say
             raise LabelStudioUnavailableError("Label Studio does not say whose token this is: try again in a while.")
-        return Person(number, _name(user), account(user))
+        return Person(number, called(user), account(user))
 
 
 def _connect(host: str, token: str) -> LabelStudio:
     return LabelStudio(host, token, timeout=TIMEOUT_S, retries=RETRIES)
-
-
-def _name(user: dict[str, Any]) -> str:
-    full = " ".join(str(user.get(part) or "").strip() for part in ("first_name", "last_name")).strip()
-    return full or account(user)

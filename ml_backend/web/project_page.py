@@ -20,6 +20,7 @@ from ml_backend.web.page_acts import PageActs
 from ml_backend.web.project_routes import numbered
 from ml_backend.web.protocol import PageActRequest
 from ml_backend.web.sections import SECTIONS
+from ml_backend.web.user_names import user_names
 from ml_backend.web.visitors import Called, Caller, Visitors
 
 T = TypeVar("T")
@@ -48,7 +49,8 @@ def project_page(services: Services, visitors: Visitors) -> APIRouter:  # noqa: 
         visitor = visitors.looks(project, caller)
         address = f"{project.key.host}/projects/{project.key.project_id}"
         known = {"project": project, "number": project.id, "title": project.title, "in_label_studio": address}
-        return known | {"may_act": visitor.may_act, "person": visitor.name}
+        who = user_names(project, caller, services, visitors)
+        return known | {"may_act": visitor.may_act, "person": visitor.name, "who": who}
 
     @router.get("/page", response_class=Response, responses=HTML)
     def page(number: int, request: Request) -> HTMLResponse:

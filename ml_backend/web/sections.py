@@ -9,7 +9,13 @@ from typing import Any, Literal
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.web import (
+    annotators_section,
+    balance_section,
+    classes_section,
     compare_section,
+    conflicts_section,
+    confusion_section,
+    curve_section,
     log_section,
     problems_section,
     queue_section,
@@ -28,7 +34,8 @@ class Section:
     """A part of the page, which is asked for by itself.
 
     name: of its address, `page/<name>`, and of its template, `pages/sections/<name>.html`.
-    look: what the template takes, beside `may_act`, `person`, `project`, `number` (its number here) and `in_label_studio` (its address there).
+    look: what the template takes, beside `may_act`, `person`, `project`, `number` (its number here), `in_label_studio` (its address there)
+        and `who`, which says what a user of Label Studio is called, by number.
         It never raises for a project without labels, model or queue: it says what is missing, and what to do.
     on: the events after which it is asked for again.
     listed: False for what is not on the page, and asked for by another section.
@@ -52,6 +59,12 @@ SECTIONS: tuple[Section, ...] = (
     Section("problems", "What is wrong", problems_section.look, on=("served", "settings", "labels")),
     Section("turn", "The model's turn", turn_section.look, on=("turn",)),
     Section("queue", "The queue", queue_section.look, on=("served", "labels")),
+    Section("curve", "Is it learning?", curve_section.look, on=("served",), part=curve_section.part),
+    Section("classes", "Classes", classes_section.look, on=("served", "labels")),
+    Section("confusion", "What is taken for what", confusion_section.look, on=("served",), part=confusion_section.part),
+    Section("balance", "How many of each class", balance_section.look, on=("served", "labels")),
+    Section("annotators", "Annotators", annotators_section.look, on=("labels",)),
+    Section("conflicts", "Who disagrees", conflicts_section.look, on=("labels",), part=conflicts_section.part),
     Section("versions", "Versions of the model", versions_section.look, on=("served",), part=versions_section.part),
     Section("compare", "Two versions compared", compare_section.look, part=compare_section.part, listed=False),
     Section("settings", "Settings", settings_section.look, on=("acts",)),

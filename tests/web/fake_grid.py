@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -29,7 +30,7 @@ USERS = {ANNA: 7, BEN: 8, STRANGER: 9}
 
 @dataclass
 class Studio(FakeProject):
-    """What Label Studio has, shared by all who look at it. away: it does not answer. goes_at: nor after this is asked. rights: answer to who asks for them."""
+    """What Label Studio has, shared by all who look at it. away: it does not answer. goes_at: nor after this is asked. rights: answer to who asks for them. users: who else there is."""
 
     label_config: str = ""
     created_at: str = "2026-01-01T00:00:00Z"
@@ -37,6 +38,7 @@ class Studio(FakeProject):
     goes_at: str = ""
     rights: int = 200
     asked: list[str] = field(default_factory=list)
+    users: list[dict[str, Any]] = field(default_factory=list)
 
     def seen_by(self, token: str) -> Visit:
         self.asked.append(token)
@@ -81,13 +83,17 @@ class Visit(LabelStudio):
         return self
 
     def send(self, method: str, path: str, **body: Any) -> requests.Response:
-        """Whether one may change the project, the only request that is made so; Ben may only look."""
+        """Whether one may change the project; Ben may only look. Or who else there is, which Ben may not know."""
+        answer = requests.Response()
+        if path == "/api/users/":
+            answer.status_code = 403 if self._token == BEN else 200
+            answer._content = json.dumps(self._studio.users).encode()
+            return answer
         assert (method, path, body) == (
             "POST",
             "/api/projects/1/validate/",
             {"json": {"label_config": self._studio.label_config}},
         )
-        answer = requests.Response()
         answer.status_code = 403 if self._token == BEN else self._studio.rights
         return answer
 
