@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ml_backend.acceptance.auditing import Auditing
     from ml_backend.acceptance.certifying import Certifying
     from ml_backend.acceptance.project_rest import ProjectRest
+    from ml_backend.atlas import Atlas
     from ml_backend.exports.model_files import ModelExporter
     from ml_backend.imports.trained_model import ModelImporter
     from ml_backend.manual_fields import FieldWriter
@@ -75,6 +76,7 @@ class Services:
         self.findings = Findings()
         self.checkpoints = ProjectFiles(settings.data_dir / "checkpoints")
         self.graph_files = ProjectFiles(settings.data_dir / "graphs")
+        self.map_files = ProjectFiles(settings.data_dir / "maps")
 
     @property
     def status(self) -> ProjectStatus:
@@ -128,6 +130,16 @@ class Services:
             self.settings, self.ledger, self.versions, self.features, self.predictor, self.encoding,
             self.label_sync, self.corpus_builder, self.queue_pusher, self.acceptances,
         )  # fmt: skip
+
+    @property
+    def atlas(self) -> Atlas:
+        from ml_backend.atlas import Atlas  # noqa: PLC0415 - safetensors
+        from ml_backend.store.map_files import MapFiles  # noqa: PLC0415
+
+        files = MapFiles(self.map_files)
+        return Atlas(
+            self.database, self.ledger, self.versions, self.features, self.predictor, self.acceptances, files, self.settings
+        )
 
     @property
     def auditing(self) -> Auditing:

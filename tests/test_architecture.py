@@ -24,6 +24,7 @@ ROOMS = (
     "manual_fields",
     "opinions",
     "look_alikes",
+    "atlas",
     "imports",
     "exports",
     "diagnostics",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import mmap
 import os
 import re
 import shutil
@@ -30,6 +31,8 @@ from ml_backend.store.faults import translated
 
 logger = logging.getLogger(__name__)
 
+READ_BLOCK = 16_384
+"""Rows read at a time."""
 _HASH_BYTES = 32
 _DAMAGED = ".damaged"
 """Folder of what was set aside, the last of each encoder."""
@@ -77,6 +80,13 @@ class FeatureStore:
             table.refresh()
             return table.matrix()
 
+    def encoder_of(self, hashes: Sequence[str]) -> str | None:
+        """The encoder that most of these hashes have vectors of; None where none has any."""
+        names = sorted(path.parent.name for path in self.root.glob("*/hashes.bin") if _NAME.fullmatch(path.parent.name))
+        counts = {name: int((self.rows(name, hashes) >= 0).sum()) for name in names}
+        best = max(names, key=counts.__getitem__, default=None)
+        return best if best is not None and counts[best] else None
+
     def drop(self, encoder_id: str) -> None:
         """Remove all rows of an encoder that is no longer used. Maps that are still open stay readable."""
         table = self._table(encoder_id)
@@ -89,6 +99,22 @@ class FeatureStore:
             raise InvalidInputError(f"{encoder_id!r} is not an encoder id: use only letters, digits, '.', '_' and '-'.")
         with self._lock:
             return self._tables.setdefault(encoder_id, _Table(self.root / encoder_id))
+
+
+def read_rows(
+    matrix: NDArray[np.float16], at: NDArray[np.integer[Any]], block: int = READ_BLOCK
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
+    """Go through the rows `at` (n,) of a matrix in the order of the file: (k,) places in `at`, (k, d) their rows.
+
+    Of a memory map, what was read is let go of again, so that a large one never counts as memory of this process.
+    """
+    order = np.argsort(at, kind="stable")
+    opened = getattr(matrix, "_mmap", None)
+    for start in range(0, len(order), block):
+        places = order[start : start + block]
+        yield places, np.array(matrix[at[places]])
+        if opened is not None and hasattr(mmap, "MADV_DONTNEED"):
+            opened.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass

@@ -1,0 +1,244 @@
+"""The map of a project: where each image lies on a plane, and what is known and thought of it, as small arrays.
+
+Of held-out tasks no guess is in it at all. While an audit is on nobody is shown one of any task: `shows_guesses` says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_backend.errors import NotFoundError
+from ml_backend.learning.projection import SAMPLE, SMALLEST, Method, Plane, main_directions, neighbourhoods
+from ml_backend.predictor import Predictor
+from ml_backend.settings import Settings
+from ml_backend.store.acceptances import Acceptances
+from ml_backend.store.database import Database
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.map_files import Layout, MapFiles
+from ml_backend.store.map_rows import MEASURES, NONE, TO_MEASURE, map_rows
+from ml_backend.store.model_versions import Versions
+from ml_backend.store.projects import Project
+from ml_backend.store.vectors import FeatureStore, read_rows
+
+if TYPE_CHECKING:
+    from ml_backend.learning.head import Head
+
+GROWN = 0.2
+"""Share of images that came since the layout was made, from which on t-SNE lays them out anew."""
+ASKED = 50
+"""Images by which it is found out which encoder has read the project, before there is a model."""
+UNSURE = 255
+"""In place of a doubt: there is no guess."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """The images that lie on the map, in an order drawn at random: the first ones are a fair sample of all.
+
+    ids: (n,) int64. rows: (n,) int64, each one's row in the vectors of `encoder_id`. places: (n, 2) uint16. label, guess: (n,) uint16, place in
+    `labels` or NONE. doubt: (n,) uint8, 100 (1 - confidence), or UNSURE. kind: (n,) uint8 of `store.map_rows`. annotator: (n,) int64.
+    by_id: (n,) the order of ascending ids. version: of the model whose guesses these are, 0 for none. missing: images without a vector.
+    """
+
+    labels: tuple[str, ...]
+    encoder_id: str
+    method: Method
+    version: int
+    missing: int
+    ids: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    places: NDArray[np.uint16]
+    label: NDArray[np.uint16]
+    guess: NDArray[np.uint16]
+    doubt: NDArray[np.uint8]
+    kind: NDArray[np.uint8]
+    annotator: NDArray[np.int64]
+    by_id: NDArray[np.int64]
+
+    def at(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(m,) the places here of these tasks, -1 for those that are not on the map."""
+        if not len(self.ids):
+            return np.full(len(ids), -1, np.int64)
+        found = self.by_id[np.minimum(np.searchsorted(self.ids, ids, sorter=self.by_id), len(self.ids) - 1)]
+        return np.where(self.ids[found] == ids, found, -1)
+
+    def alike(self, vector: NDArray[np.floating[Any]], matrix: NDArray[np.float16], count: int) -> NDArray[np.int64]:
+        """(<= count,) places here of the images nearest to `vector` (d,), of any length, by cosine, the nearest first; ties by id."""
+        wanted = vector.astype(np.float32) / max(float(np.linalg.norm(vector.astype(np.float64))), 1e-12)
+        near = np.empty(len(self.rows), np.float32)
+        for places, rows in read_rows(matrix, self.rows):
+            near[places] = rows.astype(np.float32) @ wanted
+        few = min(count, len(near))
+        best = np.argpartition(-near, few - 1)[:few] if few else np.zeros(0, np.int64)
+        return np.asarray(best[np.lexsort((self.ids[best], -near[best]))])
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Makes the maps of projects. Seconds for a million images; memory in proportion to the tasks, not to their vectors."""
+
+    database: Database
+    ledger: Ledger
+    versions: Versions
+    features: FeatureStore
+    predictor: Predictor
+    acceptances: Acceptances
+    files: MapFiles
+    settings: Settings
+
+    def basis(self, project: Project) -> tuple[object, ...]:
+        """What a map is of: where it is another one, `points` gives another map."""
+        encoder, served = self.encoder_id(project), self.versions.current(project)
+        return (
+            project.reconciled_at,
+            project.label_config,
+            project.reserved_share,
+            encoder,
+            served.number if served else 0,
+            len(self.features.matrix(encoder)) if encoder else 0,
+            self.files.stamp(project.id),
+        )
+
+    def encoder_id(self, project: Project) -> str | None:
+        """Whose vectors the map is made of: those of the version that answers, or of what has read the images so far."""
+        if (served := self.versions.current(project)) is not None:
+            return served.meta.encoder.id
+        some = []
+        for _, digest in self.ledger.images(project):
+            some += [digest] if digest else []
+            if len(some) >= ASKED:
+                break
+        return self.features.encoder_of(some)
+
+    def points(self, project: Project) -> Points:
+        """Everything. Raises NotFoundError, with what to do, where no image was read yet."""
+        encoder_id = self.encoder_id(project)
+        if encoder_id is None:
+            raise NotFoundError(_nothing_read(project))
+        ids, rows, label, kind, annotator, missing = self._rows(project, encoder_id)
+        if not len(ids):
+            raise NotFoundError(_nothing_read(project))
+        layout = self._laid_out(project, encoder_id, ids, rows)
+        guess, doubt, version = self._guesses(project, encoder_id, rows, kind)
+        order = np.random.default_rng(project.id).permutation(len(ids))
+        return Points(
+            project.schema.labels, encoder_id, layout.plane.method, version, missing,
+            ids[order], rows[order], layout.places[order], label[order], guess[order], doubt[order], kind[order],
+            annotator[order], np.argsort(ids[order]),
+        )  # fmt: skip
+
+    def shows_guesses(self, project: Project) -> bool:
+        """Whether anybody may be shown what the model takes any image of the project for."""
+        return (
+            not self.acceptances.is_blind(project)
+            and self.settings.prelabels != "never"
+            and project.state.overlap <= 1
+        )
+
+    # -- where each lies ----------------------------------------------------------------------------------------------
+
+    def outdated(self, project: Project) -> bool:
+        """Whether t-SNE is to lay the project out anew: by another encoder, or because many images came."""
+        encoder_id = self.encoder_id(project)
+        if encoder_id is None:
+            return False
+        layout = self.files.read(project.id, encoder_id)
+        size = self.ledger.size(project)
+        if layout is None or layout.plane.method != "t-sne":
+            return size >= SMALLEST
+        return size > (1 + GROWN) * len(layout.ids)
+
+    def lay_out(self, project: Project) -> bool:
+        """Have t-SNE lay out a sample, put the others beside their likes, and keep that; takes minutes. False: too few images."""
+        encoder_id = self.encoder_id(project)
+        if encoder_id is None:
+            return False
+        ids, rows, *_ = self._rows(project, encoder_id)
+        if len(ids) < SMALLEST:
+            return False
+        matrix = self.features.matrix(encoder_id)
+        plane = neighbourhoods(_sample(matrix, rows, SAMPLE["t-sne"]), seed=project.id % 2**31)
+        self.files.write(project.id, Layout(encoder_id, plane, ids, rows, _placed(plane, matrix, rows)))
+        return True
+
+    def _laid_out(
+        self, project: Project, encoder_id: str, ids: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> Layout:
+        """These tasks, each where it was; those that came since where the layout puts them."""
+        matrix, layout = self.features.matrix(encoder_id), self.files.read(project.id, encoder_id)
+        if layout is None or not _fits(layout.plane, matrix):
+            plane = main_directions(_sample(matrix, rows, SAMPLE["pca"]))
+            made = Layout(encoder_id, plane, ids, rows, _placed(plane, matrix, rows))
+            if self.files.read(project.id, encoder_id) is None:
+                self.files.write(project.id, made)
+            return made
+        here, places = layout.known(ids, rows)
+        places[~here] = _placed(layout.plane, matrix, rows[~here])
+        return Layout(encoder_id, layout.plane, ids, rows, places)
+
+    # -- what is known and thought of each ----------------------------------------------------------------------------
+
+    def _rows(self, project: Project, encoder_id: str) -> tuple[Any, ...]:
+        """ids, rows, label, kind, annotator of the tasks that have a vector, by ascending id; and how many have none."""
+        parts, missing = [], 0
+        for part in map_rows(self.database, project):
+            at = np.full(len(part.ids), -1, np.int64)
+            known = [place for place, digest in enumerate(part.hashes) if digest]
+            at[known] = self.features.rows(encoder_id, [part.hashes[place] for place in known])
+            there = at >= 0
+            missing += int((~there).sum())
+            parts.append((part.ids[there], at[there], part.label[there], part.kind[there], part.annotator[there]))
+        if not parts:
+            return *(np.zeros(0, kind) for kind in (np.int64, np.int64, np.uint16, np.uint8, np.int64)), 0
+        return *(np.concatenate(columns) for columns in zip(*parts, strict=True)), missing
+
+    def _guesses(
+        self, project: Project, encoder_id: str, rows: NDArray[np.int64], kind: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint16], NDArray[np.uint8], int]:
+        """(n,) guess, (n,) doubt, and the version; none of what is held out."""
+        guess, doubt = np.full(len(rows), NONE, np.uint16), np.full(len(rows), UNSURE, np.uint8)
+        model = self.predictor.current(project)
+        if model is None or model.encoder.id != encoder_id:
+            return guess, doubt, 0
+        shown = np.flatnonzero((kind != MEASURES) & (kind != TO_MEASURE))
+        for places, vectors in read_rows(self.features.matrix(encoder_id), rows[shown]):
+            guess[shown[places]], doubt[shown[places]] = _believed(model.head, vectors)
+        return guess, doubt, model.number
+
+
+def _believed(head: Head, vectors: NDArray[np.float16]) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """The likeliest class of each vector, and how doubtful what the model says of it is, in hundredths."""
+    from ml_backend.learning.evaluation import confidences  # noqa: PLC0415 - scipy
+
+    probabilities = head.predict_proba(vectors)
+    sure = confidences(probabilities, multilabel=head.multilabel)
+    return probabilities.argmax(axis=1).astype(np.uint16), np.rint(100 * (1 - sure)).astype(np.uint8)
+
+
+def _sample(matrix: NDArray[np.float16], rows: NDArray[np.int64], most: int) -> NDArray[np.float16]:
+    """Up to so many of the rows, drawn at random, the same each time."""
+    chosen = np.random.default_rng(0).choice(rows, most, replace=False) if len(rows) > most else rows
+    found = np.empty((len(chosen), matrix.shape[1]), np.float16)
+    for places, vectors in read_rows(matrix, chosen):
+        found[places] = vectors
+    return found
+
+
+def _placed(plane: Plane, matrix: NDArray[np.float16], rows: NDArray[np.int64]) -> NDArray[np.uint16]:
+    places = np.zeros((len(rows), 2), np.uint16)
+    for which, vectors in read_rows(matrix, rows):
+        places[which] = plane.places(vectors)
+    return places
+
+
+def _fits(plane: Plane, matrix: NDArray[np.float16]) -> bool:
+    width = plane.about["mean"].shape[0] if plane.method == "pca" else plane.about["sample"].shape[1]
+    return bool(width == matrix.shape[1])
+
+
+def _nothing_read(project: Project) -> str:
+    return f"No image of {project.title!r} was read yet, so there is nothing to put on a map: import images, or wait for the first turn."
