@@ -19,7 +19,7 @@ from ml_backend.store.acceptances import Acceptances
 from ml_backend.store.database import Database
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.map_files import Layout, MapFiles
-from ml_backend.store.map_rows import MEASURES, NONE, TO_MEASURE, map_rows
+from ml_backend.store.map_rows import MEASURES, NOBODY, NONE, TO_MEASURE, map_rows
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore, read_rows
@@ -40,15 +40,18 @@ class Points:
     """The images that lie on the map, in an order drawn at random: the first ones are a fair sample of all.
 
     ids: (n,) int64. rows: (n,) int64, each one's row in the vectors of `encoder_id`. places: (n, 2) uint16. label, guess: (n,) uint16, place in
-    `labels` or NONE. doubt: (n,) uint8, 100 (1 - confidence), or UNSURE. kind: (n,) uint8 of `store.map_rows`. annotator: (n,) int64.
-    by_id: (n,) the order of ascending ids. version: of the model whose guesses these are, 0 for none. missing: images without a vector.
+    `labels` or NONE. doubt: (n,) uint8, 100 (1 - confidence), or UNSURE. kind: (n,) uint8 of `store.map_rows`. annotator: (n,) uint16, place in
+    `people`, users of Label Studio or SEVERAL, or NONE for nobody. by_id: (n,) the order of ascending ids. version: of the model whose guesses these are, 0 for none. missing: images without a vector.
+    share: of the images, that was held out then.
     """
 
     labels: tuple[str, ...]
+    people: tuple[int, ...]
     encoder_id: str
     method: Method
     version: int
     missing: int
+    share: float
     ids: NDArray[np.int64]
     rows: NDArray[np.int64]
     places: NDArray[np.uint16]
@@ -56,7 +59,7 @@ class Points:
     guess: NDArray[np.uint16]
     doubt: NDArray[np.uint8]
     kind: NDArray[np.uint8]
-    annotator: NDArray[np.int64]
+    annotator: NDArray[np.uint16]
     by_id: NDArray[np.int64]
 
     def at(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -68,10 +71,14 @@ class Points:
 
     def alike(self, vector: NDArray[np.floating[Any]], matrix: NDArray[np.float16], count: int) -> NDArray[np.int64]:
         """(<= count,) places here of the images nearest to `vector` (d,), of any length, by cosine, the nearest first; ties by id."""
-        wanted = vector.astype(np.float32) / max(float(np.linalg.norm(vector.astype(np.float64))), 1e-12)
+        import torch  # noqa: PLC0415 - widens half precision several times as fast as numpy
+
+        wanted = torch.from_numpy(
+            vector.astype(np.float32) / max(float(np.linalg.norm(vector.astype(np.float64))), 1e-12)
+        )
         near = np.empty(len(self.rows), np.float32)
         for places, rows in read_rows(matrix, self.rows):
-            near[places] = rows.astype(np.float32) @ wanted
+            near[places] = (torch.from_numpy(rows).float() @ wanted).numpy()
         few = min(count, len(near))
         best = np.argpartition(-near, few - 1)[:few] if few else np.zeros(0, np.int64)
         return np.asarray(best[np.lexsort((self.ids[best], -near[best]))])
@@ -125,18 +132,18 @@ class Atlas:
         layout = self._laid_out(project, encoder_id, ids, rows)
         guess, doubt, version = self._guesses(project, encoder_id, rows, kind)
         order = np.random.default_rng(project.id).permutation(len(ids))
+        people, whose = np.unique(annotator, return_inverse=True)
+        whose = np.where(annotator == NOBODY, NONE, whose).astype(np.uint16)
         return Points(
-            project.schema.labels, encoder_id, layout.plane.method, version, missing,
+            project.schema.labels, tuple(people.tolist()), encoder_id, layout.plane.method, version, missing, project.reserved_share,
             ids[order], rows[order], layout.places[order], label[order], guess[order], doubt[order], kind[order],
-            annotator[order], np.argsort(ids[order]),
+            whose[order], np.argsort(ids[order]),
         )  # fmt: skip
 
     def shows_guesses(self, project: Project) -> bool:
         """Whether anybody may be shown what the model takes any image of the project for."""
         return (
-            not self.acceptances.is_blind(project)
-            and self.settings.prelabels != "never"
-            and project.state.overlap <= 1
+            not self.acceptances.is_blind(project) and self.settings.prelabels != "never" and project.state.overlap <= 1
         )
 
     # -- where each lies ----------------------------------------------------------------------------------------------
@@ -165,9 +172,7 @@ class Atlas:
         self.files.write(project.id, Layout(encoder_id, plane, ids, rows, _placed(plane, matrix, rows)))
         return True
 
-    def _laid_out(
-        self, project: Project, encoder_id: str, ids: NDArray[np.int64], rows: NDArray[np.int64]
-    ) -> Layout:
+    def _laid_out(self, project: Project, encoder_id: str, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> Layout:
         """These tasks, each where it was; those that came since where the layout puts them."""
         matrix, layout = self.features.matrix(encoder_id), self.files.read(project.id, encoder_id)
         if layout is None or not _fits(layout.plane, matrix):

@@ -138,7 +138,14 @@ class Services:
 
         files = MapFiles(self.map_files)
         return Atlas(
-            self.database, self.ledger, self.versions, self.features, self.predictor, self.acceptances, files, self.settings
+            self.database,
+            self.ledger,
+            self.versions,
+            self.features,
+            self.predictor,
+            self.acceptances,
+            files,
+            self.settings,
         )
 
     @property

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from ml_backend.errors import ConfigError
+from ml_backend.errors import ConfigError, InvalidInputError
 from ml_backend.learning.networks import Preprocessing
 from ml_backend.wording import shortened
 
@@ -128,6 +128,26 @@ class PythonEncoder:
 
     def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         return _encode(self, images)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether sentences have vectors among those of the images."""
+        return callable(getattr(self._own, "encode_text", None))
+
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Sentences -> unit rows (n, dim). Raises InvalidInputError where the class has no such method, or gives something else."""
+        if not self.reads_text:
+            raise InvalidInputError(
+                f"{self.path} has no method encode_text(texts): images cannot be looked for by words."
+            )
+        with self._lock:
+            features = np.asarray(self._own.encode_text(list(texts)), np.float32)
+        if features.shape != (len(texts), self.dim) or not np.isfinite(features).all():
+            raise InvalidInputError(
+                f"{self.path}.encode_text must return finite numbers of shape ({len(texts)}, {self.dim}), not "
+                f"{features.shape}."
+            )
+        return _unit(features)
 
     def save(self, folder: Path) -> None:
         """Only the class's name: its code stays where it is installed."""

@@ -42,7 +42,7 @@ class Plane:
         for start in range(0, len(rows), _BLOCK):
             found[start : start + _BLOCK] = self._points(rows[start : start + _BLOCK].astype(np.float32))
         share = (found - self.low) / np.maximum(self.high - self.low, 1e-12)
-        return np.rint(np.clip(np.nan_to_num(share, nan=0.5), 0, 1) * GRID).astype(np.uint16)
+        return np.asarray(np.rint(np.clip(np.nan_to_num(share, nan=0.5), 0, 1) * GRID), np.uint16)
 
     def _points(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.method == "pca":

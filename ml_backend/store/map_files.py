@@ -22,7 +22,6 @@ from ml_backend.tabular import atomic_file
 logger = logging.getLogger(__name__)
 
 
-
 @dataclass(frozen=True)
 class Layout:
     """plane: places what is not here. ids: (n,) int64, ascending. rows: (n,) int64, row of each one's vector then.
@@ -77,7 +76,13 @@ class MapFiles:
     def write(self, project_id: int, layout: Layout) -> None:
         """Keep it, in place of what was there. Where that fails, it is made again the next time."""
         plane = layout.plane
-        tensors = {"ids": layout.ids, "rows": layout.rows, "places": layout.places, "low": plane.low, "high": plane.high}
+        tensors = {
+            "ids": layout.ids,
+            "rows": layout.rows,
+            "places": layout.places,
+            "low": plane.low,
+            "high": plane.high,
+        }
         try:
             with atomic_file(self.files.path(project_id)) as path:
                 whole = {name: np.ascontiguousarray(each) for name, each in (tensors | plane.about).items()}

@@ -103,6 +103,7 @@ class ProjectState(JsonRecord):
     relabelling: a label's old and its new name, while its answers get the new one.
     act: what was last asked for on the page for accepting the rest.
     chosen: its own settings, and paused: since when nothing is trained; both are changed by `store.tuning` alone.
+    map: since when somebody wants to see the project on a map.
     """
 
     choices: str | None = None
@@ -126,6 +127,7 @@ class ProjectState(JsonRecord):
     act: AskedAct | None = None
     chosen: ChosenSettings = ChosenSettings()
     paused: str | None = None
+    map: str | None = None
 
     def changed(self, **changes: Any) -> Self:
         """The state with these fields; None takes one away. Raises TypeError for a name that is none of a field."""

@@ -102,13 +102,15 @@ class FeatureStore:
 
 
 def read_rows(
-    matrix: NDArray[np.float16], at: NDArray[np.integer[Any]], block: int = READ_BLOCK
+    matrix: NDArray[np.float16], at: NDArray[np.integer[Any]]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
     """Go through the rows `at` (n,) of a matrix in the order of the file: (k,) places in `at`, (k, d) their rows.
 
     Of a memory map, what was read is let go of again, so that a large one never counts as memory of this process.
     """
     order = np.argsort(at, kind="stable")
+    # A few rows from all over a file bring in most of it: fewer at a time, then.
+    block = min(max(READ_BLOCK * len(at) // max(len(matrix), 1), READ_BLOCK // 64), READ_BLOCK)
     opened = getattr(matrix, "_mmap", None)
     for start in range(0, len(order), block):
         places = order[start : start + block]

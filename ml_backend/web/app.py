@@ -27,6 +27,8 @@ from ml_backend.web import replies
 from ml_backend.web.accept_page import accept
 from ml_backend.web.access import Gate, require_closed
 from ml_backend.web.grid import grid
+from ml_backend.web.grid_work import GridWork
+from ml_backend.web.map_page import map_routes
 from ml_backend.web.overview import overview
 from ml_backend.web.own_pages import STATIC
 from ml_backend.web.persons import Persons
@@ -82,10 +84,12 @@ def create_app(services: Services) -> FastAPI:
     application.include_router(routes, prefix="/hosts/{host}")
     application.include_router(operations(services))
     visitors = Visitors(Persons())
-    application.include_router(grid(services, visitors))
+    work = GridWork(services, visitors.persons)
+    application.include_router(grid(services, visitors, work))
     application.include_router(accept(services, visitors))
     application.include_router(project_page(services, visitors))
     application.include_router(overview(services, visitors))
+    application.include_router(map_routes(services, visitors, work))
     application.mount("/static", StaticFiles(directory=STATIC))
     return application
 

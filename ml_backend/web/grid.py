@@ -33,10 +33,10 @@ JPEG: dict[int | str, dict[str, Any]] = {
 }
 
 
-def grid(services: Services, visitors: Visitors) -> APIRouter:  # noqa: C901 - a list of routes
+def grid(services: Services, visitors: Visitors, work: GridWork) -> APIRouter:  # noqa: C901 - a list of routes
     """The page and what it calls."""
     router = APIRouter(prefix="/projects/{number}")
-    work, thumbnails, shells = GridWork(services, visitors.persons), Thumbnails(), Shells(services)
+    thumbnails, shells = Thumbnails(), Shells(services)
     working, drawing = CapacityLimiter(WORKING), CapacityLimiter(DRAWING)
 
     def project(number: int) -> Project:

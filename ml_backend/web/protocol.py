@@ -151,6 +151,26 @@ class PageActRequest(_Message):
     given: dict[str, Any] = Field({}, max_length=100)
 
 
+class FindRequest(_Message):
+    """Images, by one of: places on the map of this `key`; ids; one image that they are like; words; or all else together.
+
+    name: a part of the filename. least, most: of the guess's confidence, in per cent. kind: as `store.map_rows`. after: ids above this.
+    """
+
+    key: str = Field("", max_length=100)
+    places: list[Id] | None = Field(None, max_length=100_000)
+    ids: list[Id] | None = Field(None, max_length=5_000)
+    like: Id | None = None
+    words: str = Field("", max_length=1_000)
+    name: str = Field("", max_length=1_000)
+    label: str | None = Field(None, max_length=10_000)
+    guess: str | None = Field(None, max_length=10_000)
+    least: int | None = Field(None, ge=0, le=100)
+    most: int | None = Field(None, ge=0, le=100)
+    kind: int | None = Field(None, ge=0, le=6)
+    after: Id = 0
+
+
 def parse_project(text: str) -> tuple[int, int | None]:
     """Split `<id>.<created>` into the id and the time of creation in seconds, None where it is not given."""
     number, _, created = text.partition(".")

@@ -282,3 +282,56 @@ class PageDone(_Reply):
     """said: what came of the act."""
 
     said: str
+
+
+class MapColour(_Reply):
+    """What points are coloured by. names: of the values, from 0; none for a doubt, which is from 0 to 100. counts: of each of them. width: bytes of a value; the largest is none."""
+
+    name: str
+    title: str
+    names: list[str]
+    counts: list[int]
+    width: int
+
+
+class MapState(_Reply):
+    """key: None while the map is being made. parts: points of each part. method: how the images were laid out, in words.
+
+    hidden: why there is no guess to colour by; "" where there is one. words: whether images can be looked for by words.
+    labels_here: whether the caller can label here, which takes a person. in_label_studio: the project's address there.
+    """
+
+    title: str
+    person: str
+    may_act: bool
+    labels_here: bool
+    in_label_studio: str
+    key: str | None
+    points: int
+    parts: list[int]
+    missing: int
+    method: str
+    hidden: str
+    words: bool
+    labels: list[str]
+    kinds: list[str]
+    colours: list[MapColour]
+
+
+class FoundTask(_Reply):
+    """confidence: of the guess, in per cent. kind: what the task is, in words. What is not known, or not to be shown, is None."""
+
+    id: int
+    name: str
+    label: str | None
+    guess: str | None
+    confidence: int | None
+    kind: str | None
+
+
+class FoundTasks(_Reply):
+    """ids: in order, so many at most. total: None where there are more, or it is not known. tasks: the first of them."""
+
+    ids: list[int]
+    total: int | None
+    tasks: list[FoundTask]
