@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ml_backend.store.database import Database
 from ml_backend.store.heldout import is_held_out
 from ml_backend.store.projects import Project
-from ml_backend.store.rows import SAME_TASK
+from ml_backend.store.rows import SAME_TASK, pieces
 from ml_backend.store.schema import labels, tasks
 
 PART = 20_000
@@ -40,8 +41,8 @@ class MapRows:
     annotator: NDArray[np.int64]
 
 
-def map_rows(database: Database, project: Project) -> Iterator[MapRows]:
-    """All tasks of the project that have not gone, in parts."""
+def map_rows(database: Database, project: Project, task_ids: Sequence[int] | None = None) -> Iterator[MapRows]:
+    """All tasks of the project that have not gone, or those of them that are named, in parts."""
     of_model = sa.and_(tasks.c.accepted > 0, tasks.c.answers == tasks.c.accepted)
     kind = sa.case(
         (sa.and_(labels.c.task_id.is_not(None), is_held_out(project)), MEASURES),
@@ -60,8 +61,11 @@ def map_rows(database: Database, project: Project) -> Iterator[MapRows]:
         .order_by(tasks.c.task_id)
     )
     names, people = _Known(project), _People()
+    some = [statement] if task_ids is None else [statement.where(tasks.c.task_id.in_(few)) for few in pieces(task_ids)]
     with database.read() as connection:
-        for part in connection.execute(statement.execution_options(yield_per=500)).partitions(PART):
+        for part in chain.from_iterable(
+            connection.execute(each.execution_options(yield_per=500)).partitions(PART) for each in some
+        ):
             ids, hashes, given, by, kinds = zip(*part, strict=True)
             yield MapRows(
                 np.array(ids, np.int64),

@@ -237,6 +237,10 @@ class GridWork:
         """Raises ConflictError from the moment on from which no guess is shown: the page has waited, and an audit may have begun."""
         return lambda: self._look_alikes.require_shown(project)
 
+    def require_shown(self, project: Project) -> None:
+        """Raise ConflictError, with what to change, where images are not to be labelled here."""
+        self._look_alikes.require_shown(project)
+
     def undo(self, project: Project, token: str | None) -> dict[str, Any]:
         """Delete what the person's last page wrote, but for answers that somebody has changed since."""
         shown = self._shown_of(project)

@@ -12,14 +12,15 @@ from fastapi.responses import HTMLResponse
 
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
-from ml_backend.web import map_view, replies
+from ml_backend.web import chosen_acts, map_view, replies
 from ml_backend.web.finding import KINDS, SHOWN, Finder
 from ml_backend.web.grid_work import GridWork
 from ml_backend.web.map_work import MapWork
 from ml_backend.web.own_pages import HTML, PRIVATE, Shells
 from ml_backend.web.project_routes import numbered
-from ml_backend.web.protocol import FindRequest
+from ml_backend.web.protocol import ChosenLabelRequest, FindRequest
 from ml_backend.web.visitors import Called, Visitors
+from ml_backend.wording import encodable
 
 T = TypeVar("T")
 LOOKING = 4
@@ -106,5 +107,36 @@ def map_routes(services: Services, visitors: Visitors, labelling: GridWork) -> A
             return {"ids": found.ids, "total": found.total, "tasks": finder.told(project, found.ids[:SHOWN])}
 
         return await aside(look, number)
+
+    @router.post("/search/would-label", response_model=replies.PageWould)
+    async def would_label(number: int, message: ChosenLabelRequest, caller: Called) -> dict[str, str]:
+        """What it would come to that the person labels these. Changes nothing."""
+
+        def look(project: Project) -> dict[str, str]:
+            visitors.acts(project, caller)
+            labelling.require_shown(project)
+            says = chosen_acts.would_label(project, services, {"tasks": message.tasks}, message.label)
+            return {"title": f"Label these as {message.label}?", "yes": "Label them", "says": encodable(says)}
+
+        return await aside(look, number)
+
+    @router.post("/search/label", response_model=replies.PageDone)
+    async def label(number: int, message: ChosenLabelRequest, caller: Called) -> dict[str, str]:
+        """Label them as the person whose token it is, as the grid does: what is held out or answered is left alone."""
+
+        def write(project: Project) -> dict[str, str]:
+            visitor = visitors.acts(project, caller)
+            done = labelling.write(project, caller.token, message.label, message.tasks, [], message.seconds)
+            said = chosen_acts.labelled(done)
+            services.acts.record(
+                project,
+                "label-chosen",
+                account=visitor.account,
+                person=visitor.name,
+                detail={"said": said, "undo": None},
+            )
+            return {"said": said}
+
+        return await aside(write, number)
 
     return router

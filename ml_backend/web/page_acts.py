@@ -11,14 +11,16 @@ from ml_backend.errors import NotFoundError
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.task_names import printable
-from ml_backend.web import settings_acts, turn_acts, version_acts
+from ml_backend.web import chosen_acts, settings_acts, turn_acts, version_acts
 from ml_backend.web.page_act import Given, PageAct
 from ml_backend.web.visitors import Caller, Visitors
 from ml_backend.wording import encodable, shortened
 
 logger = logging.getLogger(__name__)
 
-ACTS: Mapping[str, PageAct] = {act.name: act for act in (*turn_acts.ACTS, *version_acts.ACTS, *settings_acts.ACTS)}
+ACTS: Mapping[str, PageAct] = {
+    act.name: act for act in (*turn_acts.ACTS, *version_acts.ACTS, *settings_acts.ACTS, *chosen_acts.ACTS)
+}
 """All of them, by name."""
 
 

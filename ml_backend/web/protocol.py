@@ -171,6 +171,14 @@ class FindRequest(_Message):
     after: Id = 0
 
 
+class ChosenLabelRequest(_Message):
+    """A label for chosen tasks. seconds: how long they were looked at."""
+
+    label: str = Field(max_length=10_000)
+    tasks: list[Id] = Field(max_length=1_000)
+    seconds: float = Field(0.0, ge=0, le=86_400)
+
+
 def parse_project(text: str) -> tuple[int, int | None]:
     """Split `<id>.<created>` into the id and the time of creation in seconds, None where it is not given."""
     number, _, created = text.partition(".")

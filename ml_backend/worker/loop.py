@@ -35,6 +35,7 @@ from ml_backend.store.faults import retry_until_available, translated
 from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.worker.heartbeat import Heartbeat, JobCancelledError, JobLostError, WorkerStoppingError
+from ml_backend.worker.mapping import MapLayouts
 from ml_backend.worker.requeue import requeue_job_of_dead_process, worker_name
 from ml_backend.worker.supervisor import CANNOT_HEAL, on_termination
 from ml_backend.worker.time_slice import Share
@@ -63,6 +64,7 @@ class Worker:
         self.stopping = threading.Event()
         self.on_progress: cycle.Progress = lambda _share, _message: None  # whoever watches, beside the job's own record
         self.job: Job | None = None  # under way
+        self.layouts = MapLayouts(services)
         self._polled, self._unsure = 0.0, False
 
     def run(self) -> None:
@@ -71,7 +73,9 @@ class Worker:
         while started and not self.stopping.is_set():
             self.retry_until_available(self._poll)
             if not self.retry_until_available(self.work):
+                self.retry_until_available(self.layouts.go_on)
                 self.stopping.wait(IDLE_SECONDS)
+        self.layouts.end()
 
     def retry_until_available(self, do: Callable[[], Result]) -> Result | None:
         """Do it as soon as the store can be used; None where `stopping` was set first."""
@@ -84,7 +88,7 @@ class Worker:
         self.services.versions.sweep()
         self.services.jobs.abandon(self.name)
         projects = self.services.ledger.projects()
-        for files in (self.services.checkpoints, self.services.graph_files):
+        for files in (self.services.checkpoints, self.services.graph_files, self.services.map_files):
             files.sweep({project.id for project in projects if not project.state.gone})
         for project in projects:
             requeue_job_of_dead_process(project, self.services)
@@ -100,6 +104,7 @@ class Worker:
         if job is None:
             return False
         self.job = job
+        self.layouts.stand_still()
         try:
             project = self.retry_until_available(lambda: self._project(job))
             if project is not None:
