@@ -157,7 +157,7 @@ class Atlas:
         size = self.ledger.size(project)
         if layout is None or layout.plane.method != "t-sne":
             return size >= SMALLEST
-        return size > (1 + GROWN) * len(layout.ids)
+        return size > (1 + GROWN) * layout.size
 
     def lay_out(self, project: Project) -> bool:
         """Have t-SNE lay out a sample, put the others beside their likes, and keep that; takes minutes. False: too few images."""
@@ -169,7 +169,9 @@ class Atlas:
             return False
         matrix = self.features.matrix(encoder_id)
         plane = neighbourhoods(_sample(matrix, rows, SAMPLE["t-sne"]), seed=project.id % 2**31)
-        self.files.write(project.id, Layout(encoder_id, plane, ids, rows, _placed(plane, matrix, rows)))
+        self.files.write(
+            project.id, Layout(encoder_id, plane, ids, rows, _placed(plane, matrix, rows), self.ledger.size(project))
+        )
         return True
 
     def _laid_out(self, project: Project, encoder_id: str, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> Layout:
@@ -177,13 +179,13 @@ class Atlas:
         matrix, layout = self.features.matrix(encoder_id), self.files.read(project.id, encoder_id)
         if layout is None or not _fits(layout.plane, matrix):
             plane = main_directions(_sample(matrix, rows, SAMPLE["pca"]))
-            made = Layout(encoder_id, plane, ids, rows, _placed(plane, matrix, rows))
+            made = Layout(encoder_id, plane, ids, rows, _placed(plane, matrix, rows), self.ledger.size(project))
             if self.files.read(project.id, encoder_id) is None:
                 self.files.write(project.id, made)
             return made
         here, places = layout.known(ids, rows)
         places[~here] = _placed(layout.plane, matrix, rows[~here])
-        return Layout(encoder_id, layout.plane, ids, rows, places)
+        return Layout(encoder_id, layout.plane, ids, rows, places, layout.size)
 
     # -- what is known and thought of each ----------------------------------------------------------------------------
 

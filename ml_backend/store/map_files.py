@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 class Layout:
     """plane: places what is not here. ids: (n,) int64, ascending. rows: (n,) int64, row of each one's vector then.
 
-    places: (n, 2) uint16.
+    places: (n, 2) uint16. size: tasks that the project had then, with vectors or without.
     """
 
     encoder_id: str
@@ -34,6 +34,7 @@ class Layout:
     ids: NDArray[np.int64]
     rows: NDArray[np.int64]
     places: NDArray[np.uint16]
+    size: int
 
     def known(self, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.uint16]]:
         """Which of these tasks (m,), with these rows, lie here; and where, (m, 2), 0 for the others."""
@@ -86,7 +87,7 @@ class MapFiles:
         try:
             with atomic_file(self.files.path(project_id)) as path:
                 whole = {name: np.ascontiguousarray(each) for name, each in (tensors | plane.about).items()}
-                save_file(whole, path, {"encoder": layout.encoder_id, "method": plane.method})
+                save_file(whole, path, {"encoder": layout.encoder_id, "method": plane.method, "size": str(layout.size)})
         except (OSError, SafetensorError, ConflictError) as error:
             logger.warning("The map of project %d is not kept: %s", project_id, error)
 
@@ -102,4 +103,4 @@ def _layout(told: dict[str, str], tensors: dict[str, NDArray[np.generic]]) -> La
     needed = ("mean", "directions") if method == "pca" else ("sample", "placed")
     if missing := [name for name in needed if name not in tensors]:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    return Layout(told["encoder"], plane, ids, rows, places)  # type: ignore[arg-type]
+    return Layout(told["encoder"], plane, ids, rows, places, int(told["size"]))  # type: ignore[arg-type]

@@ -26,7 +26,9 @@ logger = logging.getLogger(__name__)
 LOOK_S = 5.0
 """Between two looks whether a map is to be laid out."""
 AGAIN_S = 900.0
-"""After one that failed."""
+"""After one that failed, or could not be had yet."""
+NOTHING = 3
+"""Exit status where too few images have been read."""
 NICENESS = 10
 """On top of the worker's own."""
 
@@ -63,8 +65,9 @@ class MapLayouts:
             if (code := self._process.poll()) is not None:
                 self._process = None
                 if code:
-                    logger.warning("the map of project %d could not be laid out (exit status %d)", self._project, code)
                     self._failed[self._project] = self.clock()
+                if code not in {0, NOTHING}:
+                    logger.warning("the map of project %d could not be laid out (exit status %d)", self._project, code)
             return
         if self.clock() - self._looked < LOOK_S:
             return
@@ -105,7 +108,7 @@ def main(number: int) -> int:
     try:
         project = next((known for known in services.ledger.projects() if known.id == number), None)
         if project is not None:
-            services.atlas.lay_out(project)
+            return 0 if services.atlas.lay_out(project) else NOTHING
     except BackendError as error:
         logger.warning("the map of project %d could not be laid out: %s", number, error)
         return 1

@@ -53,7 +53,7 @@ class Plot {
 
   /* values: a number for each point; palette: its colour as the canvas has it, 0 for not shown; the last one is of no value. */
   colour(values, palette) {
-    Object.assign(this, { values, palette, faint: palette.map((one) => one ? (one & 0xffffff) | 0x38000000 : 0) });
+    Object.assign(this, { values, palette, faint: palette.map((one) => one ? (one & 0xffffff) | 0x55000000 : 0) });
     this.draw();
   }
 
