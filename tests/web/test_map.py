@@ -43,7 +43,7 @@ def numbers(grid: Grid, told: dict[str, Any], colour: str) -> list[int]:
     """The value of each point, of all parts."""
     width = next(one["width"] for one in told["colours"] if one["name"] == colour)
     parts = [get(grid, f"map/colours/{told['key']}/{colour}/{part}").content for part in range(len(told["parts"]))]
-    return np.frombuffer(b"".join(parts), "<u2" if width == 2 else "u1").tolist()
+    return [int(one) for one in np.frombuffer(b"".join(parts), "<u2" if width == 2 else "u1")]
 
 
 def ids(grid: Grid, told: dict[str, Any]) -> list[int]:
