@@ -17,6 +17,10 @@ TAKING_SECONDS = 60.0
 """The longest that a caller may take nothing of an answer that waits for it."""
 
 
+ENDLESS = "ml_backend.endless"
+"""Set in the scope of a request whose answer goes on until the caller leaves."""
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Closes a connection whose head, or what stands between the pieces of its body, does not end."""
 
@@ -63,6 +67,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._watch()
         elif self.cycle.response_complete:
             self._wait()  # whatever comes in now puts off the end that uvicorn has for connections without a request
+
+    def shutdown(self) -> None:
+        """End an answer that has no end of its own, as to a caller who went away: others are given the time to end."""
+        super().shutdown()
+        if self.cycle is not None and not self.cycle.response_complete and ENDLESS in self.cycle.scope:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()

@@ -35,7 +35,7 @@ class Live:
     def __init__(self, services: Services, look_s: float = LOOK_S, breath_s: float = BREATH_S) -> None:
         self._services, self._look_s, self._breath_s = services, look_s, breath_s
         self._readers: dict[int, set[asyncio.Queue[str]]] = {}
-        self._watchers: dict[int, asyncio.Task[None]] = {}
+        self.watched: dict[int, asyncio.Task[None]] = {}
         self._looking = CapacityLimiter(2)
 
     @property
@@ -52,8 +52,8 @@ class Live:
         queue: asyncio.Queue[str] = asyncio.Queue(maxsize=64)
         mine = self._readers.setdefault(project.id, set())
         mine.add(queue)
-        if project.id not in self._watchers:
-            self._watchers[project.id] = asyncio.create_task(self._watch(project))
+        if project.id not in self.watched:
+            self.watched[project.id] = asyncio.create_task(self._watch(project))
         until = asyncio.get_running_loop().time() + LONGEST_S
         try:
             yield b"retry: 2000\n\n"
@@ -84,7 +84,7 @@ class Live:
             logger.exception("what happens in %s is not told any more", project.key)
         finally:
             self._readers.pop(project.id, None)
-            self._watchers.pop(project.id, None)
+            self.watched.pop(project.id, None)
 
     def _tell(self, project: Project, names: list[str]) -> None:
         for queue in self._readers.get(project.id, ()):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
@@ -14,6 +15,7 @@ from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.web.own_pages import HEADERS, HTML, PRIVATE, Shells, templates
 from ml_backend.web.visitors import Called, Visitors
+from ml_backend.wording import amount, encodable, measured
 
 LOOKING = 4
 """Threads that look projects up."""
@@ -53,4 +55,29 @@ def _projects(services: Services) -> Sequence[Project]:
 
 def _card(project: Project, services: Services) -> dict[str, Any]:
     status = services.status.of(project, services.known_counts.of(project))
-    return {"number": project.id, "title": project.title, "counts": status["counts"], "problems": status["problems"]}
+    version, queue, advice = status["version"], status["queue"], status["advice"]
+    running = status["job"]["running"]
+    return {
+        "number": project.id,
+        "title": encodable(project.title) or f"Project {project.id}",
+        "counts": status["counts"],
+        "model": version["name"] if version else "",
+        "accuracy": measured(version["holdout"]) if version else "",
+        "queue": queue and _queue(queue),
+        "stop": advice["stopping"] if advice else "",
+        "turn": round(100 * running["progress"]) if running else None,
+        "problems": [encodable(problem) for problem in status["problems"]],
+    }
+
+
+def _queue(queue: Mapping[str, Any]) -> str:
+    made = datetime.fromisoformat(queue["verified_at"] or queue["created_at"])
+    age = (datetime.now(UTC) - made).total_seconds()
+    return f"{queue['waiting']:,} of {amount(queue['tasks'], 'task')} to go, {_since(age)} old"
+
+
+def _since(seconds: float) -> str:
+    for length, name in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds >= length:
+            return amount(int(seconds // length), name)
+    return "less than a minute"

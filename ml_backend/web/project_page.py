@@ -14,6 +14,7 @@ from ml_backend.errors import NotFoundError
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.web import replies
+from ml_backend.web.http_limits import ENDLESS
 from ml_backend.web.live import Live
 from ml_backend.web.own_pages import HTML, PRIVATE, Shells, templates
 from ml_backend.web.page_acts import PageActs
@@ -83,7 +84,7 @@ def project_page(services: Services, visitors: Visitors) -> APIRouter:  # noqa: 
         return HTMLResponse(await aside(look, number), headers=PRIVATE)
 
     @router.get("/live", response_class=Response, responses=EVENTS)
-    async def happens(number: int, caller: Called) -> StreamingResponse:
+    async def happens(number: int, request: Request, caller: Called) -> StreamingResponse:
         """Names of what happens, as server-sent events: turn, labels, served, settings, acts."""
 
         def enter(project: Project) -> Project:
@@ -91,6 +92,7 @@ def project_page(services: Services, visitors: Visitors) -> APIRouter:  # noqa: 
             return project
 
         stream = live.stream(await aside(enter, number))
+        request.scope[ENDLESS] = True
         return StreamingResponse(stream, media_type="text/event-stream", headers=PRIVATE | {"X-Accel-Buffering": "no"})
 
     @router.post("/would", response_model=replies.PageWould)

@@ -18,6 +18,7 @@ from ml_backend.web import (
     curve_section,
     log_section,
     problems_section,
+    progress_section,
     queue_section,
     settings_section,
     turn_section,
@@ -56,6 +57,7 @@ class Section:
 
 
 SECTIONS: tuple[Section, ...] = (
+    Section("progress", "How far it is", progress_section.look, on=("served", "labels")),
     Section("problems", "What is wrong", problems_section.look, on=("served", "settings", "labels")),
     Section("turn", "The model's turn", turn_section.look, on=("turn",)),
     Section("queue", "The queue", queue_section.look, on=("served", "labels")),
