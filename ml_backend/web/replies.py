@@ -76,8 +76,8 @@ class Metrics(_Reply):
 
     n: int
     accuracy: float | None
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     balanced_accuracy: Interval | None = None
     commonest: Json | None = None
     macro_f1: Interval | None = None

@@ -7,8 +7,10 @@ import re
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from ml_backend.records import BLIND
+from ml_backend.store.schema import versions
 from ml_backend.web.own_pages import HEADERS, PAGES, STATIC
 from ml_backend.web.page_acts import ACTS
 from ml_backend.web.persons import TOKEN_HEADER
@@ -176,6 +178,18 @@ def test_whatever_somebody_is_called_or_called_something_is_text(grid: Grid) -> 
         assert "<script" not in told.text
         assert "<img src=x" not in told.text
     services.jobs.stop(job)
+
+
+def test_a_version_that_was_not_measured_yet_is_told_over_http_too(grid: Grid) -> None:
+    holdout = {"n": 0, "accuracy": None, "low": None, "high": None}
+    services = grid.bench.services
+    with services.database.write() as connection:
+        row = connection.execute(sa.select(versions.c.meta)).scalar_one()
+        measured = {**row, "metrics": {**row.get("metrics", {}), "holdout": holdout}}
+        connection.execute(versions.update().values(meta=measured))
+    answer = grid.http.get(f"/projects/{grid.project.id}")
+    assert answer.status_code == 200, answer.text
+    assert "not measured yet" in get(grid, "page/progress").text
 
 
 # -- the files ---------------------------------------------------------------------------------------------------------
