@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.errors import NotFoundError
-from ml_backend.learning.projection import SAMPLE, SMALLEST, Method, Plane, main_directions, neighbourhoods
+from ml_backend.learning.projection import SAMPLE, SMALLEST, Plane, main_directions, neighbourhoods
 from ml_backend.predictor import Predictor
 from ml_backend.settings import Settings
 from ml_backend.store.acceptances import Acceptances
 from ml_backend.store.database import Database
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.map_files import Layout, MapFiles
+from ml_backend.store.map_points import UNSURE, PointFiles, Points
 from ml_backend.store.map_rows import MEASURES, NOBODY, NONE, TO_MEASURE, map_rows
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
@@ -31,57 +32,6 @@ GROWN = 0.2
 """Share of images that came since the layout was made, from which on t-SNE lays them out anew."""
 ASKED = 50
 """Images by which it is found out which encoder has read the project, before there is a model."""
-UNSURE = 255
-"""In place of a doubt: there is no guess."""
-
-
-@dataclass(frozen=True)
-class Points:
-    """The images that lie on the map, in an order drawn at random: the first ones are a fair sample of all.
-
-    ids: (n,) int64. rows: (n,) int64, each one's row in the vectors of `encoder_id`. places: (n, 2) uint16. label, guess: (n,) uint16, place in
-    `labels` or NONE. doubt: (n,) uint8, 100 (1 - confidence), or UNSURE. kind: (n,) uint8 of `store.map_rows`. annotator: (n,) uint16, place in
-    `people`, users of Label Studio or SEVERAL, or NONE for nobody. by_id: (n,) the order of ascending ids. version: of the model whose guesses these are, 0 for none. missing: images without a vector.
-    share: of the images, that was held out then.
-    """
-
-    labels: tuple[str, ...]
-    people: tuple[int, ...]
-    encoder_id: str
-    method: Method
-    version: int
-    missing: int
-    share: float
-    ids: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    places: NDArray[np.uint16]
-    label: NDArray[np.uint16]
-    guess: NDArray[np.uint16]
-    doubt: NDArray[np.uint8]
-    kind: NDArray[np.uint8]
-    annotator: NDArray[np.uint16]
-    by_id: NDArray[np.int64]
-
-    def at(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(m,) the places here of these tasks, -1 for those that are not on the map."""
-        if not len(self.ids):
-            return np.full(len(ids), -1, np.int64)
-        found = self.by_id[np.minimum(np.searchsorted(self.ids, ids, sorter=self.by_id), len(self.ids) - 1)]
-        return np.where(self.ids[found] == ids, found, -1)
-
-    def alike(self, vector: NDArray[np.floating[Any]], matrix: NDArray[np.float16], count: int) -> NDArray[np.int64]:
-        """(<= count,) places here of the images nearest to `vector` (d,), of any length, by cosine, the nearest first; ties by id."""
-        import torch  # noqa: PLC0415 - widens half precision several times as fast as numpy
-
-        wanted = torch.from_numpy(
-            vector.astype(np.float32) / max(float(np.linalg.norm(vector.astype(np.float64))), 1e-12)
-        )
-        near = np.empty(len(self.rows), np.float32)
-        for places, rows in read_rows(matrix, self.rows):
-            near[places] = (torch.from_numpy(rows).float() @ wanted).numpy()
-        few = min(count, len(near))
-        best = np.argpartition(-near, few - 1)[:few] if few else np.zeros(0, np.int64)
-        return np.asarray(best[np.lexsort((self.ids[best], -near[best]))])
 
 
 @dataclass(frozen=True)
@@ -95,6 +45,7 @@ class Atlas:
     predictor: Predictor
     acceptances: Acceptances
     files: MapFiles
+    kept: PointFiles
     settings: Settings
 
     def basis(self, project: Project) -> tuple[object, ...]:
@@ -121,8 +72,14 @@ class Atlas:
                 break
         return self.features.encoder_of(some)
 
+    def last(self, project: Project) -> Points | None:
+        """The map as somebody last had it made, before a restart too; None where it fits no more."""
+        if (encoder_id := self.encoder_id(project)) is None:
+            return None
+        return self.kept.read(project.id, encoder_id, len(self.features.matrix(encoder_id)))
+
     def points(self, project: Project) -> Points:
-        """Everything. Raises NotFoundError, with what to do, where no image was read yet."""
+        """Everything; the last map is this one from then on. Raises NotFoundError, with what to do, where no image was read yet."""
         encoder_id = self.encoder_id(project)
         if encoder_id is None:
             raise NotFoundError(_nothing_read(project))
@@ -134,11 +91,13 @@ class Atlas:
         order = np.random.default_rng(project.id).permutation(len(ids))
         people, whose = np.unique(annotator, return_inverse=True)
         whose = np.where(annotator == NOBODY, NONE, whose).astype(np.uint16)
-        return Points(
+        made = Points(
             project.schema.labels, tuple(people.tolist()), encoder_id, layout.plane.method, version, missing, project.reserved_share,
             ids[order], rows[order], layout.places[order], label[order], guess[order], doubt[order], kind[order],
             whose[order], np.argsort(ids[order]),
         )  # fmt: skip
+        self.kept.write(project.id, made)
+        return made
 
     def shows_guesses(self, project: Project) -> bool:
         """Whether anybody may be shown what the model takes any image of the project for."""

@@ -77,6 +77,7 @@ class Services:
         self.checkpoints = ProjectFiles(settings.data_dir / "checkpoints")
         self.graph_files = ProjectFiles(settings.data_dir / "graphs")
         self.map_files = ProjectFiles(settings.data_dir / "maps")
+        self.point_files = ProjectFiles(settings.data_dir / "maps" / "last")
 
     @property
     def status(self) -> ProjectStatus:
@@ -135,8 +136,9 @@ class Services:
     def atlas(self) -> Atlas:
         from ml_backend.atlas import Atlas  # noqa: PLC0415 - safetensors
         from ml_backend.store.map_files import MapFiles  # noqa: PLC0415
+        from ml_backend.store.map_points import PointFiles  # noqa: PLC0415
 
-        files = MapFiles(self.map_files)
+        files, last = MapFiles(self.map_files), PointFiles(self.point_files)
         return Atlas(
             self.database,
             self.ledger,
@@ -145,6 +147,7 @@ class Services:
             self.predictor,
             self.acceptances,
             files,
+            last,
             self.settings,
         )
 

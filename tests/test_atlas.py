@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_backend.atlas import UNSURE, Points
 from ml_backend.errors import NotFoundError
+from ml_backend.store.map_points import UNSURE, Points
 from ml_backend.store.map_rows import LEARNED, MEASURES, NONE, TO_MEASURE, WAITS
 from tests.bench import Bench
 

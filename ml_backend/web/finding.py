@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.atlas import UNSURE, Points
 from ml_backend.errors import ConflictError, InvalidInputError, NotFoundError
 from ml_backend.services import Services
+from ml_backend.store.map_points import UNSURE, Points
 from ml_backend.store.map_rows import NONE
 from ml_backend.store.projects import Project
 from ml_backend.store.task_search import tasks_named

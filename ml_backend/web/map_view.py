@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.atlas import Points
 from ml_backend.errors import ConflictError, NotFoundError
 from ml_backend.learning.projection import SAMPLE
+from ml_backend.store.map_points import Points
 from ml_backend.store.map_rows import NONE, SEVERAL
 from ml_backend.store.projects import Project
 from ml_backend.web.finding import KINDS

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.atlas import Points
 from ml_backend.errors import BackendError, ConflictError
 from ml_backend.services import Services
+from ml_backend.store.map_points import Points
 from ml_backend.store.map_rows import NONE
 from ml_backend.store.projects import Project
 
@@ -60,6 +60,8 @@ class MapWork:
         Raises ConflictError, with what to do, where none can be made.
         """
         basis = self.services.atlas.basis(project)
+        if project.id not in self._made:
+            self._remember(project)
         with self._lock:
             made, making = self._made.get(project.id), self._making.get(project.id)
             at_it = making is not None and making.thread.is_alive()
@@ -74,6 +76,13 @@ class MapWork:
                 self._making[project.id] = _Making(thread)
                 thread.start()
             return made
+
+    def _remember(self, project: Project) -> None:
+        """After a restart the last map is shown while a new one is made."""
+        points = self.services.atlas.last(project)
+        with self._lock:
+            if points is not None and project.id not in self._made:
+                self._made[project.id] = Made(secrets.token_hex(8), (), points, 0.0)
 
     def known(self, project: Project, key: str) -> Points:
         """The map of this key. Raises ConflictError where there is another one by now."""

@@ -88,7 +88,8 @@ class Worker:
         self.services.versions.sweep()
         self.services.jobs.abandon(self.name)
         projects = self.services.ledger.projects()
-        for files in (self.services.checkpoints, self.services.graph_files, self.services.map_files):
+        services = self.services
+        for files in (services.checkpoints, services.graph_files, services.map_files, services.point_files):
             files.sweep({project.id for project in projects if not project.state.gone})
         for project in projects:
             requeue_job_of_dead_process(project, self.services)

@@ -147,7 +147,7 @@ def test_by_keyboard_alone_images_are_found_by_the_form_and_labelled_under_ones_
         expect(page.locator("#told")).to_contain_text("1 image labelled")
     (annotation,) = stack.client.task(free[-1])["annotations"]
     assert annotation["result"][0]["value"]["choices"] == [stack.truth[name]]
-    assert annotation["completed_by"] == person.whoami()["id"]
+    assert annotation["completed_by"]["id"] == person.whoami()["id"]
 
 
 def task_at(stack: Stack, task: int) -> int:

@@ -104,7 +104,8 @@ def test_no_request_that_the_openapi_allows_or_forbids_is_a_fault_of_the_service
     answers = ask_everything(app, 12)
     assert len(answers) >= 20
     good = [route for route, statuses in answers.items() if 200 in statuses]
-    assert len(good) > len(answers) / 2, "most requests reach what they are for"
+    personal = [route for route, statuses in answers.items() if 403 in statuses]
+    assert len(good) > (len(answers) - len(personal)) / 2, "most routes that ask for no person do what they are for"
 
 
 @pytest.mark.long
