@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.strategy_data import CACHE, sources
 from ml_backend.learning.fold_heads import FoldHeads
+from ml_backend.learning.record import image_keys
 from ml_backend.learning.training import train_head
 from ml_backend.simulation.code_version import code_digest
 from ml_backend.simulation.data import STRESS, Data
@@ -49,14 +50,17 @@ AHEAD = {"+100": lambda n: n + 100, "x2": lambda n: 2 * n}
 
 @dataclass(frozen=True)
 class Look:
-    """After one training. n, right: held-out labels that measure, and right answers of the fold heads. fresh: accuracy on the test set.
+    """After one training. n, right: held-out labels that measure, and right answers of the fold heads.
 
+    slice: of every held-out image in its order, labelled or not, "1" where the fold heads are right; the first n are those measured.
+    fresh: accuracy of the served head on the test set, whose classes may be in other shares than the pool's.
     random_labels, random_right: as the service's arm "at random", measured on the same held-out labels.
     """
 
     labels: int
     n: int
     right: int
+    slice: str
     fresh: float
     random_labels: int
     random_right: int
@@ -84,7 +88,13 @@ def look(project: LiveProject, train: LiveHead, fresh: float, seed: int) -> Look
     def right(heads: FoldHeads) -> int:
         return int(held_out.right(heads.predict_proba(held_out.features, images)).sum())
 
-    shown = right(FoldHeads(train.last.fold_heads))
+    heads = FoldHeads(train.last.fold_heads)
+    shown = right(heads)
+    rows = project.rows
+    order = np.flatnonzero(rows.holdout)
+    order = order[np.argsort(rows.places[order], kind="stable")]
+    said = heads.predict_proba(project.data.features[order], image_keys(rows.hashes[order])).argmax(1)
+    every = "".join("1" if each else "0" for each in said == project.data.labels[order])
     fold, n = corpus.folds(held_out), len(held_out.tasks)
     drawn, learned = 0, 0
     if n >= 2 and len(np.unique(held_out.targets)) > 1:  # as `steps.random_arm` does
@@ -92,7 +102,7 @@ def look(project: LiveProject, train: LiveHead, fresh: float, seed: int) -> Look
         trained = train_head(held_out.features, held_out.targets, corpus.classes, seed=seed, pool=pool, apart=fold)
         drawn = right(FoldHeads(trained.fold_heads))
         learned = n - round(sum(int((fold == each).sum()) ** 2 for each in range(5)) / n)
-    return Look(int(project.rows.labelled.sum()), n, shown, fresh, learned, drawn)
+    return Look(int(project.rows.labelled.sum()), n, shown, every, fresh, learned, drawn)
 
 
 def finished(name: str, strategy: str, seed: int, data: Data) -> list[Look]:

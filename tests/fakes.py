@@ -111,6 +111,7 @@ class FakeLabelStudio:
         ground_truth: bool = False,
         elsewhere: bool = False,
         accepted: str | None = None,
+        seconds: float | None = None,
     ) -> Annotation:
         """elsewhere: the answer is one to another control, too. accepted: it is a model's, under this certificate."""
         now = self.clock.advance(1)
@@ -125,6 +126,7 @@ class FakeLabelStudio:
             updated_at=now,
             none_of=None if labels or skip or elsewhere else CHOICES,
             accepted=accepted,
+            seconds=seconds,
         )
         self._store(annotation, "ANNOTATION_CREATED")
         return annotation

@@ -23,14 +23,14 @@ class Confusion:
     classes: tuple[str, ...]
     counts: NDArray[np.int64]
 
-    @property
-    def mistaken(self) -> NDArray[np.int64]:
-        """Places of the classes that were taken for another, or another for them, the worst first."""
-        wrong = self.counts.copy()
-        np.fill_diagonal(wrong, 0)
-        times = wrong.sum(0) + wrong.sum(1)
-        order = np.argsort(-times, kind="stable")
-        return np.asarray(order[times[order] > 0])
+    def most_mistaken(self, most: int) -> list[int]:
+        """Places of at most so many classes, those of the fullest cells beside the diagonal, in their order; "nothing" aside."""
+        chosen: dict[int, None] = {}
+        for row, column, _ in self.worst(most * most):
+            pair = [place for place in (row, column) if place < len(self.classes)]
+            if len(chosen | dict.fromkeys(pair)) <= most:
+                chosen |= dict.fromkeys(pair)
+        return sorted(chosen)
 
     def worst(self, most: int) -> list[tuple[int, int, int]]:
         """(label, guess, images) of the cells beside the diagonal, the fullest first."""

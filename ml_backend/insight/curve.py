@@ -155,9 +155,9 @@ def to_forecast(points: Sequence[Point], labels: int | None) -> list[Measured]:
 
 
 def beside(curve_: Curve) -> tuple[RandomPoint, Point] | None:
-    """The last measurement at random, and the version that learned from as many labels, or as few more as there are.
+    """The last measurement at random, and the version that learned from as many labels, or the next fewer.
 
-    None where either is missing, or the nearest version has learned from over a quarter more: that is no comparison.
+    None where either is missing. The version never had more labels than the other: that would flatter it.
     """
     if not curve_.at_random:
         return None

@@ -59,11 +59,11 @@ def too_early(points: Sequence[Measured]) -> str | None:
 
 
 def forecast(points: Sequence[Measured], wanted: Sequence[int], *, seed: int = 0) -> list[Expected]:
-    """What is expected at each number of labels. points: oldest first, as many as `too_early` wants at least."""
+    """What is expected at each number of labels, ascending. points: oldest first, as many as `too_early` wants at least."""
     labels, n, right = (
         np.array(column, float) for column in zip(*((p.labels, p.n, p.right) for p in points), strict=True)
     )
-    error = (n - right + 0.5) / (n + 1)
+    error = (n - right) / n
     labels = np.maximum(labels, 1.0)
     scale = labels[-1]
     best = _fit(labels / scale, error[None], n)
@@ -74,11 +74,16 @@ def forecast(points: Sequence[Measured], wanted: Sequence[int], *, seed: int = 0
     guess, possible = _at(best, at)[0], _at(fits, at)
     tail = 50 * (1 - CONFIDENCE)
     least, most = np.percentile(possible, [tail, 100 - tail], axis=0)
-    low, high = guess + SPREAD * np.minimum(least - guess, 0), guess + SPREAD * np.maximum(most - guess, 0)
+    low, high = guess - _reach(guess - least), guess + _reach(most - guess)
     return [
         Expected(int(count), *(_share(1 - each) for each in errors))
         for count, *errors in zip(wanted, guess, high, low, strict=True)
     ]
+
+
+def _reach(reach: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of how far draws go to one side: widened, and with more labels no less."""
+    return np.asarray(SPREAD * np.maximum.accumulate(np.maximum(reach, 0.0)))
 
 
 def _fit(x: NDArray[np.float64], error: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -115,7 +120,7 @@ def _at(fits: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64
 
 def _noise(error: NDArray[np.float64], n: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """(DRAWS, m) by how much the errors measured may be off: means of the first n of one sequence of images."""
-    share = np.clip(error, 0.5 / n, 1 - 0.5 / n)
+    share = (error * n + 1) / (n + 2)
     sizes, place = np.unique(n, return_inverse=True)
     steps = rng.normal(size=(DRAWS, len(sizes))) * np.sqrt(np.diff(sizes, prepend=0.0))
     means = np.cumsum(steps, axis=1) / sizes

@@ -27,7 +27,7 @@ from ml_backend.store.projects import Project
 
 GROWTH, LAST = 1.1, 50
 """Measured anew once there are this many times the labels drawn at random, or so many versions later: one training in many."""
-FEWEST = 10
+FEWEST = 15
 """Held-out labels that measure; with fewer, an accuracy says nothing."""
 LEFT = 0.9
 """Share of the tasks without a label down to which a draw from them is one from all."""

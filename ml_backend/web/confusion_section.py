@@ -58,16 +58,15 @@ def _missing(version: Version | None) -> str:
 
 def _matrix(found: Confusion, everything: bool, images: int) -> Shown:
     """The classes that are mistaken, or all, in the order of the label config."""
-    mistaken = found.mistaken
     count = len(found.classes)
-    places = np.arange(count)[:MOST_CLASSES] if everything else np.sort(mistaken[mistaken < count][:CLASSES])
-    nothing = [count] if (mistaken == count).any() or found.counts[count, count] else []
-    shown = [*places.tolist(), *nothing] if len(places) else []
+    places = [*range(min(count, MOST_CLASSES))] if everything else found.most_mistaken(CLASSES)
+    nothing = [count] if found.counts[count].any() or found.counts[:, count].any() else []
+    shown = [*places, *nothing]
     sums = found.counts.sum(axis=1)
     wrong = found.worst(WORST)
     return {
         "images": images,
-        "right": not len(mistaken),
+        "right": not wrong,
         "worst": [_pair(found, row, column) | {"count": n} for row, column, n in wrong],
         "columns": [_name(found, place) for place in shown],
         "rows": [

@@ -12,10 +12,11 @@ from ml_backend.store.projects import Project
 from ml_backend.web.charts import Picture, Series, Spot
 from ml_backend.wording import amount, measured, per_cent, small_slice
 
-DRAWN, LISTED, BARS = 150, 20, 12
-"""Versions in the picture, and in the table unless all are asked for; and with a bar for each interval, of the random arm."""
+DRAWN, LISTED, DENSE, BARS = 150, 20, 40, 12
+"""Versions in the picture, in the table unless all are asked for, and more than which are drawn small; and points of the random
+arm that have a bar for their interval."""
 STATES = {
-    "promoted": "served, now or before",
+    "promoted": "served before",
     "passed": "good enough",
     "rejected": "not good enough",
     "rolled_back": "rolled back",
@@ -44,7 +45,7 @@ def part(project: Project, services: Services, query: Mapping[str, str]) -> dict
         "served": _served(known),
         "arm": _arm(known),
         "arm_rows": [_arm_row(point) for point in reversed(known.at_random)][: None if query.get("all") else LISTED],
-        "forecast": [_expected(each) for each in coming],
+        "forecast": [_expected(each) for each in coming[1:]],
         "confidence": per_cent(CONFIDENCE),
         "too_early": why,
     }
@@ -74,18 +75,12 @@ def _picture(known: Curve, coming: Sequence[Expected]) -> Picture:
         kind = "random whisker" if len(chance) <= BARS else "random"
         for each, place in zip(chance, points, strict=True):
             picture.spots.append(Spot(kind, *place, says=_says_chance(each)))
-    ahead = [each for each in coming if passed and each.labels <= 2 * max(passed[-1].labels, 50)]
-    if ahead:
-        last = passed[-1]
-        start = (float(last.labels), last.accuracy or 0.0, last.low, last.high)
+    ahead = [each for each in coming if each.labels <= 2 * max(coming[0].labels, 50)]
+    if len(ahead) > 1:
         points = [(float(each.labels), each.accuracy, each.low, each.high) for each in ahead]
-        picture.series.append(Series("forecast", [(start[0], *_now(coming)), *points]))
-    picture.spots += [_spot(point) for point in drawn]
+        picture.series.append(Series("forecast", points))
+    picture.spots += [_spot(point, "dense" if len(drawn) > DENSE else "") for point in drawn]
     return picture
-
-
-def _now(coming: Sequence[Expected]) -> tuple[float, float, float]:
-    return coming[0].accuracy, coming[0].low, coming[0].high
 
 
 def thinned_chance(points: Sequence[RandomPoint], most: int = 60) -> list[RandomPoint]:
@@ -97,10 +92,9 @@ def _place(point: Point) -> tuple[float, float, float, float]:
     return float(point.labels), point.accuracy or 0.0, point.low, point.high
 
 
-def _spot(point: Point) -> Spot:
-    kind = "passed" if point.passed else "rejected"
-    for each in ("served", "pinned"):
-        kind += f" {each}" if getattr(point, each) else ""
+def _spot(point: Point, size: str) -> Spot:
+    marks = ("served" if point.served else size, "pinned" if point.pinned else "")
+    kind = " ".join(filter(None, ("passed" if point.passed else "rejected", *marks)))
     return Spot(
         kind, *_place(point), says=f"{point.name}: {point.labels:,} labels, {_accuracy(point)}, {_state(point)}"
     )
@@ -193,7 +187,7 @@ def _arm_row(point: RandomPoint) -> dict[str, Any]:
 
 
 def _forecast(known: Curve, project: Project, services: Services) -> tuple[list[Expected], str | None]:
-    """What is expected with the labels of now, with 100 and 500 more, and with twice as many, as far as there are tasks."""
+    """What is expected with the labels of now, where the line begins, with 100 and 500 more, and with twice as many, if there are tasks."""
     newest = known.points[-1].labels if known.points else None
     points = to_forecast(known.points, newest)
     if (why := too_early(points)) is not None:
