@@ -58,7 +58,10 @@ document.body.addEventListener("change", (event) => {
 /* What somebody typed, chose, opened or has in sight stays as it is when a section is put in place again. */
 function isTouched(field) {
   if (field.type === "checkbox" || field.type === "radio") return field.checked !== field.defaultChecked;
-  if (field.tagName === "SELECT") return [...field.options].some((each) => each.selected !== each.defaultSelected);
+  if (field.tagName === "SELECT") {
+    const given = [...field.options].findIndex((each) => each.defaultSelected);
+    return field.selectedIndex !== Math.max(given, 0);
+  }
   return ["INPUT", "TEXTAREA"].includes(field.tagName) && field.value !== field.defaultValue;
 }
 Object.assign(Idiomorph.defaults.callbacks, {
