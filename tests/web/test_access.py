@@ -168,6 +168,42 @@ def test_no_other_credentials_open_it(client: Client, sent: str) -> None:
     assert closed.get("/projects", headers={"authorization": sent}).status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("path", "alone", "with_token"),
+    [
+        ("/overview", 200, 200), ("/projects/1/page", 200, 200), ("/projects/12/grid", 200, 200), ("/static/x.js", 200, 200),
+        ("/projects/1/files/once/abc", 200, 200), ("/overview/cards", 401, 200), ("/projects/1/page/queue", 401, 200),
+        ("/projects/1/live", 401, 200), ("/projects/1/accept/state", 401, 200), ("/projects/1/tasks/7/thumbnail", 401, 200),
+        ("/projects", 401, 401), ("/projects/1", 401, 401), ("/projects/1/versions", 401, 401), ("/projects/1/model.onnx", 401, 401),
+        ("/webhook", 401, 401), ("/hosts/x/projects/1/page", 401, 401), ("/projects/1/pages", 401, 401), ("/static", 401, 401),
+        ("/projects/x/page", 401, 401), ("/openapi.json", 401, 401), ("/projects/1/train", 401, 401), ("//projects/1/page", 401, 401),
+        ("/projects/1/page/../../../projects", 401, 401), ("/versions", 401, 401),
+    ],
+)  # fmt: skip
+def test_a_token_in_place_of_the_password_opens_what_pages_call_and_nothing_else(
+    client: Client, path: str, alone: int, with_token: int
+) -> None:
+    closed = client(user="label-studio", password="secret")
+    token = {"X-Label-Studio-Token": "some-token"}
+    assert closed.get(path).status_code == alone
+    assert closed.get(path, headers=token).status_code == with_token
+    assert closed.get(path, headers=token | {"authorization": "Basic wrong"}).status_code == 401
+    assert closed.get(path, auth=("label-studio", "secret")).status_code == 200
+    assert closed.post(path).status_code == 401
+    acts = closed.post("/projects/1/acts", headers=token)
+    assert acts.status_code == 200
+
+
+def test_a_browser_is_let_in_to_be_led_to_the_pages_and_asks_no_question_for_a_script_of_them(client: Client) -> None:
+    closed = client(user="label-studio", password="secret")
+    assert closed.get("/", headers={"accept": "text/html"}).status_code == 200
+    assert closed.get("/").status_code == 401
+    assert "www-authenticate" in closed.get("/projects").headers
+    asked = closed.get("/projects/1/page/queue", headers={"sec-fetch-dest": "empty", "sec-fetch-site": "same-origin"})
+    assert asked.status_code == 401
+    assert "www-authenticate" not in asked.headers
+
+
 def test_passwords_are_compared_in_constant_time(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[bytes] = []
 

@@ -54,7 +54,7 @@ function tell(sentence, strong = "") {
 function complain(error) {
   at("told").textContent = "";
   at("wrong").textContent = error.message;
-  if (error.status === 403 || error.status === 401) askForToken();
+  if (error.status === 403 || error.status === 401) askForToken(error.status === 403);
 }
 
 function showSignedIn(known) {
@@ -62,9 +62,10 @@ function showSignedIn(known) {
   for (const part of document.querySelectorAll("[data-signed-in]")) part.hidden = !known;
 }
 
-function askForToken() {
+/* keeps: the operator's password is right, and what was asked for takes a person. */
+function askForToken(keeps = false) {
   sessionStorage.removeItem(kept());
-  sessionStorage.removeItem(OPERATOR);
+  if (!keeps) sessionStorage.removeItem(OPERATOR);
   showSignedIn(false);
   at("told").textContent = "";
   at("token").value = "";
