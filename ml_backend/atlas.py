@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_backend.errors import NotFoundError
-from ml_backend.learning.projection import SAMPLE, SMALLEST, Plane, main_directions, neighbourhoods
+from ml_backend.learning.projection import SAMPLE, SMALLEST, Method, Plane, main_directions, neighbourhoods
 from ml_backend.predictor import Predictor
 from ml_backend.settings import Settings
 from ml_backend.store.acceptances import Acceptances
@@ -80,24 +80,27 @@ class Atlas:
 
     def points(self, project: Project) -> Points:
         """Everything; the last map is this one from then on. Raises NotFoundError, with what to do, where no image was read yet."""
+        made = self._made(project)
+        self.kept.write(project.id, made)
+        return made
+
+    def _made(self, project: Project) -> Points:
         encoder_id = self.encoder_id(project)
         if encoder_id is None:
             raise NotFoundError(_nothing_read(project))
         ids, rows, label, kind, annotator, missing = self._rows(project, encoder_id)
         if not len(ids):
             raise NotFoundError(_nothing_read(project))
-        layout = self._laid_out(project, encoder_id, ids, rows)
+        method, places = self._laid_out(project, encoder_id, ids, rows)
         guess, doubt, version = self._guesses(project, encoder_id, rows, kind)
         order = np.random.default_rng(project.id).permutation(len(ids))
         people, whose = np.unique(annotator, return_inverse=True)
         whose = np.where(annotator == NOBODY, NONE, whose).astype(np.uint16)
-        made = Points(
-            project.schema.labels, tuple(people.tolist()), encoder_id, layout.plane.method, version, missing, project.reserved_share,
-            ids[order], rows[order], layout.places[order], label[order], guess[order], doubt[order], kind[order],
+        return Points(
+            project.schema.labels, tuple(people.tolist()), encoder_id, method, version, missing, project.reserved_share,
+            ids[order], rows[order], places[order], label[order], guess[order], doubt[order], kind[order],
             whose[order], np.argsort(ids[order]),
         )  # fmt: skip
-        self.kept.write(project.id, made)
-        return made
 
     def shows_guesses(self, project: Project) -> bool:
         """Whether anybody may be shown what the model takes any image of the project for."""
@@ -133,18 +136,20 @@ class Atlas:
         )
         return True
 
-    def _laid_out(self, project: Project, encoder_id: str, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> Layout:
-        """These tasks, each where it was; those that came since where the layout puts them."""
+    def _laid_out(
+        self, project: Project, encoder_id: str, ids: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> tuple[Method, NDArray[np.uint16]]:
+        """Where these tasks lie, (n, 2): each where it was; those that came since where the layout puts them."""
         matrix, layout = self.features.matrix(encoder_id), self.files.read(project.id, encoder_id)
         if layout is None or not _fits(layout.plane, matrix):
             plane = main_directions(_sample(matrix, rows, SAMPLE["pca"]))
-            made = Layout(encoder_id, plane, ids, rows, _placed(plane, matrix, rows), self.ledger.size(project))
+            places = _placed(plane, matrix, rows)
             if self.files.read(project.id, encoder_id) is None:
-                self.files.write(project.id, made)
-            return made
+                self.files.write(project.id, Layout(encoder_id, plane, ids, rows, places, self.ledger.size(project)))
+            return plane.method, places
         here, places = layout.known(ids, rows)
         places[~here] = _placed(layout.plane, matrix, rows[~here])
-        return Layout(encoder_id, layout.plane, ids, rows, places, layout.size)
+        return layout.plane.method, places
 
     # -- what is known and thought of each ----------------------------------------------------------------------------
 

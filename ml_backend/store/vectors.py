@@ -31,7 +31,7 @@ from ml_backend.store.faults import translated
 
 logger = logging.getLogger(__name__)
 
-READ_BLOCK = 16_384
+READ_BLOCK = 4_096
 """Rows read at a time."""
 _HASH_BYTES = 32
 _DAMAGED = ".damaged"
@@ -114,7 +114,7 @@ def read_rows(
     opened = getattr(matrix, "_mmap", None)
     for start in range(0, len(order), block):
         places = order[start : start + block]
-        yield places, np.array(matrix[at[places]])
+        yield places, np.asarray(matrix[at[places]])
         if opened is not None and hasattr(mmap, "MADV_DONTNEED"):
             opened.madvise(mmap.MADV_DONTNEED)
 
