@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 30, 14, 40
@@ -61,22 +62,6 @@ class Spot:
 
 
 @dataclass(frozen=True)
-class Chart:
-    """Shares over a number, as a picture of WIDTH by HEIGHT."""
-
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    lines: list[Line]
-    marks: list[Mark]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    top: int = TOP
-    bottom: int = HEIGHT - BOTTOM
-
-
-@dataclass(frozen=True)
 class Scale:
     low: float
     high: float
@@ -96,21 +81,26 @@ class Picture:
     series: list[Series] = field(default_factory=list)
     spots: list[Spot] = field(default_factory=list)
 
-    def drawn(self) -> Chart:
-        """Values below the lowest one told by a line or a spot are cut off: an interval may be all there is."""
+    def drawn(self) -> dict[str, Any]:
+        """What the macro `shares` of charts.html takes: shares over a number, WIDTH by HEIGHT."""
         xs = [x for each in self.series for x, *_ in each.points] + [spot.x for spot in self.spots]
         lows = [low for each in self.series for _, _, low, _ in each.points] + [spot.low for spot in self.spots]
         across = Scale(0.0, max([1.0, *xs]), LEFT, WIDTH - RIGHT)
         floor = max(0.0, math.floor(10 * min([0.9, *lows]) + 1e-9) / 10)
         up = Scale(floor, 1.0, HEIGHT - BOTTOM, TOP)
-        return Chart(
-            x_ticks=[Tick(across.at(value), f"{value:,}") for value in whole_ticks(across.high)],
-            y_ticks=[Tick(up.at(value / 100), f"{value}%") for value in _per_cents(floor)],
-            lines=[_line(each, across, up) for each in self.series],
-            marks=[
+        return {
+            "width": WIDTH,
+            "height": HEIGHT,
+            "left": LEFT,
+            "right": WIDTH - RIGHT,
+            "bottom": HEIGHT - BOTTOM,
+            "x_ticks": [Tick(across.at(value), f"{value:,}") for value in whole_ticks(across.high)],
+            "y_ticks": [Tick(up.at(value / 100), f"{value}%") for value in _per_cents(floor)],
+            "lines": [_line(each, across, up) for each in self.series],
+            "marks": [
                 Mark(across.at(s.x), up.at(s.value), up.at(s.low), up.at(s.high), s.kind, s.says) for s in self.spots
             ],
-        )
+        }
 
 
 def whole_ticks(highest: float) -> list[int]:
