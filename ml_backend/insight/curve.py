@@ -15,16 +15,18 @@ import sqlalchemy as sa
 
 from ml_backend.insight.forecast import Measured
 from ml_backend.store.database import Database
+from ml_backend.store.model_versions import PASSED
 from ml_backend.store.projects import Project
 from ml_backend.store.rows import pieces
 from ml_backend.store.schema import serving, versions
 
-PASSED = "promoted", "passed"
-
 
 @dataclass(frozen=True)
 class Point:
-    """A version. n, accuracy, low, high, undecided: as `learning.metrics.measured`; accuracy is None where nothing was measured."""
+    """A version. n, accuracy, low, high, undecided: as `learning.metrics.measured`; accuracy is None where nothing was measured.
+
+    was_served: now or before.
+    """
 
     number: int
     state: str
@@ -36,6 +38,7 @@ class Point:
     high: float
     undecided: int
     created_at: datetime
+    was_served: bool = False
     served: bool = False
     pinned: bool = False
 
@@ -45,7 +48,8 @@ class Point:
 
     @property
     def passed(self) -> bool:
-        return self.state in PASSED
+        """Good enough to be served, and not taken back; of one whose files are deleted, as far as is known."""
+        return self.state in PASSED or (self.state == "pruned" and self.was_served)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ def curve(project: Project, database: Database, known: dict[int, Kept] | None = 
     """known: what was read before of versions by number, and is added to: 500 of them are megabytes of JSON."""
     known = {} if known is None else known
     mine = versions.c.project_id == project.id
-    states = sa.select(versions.c.number, versions.c.state, versions.c.created_at).where(mine)
+    columns = (versions.c.number, versions.c.state, versions.c.created_at, versions.c.promoted_at)
+    states = sa.select(*columns).where(mine)
     pointer = sa.select(serving.c.number, serving.c.pinned).where(serving.c.project_id == project.id)
     with database.read() as connection:
         rows = connection.execute(states.order_by(versions.c.number)).all()
@@ -117,6 +122,7 @@ def _point(row: Any, kept: Kept, served: Any) -> Point:
         high=found["high"] if measured else 1.0,
         undecided=int(found.get("undecided") or 0),
         created_at=row.created_at,
+        was_served=row.promoted_at is not None,
         served=mine,
         pinned=mine and served.pinned,
     )

@@ -22,7 +22,8 @@ USUAL, PULL = 0.5, 1.0
 """The power expected before anything is measured, and how many squared standard errors a factor of e away from it costs."""
 DRAWS = 400
 CONFIDENCE = 0.8
-SPREAD = 1.0
+SPREAD = 1.2
+"""So many times as wide as what the draws alone would say."""
 EARLIEST, MEASURED, GROWTH = 4, 15, 1.5
 """Too early to say: with fewer versions than this, fewer measured labels, or labels that have not grown by this factor."""
 
@@ -120,7 +121,7 @@ def _at(fits: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64
 
 def _noise(error: NDArray[np.float64], n: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """(DRAWS, m) by how much the errors measured may be off: means of the first n of one sequence of images."""
-    share = (error * n + 1) / (n + 2)
+    share = (np.clip(error, 0.0, 1.0) * n + 1) / (n + 2)
     sizes, place = np.unique(n, return_inverse=True)
     steps = rng.normal(size=(DRAWS, len(sizes))) * np.sqrt(np.diff(sizes, prepend=0.0))
     means = np.cumsum(steps, axis=1) / sizes

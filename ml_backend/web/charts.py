@@ -84,9 +84,8 @@ class Picture:
     def drawn(self) -> dict[str, Any]:
         """What the macro `shares` of charts.html takes: shares over a number, WIDTH by HEIGHT."""
         xs = [x for each in self.series for x, *_ in each.points] + [spot.x for spot in self.spots]
-        lows = [low for each in self.series for _, _, low, _ in each.points] + [spot.low for spot in self.spots]
         across = Scale(0.0, max([1.0, *xs]), LEFT, WIDTH - RIGHT)
-        floor = max(0.0, math.floor(10 * min([0.9, *lows]) + 1e-9) / 10)
+        floor = self._floor()
         up = Scale(floor, 1.0, HEIGHT - BOTTOM, TOP)
         return {
             "width": WIDTH,
@@ -101,6 +100,12 @@ class Picture:
                 Mark(across.at(s.x), up.at(s.value), up.at(s.low), up.at(s.high), s.kind, s.says) for s in self.spots
             ],
         }
+
+    def _floor(self) -> float:
+        """A round share below every point, and below the intervals of the later half: those of the first few would be all there is."""
+        later = [low for each in self.series for _, _, low, _ in each.points[len(each.points) // 2 :] if each.band]
+        values = [spot.value for spot in self.spots] + [value for each in self.series for _, value, *_ in each.points]
+        return max(0.0, math.floor(10 * min([0.9, *later, *values]) + 1e-9) / 10)
 
 
 def whole_ticks(highest: float) -> list[int]:

@@ -21,7 +21,6 @@ STATES = {
     "rejected": "not good enough",
     "rolled_back": "rolled back",
     "candidate": "not judged yet",
-    "pruned": "files deleted",
 }
 
 
@@ -94,7 +93,8 @@ def _place(point: Point) -> tuple[float, float, float, float]:
 
 def _spot(point: Point, size: str) -> Spot:
     marks = ("served" if point.served else size, "pinned" if point.pinned else "")
-    kind = " ".join(filter(None, ("passed" if point.passed else "rejected", *marks)))
+    refused = point.state in {"rejected", "rolled_back"}
+    kind = " ".join(filter(None, ("rejected" if refused else "passed", *marks)))
     return Spot(
         kind, *_place(point), says=f"{point.name}: {point.labels:,} labels, {_accuracy(point)}, {_state(point)}"
     )
@@ -115,6 +115,8 @@ def _told(point: RandomPoint) -> str:
 def _state(point: Point) -> str:
     if point.served:
         return "served now, pinned" if point.pinned else "served now"
+    if point.state == "pruned":
+        return "served before, files deleted" if point.was_served else "files deleted"
     return STATES.get(point.state, point.state)
 
 

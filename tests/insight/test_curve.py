@@ -32,8 +32,11 @@ def test_a_forecast_goes_by_what_learned_from_ever_more_of_the_labels_there_are(
         point(6, 90),
         point(7, 90),
         point(8, 120),
+        point(9, 130, state="pruned", was_served=True),
+        point(10, 135, state="pruned"),
+        point(11, 138, state="rolled_back", was_served=True),
     ]
-    assert [each.labels for each in to_forecast(points, 120)] == [60, 90, 120]
+    assert [each.labels for each in to_forecast(points, 140)] == [60, 90, 120, 130]
 
 
 def test_the_arms_are_compared_at_the_same_number_of_labels_never_where_the_strategy_had_more() -> None:

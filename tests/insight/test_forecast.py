@@ -48,3 +48,8 @@ def test_more_labels_are_less_sure_and_never_beyond_everything_right() -> None:
 def test_the_same_versions_give_the_same_forecast() -> None:
     points = versions(0.1, range(40, 301, 20))
     assert forecast(points, [500]) == forecast(points, [500])
+
+
+def test_a_steep_start_with_few_images_is_no_error() -> None:
+    points = [Measured(2, 2, 0), Measured(4, 3, 0), Measured(300, 20, 20), Measured(400, 20, 20)]
+    assert 0.0 <= forecast(points, [500])[0].low <= 1.0
