@@ -12,6 +12,7 @@ A file is written completely or not at all. The latest labels are read from Labe
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,15 +27,11 @@ from ml_backend.commands.export_tables import (
 )
 from ml_backend.commands.options import add_common, find_project, open_services
 from ml_backend.commands.output import Answer, bar, counted
-from ml_backend.errors import InvalidInputError, NotFoundError
-from ml_backend.task_names import and_more
+from ml_backend.errors import InvalidInputError
 from ml_backend.wording import amount
 
 if TYPE_CHECKING:
     from ml_backend.exports.label_rows import Tally
-    from ml_backend.services import Services
-    from ml_backend.store.model_versions import Version
-    from ml_backend.store.projects import Project
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,31 +85,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_labels(args: argparse.Namespace) -> int:
-    from ml_backend.exports.label_rows import COLUMNS, MINIMAL, OF_MODEL, Tally, export_rows  # noqa: PLC0415 - torch comes with the services
+    from ml_backend.worker.exporting import LabelOptions, write_labels  # noqa: PLC0415 - torch comes with it
 
     answer = Answer(as_json=args.json)
     project, services = up_to_date(args, answer)
-    accepted = args.include == "accepted"
-    columns = {name: COLUMNS[name] for name in (MINIMAL if args.minimal else COLUMNS)}
-    columns |= OF_MODEL if accepted else {}
-    counts = services.ledger.counts(project)
-    tally = Tally()
-    rows = export_rows(
-        services.ledger.rows(project),
-        separator=args.separator,
+    options = LabelOptions(
+        args.separator,
+        minimal=args.minimal,
         long=args.long,
-        include_unlabelled=args.include_unlabelled,
-        include_accepted=accepted,
-        tally=tally,
+        unlabelled=args.include_unlabelled,
+        accepted=args.include == "accepted",
+        spreadsheet=args.spreadsheet,
+        strict=args.strict,
     )
-    with open_output(args, columns, spreadsheet=args.spreadsheet) as write:
-        for row in counted(rows, "labels", counts.labelled + (counts.accepted if accepted else 0)):
-            write(row)
-        warnings = tally.warnings(spreadsheet=args.spreadsheet, long=args.long, quarantined=counts.quarantined)
-        if warnings and args.strict:
-            raise InvalidInputError(f"Nothing was written (--strict): {' '.join(warnings)}")
-        for warning in warnings:
-            answer.warn(warning)
+    opened = partial(open_output, args, spreadsheet=args.spreadsheet)
+    done = write_labels(project, services, opened, options, count=counted)
+    tally, counts, warnings = done.tally, done.counts, done.warnings
+    for warning in warnings:
+        answer.warn(warning)
     report = {
         "file": str(args.out),
         "rows": tally.rows,
@@ -140,21 +130,11 @@ def _waiting(tally: Tally, args: argparse.Namespace) -> str:
 
 
 def _run_rounds(args: argparse.Namespace) -> int:
-    from ml_backend.exports.round_rows import QUERY_COLUMNS, ROUND_COLUMNS, query_rows, round_rows  # noqa: PLC0415
+    from ml_backend.worker.exporting import write_rounds  # noqa: PLC0415
 
     answer = Answer(as_json=args.json)
     project, services = up_to_date(args, answer)
-    columns = QUERY_COLUMNS if args.queries else ROUND_COLUMNS
-    rows = (
-        query_rows(project, services.ledger)
-        if args.queries
-        else round_rows(project, services.ledger, services.versions)
-    )
-    count = 0
-    with open_output(args, columns) as write:
-        for row in rows:
-            write(row)
-            count += 1
+    count = write_rounds(project, services, partial(open_output, args), queries=args.queries)
     return report_rows(
         args, answer, {"file": str(args.out), "rows": count}, f"{amount(count, 'row')} {written_to(args)}."
     )
@@ -188,9 +168,11 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_model(args: argparse.Namespace) -> int:
+    from ml_backend.worker.exporting import version_named  # noqa: PLC0415
+
     services = open_services(dry_run=args.dry_run)
     project = find_project(services, args)
-    version = _version(project, services, args.version)
+    version = version_named(project, services, args.version)
     name = f"{version.name}-accepted" if args.include else version.name
     out: Path = args.out or Path(name if args.format == "bundle" else f"{name}.{args.format}")
     if out.exists():
@@ -220,20 +202,6 @@ def _run_model(args: argparse.Namespace) -> int:
         )
     Answer(as_json=args.json).result(document, text)
     return 0
-
-
-def _version(project: Project, services: Services, name: str | None) -> Version:
-    from ml_backend.store.model_versions import version_number  # noqa: PLC0415 - with the store, so that `--help` is quick
-
-    if name is not None:
-        return services.versions.version(project, version_number(name))
-    current = services.versions.current(project)
-    if current is None:
-        raise NotFoundError(
-            f"{project.title!r} has no model yet: label two images of different classes, then run `ml-backend sync "
-            "run`."
-        )
-    return current
 
 
 def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
@@ -278,16 +246,8 @@ def _run_dataset(args: argparse.Namespace) -> int:
     counts = services.ledger.counts(project)
     with bar("images", counts.labelled + (counts.accepted if accepted else 0)) as advance:
         report = write_dataset(project, args.out, services.ledger, services.hosts, **layout, on_progress=advance)
-    if report.problems:
-        one = len(report.problems) == 1
-        images = "1 labelled image is" if one else f"{len(report.problems)} labelled images are"
-        shown = and_more(report.problems, most=20, between="\n  ")
-        answer.warn(f"{images} left out of the data set because {'it' if one else 'they'} cannot be read:\n  {shown}")
-    if report.not_measuring:
-        answer.warn(
-            f"{amount(report.not_measuring, 'held-out image')} with an accepted label left out: in held-out/, a model would be "
-            "measured by what a model said. Without --splits they are part of the data set."
-        )
+    for warning in report.warnings():
+        answer.warn(warning)
     document = {"folder": str(args.out), **vars(report)}
     text = (
         f"{amount(report.images, 'image')} in {args.out}: {report.copied} copied, {report.removed} removed, "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_backend.commands.options import add_common, find_project, open_services
 from ml_backend.commands.output import Answer
-from ml_backend.errors import InvalidInputError, LabelStudioUnavailableError
+from ml_backend.errors import InvalidInputError
 from ml_backend.tabular import FORMATS, Format, Write, form_of, open_table, text_writer
 
 if TYPE_CHECKING:
@@ -51,16 +51,10 @@ def up_to_date(args: argparse.Namespace, answer: Answer) -> tuple[Project, Servi
     project = find_project(services, args)
     if args.offline:
         return project, services
-    from ml_backend.worker.foreground import alone  # noqa: PLC0415
+    from ml_backend.worker import exporting  # noqa: PLC0415 - torch comes with it
 
-    try:
-        with alone(project, services, args.command):
-            return services.label_sync.sync(project, full=False, lazily=True)[0], services
-    except LabelStudioUnavailableError as error:
-        if getattr(args, "strict", False) or project.reconciled_at is None:
-            raise
-        answer.warn(f"{error} These labels are as of {project.reconciled_at:%Y-%m-%d %H:%M:%S} UTC.")
-        return project, services
+    strict = getattr(args, "strict", False)
+    return exporting.up_to_date(project, services, args.command, answer.warn, strict=strict), services
 
 
 @contextmanager

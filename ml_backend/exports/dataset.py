@@ -20,7 +20,8 @@ from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.rows import LedgerRow
 from ml_backend.tabular import atomic_file, open_table
-from ml_backend.task_names import Unreadable, task_filename
+from ml_backend.task_names import Unreadable, and_more, task_filename
+from ml_backend.wording import amount
 
 MARK = ".dataset.json"
 MANIFEST = "labels.csv"
@@ -42,6 +43,23 @@ class DatasetReport:
     removed: int = 0
     not_measuring: int = 0
     problems: list[str] = field(default_factory=list)
+
+    def warnings(self) -> list[str]:
+        """What is not in the data set, in sentences; the first of the images by name."""
+        found = []
+        if self.problems:
+            one = len(self.problems) == 1
+            images = "1 labelled image is" if one else f"{len(self.problems)} labelled images are"
+            shown = and_more(self.problems, most=20, between="\n  ")
+            found.append(
+                f"{images} left out of the data set because {'it' if one else 'they'} cannot be read:\n  {shown}"
+            )
+        if self.not_measuring:
+            found.append(
+                f"{amount(self.not_measuring, 'held-out image')} with an accepted label left out: in held-out/, a model would be "
+                "measured by what a model said. Without --splits they are part of the data set."
+            )
+        return found
 
 
 def write_dataset(

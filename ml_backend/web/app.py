@@ -26,6 +26,7 @@ from ml_backend.store.faults import retry_until_available
 from ml_backend.web import replies
 from ml_backend.web.accept_page import accept
 from ml_backend.web.access import Gate, require_closed
+from ml_backend.web.downloads import downloads
 from ml_backend.web.grid import grid
 from ml_backend.web.grid_work import GridWork
 from ml_backend.web.map_page import map_routes
@@ -90,6 +91,7 @@ def create_app(services: Services) -> FastAPI:
     application.include_router(project_page(services, visitors))
     application.include_router(overview(services, visitors))
     application.include_router(map_routes(services, visitors, work))
+    application.include_router(downloads(services, visitors))
     application.mount("/static", StaticFiles(directory=STATIC))
     return application
 

@@ -144,6 +144,15 @@ class Jobs(_Reply):
     stopped: str | None
 
 
+class FileTold(_Reply):
+    """A file that is made. said: how far it is. warnings: what is wrong with it. address: where it is had once, within a minute."""
+
+    state: Literal["making", "ready"]
+    said: str
+    warnings: list[str]
+    address: str | None
+
+
 class ChoosableSettings(_Reply):
     strategy: str
     batch_size: int

@@ -8,6 +8,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from ml_backend.settings import Settings
 from ml_backend.store.projects import Project
 from ml_backend.web.app import create_app
 from ml_backend.worker import foreground
+from ml_backend.worker.downloading import Download
 from tests.slices import held_out
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -209,6 +211,42 @@ def test_a_project_s_settings_are_changed_reset_and_paused_from_the_command_line
     assert cli.main(["settings", "resume"]) == 0
     assert services.ledger.project(project.key).state == project.state
     assert not asked(capsys, "settings", "list")["paused"]
+
+
+@pytest.mark.parametrize("name", ["labels", "rounds", "predictions"])
+def test_what_the_page_hands_out_is_what_the_command_writes(
+    services: Services,
+    project: Project,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """Byte by byte, with the same warnings; here with Label Studio away."""
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    assert cli.main(["export", name, "--out", "theirs.csv"]) == 0
+    said = capsys.readouterr().err
+    download = Download(services.ledger.project(project.key), services, tmp_path / "ours")
+    path = download.make(f"{name}.csv")  # type: ignore[arg-type]
+    assert path.name == f"{name}.csv"
+    assert path.read_bytes() == (tmp_path / "theirs.csv").read_bytes()
+    assert [line for line in said.splitlines() if line.startswith("Warning: ")] == [
+        f"Warning: {warning}" for warning in download.warnings
+    ]
+
+
+def test_a_data_set_is_handed_out_as_one_file_with_what_the_command_writes(
+    services: Services, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    assert cli.main(["export", "dataset", "--out", "dataset", "--offline"]) == 0
+    path = Download(services.ledger.project(project.key), services, tmp_path / "ours").make("dataset.zip")
+    with zipfile.ZipFile(path) as packed:
+        ours = {info.filename: packed.read(info) for info in packed.infolist()}
+    assert ours == {
+        f"dataset/{name}": (tmp_path / "dataset" / name).read_bytes() for name in files(tmp_path / "dataset")
+    }
+    assert files(tmp_path / "ours") == ["dataset.zip"]
 
 
 @pytest.mark.usefixtures("project")
