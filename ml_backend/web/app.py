@@ -29,6 +29,7 @@ from ml_backend.web.access import Gate, require_closed
 from ml_backend.web.downloads import downloads
 from ml_backend.web.grid import grid
 from ml_backend.web.grid_work import GridWork
+from ml_backend.web.health_section import health_routes
 from ml_backend.web.map_page import map_routes
 from ml_backend.web.overview import overview
 from ml_backend.web.own_pages import STATIC
@@ -92,6 +93,7 @@ def create_app(services: Services) -> FastAPI:
     application.include_router(overview(services, visitors))
     application.include_router(map_routes(services, visitors, work))
     application.include_router(downloads(services, visitors))
+    application.include_router(health_routes(services, visitors))
     application.mount("/static", StaticFiles(directory=STATIC))
     return application
 

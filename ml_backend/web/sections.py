@@ -17,6 +17,7 @@ from ml_backend.web import (
     confusion_section,
     curve_section,
     downloads_section,
+    health_section,
     log_section,
     problems_section,
     progress_section,
@@ -71,6 +72,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("versions", "Versions of the model", versions_section.look, on=("served",), part=versions_section.part),
     Section("compare", "Two versions compared", compare_section.look, part=compare_section.part, listed=False),
     Section("settings", "Settings", settings_section.look, on=("acts",)),
+    Section("health", "Health", health_section.look),
     Section("downloads", "Downloads", downloads_section.look, on=("served",)),
     Section("log", "What people did here", log_section.look, on=("acts",), part=log_section.part),
 )
