@@ -78,6 +78,18 @@ def project(page: Page, stack: Stack) -> None:
             more.click()
 
 
+def map_(page: Page, stack: Stack) -> None:
+    page.goto(f"{stack.settings.url}/projects/{stack.project.id}/map")
+    sign_in(page, stack)
+    expect(page.locator("#values tr").first).to_be_visible()
+
+
+def search(page: Page, stack: Stack) -> None:
+    page.goto(f"{stack.settings.url}/projects/{stack.project.id}/search")
+    sign_in(page, stack)
+    expect(page.locator("#top")).to_be_visible()
+
+
 def signed_out(page: Page, stack: Stack) -> None:
     page.goto(f"{stack.settings.url}/projects/{stack.project.id}/page")
     expect(page.get_by_label("Token", exact=True)).to_be_visible()
@@ -85,6 +97,7 @@ def signed_out(page: Page, stack: Stack) -> None:
 
 PAGES: dict[str, Callable[[Page, Stack], Any]] = {
     "signed out": signed_out, "overview": overview, "project": project, "grid": grid, "accept": accept,
+    "map": map_, "search": search,
 }  # fmt: skip
 
 
