@@ -102,7 +102,7 @@ def measure(url: str, process: psutil.Process, args: argparse.Namespace) -> None
             flush=True,
         )
         if answer.headers.get("Content-Type", "").startswith("text/html"):
-            page = address.removesuffix("/start")  # which it becomes a part of
+            page = re.sub(r"/page/.*", "/page", address)  # which it becomes a part of
             waiting += [requests.compat.urljoin(page, part) for part in PARTS.findall(answer.text)]
 
 
