@@ -6,7 +6,9 @@ Medical Informatics and Decision Making 12:8, 2012. (Why a power: J. Hestness et
 Empirically", 2017.) The interval comes of refitting to accuracies that may be the true ones: later versions are measured on
 images that earlier ones were measured on, so their errors go together, as partial means of one random sequence.
 
-Such intervals know nothing of curves that bend otherwise, so they are widened; see SPREAD.
+Such intervals know nothing of curves that bend otherwise, so they are widened (SPREAD). Told to hold 80 %, they held the accuracy that
+came in 93 % of 1,056 forecasts on digits, digits with wrong labels, MNIST and CIFAR-10, asked for 100 or 500 labels more or twice as many,
+and in the worst of these kinds in 80 %; the guess was off by 5.3 points, "no change" by 6.2 (docs/accuracy.md).
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ USUAL, PULL = 0.5, 1.0
 """The power expected before anything is measured, and how many squared standard errors a factor of e away from it costs."""
 DRAWS = 400
 CONFIDENCE = 0.8
+LATE = 0.75
+"""Versions of this share of the newest's labels say where the curve is now: a power that misses them is moved onto them."""
 SPREAD = 1.2
 """So many times as wide as what the draws alone would say."""
 EARLIEST, MEASURED, GROWTH = 4, 15, 1.5
@@ -72,7 +76,9 @@ def forecast(points: Sequence[Measured], wanted: Sequence[int], *, seed: int = 0
     draws = error[None] - _noise(fitted, n, np.random.default_rng(seed))
     fits = _fit(labels / scale, draws, n)
     at = np.array([max(w, 1) for w in wanted], float) / scale
-    guess, possible = _at(best, at)[0], _at(fits, at)
+    late = labels >= LATE * scale
+    guess = (_at(best, at) + _missed(best, error[None], labels / scale, n, late))[0]
+    possible = _at(fits, at) + _missed(fits, draws, labels / scale, n, late)
     tail = 50 * (1 - CONFIDENCE)
     least, most = np.percentile(possible, [tail, 100 - tail], axis=0)
     low, high = guess - _reach(guess - least), guess + _reach(most - guess)
@@ -80,6 +86,21 @@ def forecast(points: Sequence[Measured], wanted: Sequence[int], *, seed: int = 0
         Expected(int(count), *(_share(1 - each) for each in errors))
         for count, *errors in zip(wanted, guess, high, low, strict=True)
     ]
+
+
+def _missed(
+    fits: NDArray[np.float64],
+    error: NDArray[np.float64],
+    x: NDArray[np.float64],
+    n: NDArray[np.float64],
+    late: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """(k, 1) by how much each fit is too low where the curve is now, beyond a standard error of what was measured there."""
+    weight = np.where(late, n, 0.0)
+    off = (error - _at(fits, x)) @ weight / weight.sum()
+    typical = np.clip((error @ weight) / weight.sum(), 0.02, 0.98)
+    doubt = np.sqrt(typical * (1 - typical) / n.max())
+    return np.asarray((np.sign(off) * np.maximum(np.abs(off) - doubt, 0.0))[:, None])
 
 
 def _reach(reach: NDArray[np.float64]) -> NDArray[np.float64]:
