@@ -191,8 +191,8 @@ def take(chromium: Browser, place: Place, picture: Picture, file: Path, *, whole
         color_scheme="dark" if picture.dark else "light",
         device_scale_factor=2 if picture.viewport else 1,
     ).new_page()
-    page.set_default_timeout(120_000)
-    expect.set_options(timeout=120_000)
+    page.set_default_timeout(40_000)
+    expect.set_options(timeout=40_000)
     page.goto(place.url + picture.address.format(N=place.projects[picture.of]))
     sign_in(page, place)
     expect(page.locator(picture.ready).first).to_be_visible()
