@@ -57,9 +57,10 @@ class Advisor:
             logger.exception("%s: no advice on v%d", project.key, model.number)
 
     def _guess(self, project: Project, corpus: Corpus, model: LoadedModel) -> None:
-        """Note what the model takes the images without a label for."""
+        """Note what the model takes the images without a label for; of those that no guess may be shown for nothing, not even in a sum."""
         try:
-            waiting = np.flatnonzero(corpus.encoded & corpus.rows.waiting)
+            blind = corpus.rows.holdout | np.isin(corpus.rows.ids, list(self.ledger.drawn_blind(project)))
+            waiting = np.flatnonzero(corpus.encoded & corpus.rows.waiting & ~blind)
             drawn = waiting
             if len(waiting) > ASKED:
                 drawn = np.sort(np.random.default_rng(model.number).choice(waiting, ASKED, replace=False))

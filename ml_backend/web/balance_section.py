@@ -13,10 +13,11 @@ Shown = dict[str, Any]
 
 
 def look(project: Project, services: Services) -> Shown:
-    """While an audit is on, nothing of what the model takes the rest for."""
+    """Where nobody is to be shown a guess, nothing of what the model takes the rest for."""
     found, guessed = found_balance(project, services), project.state.guessed
     blind = services.acceptances.is_blind(project)
-    told = None if blind else guessed
+    shows = services.atlas.shows_guesses(project)
+    told = guessed if shows else None
     known = found.value
     people, accepted = (known.people, known.accepted) if known else ({}, {})
     counts = told.counts if told else {}
@@ -49,6 +50,7 @@ def look(project: Project, services: Services) -> Shown:
         "labelled": labelled,
         "of_model": of_model,
         "blind": blind,
+        "hidden": not shows,
         "guessed": told and {"version": f"v{told.version}", "waiting": told.waiting, "asked": told.asked},
         "rows": sorted(rows, key=lambda row: -int(row["people"])),
     }

@@ -26,14 +26,17 @@ def look(project: Project, services: Services) -> dict[str, Any]:
     waiting = [query for query in there if not done[query.task_id]]
     first = (waiting + [query for query in there if done[query.task_id]])[:SHOWN]
     shown = sorted(first, key=lambda query: query.rank)
-    blind = services.acceptances.is_blind(project) or bool(round_.params.get(UNGUESSED))
-    tasks = {task.id: task for task in services.ledger.tasks(project, [query.task_id for query in shown])}
+    audited = services.acceptances.is_blind(project) or bool(round_.params.get(UNGUESSED))
+    hidden = not services.atlas.shows_guesses(project) or bool(round_.params.get(UNGUESSED))
+    ids = [query.task_id for query in shown]
+    tasks = {task.id: task for task in services.ledger.tasks(project, ids)}
+    held = services.ledger.held_out(project, ids) | services.ledger.drawn_blind(project)
     return {
         "missing": "",
-        "queue": _told(round_) | {"tasks": len(there), "waiting": len(waiting), "blind": blind},
+        "queue": _told(round_) | {"tasks": len(there), "waiting": len(waiting), "blind": audited, "hidden": hidden},
         "more": len(there) - len(shown),
         "images": [
-            _image(query, tasks[query.task_id], answered=done[query.task_id], blind=blind)
+            _image(query, tasks[query.task_id], answered=done[query.task_id], blind=hidden or query.task_id in held)
             for query in shown
             if query.task_id in tasks
         ],

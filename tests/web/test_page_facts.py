@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from ml_backend.insight.curve import curve
 from ml_backend.learning.held_out_answers import HeldOutAnswers
 from ml_backend.store.acceptances import Acceptances
 from ml_backend.web.persons import TOKEN_HEADER
 from ml_backend.wording import measured
 from tests.bench import Bench
+from tests.slices import held_out
 from tests.web.fake_grid import ANNA, BEN, Grid, grid_of
 
 FACTS = ("curve", "classes", "confusion", "balance", "annotators", "conflicts")
@@ -54,6 +56,27 @@ def test_the_figures_are_those_of_the_commands(measured_grid: Grid) -> None:
             assert measured(version.meta.metrics.holdout) in row[0]
     for each in status["holdout"]["classes"]:
         assert f'<th scope="row">{each["name"]}</th>' in told(grid, "classes")
+
+
+def test_a_version_whose_files_were_deleted_stays_on_the_curve_as_good_as_it_was(measured_grid: Grid) -> None:
+    """v3 was rolled back; v4 is good enough and not served, as v1 is pinned."""
+    bench = measured_grid.bench
+    services, project = bench.services, measured_grid.project
+    services.versions.roll_back(project)
+    services.versions.pin(project, 1)
+    bench.label(*bench.ids[70:74])
+    bench.turn()
+    before = curve(project, services.database)
+    assert [point.passed for point in before.points] == [True, True, False, True]
+    services.versions.unpin(project)
+    bench.label(*bench.ids[74:78])
+    bench.turn()
+    services.versions.prune(project, keep=1)
+    after = curve(project, services.database)
+    assert [point.state for point in after.points[:4]] == ["pruned"] * 4
+    assert [point.passed for point in after.points[:4]] == [point.passed for point in before.points]
+    picture = told(measured_grid, "curve").partition("<desc")[2].partition("</svg>")[0]
+    assert picture.count("mark rejected") == 1
 
 
 def test_a_project_without_a_label_or_a_model_is_told_what_to_do(tmp_path: Path, monkeypatch: Any) -> None:
@@ -118,3 +141,32 @@ def test_while_an_audit_is_on_no_guess_is_told(measured_grid: Grid, monkeypatch:
     assert "confusion-" not in re.sub(
         r"confusion-(body|back|cell)", "", told(measured_grid, "confusion", true="cat", guess="cat")
     )
+
+
+def test_no_guess_is_told_where_label_studio_shows_none(measured_grid: Grid) -> None:
+    """Several people label each image on their own; or the queue's task is held out by now."""
+    bench = measured_grid.bench
+    round_ = bench.services.ledger.current_round(bench.project)
+    assert round_
+    asked = {each.task_id for each in bench.services.ledger.queries(round_) if each.prediction}
+    assert asked == _guessed(measured_grid)
+    moved = min(asked)
+    held_out(bench.services.ledger, bench.project, *bench.ids[:20], moved)
+    assert _guessed(measured_grid) == asked - {moved}
+    bench.services.ledger.configure(bench.project, overlap=2)
+    assert not _guessed(measured_grid)
+    assert "between" not in told(measured_grid, "queue"), "a reason names classes"
+    assert "guess for the rest" not in told(measured_grid, "balance")
+
+
+def _guessed(grid: Grid) -> set[int]:
+    tiles = told(grid, "queue").split('<li id="queue-')[1:]
+    return {int(tile.partition('"')[0]) for tile in tiles if 'class="guess"' in tile}
+
+
+def test_no_sum_of_guesses_counts_a_held_out_task(grid: Grid) -> None:
+    """Less what the map tells of the others, it would be the guess of those that are left."""
+    guessed, rows = grid.project.state.guessed, grid.bench.services.ledger.pool(grid.project)
+    assert guessed
+    assert (rows.waiting & rows.holdout).sum() == 20
+    assert guessed.waiting == (rows.waiting & ~rows.holdout).sum() == sum(guessed.counts.values())
