@@ -26,7 +26,7 @@ from ml_backend.store.projects import Project
 from ml_backend.task_names import printable
 from ml_backend.web.accept_acts import AT_WORK, GOES_ON, Act
 from ml_backend.web.visitors import Caller, Visitor, Visitors
-from ml_backend.wording import encodable
+from ml_backend.wording import encodable, shortened
 from ml_backend.worker.accepting import Watch
 from ml_backend.worker.requeue import requeue_job_of_dead_process
 
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 ERRORS = (0.005, 0.01, 0.02, 0.05)
 CONFIDENCE = 0.95
 COUNTED = {"labels": "", "tidying up": "Tidying up"}
+LONGEST_SAID = 2_000
+"""Characters that the log keeps of what came of an act."""
 INTERNAL = "It failed for a reason that is not known: see the service's log, then try again."
 
 
@@ -181,6 +183,8 @@ class AcceptWork:
         watch = Watch(mine.waiting, mine.counting, _ask_for_turn)
         try:
             said, failed = mine.act.do(project, self._services, asked.by, watch), False
+            told = {"said": shortened(encodable(said), LONGEST_SAID)}
+            self._services.acts.record(project, mine.act.reason, account=asked.by, person=asked.person, detail=told)
             self._unread[project.id] = mine.act, self._services.ledger.project(project.key).reconciled_at
             logger.info("accept %s on %s: done for %s: %s", *about, printable(said))
         except NothingVouchedError as error:

@@ -369,3 +369,11 @@ def test_a_certificate_is_downloaded_as_the_command_writes_it(desk: Desk, tmp_pa
     assert json.loads(desk.get(f"/certificates/{name}.json").text) == made.certificate
     assert "has no certificate" in sentence(desk.get("/certificates/0f3a9c5512de.json"), 404)
     assert desk.get("/certificates/..%2F..%2Fstate.json").status_code in {404, 422}
+
+
+def test_what_was_done_stands_in_the_log_of_the_project_and_what_failed_does_not(desk: Desk) -> None:
+    said = desk.do("audit", **ERROR)
+    (kept,) = desk.bench.services.acts.list(desk.bench.project)
+    assert (kept.what, kept.person, kept.account, kept.detail) == ("accept audit", "Anna", "a@b.c", {"said": said})
+    desk.do("certify")  # nothing is answered
+    assert len(desk.bench.services.acts.list(desk.bench.project)) == 1
