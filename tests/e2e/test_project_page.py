@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.wording import measured
 from tests.e2e.annotator import browser, find_chromium
 from tests.e2e.finishing import at_rest
 from tests.e2e.helpers import sign_up
@@ -111,6 +112,18 @@ def test_the_bar_moves_and_the_counts_grow_while_the_page_is_open(stack: Stack, 
     assert shown == [f"queue-{task}" for task in stack.ranking(queue)]
     page.locator("#queue-title").scroll_into_view_if_needed()
     expect(page.locator(".images img[src^='blob:']").first).to_be_visible()
+
+
+def test_the_curve_has_grown_and_says_what_the_status_says(stack: Stack, page: Page) -> None:
+    at_rest(stack)
+    holdouts = [version.meta.metrics.holdout or {} for version in stack.services.versions.list(stack.project)]
+    known = [holdout for holdout in holdouts if holdout.get("n")]
+    assert len(known) > 1
+    expect(page.locator("#curve-chart .mark:is(.passed, .rejected)")).to_have_count(len(known))
+    expect(page.locator("#curve-served")).to_contain_text(measured(told(stack)["version"]["holdout"]))
+    expect(page.locator("#annotators-table tbody tr")).not_to_have_count(0)
+    said = page.locator("#classes-table tbody tr").all_inner_texts()
+    assert len(said) == len(stack.project.schema.labels)
 
 
 def test_versions_are_pinned_unpinned_and_rolled_back_by_keyboard_alone(stack: Stack, page: Page) -> None:
