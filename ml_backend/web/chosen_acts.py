@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml_backend.errors import ConflictError, InvalidInputError, NotFoundError
-from ml_backend.labelstudio.chosen_tab import TAB, show_chosen
+from ml_backend.labelstudio.chosen_tab import TAB, filters_of, show_chosen
 from ml_backend.services import Services
 from ml_backend.store.map_rows import MEASURES, SKIPPED, TO_MEASURE, WAITS, map_rows
 from ml_backend.store.projects import Project
@@ -79,7 +79,7 @@ def _ask(project: Project, services: Services, given: Given, _by: Visitor) -> Do
 
 
 def _check_show(project: Project, services: Services, given: Given) -> None:
-    kinds_of(project, services, tasks_of(given))
+    filters_of(kinds_of(project, services, tasks_of(given)))
 
 
 def _would_show(project: Project, services: Services, given: Given) -> str:

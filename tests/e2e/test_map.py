@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.chosen_tab import TAB
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.labelling_page import next_task
-from tests.e2e.annotator import browser, find_chromium
+from tests.e2e.annotator import Annotator, Diary, browser, find_chromium
 from tests.e2e.finishing import at_rest
 from tests.e2e.helpers import sign_up
 from tests.e2e.stack import PATIENCE, Stack, running, wait_until
@@ -90,6 +91,7 @@ def test_a_lasso_on_the_map_is_asked_for_next_and_shown_as_a_tab_of_label_studio
     person = sign_up(label_studio, "mapper@example.com")
     with opened(stack, "map", person.transport.auth.api_key) as page:
         expect(page.locator("#points")).to_have_attribute("data-points", str(TASKS))
+
         page.select_option("#colour", "kind")
         expect(page.locator("#values")).to_contain_text("waiting for a label")
         box = page.locator("#points").bounding_box()
@@ -111,6 +113,7 @@ def test_a_lasso_on_the_map_is_asked_for_next_and_shown_as_a_tab_of_label_studio
         (made,) = [each for each in stack.client.tabs(stack.project_id) if each["data"].get("title") == TAB]
         shown = stack.client.transport.call("GET", f"/api/tasks/?view={made['id']}&fields=task_only&page_size=1000")
         assert {task["id"] for task in shown["tasks"]} == set(tasks)
+        assert rows_of_tab(stack, made["id"], page) == len(tasks)
         waiting = [task for task in tasks if stack.services.ledger.pool(stack.project).waiting[task_at(stack, task)]]
         page.click("#ask-next")
         expect(page.locator("#ask-says")).to_contain_text(f"{len(waiting)} image")
@@ -148,6 +151,22 @@ def test_by_keyboard_alone_images_are_found_by_the_form_and_labelled_under_ones_
     (annotation,) = stack.client.task(free[-1])["annotations"]
     assert annotation["result"][0]["value"]["choices"] == [stack.truth[name]]
     assert annotation["completed_by"]["id"] == person.whoami()["id"]
+
+
+def rows_of_tab(stack: Stack, tab: int, page: Page) -> int:
+    """How many tasks Label Studio's own page says that the tab has."""
+    assert page.context.browser is not None
+    annotator = Annotator(
+        page.context.browser.new_page(), stack.client.url, stack.project_id, Diary("mapper@example.com")
+    )
+    annotator.log_in("mapper@example.com", "pass12345")
+    page = annotator.page
+    page.goto(f"{stack.client.url}/projects/{stack.project_id}/data?tab={tab}")
+    expect(page.get_by_text(TAB, exact=True).first).to_be_visible(timeout=45_000)
+    told = page.get_by_text(re.compile(r"^Tasks: *[0-9]+ */ *[0-9]+"))
+    expect(told.first).to_be_visible(timeout=20_000)
+    assert annotator.diary.troubles == []
+    return int(re.findall("[0-9]+", told.first.inner_text())[0])
 
 
 def task_at(stack: Stack, task: int) -> int:

@@ -28,6 +28,8 @@ TESTS = (
     "accepted",
     "acceptances",
     "chosen_settings",
+    "task_search",
+    "map_rows",
 )
 
 

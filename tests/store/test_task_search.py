@@ -7,8 +7,9 @@ from itertools import islice
 import pytest
 
 from ml_backend.records import Task
+from ml_backend.store.ledger import Ledger
+from ml_backend.store.projects import Project
 from ml_backend.store.task_search import tasks_named
-from tests.bench import Bench
 
 NAMES = {
     1: {"image": "/data/a/Robin_01.JPG", "filename": "Robin_01.JPG"},
@@ -19,11 +20,10 @@ NAMES = {
 
 
 @pytest.fixture
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    made = Bench(tmp_path_factory.mktemp("names"), tasks=0, measured=0)
+def named(ledger: Ledger, project: Project) -> Ledger:
     rows = [(Task(task, data["image"], data), None) for task, data in NAMES.items()]
-    made.services.ledger.reconcile(made.project, rows, full=True)
-    return made
+    ledger.reconcile(project, rows, full=True)
+    return ledger
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     ],
 )
 def test_a_part_of_the_filename_or_path_finds_the_task_whatever_it_is_made_of(
-    bench: Bench, text: str, tasks: list[int]
+    named: Ledger, project: Project, text: str, tasks: list[int]
 ) -> None:
-    found = [task.id for task in tasks_named(bench.services.database, bench.project, text)]
+    found = [task.id for task in tasks_named(named.database, project, text)]
     assert found == tasks
 
 
-def test_the_next_ones_come_after_the_last_id(bench: Bench) -> None:
-    first = [task.id for task in islice(tasks_named(bench.services.database, bench.project, ".png"), 2)]
-    rest = [task.id for task in tasks_named(bench.services.database, bench.project, ".png", after=first[-1])]
+def test_the_next_ones_come_after_the_last_id(named: Ledger, project: Project) -> None:
+    first = [task.id for task in islice(tasks_named(named.database, project, ".png"), 2)]
+    rest = [task.id for task in tasks_named(named.database, project, ".png", after=first[-1])]
     assert (first, rest) == ([2, 3], [4])

@@ -77,23 +77,27 @@ class Plot {
 
   size() {
     const shown = this.count / this.zoom;
-    return Math.round(this.sharp * (shown > 200_000 ? 1 : shown > 20_000 ? 2 : shown > 2_000 ? 3 : 5));
+    return Math.round(this.sharp * (shown > 200_000 ? 1 : shown > 20_000 ? 2 : shown > 5_000 ? 3 : shown > 1_000 ? 4 : 6));
   }
 
   paint() {
     this.pixels.fill(0);
-    if (this.values) this.dots(false);
-    if (this.values && this.marks) this.dots(true);
+    for (const marked of this.marks ? [false, true] : [false]) { // what is chosen on top, and what has a value on what has none
+      if (this.values) this.dots(marked, false);
+      if (this.values) this.dots(marked, true);
+    }
     this.canvas.getContext("2d").putImageData(this.picture, 0, 0);
     this.canvas.dataset.points = String(this.values ? this.count : 0);
   }
 
-  dots(marked) {
+  dots(marked, valued) {
     const { x, y, values, marks, pixels } = this, { width, height } = this.canvas, { scale, dx, dy } = this.view();
     const size = this.size() + (marked ? Math.ceil(this.sharp) : 0), palette = marks && !marked ? this.faint : this.palette, last = palette.length - 1;
     for (let i = 0; i < this.count; i++) {
       if (marks && marks[i] !== (marked ? 1 : 0)) continue;
-      const value = values[i], colour = palette[value < last ? value : last];
+      const value = values[i];
+      if (value < last !== valued) continue;
+      const colour = palette[valued ? value : last];
       const px = (x[i] * scale + dx) | 0, py = (y[i] * scale + dy) | 0;
       if (!colour || px < 0 || py < 0 || px + size > width || py + size > height) continue;
       for (let row = py * width + px, down = 0; down < size; down++, row += width) {
