@@ -43,26 +43,40 @@ IMAGES, ROUNDS, A_ROUND = 1_000, 16, 20
 WRONG = 0.04
 """Share of the answers that are not the truth."""
 USER, PASSWORD = "operator", "of the pictures"
+AS_USUAL = """folder => {
+    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+        const said = walk.currentNode.data, usual = said.replaceAll(folder, '/home/you/.local/share/label-studio-active-learning');
+        if (usual !== said) walk.currentNode.data = usual;
+    }
+}"""
+LONGEST = 1_700
+"""Pixels of a picture in the docs."""
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 @dataclass(frozen=True)
 class Place:
-    """A service to look at: its projects by what they show; the token to sign in with, or None for the operator."""
+    """A service to look at: its projects by what they show; the token to sign in with, or None for the operator; its data."""
 
     url: str
     projects: dict[str, int]
     token: str | None = None
+    data_dir: str = "none"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """address: below the service, {N} for the project `of`. part: a section to show alone. ready: what has to be there."""
+    """address: below the service, {N} for the project `of`. part: a section to show alone, its top at least.
+
+    ready: what has to be there. says: what the page has to say, for which it is loaded again.
+    """
 
     address: str
     of: str
     part: str = ""
     ready: str = ".part"
+    says: str = ""
     viewport: dict[str, int] | None = None
     dark: bool = False
 
@@ -74,9 +88,9 @@ PICTURES = {
     "page-phone": Picture("/projects/{N}/page", "digits", viewport=PHONE),
     "page-empty": Picture("/projects/{N}/page", "empty"),
     "page-failed": Picture("/projects/{N}/page", "failed"),
-    "map": Picture("/projects/{N}/map", "digits", ready="canvas"),
+    "map": Picture("/projects/{N}/map", "digits", ready="#values tr", says="t-SNE"),
     "page-versions": Picture("/projects/{N}/page", "large", part="versions"),
-    "page-classes": Picture("/projects/{N}/page", "large", part="confusion"),
+    "page-classes": Picture("/projects/{N}/page", "large", part="classes"),
 }
 
 
@@ -157,7 +171,7 @@ def worked(folder: Path) -> Iterator[Place]:
             "failed": further_project(server, stack, "Digits, on a broken disk", images=True),
         }
         break_versions(stack, projects["failed"])
-        yield Place(stack.settings.url, projects, server.token)
+        yield Place(stack.settings.url, projects, server.token, str(stack.settings.data_dir))
 
 
 @contextmanager
@@ -197,13 +211,23 @@ def take(chromium: Browser, place: Place, picture: Picture, file: Path, *, whole
     sign_in(page, place)
     expect(page.locator(picture.ready).first).to_be_visible()
     expect(page.get_by_text("Looking …")).to_have_count(0)
+    wait_until(lambda: picture.says in again(page, picture), picture.says)
+    page.evaluate(AS_USUAL, place.data_dir)
     page.wait_for_timeout(2_000)  # thumbnails come one by one: nothing on the page says when that is over
     if picture.part and not whole:
-        page.locator(f"#{picture.part}").scroll_into_view_if_needed()
+        page.evaluate("document.querySelector('header').style.position = 'static'")
         keep(page.locator(f"#{picture.part}").screenshot(), file)
     else:
         keep(page.screenshot(full_page=whole), file)
     page.context.close()
+
+
+def again(page: Page, picture: Picture) -> str:
+    """What the page says, loaded anew where it does not say what is waited for."""
+    if picture.says not in page.locator("main").inner_text():
+        page.reload()
+        page.wait_for_timeout(5_000)
+    return page.locator("main").inner_text()
 
 
 def sign_in(page: Page, place: Place) -> None:
@@ -219,6 +243,7 @@ def sign_in(page: Page, place: Place) -> None:
 def keep(png: bytes, file: Path) -> None:
     """Save it as a small PNG."""
     shot = Image.open(io.BytesIO(png)).convert("RGB")
+    shot = shot.crop((0, 0, shot.width, min(shot.height, LONGEST))) if file.parent == HERE else shot
     shot.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
