@@ -4,7 +4,7 @@
 const AT_A_TIME = 6;
 const drawn = new WeakMap(); // by img, the address that it shows
 const wanted = [];
-let fetching = 0;
+let underway = 0;
 
 const inSight = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
@@ -16,11 +16,11 @@ const inSight = new IntersectionObserver((entries) => {
 }, { rootMargin: "300px" });
 
 function draw() {
-  while (fetching < AT_A_TIME && wanted.length) {
+  while (underway < AT_A_TIME && wanted.length) {
     const image = wanted.shift();
     if (!image.isConnected) { drawn.delete(image); continue; }
-    fetching += 1;
-    drawOne(image).finally(() => { fetching -= 1; draw(); });
+    underway += 1;
+    drawOne(image).finally(() => { underway -= 1; draw(); });
   }
 }
 
