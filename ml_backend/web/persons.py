@@ -81,12 +81,12 @@ class Persons:
 
         return self._remembered("change", project, token, look)
 
-    def projects(self, host: str, token: str | None) -> frozenset[int]:
-        """Numbers of the projects that this Label Studio shows to the person. Raises what `ask` does."""
+    def projects(self, host: str, token: str | None) -> Mapping[int, int | None]:
+        """By number, the projects that this Label Studio shows to the person, and when each was made. Raises what `ask` does."""
 
-        def look(client: LabelStudio) -> frozenset[int]:
+        def look(client: LabelStudio) -> dict[int, int | None]:
             try:
-                return frozenset(int(each["id"]) for each in client.projects())
+                return {int(each["id"]): created_at(each) for each in client.projects()}
             except LabelStudioUnavailableError:
                 raise
             except LabelStudioError as error:

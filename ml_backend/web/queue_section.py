@@ -33,7 +33,7 @@ def look(project: Project, services: Services) -> dict[str, Any]:
     held = services.ledger.held_out(project, ids) | services.ledger.drawn_blind(project)
     return {
         "missing": "",
-        "queue": _told(round_) | {"tasks": len(there), "waiting": len(waiting), "blind": audited, "hidden": hidden},
+        "queue": _told(round_) | {"tasks": len(queries), "waiting": len(waiting), "blind": audited, "hidden": hidden},
         "more": len(there) - len(shown),
         "images": [
             _image(query, tasks[query.task_id], answered=done[query.task_id], blind=hidden or query.task_id in held)

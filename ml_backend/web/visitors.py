@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from ml_backend.hosts import is_another
 from ml_backend.store.projects import Project
 from ml_backend.web.access import BY_PASSWORD
 from ml_backend.web.own_pages import Token
@@ -63,11 +64,16 @@ class Visitors:
         return Visitor(person.name, person.account, may_act=True, person=person)
 
     def visible(self, host: str, caller: Caller) -> Callable[[Project], bool]:
-        """Which projects of a Label Studio the caller may see. Raises ForbiddenError for nobody."""
+        """Which projects of a Label Studio the caller may see: none that is another one by now. Raises ForbiddenError for nobody."""
         if self._is_operator(caller):
             return lambda project: project.key.host == host
         seen = self.persons.projects(host, caller.token)
-        return lambda project: project.key.host == host and project.key.project_id in seen
+
+        def may_see(project: Project) -> bool:
+            number = project.key.project_id
+            return project.key.host == host and number in seen and not is_another(project, seen[number])
+
+        return may_see
 
     def _is_operator(self, caller: Caller) -> bool:
         """A token goes before the password: who sends both is who the token says."""

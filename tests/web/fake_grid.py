@@ -71,7 +71,8 @@ class Visit(LabelStudio):
 
     def projects(self) -> Iterator[dict[str, Any]]:
         self.whoami()
-        yield from [] if self._token == STRANGER else [{"id": number} for number in range(1, 6)]
+        made = {"created_at": self._studio.created_at}
+        yield from [] if self._token == STRANGER else [{"id": number, **made} for number in range(1, 6)]
 
     def get_project(self, project_id: int) -> dict[str, Any]:
         if self._token == STRANGER:

@@ -170,3 +170,13 @@ def test_no_sum_of_guesses_counts_a_held_out_task(grid: Grid) -> None:
     assert guessed
     assert (rows.waiting & rows.holdout).sum() == 20
     assert guessed.waiting == (rows.waiting & ~rows.holdout).sum() == sum(guessed.counts.values())
+
+
+def test_the_queue_has_the_figures_of_the_status_when_one_of_its_images_is_gone(measured_grid: Grid) -> None:
+    bench = measured_grid.bench
+    first = bench.services.ledger.queries(bench.services.ledger.current_round(bench.project))[0].task_id
+    bench.ids = [task for task in bench.ids if task != first]
+    bench._read()
+    queue = bench.services.status.of(bench.project)["queue"]
+    assert queue["waiting"] == queue["tasks"] - 1
+    assert f"<strong>{queue['waiting']} of {queue['tasks']} to go</strong>" in told(measured_grid, "queue")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -105,12 +106,22 @@ def test_a_browser_is_led_to_the_overview_and_label_studio_is_answered(grid: Gri
 
 
 def test_the_overview_has_the_projects_that_the_token_may_see(grid: Grid) -> None:
-    def cards(token: str | None) -> Any:
-        return grid.http.get("/overview/cards", headers={TOKEN_HEADER: token} if token else {})
+    assert "40 of 120 labelled" in _cards(grid, ANNA).text
+    assert "no-cards" in _cards(grid, STRANGER).text
+    sentence(_cards(grid, None), 403)
 
-    assert "40 of 120 labelled" in cards(ANNA).text
-    assert "no-cards" in cards(STRANGER).text
-    sentence(cards(None), 403)
+
+def _cards(grid: Grid, token: str | None) -> Any:
+    return grid.http.get("/overview/cards", headers={TOKEN_HEADER: token} if token else {})
+
+
+def test_a_project_that_was_replaced_in_label_studio_is_shown_to_nobody_who_sees_the_new_one(grid: Grid) -> None:
+    ledger, made = grid.bench.services.ledger, datetime.fromisoformat(grid.studio.created_at)
+    ledger.configure(grid.project, created=int(made.timestamp()))
+    assert "40 of 120 labelled" in _cards(grid, ANNA).text
+    ledger.configure(grid.project, created=int(made.timestamp()) - 1)
+    sentence(get(grid, "page/progress", BEN), 409)
+    assert "no-cards" in _cards(grid, BEN).text
 
 
 def test_what_was_done_stands_in_the_log_and_is_undone_from_there(grid: Grid) -> None:
