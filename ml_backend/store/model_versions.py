@@ -156,14 +156,15 @@ class Versions:
             pointer = _pointer(connection, project.id)
         return pointer is not None and pointer.pinned
 
-    def roll_back(self, project: Project, reason: str = "rolled back by hand") -> Version:
+    def roll_back(self, project: Project, reason: str = "rolled back by hand", *, served: int | None = None) -> Version:
         """Serve the version that was served before this one; a second time, the one before that. Unpins.
 
-        Raises ConflictError where there is none.
+        served: the version that is to be left. Raises ConflictError where there is none before, or another one is served.
         """
         with self.database.write() as connection:
             lock(connection, project.id)
             pointer, before = _before(connection, project)
+            _check_served(pointer, served)
             self._require(connection, project, before)
             _set(connection, project.id, pointer.number, state="rolled_back", reason=reason)
             connection.execute(
@@ -171,10 +172,11 @@ class Versions:
             )
         return self.version(project, before)
 
-    def before(self, project: Project) -> Version:
-        """The version that `roll_back` would serve. Raises ConflictError where there is none."""
+    def before(self, project: Project, *, served: int | None = None) -> Version:
+        """The version that `roll_back` would serve. Raises what it does."""
         with self.database.read() as connection:
-            _, before = _before(connection, project)
+            pointer, before = _before(connection, project)
+        _check_served(pointer, served)
         return self.version(project, before)
 
     def pin(self, project: Project, number: int) -> Version:
@@ -391,6 +393,11 @@ def _before(connection: Connection, project: Project) -> tuple[Any, int]:
     if pointer is None or before is None:
         raise ConflictError(f"{project.key} has no earlier version to roll back to.")
     return pointer, int(before)
+
+
+def _check_served(pointer: Any, served: int | None) -> None:
+    if served is not None and pointer.number != served:
+        raise ConflictError(f"v{pointer.number} is served by now, not v{served}: look again before you roll back.")
 
 
 def _set(connection: Connection, project_id: int, number: int, **values: Any) -> None:

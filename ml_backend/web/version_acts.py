@@ -1,4 +1,4 @@
-"""Acts about the version that answers: promote one, pin one, unpin, roll back. The queue follows each."""
+"""Acts about the version that answers: promote one, pin one, unpin, roll back. The queue follows each, where it may."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from ml_backend.web.page_act import Asked, Done, Given, PageAct, word
 from ml_backend.web.visitors import Visitor
 from ml_backend.wording import measured
 
-FOLLOWS = "The queue follows at once."
+
+def _follows(project: Project, services: Services) -> str:
+    if services.acceptances.is_blind(project):
+        return "The queue follows once the audit that is on has ended."
+    if project.state.paused:
+        return "The project is paused: the queue follows once it goes on."
+    return "The queue follows at once."
 
 
 def _version(project: Project, services: Services, given: Given) -> Version:
@@ -60,7 +66,7 @@ def _would_promote(project: Project, services: Services, given: Given) -> str:
     beside = ""
     if services.jobs.status(project).running is not None:
         beside = " A turn is running, and its model takes over where it is good enough: pin the version to keep it."
-    return f"{_told(version)} would be served until a better version is trained{_now(project, services)}. {FOLLOWS}{beside}"
+    return f"{_told(version)} would be served until a better version is trained{_now(project, services)}. {_follows(project, services)}{beside}"
 
 
 def _promote(project: Project, services: Services, given: Given, _by: Visitor) -> Done:
@@ -71,7 +77,7 @@ def _promote(project: Project, services: Services, given: Given, _by: Visitor) -
 
 def _would_pin(project: Project, services: Services, given: Given) -> str:
     version = _version(project, services, given)
-    return f"{_told(version)} would be served until it is unpinned, whatever is trained meanwhile{_now(project, services)}. {FOLLOWS}"
+    return f"{_told(version)} would be served until it is unpinned, whatever is trained meanwhile{_now(project, services)}. {_follows(project, services)}"
 
 
 def _pin(project: Project, services: Services, given: Given, _by: Visitor) -> Done:
@@ -90,7 +96,7 @@ def _check_unpin(project: Project, services: Services, _given: Given) -> None:
 def _would_unpin(project: Project, services: Services, _given: Given) -> str:
     after = services.versions.after_unpin(project)
     serves = f"{_told(after)}, the newest that was good enough, would be served" if after else "Nothing would change"
-    return f"{serves}, and each better one from now on. {FOLLOWS}"
+    return f"{serves}, and each better one from now on. {_follows(project, services)}"
 
 
 def _unpin(project: Project, services: Services, _given: Given, _by: Visitor) -> Done:
@@ -100,21 +106,24 @@ def _unpin(project: Project, services: Services, _given: Given, _by: Visitor) ->
     return Done(f"Unpinned: {current.name if current else 'no version'} is served until a better one is trained.", undo)
 
 
-def _check_roll_back(project: Project, services: Services, _given: Given) -> None:
-    services.versions.before(project)
+def _left(given: Given) -> int | None:
+    """The version that was served when somebody chose to roll back, where the page says so: two who do it at once mean one step."""
+    return version_number(word(given, "version")) if "version" in given else None
 
 
-def _would_roll_back(project: Project, services: Services, _given: Given) -> str:
-    before = services.versions.before(project)
+def _check_roll_back(project: Project, services: Services, given: Given) -> None:
+    services.versions.before(project, served=_left(given))
+
+
+def _would_roll_back(project: Project, services: Services, given: Given) -> str:
+    before = services.versions.before(project, served=_left(given))
     unpins = " It is unpinned." if services.versions.pinned(project) else ""
-    return (
-        f"{_told(before)}, which was served before, would be served again{_now(project, services)}.{unpins} {FOLLOWS}"
-    )
+    return f"{_told(before)}, which was served before, would be served again{_now(project, services)}.{unpins} {_follows(project, services)}"
 
 
-def _roll_back(project: Project, services: Services, _given: Given, _by: Visitor) -> Done:
+def _roll_back(project: Project, services: Services, given: Given, _by: Visitor) -> Done:
     undo = _back(project, services)
-    version = follow(project, services.versions.roll_back(project), services.jobs)
+    version = follow(project, services.versions.roll_back(project, served=_left(given)), services.jobs)
     return Done(f"Rolled back: {version.name} is served.", undo)
 
 

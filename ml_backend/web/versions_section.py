@@ -29,10 +29,11 @@ def look(project: Project, services: Services) -> dict[str, Any]:
 def part(project: Project, services: Services, query: Mapping[str, str]) -> dict[str, Any]:
     """query: `all` lists them all."""
     every = bool(query.get("all"))
-    count = services.versions.count(project)
+    current, count = services.versions.current(project), services.versions.count(project)
     rows = listed(project, services.versions, limit=None if every else SHOWN)
     return {
         "versions": [_row(row) for row in rows],
+        "served": current.name if current else "",
         "total": count,
         "every": every,
         "most": SHOWN,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import re
+import threading
 from datetime import datetime
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from ml_backend.errors import ConflictError
 from ml_backend.records import BLIND
 from ml_backend.store.schema import versions
 from ml_backend.web.own_pages import HEADERS, PAGES, STATIC
@@ -148,6 +150,62 @@ def test_a_roll_back_is_undone_by_serving_the_former_version_again(grid: Grid) -
     current = grid.bench.services.versions.current(grid.project)
     assert current is not None
     assert current.name == "v2"
+
+
+def test_two_who_roll_back_at_once_go_back_one_step(grid: Grid) -> None:
+    """Both have read that v1 would take the place of v2."""
+    versions = grid.bench.services.versions
+    for tasks in (range(61, 75), range(75, 90)):
+        grid.bench.label(*tasks)
+        grid.bench.turn()
+    for number in (1, 2, 3):
+        versions.promote(grid.project, number)
+    assert 'data-act="roll-back" data-given="{&#34;version&#34;: &#34;v3&#34;}"' in get(grid, "page/versions").text
+    assert "v2 is served" in done(grid, "roll-back", {"version": "v3"})
+    for route in ("would", "acts"):
+        said = sentence(act(grid, "roll-back", {"version": "v3"}, route=route), 409)
+        assert "v2 is served by now, not v3" in said
+    current = versions.current(grid.project)
+    assert current is not None
+    assert current.number == 2
+    with pytest.raises(ConflictError, match="not v3"):
+        versions.roll_back(grid.project, served=3)
+
+
+def test_nobody_is_told_that_the_queue_follows_at_once_where_it_does_not(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = grid.bench.services
+
+    def says() -> str:
+        return str(act(grid, "pin", {"version": "v1"}, route="would").json()["says"])
+
+    assert "follows at once" in says()
+    services.tuning.pause(grid.project)
+    assert "follows once it goes on" in says()
+    monkeypatch.setattr(type(services.acceptances), "is_blind", lambda *_: True)
+    assert "follows once the audit" in says()
+
+
+def test_a_turn_is_cancelled_while_others_wait_for_its_end(grid: Grid) -> None:
+    """As many wait as there are threads for acts, each for up to two minutes."""
+    jobs = grid.bench.services.jobs
+    job = jobs.begin(grid.project, "worker", "labels")
+    assert job is not None
+    asks = [
+        threading.Thread(target=act, args=(grid, "ask-next", {"tasks": [100 + each]}), daemon=True) for each in range(5)
+    ]
+    with grid.http:
+        for each in asks:
+            each.start()
+        cancel = threading.Thread(target=act, args=(grid, "cancel"), daemon=True)
+        cancel.start()
+        cancel.join(60)
+        cancelled = jobs.cancelled(job)
+        jobs.stop(job)
+        for each in [*asks, cancel]:
+            each.join(60)
+    assert cancelled
 
 
 def test_what_is_no_act_or_no_version_is_said(grid: Grid) -> None:
