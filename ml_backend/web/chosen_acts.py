@@ -126,6 +126,6 @@ def labelled(done: Mapping[str, Any]) -> str:
 
 
 ACTS = (
-    PageAct("ask-next", "Ask for these next?", "Ask these next", _would_ask, _ask, _check_ask),
+    PageAct("ask-next", "Ask for these next?", "Ask these next", _would_ask, _ask, _check_ask, waits=True),
     PageAct("show-chosen", "Show these in Label Studio?", "Show them", _would_show, _show, _check_show),
 )

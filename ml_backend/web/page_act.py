@@ -40,6 +40,7 @@ class PageAct:
     check: raises what is wrong with it now (a BackendError that names the fix), as far as that is known at once.
     would: a sentence that says what it would come to. It changes nothing.
     do: does it, and says what came of it. Raises BackendError. `check` was called just before.
+    waits: for what may last minutes, as a turn of the model.
     """
 
     name: str
@@ -48,6 +49,7 @@ class PageAct:
     would: Callable[[Project, Services, Given], str]
     do: Callable[[Project, Services, Given, Visitor], Done]
     check: Callable[[Project, Services, Given], None] = lambda *_: None
+    waits: bool = False
 
 
 def word(given: Given, name: str) -> str:

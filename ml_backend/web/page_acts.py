@@ -24,6 +24,11 @@ ACTS: Mapping[str, PageAct] = {
 """All of them, by name."""
 
 
+def waits(name: str) -> bool:
+    """Whether the act of this name may last for minutes: it is to keep none of the others waiting."""
+    return name in ACTS and ACTS[name].waits
+
+
 class PageActs:
     """The acts of all projects."""
 

@@ -17,7 +17,7 @@ from ml_backend.web import replies
 from ml_backend.web.http_limits import ENDLESS
 from ml_backend.web.live import Live
 from ml_backend.web.own_pages import HTML, PRIVATE, Shells, templates
-from ml_backend.web.page_acts import PageActs
+from ml_backend.web.page_acts import PageActs, waits
 from ml_backend.web.project_routes import numbered
 from ml_backend.web.protocol import PageActRequest
 from ml_backend.web.sections import SECTIONS
@@ -25,8 +25,8 @@ from ml_backend.web.user_names import user_names
 from ml_backend.web.visitors import Called, Caller, Visitors
 
 T = TypeVar("T")
-LOOKING, ACTING = 4, 4
-"""Threads that look things up, and that do what is asked for."""
+LOOKING, ACTING, WAITING = 4, 4, 4
+"""Threads that look things up, that do what is asked for, and that wait for a turn before: it can be cancelled beside them."""
 Name = Annotated[str, InPath(pattern="^[a-z][a-z-]{0,40}$")]
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"description": "What happens, as it happens.", "content": {"text/event-stream": {}}}
@@ -37,7 +37,7 @@ def project_page(services: Services, visitors: Visitors) -> APIRouter:  # noqa: 
     """The page and what it calls."""
     router = APIRouter(prefix="/projects/{number}")
     shells, pages, acts, live = Shells(services), templates(), PageActs(services, visitors), Live(services)
-    looking, acting = CapacityLimiter(LOOKING), CapacityLimiter(ACTING)
+    looking, acting, waiting = CapacityLimiter(LOOKING), CapacityLimiter(ACTING), CapacityLimiter(WAITING)
     sections = {section.name: section for section in SECTIONS}
 
     async def aside(what: Callable[..., T], number: int, *arguments: Any, limiter: CapacityLimiter = looking) -> T:
@@ -103,6 +103,7 @@ def project_page(services: Services, visitors: Visitors) -> APIRouter:  # noqa: 
     @router.post("/acts", response_model=replies.PageDone)
     async def act(number: int, message: PageActRequest, caller: Called) -> dict[str, str]:
         """Have it done, for who may change the project."""
-        return await aside(acts.do, number, caller, message.act, message.given, limiter=acting)
+        limiter = waiting if waits(message.act) else acting
+        return await aside(acts.do, number, caller, message.act, message.given, limiter=limiter)
 
     return router
