@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from ml_backend.insight.forecast import Measured
 from ml_backend.store.database import Database
-from ml_backend.store.model_versions import PASSED
+from ml_backend.store.model_versions import was_good_enough
 from ml_backend.store.projects import Project
 from ml_backend.store.rows import pieces
 from ml_backend.store.schema import serving, versions
@@ -25,7 +25,7 @@ from ml_backend.store.schema import serving, versions
 class Point:
     """A version. n, accuracy, low, high, undecided: as `learning.metrics.measured`; accuracy is None where nothing was measured.
 
-    was_served: now or before.
+    passed: it was good enough to be served, and not taken back, whether its files are still there or not. was_served: now or before.
     """
 
     number: int
@@ -38,6 +38,7 @@ class Point:
     high: float
     undecided: int
     created_at: datetime
+    passed: bool = True
     was_served: bool = False
     served: bool = False
     pinned: bool = False
@@ -45,11 +46,6 @@ class Point:
     @property
     def name(self) -> str:
         return f"v{self.number}"
-
-    @property
-    def passed(self) -> bool:
-        """Good enough to be served, and not taken back; of one whose files are deleted, as far as is known."""
-        return self.state in PASSED or (self.state == "pruned" and self.was_served)
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ def curve(project: Project, database: Database, known: dict[int, Kept] | None = 
     """known: what was read before of versions by number, and is added to: 500 of them are megabytes of JSON."""
     known = {} if known is None else known
     mine = versions.c.project_id == project.id
-    columns = (versions.c.number, versions.c.state, versions.c.created_at, versions.c.promoted_at)
+    columns = (versions.c.number, versions.c.state, versions.c.created_at, versions.c.promoted_at, versions.c.reason)
     states = sa.select(*columns).where(mine)
     pointer = sa.select(serving.c.number, serving.c.pinned).where(serving.c.project_id == project.id)
     with database.read() as connection:
@@ -122,6 +118,7 @@ def _point(row: Any, kept: Kept, served: Any) -> Point:
         high=found["high"] if measured else 1.0,
         undecided=int(found.get("undecided") or 0),
         created_at=row.created_at,
+        passed=was_good_enough(row.state, row.reason, row.promoted_at),
         was_served=row.promoted_at is not None,
         served=mine,
         pinned=mine and served.pinned,

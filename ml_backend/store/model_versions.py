@@ -30,6 +30,8 @@ What the gate or a person found of a version: being pinned changes nothing of it
 """
 PASSED: tuple[VersionState, ...] = ("passed", "promoted")
 LAST = 10
+_WHILE_PINNED = "v%s is pinned"
+"""Why a version that was good enough was not served."""
 """So many versions that were good enough are at hand, to compare with and to roll back to."""
 
 
@@ -316,7 +318,7 @@ class Versions:
         if verdict.reason is not None:
             _set(connection, project.id, number, state="rejected", reason=verdict.reason)
         elif pointer is not None and pointer.pinned:
-            _set(connection, project.id, number, state="passed", reason=f"v{pointer.number} is pinned")
+            _set(connection, project.id, number, state="passed", reason=_WHILE_PINNED % pointer.number)
         else:
             self._serve(connection, project, number)
 
@@ -357,6 +359,13 @@ class Versions:
             promoted_at=row.promoted_at,
             folder=self.folders.path(row.project_id, row.number),
         )
+
+
+def was_good_enough(state: str, reason: str | None, promoted_at: datetime | None) -> bool:
+    """Whether a version has been good enough to be served: by its state, or by what is left of it where its files were deleted."""
+    if state != "pruned":
+        return state in PASSED
+    return (promoted_at is not None and not reason) or bool(re.fullmatch(_WHILE_PINNED % "[0-9]+", reason or ""))
 
 
 def version_number(name: str) -> int:

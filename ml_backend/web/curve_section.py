@@ -93,7 +93,7 @@ def _place(point: Point) -> tuple[float, float, float, float]:
 
 def _spot(point: Point, size: str) -> Spot:
     marks = ("served" if point.served else size, "pinned" if point.pinned else "")
-    refused = point.state in {"rejected", "rolled_back"}
+    refused = not point.passed and point.state != "candidate"
     kind = " ".join(filter(None, ("rejected" if refused else "passed", *marks)))
     return Spot(
         kind, *_place(point), says=f"{point.name}: {point.labels:,} labels, {_accuracy(point)}, {_state(point)}"

@@ -26,7 +26,7 @@ def test_a_forecast_goes_by_what_learned_from_ever_more_of_the_labels_there_are(
     points = [
         point(1, 40, mode="import"),
         point(2, 60),
-        point(3, 80, state="rejected"),
+        point(3, 80, state="rejected", passed=False),
         point(4, 500),
         point(5, 70, accuracy=None),
         point(6, 90),
