@@ -30,9 +30,9 @@ What the gate or a person found of a version: being pinned changes nothing of it
 """
 PASSED: tuple[VersionState, ...] = ("passed", "promoted")
 LAST = 10
+"""So many versions that were good enough are at hand, to compare with and to roll back to."""
 _WHILE_PINNED = "v%s is pinned"
 """Why a version that was good enough was not served."""
-"""So many versions that were good enough are at hand, to compare with and to roll back to."""
 
 
 @dataclass(frozen=True)
