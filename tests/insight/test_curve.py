@@ -32,9 +32,9 @@ def test_a_forecast_goes_by_what_learned_from_ever_more_of_the_labels_there_are(
         point(6, 90),
         point(7, 90),
         point(8, 120),
-        point(9, 130, state="pruned", was_served=True),
-        point(10, 135, state="pruned"),
-        point(11, 138, state="rolled_back", was_served=True),
+        point(9, 130, state="pruned"),
+        point(10, 135, state="pruned", passed=False),
+        point(11, 138, state="rolled_back", passed=False),
     ]
     assert [each.labels for each in to_forecast(points, 140)] == [60, 90, 120, 130]
 

@@ -174,7 +174,9 @@ def test_no_sum_of_guesses_counts_a_held_out_task(grid: Grid) -> None:
 
 def test_the_queue_has_the_figures_of_the_status_when_one_of_its_images_is_gone(measured_grid: Grid) -> None:
     bench = measured_grid.bench
-    first = bench.services.ledger.queries(bench.services.ledger.current_round(bench.project))[0].task_id
+    served = bench.services.ledger.current_round(bench.project)
+    assert served
+    first = bench.services.ledger.queries(served)[0].task_id
     bench.ids = [task for task in bench.ids if task != first]
     bench._read()
     queue = bench.services.status.of(bench.project)["queue"]
