@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from ml_backend.errors import NotFoundError
 from ml_backend.settings import Settings
 from ml_backend.web import file_making
 from ml_backend.web.file_making import MOST, FileMaking, Making
+from ml_backend.web.own_pages import PAGES, STATIC
 from ml_backend.web.persons import TOKEN_HEADER
 from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, sentence
 from tests.web.test_project_page import get
@@ -154,3 +156,12 @@ def test_the_process_tells_what_is_wrong_in_a_sentence(grid: Grid, tmp_path: Pat
     file_making._in_process(services.settings, making)
     assert making.error is not None
     assert "no model yet" in str(making.error)
+
+
+def test_no_two_scripts_of_the_page_declare_the_same_name() -> None:
+    """A browser runs neither then."""
+    scripts = [*re.findall(r"static/(\w+\.js)\?", (PAGES / "project.html").read_text()), "service.js", "project.js"]
+    declared = re.compile(r"^(?:const|let|class|(?:async )?function) (\w+)", re.MULTILINE)
+    names = [name for script in scripts for name in declared.findall((STATIC / script).read_text())]
+    assert len(names) > 20
+    assert sorted(names) == sorted(set(names))
