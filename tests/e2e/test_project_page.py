@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,9 @@ from playwright.sync_api import Page, expect
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.tabular import open_table
 from ml_backend.wording import measured
+from ml_backend.worker.exporting import write_labels
 from tests.e2e.annotator import browser, find_chromium
 from tests.e2e.finishing import at_rest
 from tests.e2e.helpers import sign_up
@@ -162,3 +167,47 @@ def test_what_waits_or_runs_is_cancelled(stack: Stack, page: Page) -> None:
     wait_until(lambda: stack.services.jobs.cancelled(job), "wish to cancel")
     stack.services.jobs.stop(job)
     expect(page.locator("#turn-idle")).to_be_visible()
+
+
+def test_a_strategy_that_is_chosen_is_that_of_the_next_queue_and_a_paused_project_waits(
+    stack: Stack, page: Page
+) -> None:
+    at_rest(stack)
+    page.locator("#settings-strategy").select_option("margin")
+    press(page, "settings", "settings-change")
+    confirm(page, "Strategy: margin instead of auto.")
+    wait_until(lambda: told(stack)["queue"]["strategy"] == "margin", "queue by the strategy that was chosen")
+    assert told(stack)["settings"]["chosen"] == ["strategy"]
+    at_rest(stack)
+    press(page, "settings", "settings-pause")
+    confirm(page, "Nothing would be trained")
+    expect(page.locator("#paused")).to_be_visible()
+    served = told(stack)["version"]["name"]
+    for _ in range(LABELS):
+        stack.label_next()
+    expect(page.locator("#turn-due")).to_contain_text("which is paused")
+    assert told(stack)["job"]["running"] is None
+    press(page, "settings", "settings-resume")
+    confirm(page, "A turn would begin at once")
+    wait_until(lambda: told(stack)["version"]["name"] != served, "version trained on what came meanwhile")
+
+
+def test_what_is_downloaded_is_what_the_commands_write(stack: Stack, page: Page, tmp_path: Path) -> None:
+    at_rest(stack)
+    with page.expect_download() as found:
+        press(page, "downloads", "file-labels-csv")
+    assert found.value.suggested_filename == "labels.csv"
+    write_labels(stack.project, stack.services, partial(open_table, tmp_path / "labels.csv"))
+    assert Path(found.value.path()).read_bytes() == (tmp_path / "labels.csv").read_bytes()
+    with page.expect_download() as found:
+        press(page, "downloads", "file-dataset-zip")
+    with zipfile.ZipFile(found.value.path()) as packed:
+        images = [name for name in packed.namelist() if name.endswith(".png")]
+    assert len(images) == told(stack)["counts"]["labelled"]
+    expect(page.locator("#file-said")).to_contain_text("dataset.zip is on its way")
+
+
+def test_health_says_what_doctor_says(stack: Stack, page: Page) -> None:
+    press(page, "health", "health-look")
+    expect(page.locator("#health-said")).to_contain_text("Everything that was looked at is right.")
+    expect(page.locator("#health-body table")).to_contain_text(f"{stack.settings.label_studio_url} answers.")
