@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 
+from ml_backend.errors import ForbiddenError
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.web import replies
@@ -19,7 +20,7 @@ from ml_backend.web.own_pages import PRIVATE
 from ml_backend.web.project_routes import numbered
 from ml_backend.web.visitors import Called, Caller, Visitors
 from ml_backend.wording import encodable
-from ml_backend.worker.downloading import File
+from ml_backend.worker.downloading import GUESSES, File
 
 T = TypeVar("T")
 LOOKING = 4
@@ -42,7 +43,12 @@ def downloads(services: Services, visitors: Visitors) -> APIRouter:
         return await to_thread.run_sync(do, limiter=looking)
 
     def asked(project: Project, caller: Caller, name: File, same: bool = False) -> Making:
-        visitors.looks(project, caller)
+        visitor = visitors.looks(project, caller)
+        if name == GUESSES and not visitor.may_act:
+            raise ForbiddenError(
+                f"{name} has the model's guess of every image, held-out ones too, which nobody who labels may see before: ask somebody "
+                "who may change the project for it."
+            )
         return making.ask(project, name, same=same)
 
     @router.get("/once/{key}", response_class=FileResponse, responses=BYTES)

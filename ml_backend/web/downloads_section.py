@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
-from ml_backend.worker.downloading import MODELS
+from ml_backend.worker.downloading import GUESSES, MODELS
 
 ABOUT = {
     "labels.csv": ("Labels", "a row for each labelled image: filename, label and all that is known of it"),
@@ -29,13 +29,13 @@ def look(project: Project, services: Services) -> dict[str, Any]:
     def why_not(name: str) -> str:
         if name in MODELS and not has_model:
             return "There is no model yet: label two images of different classes."
-        if name == "predictions.csv" and blind:
+        if name == GUESSES and blind:
             return "Not while an audit is on: nobody is to see a guess before it ends."
         return ""
 
     return {
         "files": [
-            {"name": name, "title": title, "about": about, "why_not": why_not(name)}
+            {"name": name, "title": title, "about": about, "why_not": why_not(name), "guesses": name == GUESSES}
             for name, (title, about) in ABOUT.items()
         ]
     }

@@ -20,6 +20,7 @@ from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.faults import disk_full, scarce, translated
 from ml_backend.store.projects import Project
+from ml_backend.web.project_routes import numbered
 from ml_backend.worker.downloading import Download, File, refuse_guesses
 
 logger = logging.getLogger(__name__)
@@ -110,12 +111,13 @@ class FileMaking:
         return self.had(making)
 
     def had(self, making: Making) -> Path:
-        """Where the file is. Raises what kept it from being made, and ConflictError where it is not there any more."""
+        """Where the file is. Raises what kept it from being made, and ConflictError where it is gone, or not to be seen any more."""
         if making.error:
             with self._lock:
                 if self._known.get((making.project_id, making.name)) is making:
                     del self._known[making.project_id, making.name]
             raise making.error
+        refuse_guesses(numbered(making.project_id, self._services.ledger), self._services, making.name)
         if making.path is None or not making.path.exists():
             raise ConflictError(f"{making.name} is not there any more: ask for it again.")
         return making.path

@@ -22,6 +22,8 @@ from ml_backend.worker import exporting
 from ml_backend.worker.accepting import Advance
 
 File = Literal["labels.csv", "predictions.csv", "rounds.csv", "model.zip", "model.onnx", "model.pt2", "dataset.zip"]
+GUESSES: File = "predictions.csv"
+"""Has a guess of every image, held-out ones too."""
 MODELS = {"model.zip", "model.onnx", "model.pt2"}
 REASON = "download"
 TOLD_S = 0.5
@@ -30,7 +32,7 @@ TOLD_S = 0.5
 
 def refuse_guesses(project: Project, services: Services, name: File) -> None:
     """Raise ConflictError where the file would show guesses of what an audit may ask for."""
-    if name == "predictions.csv" and services.acceptances.is_blind(project):
+    if name == GUESSES and services.acceptances.is_blind(project):
         raise ConflictError(
             f"An audit of {project.title!r} is on: nobody is to see a guess before it ends. `ml-backend accept status` says how "
             "far it is."

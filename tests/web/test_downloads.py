@@ -117,6 +117,25 @@ def test_no_guess_is_handed_out_while_an_audit_is_on(grid: Grid, maker: Maker, m
     assert 'data-file="predictions.csv"' not in get(grid, "page/downloads").text
 
 
+def test_a_file_of_guesses_that_was_made_before_an_audit_is_not_handed_out_during_it(
+    grid: Grid, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker.may.set()
+    told = ready(grid, "predictions.csv")
+    monkeypatch.setattr(grid.bench.services.acceptances, "is_blind", lambda _project: True)
+    assert "An audit" in sentence(grid.http.get(f"/projects/{grid.project.id}/{told['address']}"), 409)
+
+
+def test_guesses_of_held_out_images_are_handed_out_to_nobody_who_may_only_look(grid: Grid, maker: Maker) -> None:
+    maker.may.set()
+    assert "may change the project" in sentence(get(grid, "files/predictions.csv", BEN), 403)
+    sentence(ask(grid, "predictions.csv", token=BEN), 403)
+    assert maker.made == []
+    assert 'data-file="predictions.csv"' not in get(grid, "page/downloads", BEN).text
+    assert 'data-file="predictions.csv"' in get(grid, "page/downloads", ANNA).text
+    assert get(grid, "files/predictions.csv", ANNA).status_code == 200
+
+
 def test_a_file_is_made_anew_for_who_asks_later_and_kept_for_who_has_read_its_warnings(
     grid: Grid, maker: Maker
 ) -> None:
