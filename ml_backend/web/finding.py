@@ -63,7 +63,10 @@ class Finder:
     def told(self, project: Project, ids: Sequence[int]) -> list[dict[str, Any]]:
         """What is shown of these tasks: a guess of those alone that may have one now."""
         tasks = {task.id: task for task in self.services.ledger.tasks(project, ids)}
-        made = self.maps.look(project)
+        try:
+            made = self.maps.look(project)
+        except ConflictError:  # there is no map, and names are found all the same
+            made = None
         known = self._facts(project, made.points, list(tasks)) if made is not None else {}
         nothing = {"label": None, "guess": None, "confidence": None, "kind": None}
         return [{"id": task, "name": called(tasks[task]), **known.get(task, nothing)} for task in ids if task in tasks]

@@ -23,8 +23,8 @@ from ml_backend.web.visitors import Called, Visitors
 from ml_backend.wording import encodable
 
 T = TypeVar("T")
-LOOKING = 4
-"""Threads that look things up: they keep nobody waiting who labels."""
+LOOKING, LABELLING = 4, 4
+"""Threads that look things up, and that write labels to Label Studio, which may take minutes: they keep nobody waiting who looks or labels."""
 Key = Annotated[str, InPath(pattern="^[0-9a-f]{16}$")]
 Part = Annotated[int, InPath(ge=0, le=10_000)]
 BYTES: dict[int | str, dict[str, Any]] = {
@@ -37,10 +37,10 @@ def map_routes(services: Services, visitors: Visitors, labelling: GridWork) -> A
     router = APIRouter(prefix="/projects/{number}")
     maps, shells = MapWork(services), Shells(services)
     finder = Finder(services, maps)
-    looking = CapacityLimiter(LOOKING)
+    looking, writing = CapacityLimiter(LOOKING), CapacityLimiter(LABELLING)
 
-    async def aside(what: Callable[[Project], T], number: int) -> T:
-        return await to_thread.run_sync(lambda: what(numbered(number, services.ledger)), limiter=looking)
+    async def aside(what: Callable[[Project], T], number: int, limiter: CapacityLimiter = looking) -> T:
+        return await to_thread.run_sync(lambda: what(numbered(number, services.ledger)), limiter=limiter)
 
     @router.get("/map", response_class=Response, responses=HTML)
     def map_page(number: int, request: Request) -> HTMLResponse:
@@ -137,6 +137,6 @@ def map_routes(services: Services, visitors: Visitors, labelling: GridWork) -> A
             )
             return {"said": said}
 
-        return await aside(write, number)
+        return await aside(write, number, writing)
 
     return router

@@ -55,6 +55,7 @@ class MapWork:
     _made: OrderedDict[int, Made] = field(default_factory=OrderedDict)
     _making: dict[int, _Making] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def look(self, project: Project) -> Made | None:
         """The map as it is, made anew meanwhile where it is of another time; None while the first is being made.
@@ -118,6 +119,11 @@ class MapWork:
         return guess, doubt
 
     def _make(self, project: Project, basis: tuple[object, ...]) -> None:
+        """One map at a time: a million images take some hundred megabytes on their way."""
+        with self._turn:
+            self._make_now(project, basis)
+
+    def _make_now(self, project: Project, basis: tuple[object, ...]) -> None:
         began, making = self.clock(), self._making[project.id]
         try:
             points = self.services.atlas.points(project)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ml_backend.errors import NotFoundError
 from ml_backend.store.acceptances import Acceptances
 from ml_backend.web import map_view
 from ml_backend.web.finding import KINDS
+from ml_backend.web.grid_work import GridWork
+from ml_backend.web.map_work import MapWork
 from ml_backend.web.persons import TOKEN_HEADER
 from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, sentence
 
@@ -155,6 +159,70 @@ def test_the_form_finds_what_it_says_and_all_conditions_hold_together(grid: Grid
     assert find(grid, like=100)["ids"][0] == 100
     sentence(post(grid, "search/find", {"like": 10**6}), 404)
     assert "no label" in sentence(post(grid, "search/find", {"label": "<b>"}), 422)
+
+
+def test_a_name_is_found_each_time_where_no_map_can_be_made(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise NotFoundError("No image was read yet.")
+
+    monkeypatch.setattr(type(grid.bench.services.atlas), "points", none)
+    until = time.monotonic() + 60
+    while "No image" not in (answer := get(grid, "map/state")).text:
+        assert answer.status_code == 200
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    for _ in range(4):
+        assert post(grid, "search/find", {"name": "100"}).json()["ids"] == [100]
+        time.sleep(0.02)
+
+
+def test_maps_are_made_one_after_another(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes hundreds of megabytes while it is made."""
+    services, at_it, most = grid.bench.services, 0, 0
+    beside = threading.Event()
+
+    def points(*_: object) -> None:
+        nonlocal at_it, most
+        at_it += 1
+        most = max(most, at_it)
+        beside.wait(0.5)
+        at_it -= 1
+        raise NotFoundError("No image was read yet.")
+
+    monkeypatch.setattr(type(services.atlas), "points", points)
+    maps, config = MapWork(services), grid.project.label_config
+    others = [services.registry.register(grid.project.key.host, each, config, created=None) for each in (76, 77)]
+    for project in [grid.project, *others]:
+        assert maps.look(project) is None
+    for making in maps._making.values():
+        making.thread.join(60)
+        assert making.error
+    assert most == 1
+
+
+def test_labels_that_are_written_for_long_keep_nobody_from_looking(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    may, writing = threading.Event(), threading.Semaphore(0)
+
+    def write(*_: object) -> dict[str, Any]:
+        writing.release()
+        assert may.wait(60)
+        return {"written": 1, "label": "owl", "blind": 0, "answered": 0, "gone": 0}
+
+    monkeypatch.setattr(GridWork, "write", write)
+    body = {"label": "owl", "tasks": [100], "seconds": 1}
+    with grid.http:
+        writers = [threading.Thread(target=post, args=(grid, "search/label", body), daemon=True) for _ in range(4)]
+        for each in writers:
+            each.start()
+            assert writing.acquire(timeout=60)
+        reader = threading.Thread(target=post, args=(grid, "search/find", {"name": "100"}), daemon=True)
+        reader.start()
+        reader.join(30)
+        held_up = reader.is_alive()
+        may.set()
+        for each in [*writers, reader]:
+            each.join(60)
+    assert not held_up
 
 
 def test_words_are_looked_for_where_the_encoder_reads_them_and_else_it_is_said(grid: Grid) -> None:
