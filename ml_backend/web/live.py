@@ -76,12 +76,14 @@ class Live:
                     seen: Seen = await to_thread.run_sync(self._see, project, limiter=self._looking)
                 except BackendError:  # the store is away: look again
                     seen = before or {}
+                except Exception:  # whoever listens is told of what comes after it
+                    logger.exception("it cannot be seen what happens in %s", project.key)
+                    seen = before or {}
+                    await asyncio.sleep(self._breath_s)
                 if before is not None:
                     self._tell(project, [name for name, value in seen.items() if before.get(name) != value])
                 before = seen or before
                 await asyncio.sleep(self._look_s)
-        except Exception:
-            logger.exception("what happens in %s is not told any more", project.key)
         finally:
             self._readers.pop(project.id, None)
             self.watched.pop(project.id, None)
@@ -114,6 +116,7 @@ class Live:
                 services.versions.pinned(project),
                 round_ and (round_.number, round_.state, round_.error),
                 last and last.id,
+                services.acceptances.is_blind(project),
             ),
             "settings": (state, now and (now.title, now.label_config)),
             "acts": acts and acts[0].id,

@@ -61,7 +61,7 @@ class Section:
 SECTIONS: tuple[Section, ...] = (
     Section("progress", "How far it is", progress_section.look, on=("served", "labels")),
     Section("problems", "What is wrong", problems_section.look, on=("served", "settings", "labels")),
-    Section("turn", "The model's turn", turn_section.look, on=("turn",)),
+    Section("turn", "The model's turn", turn_section.look, on=("turn", "settings")),
     Section("curve", "Is it learning?", curve_section.look, on=("served",), part=curve_section.part),
     Section("queue", "The queue", queue_section.look, on=("served", "labels")),
     Section("classes", "Classes", classes_section.look, on=("served", "labels")),
@@ -71,7 +71,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("conflicts", "Who disagrees", conflicts_section.look, on=("labels",), part=conflicts_section.part),
     Section("versions", "Versions of the model", versions_section.look, on=("served",), part=versions_section.part),
     Section("compare", "Two versions compared", compare_section.look, part=compare_section.part, listed=False),
-    Section("settings", "Settings", settings_section.look, on=("acts",)),
+    Section("settings", "Settings", settings_section.look, on=("settings",)),
     Section("health", "Health", health_section.look),
     Section("downloads", "Downloads", downloads_section.look, on=("served",)),
     Section("log", "What people did here", log_section.look, on=("acts",), part=log_section.part),

@@ -19,6 +19,7 @@ from ml_backend.web import live as live_module
 from ml_backend.web.http_limits import BoundedProtocol
 from ml_backend.web.live import Live
 from ml_backend.web.persons import TOKEN_HEADER
+from ml_backend.web.sections import SECTIONS
 from tests.web.fake_grid import ANNA, Grid
 
 
@@ -89,6 +90,50 @@ def test_a_hundred_readers_cost_one_look_and_too_many_are_refused(grid: Grid, mo
         await until(lambda: not live.watched)
 
     asyncio.run(read())
+
+
+def test_who_listens_is_told_what_happens_after_a_look_that_went_wrong(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, looks = Live(grid.bench.services, look_s=0.01, breath_s=0.05), 0
+
+    def see(_project: Project) -> dict[str, object]:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise RuntimeError("nobody knows why")
+        return {"turn": looks}
+
+    monkeypatch.setattr(live, "_see", see)
+
+    async def read() -> None:
+        stream = live.stream(grid.project)
+        async with asyncio.timeout(60):
+            while not (await anext(stream)).startswith(b"event: turn"):
+                pass
+        await stream.aclose()  # type: ignore[attr-defined]
+        await until(lambda: not live.watched)
+
+    asyncio.run(read())
+
+
+def test_what_is_changed_without_the_page_is_told_to_its_sections(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = grid.bench.services
+    live = Live(services)
+
+    def told(change: Callable[[], object]) -> set[str]:
+        before = live._see(grid.project)
+        change()
+        after = live._see(grid.project)
+        return {name for name in after if after[name] != before[name]}
+
+    def sections(events: set[str]) -> set[str]:
+        return {section.name for section in SECTIONS if events & set(section.on)}
+
+    paused = sections(told(lambda: services.tuning.pause(grid.project)))
+    assert paused >= {"settings", "problems", "turn"}, "each says that it is paused"
+    audit = told(lambda: monkeypatch.setattr(type(services.acceptances), "is_blind", lambda *_: True))
+    assert sections(audit) >= {"queue", "downloads"}, "they show guesses no more"
 
 
 def test_open_pages_do_not_hold_up_the_end_of_the_service(grid: Grid, tmp_path: Path) -> None:

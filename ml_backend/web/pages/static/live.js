@@ -38,7 +38,10 @@ class Happenings extends EventTarget {
     } catch (error) {
       if (mine.signal.aborted) return;
       this.missed = true;
-      if (error.status === 401 || error.status === 403) return this.close();
+      if (error.status === 401 || error.status === 403) {
+        this.close();
+        return complain(error); // else the page would look as if nothing happened any more
+      }
     }
     this.readyState = EventSource.CONNECTING;
     this.reading = null;
