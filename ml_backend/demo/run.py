@@ -108,9 +108,10 @@ def welcome(studio: EmbeddedLabelStudio, settings: Settings, project_id: int, da
   log in as      {studio.username}   password  {studio.password}
   then click     "Label All Tasks": the images come in the order the model chose;
                  the tab "Active learning queue" shows the same order
-  this service   {settings.url}/projects
-  data folder    {settings.data_dir}
+  see it learn   {settings.url}
+                 a page to leave open; sign in with the token below
   token          {studio.token}
+  data folder    {settings.data_dir}
   all files      {data}
 
   To run other commands with this demo, set this in another terminal:
