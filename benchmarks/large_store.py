@@ -37,6 +37,7 @@ from ml_backend.store.version_meta import EncoderMeta, Metrics, VersionMeta
 
 HOST = "http://127.0.0.1:1"
 """No Label Studio is there."""
+ENCODER = "benchmarks.large_store:Nothing"
 DIM = 384
 PIECE = 50_000
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -71,7 +72,7 @@ class Size:
 def settings_of(folder: Path, **more: Any) -> Settings:
     return Settings(
         data_dir=folder,
-        encoder=f"{Nothing.__module__}:{Nothing.__name__}",
+        encoder=ENCODER,
         label_studio_url=HOST,
         label_studio_api_key="k",
         **more,

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import requests
 
-from benchmarks.large_store import HOST, Nothing, Size, build
+from benchmarks.large_store import ENCODER, HOST, Size, build
 from benchmarks.live import machine
 from ml_backend.demo.label_studio import free_port
 from ml_backend.settings import Settings
@@ -62,7 +62,7 @@ def main() -> int:
         environment = {
             "LABEL_STUDIO_URL": HOST,
             "LABEL_STUDIO_API_KEY": "k",
-            "ML_BACKEND_ENCODER": f"{Nothing.__module__}:{Nothing.__name__}",
+            "ML_BACKEND_ENCODER": ENCODER,
             "ML_BACKEND_DATA_DIR": str(folder),
             "ML_BACKEND_PORT": str(port),
             "ML_BACKEND_URL": f"http://127.0.0.1:{port}",
