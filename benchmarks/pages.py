@@ -27,6 +27,7 @@ from benchmarks.large_store import ENCODER, HOST, Size, build
 from benchmarks.live import machine
 from ml_backend.demo.label_studio import free_port
 from ml_backend.settings import Settings
+from tests.e2e.annotator import browser
 from tests.e2e.stack import service
 
 USER, PASSWORD = "operator", "of the benchmark"
@@ -52,6 +53,7 @@ def main() -> int:
     parser.add_argument("--labels", type=int, default=Size.labels)
     parser.add_argument("--rounds", type=int, default=Size.rounds)
     parser.add_argument("--requests", type=int, default=15)
+    parser.add_argument("--browser", action="store_true", help="also how soon the map is painted, in Chromium")
     parser.add_argument("--address", action="append", default=[], help="a further one to ask for")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -75,6 +77,8 @@ def main() -> int:
         with service(environment, settings, "--only", "web") as process:
             print(machine())
             measure(settings.url, psutil.Process(process.pid), args)
+            if args.browser:
+                paint(settings.url, psutil.Process(process.pid), args.tasks)
     return 0
 
 
@@ -104,6 +108,29 @@ def measure(url: str, process: psutil.Process, args: argparse.Namespace) -> None
         if answer.headers.get("Content-Type", "").startswith("text/html"):
             page = re.sub(r"/page/.*", "/page", address)  # which it becomes a part of
             waiting += [requests.compat.urljoin(page, part) for part in PARTS.findall(answer.text)]
+
+
+def paint(url: str, process: psutil.Process, tasks: int) -> None:
+    """Seconds from the address to the first points and to all of them, in a browser: of a map that is yet to be made, and then."""
+    with browser() as chromium:
+        page = chromium.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        page.set_default_timeout(600_000)
+        page.goto(f"{url}/projects/1/map")
+        page.locator("#sign-in-operator summary").click()
+        page.fill("#operator-name", USER)
+        page.fill("#operator-password", PASSWORD)
+        page.keyboard.press("Enter")
+        for time_ in range(6):
+            began = time.perf_counter()
+            if time_:
+                page.reload()
+            page.locator("canvas[data-points]:not([data-points='0'])").wait_for()
+            first = time.perf_counter() - began
+            page.locator(f"canvas[data-points='{tasks}']").wait_for()
+            print(
+                f"the map: first points {first:.2f} s, all {time.perf_counter() - began:.2f} s, {held(process):.0f} MB held",
+                flush=True,
+            )
 
 
 def held(process: psutil.Process) -> float:
