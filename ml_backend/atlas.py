@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 GROWN = 0.2
 """Share of images that came since the layout was made, from which on t-SNE lays them out anew."""
+LARGE, SKETCHED = 150_000, 30_000
+"""Of so many images or more a sketch is made first, of so many of them."""
 ASKED = 50
 """Images by which it is found out which encoder has read the project, before there is a model."""
 
@@ -84,14 +86,25 @@ class Atlas:
         self.kept.write(project.id, made)
         return made
 
-    def _made(self, project: Project) -> Points:
+    def sketch(self, project: Project) -> Points | None:
+        """A map of some images, drawn at random, to look at while that of all is made; None where that takes no time, or cannot be."""
+        encoder_id = self.encoder_id(project)
+        size = len(self.features.matrix(encoder_id)) if encoder_id else 0
+        if size < LARGE:
+            return None
+        try:
+            return self._made(project, SKETCHED / size)
+        except NotFoundError:
+            return None
+
+    def _made(self, project: Project, share: float = 1.0) -> Points:
         encoder_id = self.encoder_id(project)
         if encoder_id is None:
             raise NotFoundError(_nothing_read(project))
-        ids, rows, label, kind, annotator, missing = self._rows(project, encoder_id)
+        ids, rows, label, kind, annotator, missing = self._rows(project, encoder_id, share)
         if not len(ids):
             raise NotFoundError(_nothing_read(project))
-        method, places = self._laid_out(project, encoder_id, ids, rows)
+        method, places = self._laid_out(project, encoder_id, ids, rows, keeps=share == 1)
         guess, doubt, version = self._guesses(project, encoder_id, rows, kind)
         order = np.random.default_rng(project.id).permutation(len(ids))
         people, whose = np.unique(annotator, return_inverse=True)
@@ -137,14 +150,14 @@ class Atlas:
         return True
 
     def _laid_out(
-        self, project: Project, encoder_id: str, ids: NDArray[np.int64], rows: NDArray[np.int64]
+        self, project: Project, encoder_id: str, ids: NDArray[np.int64], rows: NDArray[np.int64], *, keeps: bool
     ) -> tuple[Method, NDArray[np.uint16]]:
-        """Where these tasks lie, (n, 2): each where it was; those that came since where the layout puts them."""
+        """Where these tasks lie, (n, 2): each where it was; those that came since where the layout puts them. keeps: for the next time."""
         matrix, layout = self.features.matrix(encoder_id), self.files.read(project.id, encoder_id)
         if layout is None or not _fits(layout.plane, matrix):
             plane = main_directions(_sample(matrix, rows, SAMPLE["pca"]))
             places = _placed(plane, matrix, rows)
-            if self.files.read(project.id, encoder_id) is None:
+            if keeps and self.files.read(project.id, encoder_id) is None:
                 self.files.write(project.id, Layout(encoder_id, plane, ids, rows, places, self.ledger.size(project)))
             return plane.method, places
         here, places = layout.known(ids, rows)
@@ -153,10 +166,10 @@ class Atlas:
 
     # -- what is known and thought of each ----------------------------------------------------------------------------
 
-    def _rows(self, project: Project, encoder_id: str) -> tuple[Any, ...]:
+    def _rows(self, project: Project, encoder_id: str, share: float = 1.0) -> tuple[Any, ...]:
         """ids, rows, label, kind, annotator of the tasks that have a vector, by ascending id; and how many have none."""
         parts, missing = [], 0
-        for part in map_rows(self.database, project):
+        for part in map_rows(self.database, project, share=share):
             at = np.full(len(part.ids), -1, np.int64)
             known = [place for place, digest in enumerate(part.hashes) if digest]
             at[known] = self.features.rows(encoder_id, [part.hashes[place] for place in known])

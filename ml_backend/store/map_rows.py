@@ -41,8 +41,13 @@ class MapRows:
     annotator: NDArray[np.int64]
 
 
-def map_rows(database: Database, project: Project, task_ids: Sequence[int] | None = None) -> Iterator[MapRows]:
-    """All tasks of the project that have not gone, or those of them that are named, in parts."""
+def map_rows(
+    database: Database, project: Project, task_ids: Sequence[int] | None = None, *, share: float = 1.0
+) -> Iterator[MapRows]:
+    """All tasks of the project that have not gone, or those of them that are named, in parts.
+
+    share: about so many of those whose image was read, drawn by its content.
+    """
     of_model = sa.and_(tasks.c.accepted > 0, tasks.c.answers == tasks.c.accepted)
     kind = sa.case(
         (sa.and_(labels.c.task_id.is_not(None), is_held_out(project)), MEASURES),
@@ -60,6 +65,8 @@ def map_rows(database: Database, project: Project, task_ids: Sequence[int] | Non
         .where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
         .order_by(tasks.c.task_id)
     )
+    if share < 1:
+        statement = statement.where(sa.func.substr(tasks.c.content_hash, 57) < format(int(share * 16**8), "08x"))
     names, people = _Known(project), _People()
     some = [statement] if task_ids is None else [statement.where(tasks.c.task_id.in_(few)) for few in pieces(task_ids)]
     with database.read() as connection:

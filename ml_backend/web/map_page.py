@@ -65,12 +65,12 @@ def map_routes(services: Services, visitors: Visitors, labelling: GridWork) -> A
             }  # fmt: skip
             if made is None:
                 return told | {
-                    "key": None, "points": 0, "parts": [], "missing": 0, "method": "", "hidden": "", "colours": [],
+                    "key": None, "coming": True, "points": 0, "parts": [], "missing": 0, "method": "", "hidden": "", "colours": [],
                 }  # fmt: skip
             points = made.points
             colours, hidden = map_view.colours(project, points, maps)
             return told | {
-                "key": made.key, "points": len(points.ids), "parts": map_view.parts(points), "missing": points.missing,
+                "key": made.key, "coming": maps.is_making(project), "points": len(points.ids), "parts": map_view.parts(points), "missing": points.missing,
                 "method": map_view.in_words(points), "hidden": hidden, "colours": colours,
             }  # fmt: skip
 

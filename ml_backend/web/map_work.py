@@ -87,6 +87,11 @@ class MapWork:
             if points is not None and project.id not in self._made:
                 self._made[project.id] = Made(secrets.token_hex(8), (), points, 0.0)
 
+    def is_making(self, project: Project) -> bool:
+        """Whether another map of the project is on its way."""
+        making = self._making.get(project.id)
+        return making is not None and making.thread.is_alive()
+
     def known(self, project: Project, key: str) -> Points:
         """The map of this key. Raises ConflictError where there is another one by now."""
         made = self._made.get(project.id)
@@ -126,6 +131,7 @@ class MapWork:
     def _make_now(self, project: Project, basis: tuple[object, ...]) -> None:
         began, making = self.clock(), self._making[project.id]
         try:
+            self._sketch(project)
             points = self.services.atlas.points(project)
         except BackendError as error:
             making.error = str(error)
@@ -144,6 +150,12 @@ class MapWork:
                     self._made.popitem(last=False)
         finally:
             _give_back()
+
+    def _sketch(self, project: Project) -> None:
+        """Where there is no map yet, have something to show at once."""
+        if project.id not in self._made and (points := self.services.atlas.sketch(project)) is not None:
+            with self._lock:
+                self._made[project.id] = Made(secrets.token_hex(8), (), points, 0.0)
 
 
 def _give_back() -> None:

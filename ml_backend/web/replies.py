@@ -304,7 +304,7 @@ class MapColour(_Reply):
 
 
 class MapState(_Reply):
-    """key: None while the map is being made. parts: points of each part. method: how the images were laid out, in words.
+    """key: None while the first map is being made. coming: another one is, which may have more points. parts: points of each part. method: how the images were laid out, in words.
 
     hidden: why there is no guess to colour by; "" where there is one. words: whether images can be looked for by words.
     labels_here: whether the caller can label here, which takes a person. in_label_studio: the project's address there.
@@ -316,6 +316,7 @@ class MapState(_Reply):
     labels_here: bool
     in_label_studio: str
     key: str | None
+    coming: bool
     points: int
     parts: list[int]
     missing: int

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ml_backend import atlas
 from ml_backend.errors import NotFoundError
 from ml_backend.store.acceptances import Acceptances
+from ml_backend.store.map_points import Points
+from ml_backend.store.projects import Project
 from ml_backend.web import map_view
 from ml_backend.web.finding import KINDS
 from ml_backend.web.grid_work import GridWork
@@ -276,3 +279,31 @@ def test_the_pages_let_nothing_in_from_elsewhere_and_tell_nothing_before_somebod
         assert "default-src 'self'" in policy
         assert "unsafe" not in policy
         assert not {label for label in grid.project.schema.labels if f">{label}<" in answer.text}
+
+
+def test_of_very_many_images_some_are_shown_until_the_map_of_all_is_made(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atlas, "LARGE", 100)
+    monkeypatch.setattr(atlas, "SKETCHED", 120 * 52_364 / 16**8)  # half of them: hashes of the bench are below 104,729
+    go_on, made = threading.Event(), atlas.Atlas.points
+
+    def waits(self: atlas.Atlas, project: Project) -> Points:
+        assert go_on.wait(60)
+        return made(self, project)
+
+    monkeypatch.setattr(atlas.Atlas, "points", waits)
+    sketch = state(grid)
+    assert 30 <= sketch["points"] <= 90
+    assert sketch["coming"]
+    assert set(ids(grid, sketch)) < set(range(1, 121))
+    held_out = {task for task in ids(grid, sketch) if task <= 20}
+    assert held_out, "held-out ones are drawn like the others"
+    guesses = dict(zip(ids(grid, sketch), numbers(grid, sketch, "guess"), strict=True))
+    assert {guesses[task] for task in held_out} == {255}, "and have no guess"
+    go_on.set()
+    until = time.monotonic() + 60
+    while (whole := state(grid))["points"] != 120:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert whole["key"] != sketch["key"]

@@ -65,6 +65,16 @@ async function load() {
     }
   }
   if (current() !== chosen) await recolour();
+  if (state.coming) setTimeout(() => follow(mine).catch(complain), LATER_MS);
+}
+
+/* Load the map that is being made once it is there, unless images are chosen on this one. */
+async function follow(mine) {
+  if (mine !== map.loading) return;
+  const state = await (await call("map/state")).json().catch(() => map.state);
+  if (mine !== map.loading) return;
+  if (state.key !== map.state.key && !chosen.ids.length) load().catch(complain);
+  else if (state.coming || chosen.ids.length) setTimeout(() => follow(mine).catch(complain), LATER_MS);
 }
 
 const current = () => map.state.colours.find((one) => one.name === at("colour").value) || map.state.colours[0];
@@ -115,7 +125,7 @@ function showState(state) {
   at("colour").replaceChildren(...state.colours.map((one) => Object.assign(document.createElement("option"), { value: one.name, textContent: one.title })));
   if (state.colours.some((one) => one.name === before)) at("colour").value = before;
   const without = state.missing ? ` ${many(state.missing, "image")} not read yet, or unreadable, ${state.missing === 1 ? "is" : "are"} not on it.` : "";
-  at("method").textContent = state.key ? `${many(state.points, "image")}. ${state.method}${without}` : "";
+  at("method").textContent = state.key ? `${many(state.points, "image")}${state.coming ? " so far" : ""}. ${state.method}${without}` : "";
   at("hidden").textContent = state.hidden;
   at("points").setAttribute("aria-label", `Map of ${many(state.points, "image")}`);
   if (state.key) showLegend();
