@@ -142,8 +142,8 @@ class Persons:
             raise
         except NotFoundError:
             raise ForbiddenError(
-                f"Label Studio does not show {project.title!r} to the user of this token: use the token of somebody who may "
-                "see the project, or ask for access to it."
+                f"Label Studio does not show project {project.key.project_id} to the user of this token: use the token of somebody "
+                "who may see the project, or ask for access to it."
             ) from None
         except LabelStudioError as error:
             raise ForbiddenError(str(error)) from None

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from ml_backend.errors import ConflictError
 from ml_backend.records import BLIND
-from ml_backend.store.schema import versions
+from ml_backend.store.schema import projects, versions
 from ml_backend.web.own_pages import HEADERS, PAGES, STATIC
 from ml_backend.web.page_acts import ACTS
 from ml_backend.web.persons import TOKEN_HEADER
@@ -53,6 +53,24 @@ def test_every_section_is_told_to_who_may_see_the_project_and_to_nobody_else(gri
         assert answer.headers["Cache-Control"] == "private, no-store"
     sentence(get(grid, f"page/{name}", STRANGER), 403)
     sentence(get(grid, f"page/{name}", None), 403)
+
+
+def test_who_may_not_see_a_project_is_not_told_what_it_is_called(grid: Grid) -> None:
+    with grid.bench.services.database.write() as connection:
+        connection.execute(projects.update().values(title="Layoffs 2027"))
+    for what in (
+        "page/start",
+        "page/progress",
+        "live",
+        "map/state",
+        "accept/state",
+        "files/labels.csv",
+        "tasks/70/thumbnail",
+    ):
+        assert "Layoffs" not in sentence(get(grid, what, STRANGER), 403)
+    assert "Layoffs" not in sentence(grid.post("page", {}, STRANGER), 403)
+    assert "Layoffs" not in grid.http.get("/overview/cards", headers={TOKEN_HEADER: STRANGER}).text
+    assert "Layoffs" in get(grid, "page/start", BEN).text
 
 
 def test_a_viewer_is_offered_no_act(grid: Grid) -> None:
