@@ -30,7 +30,12 @@ def look(project: Project, services: Services) -> Shown:
 
 
 def part(project: Project, services: Services, query: Mapping[str, str]) -> Shown:
-    """true, guess: names of a cell's classes, "" for nothing; then its images, not the matrix. all: every class."""
+    """true, guess: names of a cell's classes, "" for nothing; then its images, not the matrix. all: every class.
+
+    Nothing while an audit is on: a new version's matrix, less that of the one before, is its guess of what was just answered.
+    """
+    if services.acceptances.is_blind(project):
+        return {"missing": "An audit is on: what is taken for what is told again once it is over.", "cell": None}
     version = services.versions.current(project)
     answers = HeldOutAnswers.load(version.folder) if version else None
     classes = tuple((version.meta.classes if version else None) or ())
@@ -114,7 +119,7 @@ def _kind(found: Confusion, row: int, column: int, of: int) -> str:
 def _cell(
     project: Project, services: Services, answers: HeldOutAnswers, classes: Sequence[str], true: str, guess: str
 ) -> Shown:
-    """Images that wait for an answer of somebody else are left out: nobody is to see the guess before. None while an audit is on."""
+    """Images that wait for an answer of somebody else are left out: nobody is to see the guess before."""
     told = {
         "truth": true or NOTHING,
         "guess": guess or NOTHING,
@@ -123,9 +128,8 @@ def _cell(
         "more": 0,
         "hidden": 0,
     }
-    blind = services.acceptances.is_blind(project)
-    if blind or any(name and name not in classes for name in (true, guess)):
-        return told | {"blind": blind, "unknown": not blind}
+    if any(name and name not in classes for name in (true, guess)):
+        return told | {"unknown": True}
     row, column = (classes.index(name) if name else -1 for name in (true, guess))
     places = cell(answers, row, column)
     ids = answers.tasks[places].tolist()
@@ -143,7 +147,6 @@ def _cell(
         if task in tasks
     ]
     return told | {
-        "blind": False,
         "unknown": False,
         "images": images,
         "more": len(there) - len(first),
