@@ -40,14 +40,20 @@ def names(client: LabelStudio) -> dict[int, str]:
     answer = client.transport.send("GET", "/api/users/", timeout=SOON_S)
     listed = parsed(answer) if answer.ok else []
     users = listed.get("results") if isinstance(listed, dict) else listed
-    return {user["id"]: encodable(called(user)) for user in users or () if isinstance(user.get("id"), int)}
+    return {user["id"]: called(user) for user in users or () if isinstance(user.get("id"), int)}
 
 
 def called(user: Mapping[str, Any]) -> str:
+    """As it goes into pages and stores, whatever stands in it."""
     full = " ".join(str(user.get(part) or "").strip() for part in ("first_name", "last_name")).strip()
-    return full or account(user)
+    return _kept(full) or account(user)
 
 
 def account(user: Mapping[str, Any]) -> str:
     """A name of the user that nobody else has."""
-    return str(user.get("email") or user.get("username") or user.get("id"))
+    return _kept(str(user.get("email") or user.get("username") or user.get("id")))
+
+
+def _kept(name: str) -> str:
+    """PostgreSQL keeps no NUL, and nothing half a character."""
+    return encodable(name).replace("\0", "\\0")

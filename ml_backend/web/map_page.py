@@ -51,7 +51,7 @@ def map_routes(services: Services, visitors: Visitors, labelling: GridWork) -> A
         return shells.of("search.html", number, request)
 
     @router.get("/map/state", response_model=replies.MapState)
-    async def state(number: int, caller: Called) -> dict[str, Any]:
+    async def state(number: int, caller: Called, response: Response) -> dict[str, Any]:
         """What there is to paint; while the map is being made, nothing yet. For who may see the project, by their own token."""
 
         def look(project: Project) -> dict[str, Any]:
@@ -74,6 +74,7 @@ def map_routes(services: Services, visitors: Visitors, labelling: GridWork) -> A
                 "method": map_view.in_words(points), "hidden": hidden, "colours": colours,
             }  # fmt: skip
 
+        response.headers.update(PRIVATE)
         return await aside(look, number)
 
     def numbers(found: bytes) -> Response:

@@ -94,7 +94,9 @@ def test_nothing_of_it_is_told_to_who_may_not_see_the_project(grid: Grid) -> Non
 
 
 def test_a_viewer_may_look_and_label_nothing(grid: Grid) -> None:
-    told = get(grid, "map/state", BEN).json()
+    answer = get(grid, "map/state", BEN)
+    assert answer.headers["Cache-Control"] == "private, no-store"
+    told = answer.json()
     assert told["may_act"] is False
     body = {"label": "cat", "tasks": [100]}
     for route in ("search/would-label", "search/label"):

@@ -19,6 +19,7 @@ from ml_backend.web.page_acts import ACTS
 from ml_backend.web.persons import TOKEN_HEADER
 from ml_backend.web.sections import SECTIONS
 from tests.other_settings import use
+from tests.web import fake_grid
 from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, sentence
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -133,6 +134,20 @@ def test_the_overview_has_the_projects_that_the_token_may_see(grid: Grid) -> Non
 
 def _cards(grid: Grid, token: str | None) -> Any:
     return grid.http.get("/overview/cards", headers={TOKEN_HEADER: token} if token else {})
+
+
+def test_what_somebody_did_stands_in_the_log_whatever_they_are_called(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        fake_grid.Visit, "whoami", lambda _: {"id": 7, "first_name": "\ud800<b>\0", "email": "\ud800@b.c"}
+    )
+    assert done(grid, "train")
+    (kept,) = grid.bench.services.acts.list(grid.project)
+    assert "\0" not in kept.person + kept.account
+    for what in ("page/log", "page/start", "map/state", "accept/state"):
+        assert get(grid, what).status_code == 200
+    assert "&lt;b&gt;" in get(grid, "page/log").text
 
 
 def test_a_project_that_was_replaced_in_label_studio_is_shown_to_nobody_who_sees_the_new_one(grid: Grid) -> None:
