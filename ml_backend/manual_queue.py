@@ -119,11 +119,11 @@ class ManualQueue:
         """
         self._refuse_audited(project)
         ledger = self.ledger
-        rows = ledger.pool(project)
-        unread = rows.ids[(rows.hashes == b"") & ~rows.failed & ~rows.answered & np.isin(rows.ids, list(priorities))]
+        rows = ledger.pool(project, priorities)
+        unread = rows.ids[(rows.hashes == b"") & ~rows.failed & ~rows.answered]
         if len(unread):
             self.encoding.look_at(project, list(ledger.tasks(project, unread.tolist())))
-            rows = ledger.pool(project)
+            rows = ledger.pool(project, priorities)
         skipped = _left_out(rows, priorities, ledger.image_errors(project))
         ordered = sorted(priorities.items(), key=lambda item: -item[1])
         chosen = [(task, priority) for task, priority in ordered if task not in skipped]

@@ -84,7 +84,7 @@ def spare(project: Project, corpus: Corpus | None, round_: Round, ledger: Ledger
 
     Without them Label Studio tells an annotator that there is no task left while a colleague has the last one open.
     """
-    rows = corpus.rows if corpus else ledger.pool(project)
+    rows = corpus.rows if corpus else ledger.pool(project, hashes=False)
     asked = [query.task_id for query in ledger.queries(round_)]
     # One order a round, of all tasks: what is in reserve already comes first when some of it has been used up.
     return spare_of(rows, asked, np.random.default_rng([settings.seed, project.id, round_.number]), settings)

@@ -15,7 +15,7 @@ from ml_backend.services import Services
 from ml_backend.store.map_points import UNSURE, Points
 from ml_backend.store.map_rows import NONE
 from ml_backend.store.projects import Project
-from ml_backend.store.task_search import tasks_named
+from ml_backend.store.task_search import is_named, tasks_named
 from ml_backend.task_names import called
 from ml_backend.web.map_work import MapWork
 from ml_backend.web.protocol import FindRequest
@@ -26,6 +26,8 @@ MOST = 5_000
 SHOWN = 60
 """Of them, those that are told one by one."""
 ALIKE = 60
+FEW = 50_000
+"""Tasks whose names are looked at one by one: half a second."""
 KINDS = (
     "labelled", "waiting for a label", "held out, labelled", "held out, waiting", "skipped", "accepted of the model",
     "answered otherwise",
@@ -132,9 +134,18 @@ class Finder:
         points = self.maps.here(project)
         ids = np.sort(points.ids[self._fitting(project, points, asked)])
         ids = ids[ids > asked.after]
-        if asked.name:
-            ids = ids[np.isin(ids, np.fromiter(self._named(project, asked.name, asked.after), np.int64))]
-        return Found(ids[:MOST].tolist(), len(ids))
+        if not asked.name:
+            return Found(ids[:MOST].tolist(), len(ids))
+        first = list(islice(self._named_of(project, asked.name, asked.after, ids), MOST + 1))
+        return Found(first[:MOST], len(first) if len(first) <= MOST else None)
+
+    def _named_of(self, project: Project, name: str, after: int, ids: NDArray[np.int64]) -> Iterator[int]:
+        """Those of these tasks, ascending, that have the name: a few are looked at themselves, of many the database's finds."""
+        if len(ids) <= FEW:
+            few = self.services.ledger.tasks(project, ids.tolist())
+            return (task.id for task in few if is_named(task, name))
+        named = self._named(project, name, after)
+        return (task for task in named if ids[min(int(np.searchsorted(ids, task)), len(ids) - 1)] == task)
 
     def _named(self, project: Project, name: str, after: int) -> Iterator[int]:
         return (task.id for task in tasks_named(self.services.database, project, name, after=after))

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ml_backend.errors import NotFoundError
@@ -294,6 +295,25 @@ def test_any_name_survives_the_store(ledger: Ledger, studio: FakeLabelStudio) ->
     full(ledger, project, studio)
     assert [label.labels[0] for label in ledger.labels(project)] == list(odd)
     assert ledger.pool(project).labels.tolist() == [0, 1, 2, 3]
+
+
+def test_some_tasks_are_read_as_all_of_them_are(ledger: Ledger, studio: FakeLabelStudio) -> None:
+    project = known(ledger)
+    for label in ("cat", "dog", "cat"):
+        studio.annotate(studio.create_task(1).id, label)
+    full(ledger, project, studio)
+    ledger.set_content_hash(project, {task.id: f"{task.id:064x}" for task in ledger.tasks(project)})
+    everything = ledger.pool(project)
+    wanted = everything.ids[1:]
+    some, bare = ledger.pool(project, [*wanted.tolist(), 10**12]), ledger.pool(project, hashes=False)
+    assert len(wanted)
+    for name, values in vars(everything).items():
+        if name == "pairs":
+            continue
+        np.testing.assert_array_equal(getattr(some, name), values[1:])
+        if name != "hashes":
+            np.testing.assert_array_equal(getattr(bare, name), values)
+    assert not bare.hashes.any()
 
 
 def test_more_tasks_than_a_chunk_are_all_taken(ledger: Ledger, studio: FakeLabelStudio) -> None:

@@ -7,6 +7,7 @@ from itertools import islice
 import pytest
 
 from ml_backend.records import Task
+from ml_backend.store import task_search
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.task_search import tasks_named
@@ -53,3 +54,19 @@ def test_the_next_ones_come_after_the_last_id(named: Ledger, project: Project) -
     first = [task.id for task in islice(tasks_named(named.database, project, ".png"), 2)]
     rest = [task.id for task in tasks_named(named.database, project, ".png", after=first[-1])]
     assert (first, rest) == ([2, 3], [4])
+
+
+def test_a_part_that_every_name_has_is_not_all_that_the_database_looks_for(
+    named: Ledger, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(Task(task, f"/i/photograph-{task}.jpg", {}), None) for task in range(10, 60)]
+    named.reconcile(project, rows, full=False)
+    looked_at: list[int] = []
+
+    def look(task: Task, _text: str) -> bool:
+        looked_at.append(task.id)
+        return True
+
+    monkeypatch.setattr(task_search, "is_named", look)
+    assert [task.id for task in tasks_named(named.database, project, "PHOTOGRAPH-42")] == [42]
+    assert looked_at == [42]

@@ -14,7 +14,7 @@ from ml_backend.errors import NotFoundError
 from ml_backend.store.acceptances import Acceptances
 from ml_backend.store.map_points import Points
 from ml_backend.store.projects import Project
-from ml_backend.web import map_view
+from ml_backend.web import finding, map_view
 from ml_backend.web.finding import KINDS
 from ml_backend.web.grid_work import GridWork
 from ml_backend.web.map_work import MapWork
@@ -164,6 +164,21 @@ def test_the_form_finds_what_it_says_and_all_conditions_hold_together(grid: Grid
     assert find(grid, like=100)["ids"][0] == 100
     sentence(post(grid, "search/find", {"like": 10**6}), 404)
     assert "no label" in sentence(post(grid, "search/find", {"label": "<b>"}), 422)
+
+
+def test_a_name_with_other_conditions_is_found_alike_however_many_fit_them(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for few in (finding.FEW, 0):
+        monkeypatch.setattr(finding, "FEW", few)
+        found = find(grid, name="1", kind=1)
+        assert found["ids"] == sorted(task for task in range(61, 121) if "1" in str(task))
+        assert found["total"] == len(found["ids"])
+        assert find(grid, name="1", kind=1, after=110)["ids"] == list(range(111, 121))
+        monkeypatch.setattr(finding, "MOST", 3)
+        cut = find(grid, name="1", kind=1)
+        assert (len(cut["ids"]), cut["total"]) == (3, None), "nobody has counted the rest"
+        monkeypatch.undo()
 
 
 def test_a_name_is_found_each_time_where_no_map_can_be_made(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
