@@ -70,10 +70,10 @@ def retry_until_available(
             return result
 
 
-def scarce(folder: Path) -> bool:
-    """Whether next to nothing is left on the disk of this folder."""
+def scarce(folder: Path, least: int = SCARCE) -> bool:
+    """Whether next to nothing, or less than so many bytes, is left on the disk of this folder."""
     try:
-        return shutil.disk_usage(folder).free < SCARCE
+        return shutil.disk_usage(folder).free < least
     except OSError:
         return False
 

@@ -79,7 +79,7 @@ def downloads(services: Services, visitors: Visitors) -> APIRouter:
         """The file, once it is made. No thread waits for it."""
         found = await aside(asked, number, caller, name)
         await _ended(found)
-        return _sent(making.had(found))
+        return _sent(await to_thread.run_sync(making.had, found, limiter=looking))
 
     return router
 

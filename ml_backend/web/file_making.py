@@ -21,7 +21,7 @@ from ml_backend.settings import Settings
 from ml_backend.store.faults import disk_full, scarce, translated
 from ml_backend.store.projects import Project
 from ml_backend.web.project_routes import numbered
-from ml_backend.worker.downloading import Download, File, refuse_guesses
+from ml_backend.worker.downloading import LEFT, Download, File, refuse_guesses
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +77,10 @@ class FileMaking:
             if sum(each.state == "making" for each in self._known.values()) >= MOST:
                 raise TooManyError("Other files are being made just now: ask for this one in a while.")
             data = self._services.settings.data_dir
-            if scarce(data):
+            if scarce(data, LEFT):
                 raise disk_full(str(data))
+            if known:  # nobody is told of it any more: it goes once the addresses that were given are of no use
+                _gone_after(ONCE_S, known.folder)
             making = self._known[key] = Making(project.id, name, self._folder / secrets.token_hex(16))
         threading.Thread(target=self._make, args=(making,), name=f"making {name}", daemon=True).start()
         return making
@@ -136,9 +138,14 @@ class FileMaking:
         if making.error:
             shutil.rmtree(making.folder, ignore_errors=True)
             return
-        timer = threading.Timer(KEPT_S, shutil.rmtree, (making.folder,), {"ignore_errors": True})
-        timer.daemon = True
-        timer.start()
+        _gone_after(KEPT_S, making.folder)
+
+
+def _gone_after(seconds: float, folder: Path) -> None:
+    """Delete it then. Who is downloading what was in it gets all of it."""
+    timer = threading.Timer(seconds, shutil.rmtree, (folder,), {"ignore_errors": True})
+    timer.daemon = True
+    timer.start()
 
 
 def _in_process(settings: Settings, making: Making) -> None:

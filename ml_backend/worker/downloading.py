@@ -15,6 +15,7 @@ from typing import Any, Literal
 from ml_backend.errors import ConflictError, InvalidInputError
 from ml_backend.exports.dataset import write_dataset
 from ml_backend.services import Services
+from ml_backend.store.faults import disk_full, scarce
 from ml_backend.store.projects import Project
 from ml_backend.tabular import Write, atomic_file, open_table
 from ml_backend.wording import amount
@@ -27,7 +28,9 @@ GUESSES: File = "predictions.csv"
 MODELS = {"model.zip", "model.onnx", "model.pt2"}
 REASON = "download"
 TOLD_S = 0.5
-"""Between two sentences about how far it is."""
+"""Between two sentences about how far it is, and between two looks at what is left of the disk."""
+LEFT = 512 * 2**20
+"""Bytes of the disk, which is the store's, that no file to take away may use."""
 
 
 def refuse_guesses(project: Project, services: Services, name: File) -> None:
@@ -95,7 +98,10 @@ class Download:
         if not kept.exists():
             exporter.save(self.project, version, kind, kept)
         path = self.folder / kept.name
-        path.hardlink_to(kept)
+        try:
+            path.hardlink_to(kept)
+        except OSError:  # not every file system can
+            shutil.copyfile(kept, path)
         return path
 
     def _dataset(self) -> Path:
@@ -150,4 +156,6 @@ class Download:
     def _tell(self, text: str, *, now: bool = False) -> None:
         if now or time.monotonic() - self._told >= TOLD_S:
             self._told = time.monotonic()
+            if scarce(self.services.settings.data_dir, LEFT):
+                raise disk_full(str(self.folder))
             self.say(text)

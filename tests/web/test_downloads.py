@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ml_backend.errors import NotFoundError
+from ml_backend.errors import DiskFullError, NotFoundError
 from ml_backend.settings import Settings
 from ml_backend.web import file_making
 from ml_backend.web.file_making import MOST, FileMaking, Making
 from ml_backend.web.own_pages import PAGES, STATIC
 from ml_backend.web.persons import TOKEN_HEADER
+from ml_backend.worker.downloading import LEFT, Download
 from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, sentence
 from tests.web.test_project_page import get
 
@@ -157,6 +160,34 @@ def test_a_file_is_made_anew_for_who_asks_later_and_kept_for_who_has_read_its_wa
     now[0] += 61
     with pytest.raises(NotFoundError, match="one time"):
         making.once(grid.project.id, key)
+
+
+def test_a_file_that_was_made_anew_is_not_on_the_disk_many_times(
+    grid: Grid, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker.may.set()
+    now, going = [0.0], []
+    monkeypatch.setattr(file_making, "_gone_after", lambda seconds, folder: going.append((seconds, folder)))
+    making = FileMaking(grid.bench.services, clock=lambda: now[0])
+
+    def had() -> Making:
+        while making.ask(grid.project, "dataset.zip").state == "making":
+            threading.Event().wait(0.01)
+        return making.ask(grid.project, "dataset.zip")
+
+    first = had()
+    now[0] += 31
+    assert had() is not first
+    assert (file_making.ONCE_S, first.folder) in going, "as soon as no address of it is good"
+
+
+def test_a_file_to_take_away_leaves_room_for_the_store(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Download(grid.project, grid.bench.services, grid.bench.settings.data_dir / "downloads")
+    made._tell("1 of 10 images", now=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=LEFT - 1))
+    with pytest.raises(DiskFullError, match="No space is left"):
+        made._tell("2 of 10 images", now=True)
+    assert "No space is left" in sentence(ask(grid, "dataset.zip"), DiskFullError.status)
 
 
 def test_what_a_service_that_was_killed_left_is_tidied_up(grid: Grid) -> None:
