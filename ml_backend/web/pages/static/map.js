@@ -119,7 +119,7 @@ async function renewing(what) {
 // -- the page ---------------------------------------------------------------------------------------------------------
 
 function showState(state) {
-  const before = map.state ? at("colour").value : "guess";
+  const before = at("colour").value || "guess";
   map.state = state;
   showKnown(state);
   at("colour").replaceChildren(...state.colours.map((one) => Object.assign(document.createElement("option"), { value: one.name, textContent: one.title })));
