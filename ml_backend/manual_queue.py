@@ -14,7 +14,7 @@ from ml_backend.predictor import Predictor, predicted
 from ml_backend.project_settings import settings_of
 from ml_backend.records import BLIND, Query
 from ml_backend.settings import Settings
-from ml_backend.steps.choose import BY_HAND, build_pool, picks, spare, with_guesses
+from ml_backend.steps.choose import BY_HAND, build_pool, picks, set_aside, spare, with_guesses
 from ml_backend.steps.encode_images import CorpusBuilder, places
 from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.steps.sync_labels import LabelSync
@@ -147,7 +147,7 @@ class ManualQueue:
         self._refuse_audited(project)
         ledger = self.ledger
         last = ledger.last_round(project)
-        params = {BY_HAND: True}
+        params = {BY_HAND: True} | set_aside(ledger.aside(project))
         if last is not None and (last.strategy, last.seed, last.version, last.params) == (
             batch.strategy, batch.seed, batch.version, params,
         ) and _order(ledger.queries(last)) == _order(batch.queries):  # fmt: skip
@@ -199,6 +199,8 @@ def _left_out(rows: PoolRows, tasks: Iterable[int], errors: Mapping[int, str]) -
             skipped[task] = "its label was accepted of the model: change it in Label Studio"
         elif rows.answered[at[task]]:
             skipped[task] = "already labelled"
+        elif rows.set_aside[at[task]]:
+            skipped[task] = "set aside: take it back first"
         elif rows.failed[at[task]]:
             skipped[task] = f"its image cannot be read: {errors.get(task, 'for an unknown reason')}"
     return skipped

@@ -285,6 +285,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
         f"  labelled   {_labelled(counts)}",
         *([f"  held out   {words}"] if (words := held_out.described(counts)) else []),
         *([f"  accepted   {amount(counts['accepted'], 'task')}"] if counts["accepted"] else []),
+        *([f"  set aside  {amount(counts['aside'], 'task')}"] if counts["aside"] else []),
         *([f"  skipped    {amount(counts['skips'], 'answer')}"] if counts["skips"] else []),
         *([f"  blank      {amount(counts['blanks'], 'answer')}"] if counts["blanks"] else []),
         *([f"  conflicts  {amount(counts['conflicts'], 'task')}"] if counts["conflicts"] else []),
@@ -336,7 +337,8 @@ def _queue_text(queue: dict[str, Any] | None, counts: dict[str, int]) -> str:
     if queue is None:
         return "none yet"
     if not counts["waiting"]:
-        return "used up, and no tasks are left; import more images to continue"
+        more = "take back what is set aside, or import" if counts["aside"] else "import"
+        return f"used up, and no tasks are left; {more} more images to continue"
     if not queue["waiting"]:
         return f"{queue['name']} is used up; the next turn chooses a new one"
     state = "" if queue["state"] == "verified" else f", {queue['state']}"

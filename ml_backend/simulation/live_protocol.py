@@ -140,7 +140,7 @@ def _unlabelled(data: Data, seed: int, service: ServiceSettings) -> PoolRows:
     share = split.reserved_share(service.holdout_share, service.holdout_first, n)
     never = {
         name: np.zeros(n, dtype=np.bool_)
-        for name in ("labelled", "answered", "accepted", "skipped", "failed", "resting", "found")
+        for name in ("labelled", "answered", "accepted", "skipped", "failed", "resting", "found", "aside")
     }
     return PoolRows(
         ids=np.arange(1, n + 1),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
@@ -29,6 +30,8 @@ PICKS = 2
 """Picks before each held-out task. With one, half of the first answers would be no picks; with three, measuring waits longer."""
 BY_HAND = "by_hand"
 """Set in the params of a round that a person asked for: it stays until half of it is answered, whatever is trained."""
+ASIDE = "aside"
+"""Set in the params of a round while tasks are set aside: stands for which."""
 AUDIT = "audit"
 """Set in the params of a round that an audit asks for: the number of the acceptance. And the name of its strategy."""
 
@@ -52,6 +55,8 @@ def choose(
     last = ledger.last_round(project)
     if last is not None and still_good(project, last, rows, version, ledger, settings, audit, blind=blind):
         return last
+    if last is not None and audit is None and not blind and (left := _left_by_hand(last, rows, ledger)):
+        return _once_more(project, last, left, last.params, rows, ledger)
     if audit is not None:
         return ledger.open_round(
             project, version=version, strategy=AUDIT, seed=0, queries=_audited(audit), params={AUDIT: audit.number}
@@ -75,7 +80,7 @@ def choose(
         strategy=settings.strategy,
         seed=settings.seed,
         queries=queries,
-        params=_params(project, settings) | ({UNGUESSED: True} if blind else {}),
+        params=_params(project, settings) | set_aside(rows.ids[rows.set_aside]) | ({UNGUESSED: True} if blind else {}),
     )
 
 
@@ -111,12 +116,43 @@ def _former(project: Project, rows: PoolRows, version: int, ledger: Ledger) -> R
         return None
     waiting = set(_waiting(rows).tolist())
     left = [query for query in ledger.queries(before) if query.task_id in waiting]
-    if not left:
-        return None
-    queries = [replace(query, rank=rank) for rank, query in enumerate(left)]
+    return _once_more(project, before, left, before.params, rows, ledger) if left else None
+
+
+def _left_by_hand(last: Round, rows: PoolRows, ledger: Ledger) -> list[Query]:
+    """What waits of a queue that a person asked for and has set some of aside since, while that is more than half of the others."""
+    if not last.params.get(BY_HAND) or _knows_aside(last, rows):
+        return []
+    aside, waiting = set(rows.ids[rows.set_aside].tolist()), set(_waiting(rows).tolist())
+    others = [query for query in ledger.queries(last) if query.task_id not in aside]
+    left = [query for query in others if query.task_id in waiting]
+    return left if 2 * len(left) > len(others) else []
+
+
+def _once_more(
+    project: Project, round_: Round, left: Sequence[Query], params: Mapping[str, Any], rows: PoolRows, ledger: Ledger
+) -> Round:
+    """Those queries of a round as a round of its own."""
+    kept = {name: value for name, value in params.items() if name != ASIDE}
     return ledger.open_round(
-        project, version=version, strategy=before.strategy, seed=before.seed, queries=queries, params=before.params
+        project,
+        version=round_.version,
+        strategy=round_.strategy,
+        seed=round_.seed,
+        queries=[replace(query, rank=rank) for rank, query in enumerate(left)],
+        params=kept | set_aside(rows.ids[rows.set_aside]),
     )
+
+
+def set_aside(ids: NDArray[np.int64] | Sequence[int]) -> dict[str, str]:
+    """What a round keeps of the tasks that were set aside when it was made, ascending: with others, it is another queue, and reserve."""
+    if not len(ids):
+        return {}
+    return {ASIDE: hashlib.sha256(np.asarray(ids, np.int64).tobytes()).hexdigest()[:16]}
+
+
+def _knows_aside(round_: Round, rows: PoolRows) -> bool:
+    return bool(round_.params.get(ASIDE) == set_aside(rows.ids[rows.set_aside]).get(ASIDE))
 
 
 def _waiting(rows: PoolRows) -> NDArray[np.int64]:
@@ -135,16 +171,16 @@ def still_good(
     *,
     blind: bool = False,
 ) -> bool:
-    """Whether the round was computed by the same model and settings, and more than half of it is yet unanswered.
+    """Whether the round was computed by the same model and settings, with the same tasks set aside, and more than half of it is yet unanswered.
 
     That of an audit stays until it asks for something else: all of it is to be answered.
     """
     queries = ledger.queries(round_)
     if audit is not None:
         return round_.params.get(AUDIT) == audit.number and set(audit.tasks) <= {query.task_id for query in queries}
-    params = {name: value for name, value in round_.params.items() if name != UNGUESSED}
-    if (params != round_.params) != blind:
+    if not _knows_aside(round_, rows) or bool(round_.params.get(UNGUESSED)) != blind:
         return False
+    params = {name: value for name, value in round_.params.items() if name not in {UNGUESSED, ASIDE}}
     if not params.get(BY_HAND) and (round_.version, round_.strategy, round_.seed, params) != (
         version, settings.strategy, settings.seed, _params(project, settings),
     ):  # fmt: skip
@@ -191,10 +227,11 @@ def _why_not(rows: PoolRows) -> str:
         return "there are none; import some"
     unread = int(((rows.hashes == b"") & ~rows.failed & ~rows.answered & ~rows.skipped).sum())
     of_model = int(rows.accepted.sum())
+    aside = f"{int(rows.set_aside.sum())} set aside, " if rows.set_aside.any() else ""
     accepted = f" ({of_model} by labels accepted of the model)" if of_model else ""
     yet = f", and that of {unread} has not been read yet" if unread else ""
     return (
-        f"of {total} tasks {int(rows.answered.sum())} are answered{accepted}, {int(rows.skipped.sum())} skipped, and the image of "
+        f"of {total} tasks {int(rows.answered.sum())} are answered{accepted}, {int(rows.skipped.sum())} skipped, {aside}and the image of "
         f"{int(rows.failed.sum())} cannot be read{yet}"
     )
 
@@ -220,7 +257,7 @@ def build_pool(corpus: Corpus, model: LoadedModel | None) -> Pool | None:
         ids=rows.ids[order],
         probabilities=model.blind.predict_proba(vectors) if model and model.blind else None,
         multilabel=corpus.multiple,
-        candidates=~(rows.answered | rows.skipped | rows.holdout)[order],
+        candidates=~(rows.answered | rows.skipped | rows.holdout | rows.aside)[order],
         class_names=corpus.classes,
         skipped=(rows.skipped & ~rows.holdout)[order],
         pairs=_pairs(rows, order, known) if corpus.multiple else None,

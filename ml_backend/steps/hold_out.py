@@ -37,11 +37,13 @@ def reserve(project: Project, ledger: Ledger, versions: Versions, settings: Sett
 def reach(project: Project, corpus: Corpus | None, ledger: Ledger, settings: Settings) -> Corpus | None:
     """Note the held-out tasks that are to be asked for from the next round on; returns the corpus as it is then.
 
-    Those answered already somebody has chosen, but for the first order, which was drawn at random as well.
+    What was set aside before it was held out is taken back: it measures. Those answered already somebody has chosen, but for the first order, which was drawn at random as well.
     """
     if corpus is None:
         return None
     rows = corpus.rows
+    if len(measuring := rows.ids[rows.aside & rows.holdout]):  # set aside before it was known, or before the share rose
+        ledger.take_back(project, measuring.tolist())
     asked = np.zeros(len(rows.ids), dtype=np.bool_)
     asked[in_turn(rows, settings)] = True
     last = ledger.last_round(project)

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from ml_backend.records import AcceptedLabel, Annotation, Label, LabelSchema, Task
 from ml_backend.store.answers import blank
-from ml_backend.store.heldout import HeldOut, count_of, is_held_out
+from ml_backend.store.heldout import count_of, is_held_out
 from ml_backend.store.pictures import Pictures, resting
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport, reconcile
-from ml_backend.store.rounds import still_waiting
+from ml_backend.store.rounds import still_waiting, unanswered
 from ml_backend.store.rows import (
     ACCEPTED_COLUMNS,
     SAME_TASK,
@@ -38,9 +38,10 @@ from ml_backend.store.rows import (
     task_of,
 )
 from ml_backend.store.schema import accepted, answers, labels, queries, rounds, tasks
+from ml_backend.store.set_aside import SetAside
 
 
-class Ledger(Pictures, HeldOut):
+class Ledger(Pictures, SetAside):
     """The ledger of all projects of one store."""
 
     def reconcile(
@@ -126,6 +127,7 @@ class Ledger(Pictures, HeldOut):
                 count_of("conflicts", tasks.c.conflict),
                 count_of("failed_images", tasks.c.image_error.is_not(None)),
                 count_of("waiting", still_waiting()),
+                count_of("aside", unanswered(), tasks.c.aside),
             )
             .select_from(tasks)
             .where(tasks.c.project_id == project.id, sa.not_(tasks.c.gone))
@@ -221,13 +223,14 @@ class Ledger(Pictures, HeldOut):
                 yield _ledger_row(row)
 
 
-_ANSWERED, _SKIPPED, _HELD, _FOUND, _FAILED, _RESTING, _ACCEPTED = 1, 2, 4, 8, 16, 32, 64
+_ANSWERED, _SKIPPED, _HELD, _FOUND, _FAILED, _RESTING, _ACCEPTED, _ASIDE = 1, 2, 4, 8, 16, 32, 64, 128
 _FLAGS = {
     _ANSWERED: tasks.c.answers > 0,
     _SKIPPED: tasks.c.skips > 0,
     _FOUND: tasks.c.found,
     _FAILED: tasks.c.image_error.is_not(None),
     _ACCEPTED: sa.and_(tasks.c.accepted > 0, tasks.c.answers == tasks.c.accepted),
+    _ASIDE: tasks.c.aside,
 }
 _QUERY_FIELDS = ("arm", "rank", "acquisition", "reason", "confidence", "prediction")
 _ROUND_FIELDS = ("strategy", "seed", "version")
@@ -284,6 +287,7 @@ def _pool_rows(columns: Sequence[tuple[NDArray[Any], ...]], schema: LabelSchema)
         failed=flags & _FAILED > 0,
         resting=flags & _RESTING > 0,
         holdout=flags & _HELD > 0,
+        aside=flags & _ASIDE > 0,
         places=places,
         reached=reached,
         found=flags & _FOUND > 0,

@@ -21,8 +21,8 @@ from ml_backend.store.schema import labels, tasks
 PART = 20_000
 NONE = 65_535
 """Stands for no class."""
-LEARNED, WAITS, MEASURES, TO_MEASURE, SKIPPED, ACCEPTED, OTHER = range(7)
-"""What a task is: labelled; waiting for a label; held out and labelled; held out without; skipped; accepted of the model; answered otherwise."""
+LEARNED, WAITS, MEASURES, TO_MEASURE, SKIPPED, ACCEPTED, OTHER, ASIDE = range(8)
+"""What a task is: labelled; waiting for a label; held out and labelled; held out without; skipped; accepted of the model; answered otherwise; set aside."""
 SEVERAL, NOBODY = -1, 0
 """In place of an annotator."""
 
@@ -56,6 +56,7 @@ def map_rows(
         (of_model, ACCEPTED),
         (tasks.c.skips > 0, SKIPPED),
         (tasks.c.answers > 0, OTHER),
+        (tasks.c.aside, ASIDE),
         else_=WAITS,
     )
     told = sa.type_coerce(labels.c.labels, sa.Text), sa.type_coerce(labels.c.annotators, sa.Text)

@@ -56,8 +56,9 @@ def to_schema_3(connection: Connection) -> None:
 
 
 def to_schema_4(connection: Connection) -> None:
-    """Answers get the seconds that they took, known from the next one on; what people do on our own pages is kept."""
-    _add_column(connection, schema.answers.c.seconds)
+    """Answers get the seconds that they took, known from the next one on; tasks can be set aside; what people do on our own pages is kept."""
+    for column in (schema.answers.c.seconds, schema.tasks.c.aside):
+        _add_column(connection, column)
     schema.acts.create(connection)
 
 

@@ -50,7 +50,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of a queue. tasks: asked for. waiting: neither answered, skipped, deleted nor unreadable since.
+    """What is left of a queue. tasks: asked for. waiting: neither answered, skipped, set aside, deleted nor unreadable since.
 
     held_out: those of the waiting that are to measure the accuracy.
     """
@@ -145,7 +145,7 @@ class Rounds(Projects):
             return [Query(*row) for row in connection.execute(statement)]
 
     def answered_of(self, round_: Round) -> dict[int, bool]:
-        """The tasks of a round that are still there, each with whether it has been answered, skipped or turned out unreadable."""
+        """The tasks of a round that are still there, each with whether it has been answered, skipped, set aside or turned out unreadable."""
         statement = (
             sa.select(tasks.c.task_id, sa.not_(still_waiting()))
             .join_from(
@@ -224,6 +224,11 @@ class Rounds(Projects):
 
 def still_waiting() -> sa.ColumnElement[bool]:
     """A task that can still be asked for."""
+    return sa.and_(unanswered(), sa.not_(tasks.c.aside))
+
+
+def unanswered() -> sa.ColumnElement[bool]:
+    """A task without answer or skip, set aside or not."""
     return sa.and_(sa.not_(tasks.c.gone), tasks.c.answers == 0, tasks.c.skips == 0, tasks.c.image_error.is_(None))
 
 

@@ -74,6 +74,7 @@ class PoolRows:
     failed: (N,) bool, the image cannot be read. resting: (N,) bool, and is not to be tried now.
     holdout: (N,) bool, held out. places: (N,) float64 in [0, 1), the order in which held-out tasks are asked for; NaN
     where the image was not read yet.
+    aside: (N,) bool, somebody has set it aside: it is not asked for until it is taken back, unless it is held out.
     reached: (N,) int64, the round from which on a held-out task is asked for, 0 before. found: (N,) bool, somebody had
     chosen to answer it before that.
     """
@@ -89,6 +90,7 @@ class PoolRows:
     failed: NDArray[np.bool_]
     resting: NDArray[np.bool_]
     holdout: NDArray[np.bool_]
+    aside: NDArray[np.bool_]
     places: NDArray[np.float64]
     reached: NDArray[np.int64]
     found: NDArray[np.bool_]
@@ -96,7 +98,12 @@ class PoolRows:
     @property
     def waiting(self) -> NDArray[np.bool_]:
         """(N,) the task can still be asked for."""
-        return np.asarray(~self.answered & ~self.skipped & ~self.failed)
+        return np.asarray(~self.answered & ~self.skipped & ~self.failed & ~self.set_aside)
+
+    @property
+    def set_aside(self) -> NDArray[np.bool_]:
+        """(N,) not asked for until it is taken back. What is held out is, whatever it was before: none of it is passed over."""
+        return np.asarray(self.aside & ~self.holdout)
 
     @property
     def open(self) -> NDArray[np.bool_]:
@@ -182,7 +189,7 @@ class Counts:
     holdout_open: held-out tasks asked for, not answered yet, and before or with such as are. holdout_accepted: those of them
     that have an accepted label. holdout_undecided: as
     `PoolRows.undecided`. holdout_unreadable: labelled, and do not measure as their image cannot be read.
-    waiting: tasks that can still be asked for. accepted: tasks without a label of people whose label is a model's. blanks: answers in which nothing was chosen and that do not say "none of
+    waiting: tasks that can still be asked for. aside: tasks without an answer that cannot, as they are set aside. accepted: tasks without a label of people whose label is a model's. blanks: answers in which nothing was chosen and that do not say "none of
     them".
     """
 
@@ -201,5 +208,6 @@ class Counts:
     skips: int
     failed_images: int
     waiting: int
+    aside: int = 0
     accepted: int = 0
     blanks: int = 0

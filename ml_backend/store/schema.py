@@ -27,6 +27,7 @@ from sqlalchemy import (
     TextClause,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
     type_coerce,
 )
@@ -128,6 +129,7 @@ tasks = Table(
     Column("answers", Integer, nullable=False, default=0),
     Column("accepted", Integer, nullable=False, default=0, server_default="0"),  # of the answers: accepted of a model
     Column("skips", Integer, nullable=False, default=0),
+    Column("aside", Boolean, nullable=False, default=False, server_default=false()),  # not asked for until taken back
     Column("conflict", Boolean, nullable=False, default=False),
     Column("last_round", Integer),
     Column("content_hash", String(64)),

@@ -1,4 +1,4 @@
-"""Acts on images that were chosen on the map, or found: have them asked for next, or shown in Label Studio."""
+"""Acts on images that were chosen on the map, or found: have them asked for next, or no more, or shown in Label Studio."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from ml_backend.errors import ConflictError, InvalidInputError, NotFoundError
 from ml_backend.labelstudio.chosen_tab import TAB, filters_of, show_chosen
 from ml_backend.services import Services
-from ml_backend.store.map_rows import MEASURES, SKIPPED, TO_MEASURE, WAITS, map_rows
+from ml_backend.store.map_rows import ASIDE, MEASURES, SKIPPED, TO_MEASURE, WAITS, map_rows
 from ml_backend.store.projects import Project
 from ml_backend.web.finding import MOST
-from ml_backend.web.page_act import Done, Given, PageAct
+from ml_backend.web.page_act import Asked, Done, Given, PageAct
 from ml_backend.web.protocol import LARGEST_ID
 from ml_backend.web.visitors import Visitor
 from ml_backend.wording import amount
@@ -51,7 +51,10 @@ def _check_ask(project: Project, services: Services, given: Given) -> None:
         raise ConflictError(
             "An audit is on, and its tasks are the queue until they are answered: end it first, under Accept the rest."
         )
-    if not any(kind in ASKABLE for kind in kinds_of(project, services, tasks).values()):
+    kinds = kinds_of(project, services, tasks).values()
+    if not any(kind in ASKABLE for kind in kinds):
+        if ASIDE in kinds:
+            raise ConflictError("None of these can be asked for: take back those that are set aside first.")
         raise ConflictError("All of these have an answer already: choose images that wait for one.")
 
 
@@ -64,7 +67,7 @@ def _would_ask(project: Project, services: Services, given: Given) -> str:
     if counts[TO_MEASURE]:
         said += f" {amount(counts[TO_MEASURE], 'of them is', 'of them are')} held out to measure the accuracy, and would open without a guess."
     if left := len(tasks) - asked:
-        said += f" {amount(left, 'other')} would be left out: answered already, or gone."
+        said += f" {amount(left, 'other')} would be left out: answered already, set aside, or gone."
     return said
 
 
@@ -74,7 +77,11 @@ def _ask(project: Project, services: Services, given: Given, _by: Visitor) -> Do
         queue = services.manual_queue
         batch = queue.batch(project, {task: float(len(tasks) - place) for place, task in enumerate(tasks)})
         round_ = queue.push(project, batch)
-    left = f" {amount(len(batch.skipped), 'image')} left out, as answered, gone or unreadable." if batch.skipped else ""
+    left = (
+        f" {amount(len(batch.skipped), 'image')} left out, as answered, set aside, gone or unreadable."
+        if batch.skipped
+        else ""
+    )
     return Done(f"The queue in Label Studio is now {amount(len(batch.queries), 'image')} ({round_.served_name}).{left}")
 
 
@@ -125,7 +132,93 @@ def labelled(done: Mapping[str, Any]) -> str:
     return said
 
 
+def _refuse_audited(project: Project, services: Services) -> None:
+    if services.acceptances.is_blind(project):
+        raise ConflictError("An audit is on, and may ask for these: end it first, under Accept the rest.")
+
+
+def _these(project: Project, services: Services, given: Given) -> list[int]:
+    """The tasks, as `tasks_of`; or those of the act of this id, which is undone."""
+    number = given.get("of")
+    if type(number) is int and 0 < number <= LARGEST_ID:
+        for act in services.acts.list(project, limit=1, before=number + 1):
+            undo = act.detail.get("undo")
+            if act.id == number and isinstance(undo, dict):
+                return tasks_of(undo["given"])
+        raise NotFoundError("What was done is forgotten: find the images that are set aside by the split 'set aside'.")
+    return tasks_of(given)
+
+
+def _check_set_aside(project: Project, services: Services, given: Given) -> None:
+    _refuse_audited(project, services)
+    kinds = kinds_of(project, services, _these(project, services, given)).values()
+    if WAITS in kinds:
+        return
+    if TO_MEASURE in kinds:
+        raise ConflictError(
+            "These are held out to measure the accuracy, which needs them all: label or skip them in Label Studio."
+        )
+    if ASIDE in kinds:
+        raise ConflictError("These are set aside already: find those under the split 'set aside' to take them back.")
+    raise ConflictError("All of these have an answer already, and are not asked for: there is nothing to set aside.")
+
+
+def _would_set_aside(project: Project, services: Services, given: Given) -> str:
+    kinds = kinds_of(project, services, _these(project, services, given))
+    counts = Counter(kinds.values())
+    said = f"{amount(counts[WAITS], 'image')} would not be asked for any more until somebody takes {'it' if counts[WAITS] == 1 else 'them'} back; {_renewed(project)}."
+    if held := counts[TO_MEASURE] + counts[MEASURES]:
+        said += f" {amount(held, 'image')} held out to measure the accuracy would be left as {'it is' if held == 1 else 'they are'}."
+    if others := len(kinds) - counts[WAITS] - held:
+        said += f" {amount(others, 'other')} would be left out: answered, skipped, or set aside already."
+    return said
+
+
+def _set_aside(project: Project, services: Services, given: Given, _by: Visitor) -> Done:
+    tasks = _these(project, services, given)
+    done = services.ledger.set_aside(project, tasks)
+    if not done:
+        raise ConflictError("None of these can be set aside any more: each was answered or held out meanwhile.")
+    services.jobs.mark_due(project, immediately=True, reason="set aside")
+    left = f" {amount(len(tasks) - len(done), 'image')} left as before." if len(done) < len(tasks) else ""
+    return Done(
+        f"{amount(len(done), 'image')} set aside: {_renewed(project)}.{left}", Asked("take-back", {"tasks": done})
+    )
+
+
+def _renewed(project: Project) -> str:
+    return "the queue is made anew once the project goes on" if project.state.paused else "the queue is made anew"
+
+
+def _check_take_back(project: Project, services: Services, given: Given) -> None:
+    _refuse_audited(project, services)
+    if not services.ledger.aside(project, _these(project, services, given)):
+        raise ConflictError("None of these is set aside: there is nothing to take back.")
+
+
+def _would_take_back(project: Project, services: Services, given: Given) -> str:
+    tasks = _these(project, services, given)
+    back = len(services.ledger.aside(project, tasks))
+    said = f"{amount(back, 'image')} would be asked for again as any others; {_renewed(project)}."
+    return said + (
+        f" {amount(len(tasks) - back, 'other is', 'others are')} not set aside." if len(tasks) > back else ""
+    )
+
+
+def _take_back(project: Project, services: Services, given: Given, _by: Visitor) -> Done:
+    done = services.ledger.take_back(project, _these(project, services, given))
+    if not done:
+        raise ConflictError("None of these is set aside any more: somebody took them back meanwhile.")
+    services.jobs.mark_due(project, immediately=True, reason="taken back")
+    return Done(
+        f"{amount(len(done), 'image')} taken back, and asked for as any others: {_renewed(project)}.",
+        Asked("set-aside", {"tasks": done}),
+    )
+
+
 ACTS = (
     PageAct("ask-next", "Ask for these next?", "Ask these next", _would_ask, _ask, _check_ask, waits=True),
     PageAct("show-chosen", "Show these in Label Studio?", "Show them", _would_show, _show, _check_show),
+    PageAct("set-aside", "Set these aside?", "Set them aside", _would_set_aside, _set_aside, _check_set_aside),
+    PageAct("take-back", "Take these back?", "Take them back", _would_take_back, _take_back, _check_take_back),
 )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ml_backend.errors import ConflictError, InvalidInputError, NotFoundError
 from ml_backend.services import Services
 from ml_backend.store.map_points import UNSURE, Points
-from ml_backend.store.map_rows import NONE
+from ml_backend.store.map_rows import ASIDE, NONE, WAITS
 from ml_backend.store.projects import Project
 from ml_backend.store.task_search import is_named, tasks_named
 from ml_backend.task_names import called
@@ -30,7 +30,7 @@ FEW = 50_000
 """Tasks whose names are looked at one by one: half a second."""
 KINDS = (
     "labelled", "waiting for a label", "held out, labelled", "held out, waiting", "skipped", "accepted of the model",
-    "answered otherwise",
+    "answered otherwise", "set aside",
 )  # fmt: skip
 """By `store.map_rows`."""
 
@@ -70,8 +70,13 @@ class Finder:
         except ConflictError:  # there is no map, and names are found all the same
             made = None
         known = self._facts(project, made.points, list(tasks)) if made is not None else {}
+        aside = set(self.services.ledger.aside_waiting(project, list(tasks)))
         nothing = {"label": None, "guess": None, "confidence": None, "kind": None}
-        return [{"id": task, "name": called(tasks[task]), **known.get(task, nothing)} for task in ids if task in tasks]
+        return [
+            {"id": task, "name": called(tasks[task])} | _as_of_now(known.get(task, nothing), aside=task in aside)
+            for task in ids
+            if task in tasks
+        ]
 
     def reads_text(self, project: Project) -> bool:
         """Whether images can be looked for by words."""
@@ -125,14 +130,17 @@ class Finder:
         return Found([int(task) for task in found], len(found))
 
     def _by_facts(self, project: Project, asked: FindRequest) -> Found:
-        """By name alone the database looks, from `after` on; with anything else, or without a name, what is on the map."""
+        """By name alone, or what is set aside, the database looks, from `after` on; with anything else, or without a name, what is on the map."""
         facts = any(each is not None for each in (asked.label, asked.guess, asked.least, asked.most, asked.kind))
         if asked.name and not facts:
             named = self._named(project, asked.name, asked.after)
             first = list(islice(named, MOST + 1))
             return Found(first[:MOST], len(first) if len(first) <= MOST and not asked.after else None)
-        points = self.maps.here(project)
-        ids = np.sort(points.ids[self._fitting(project, points, asked)])
+        if asked.kind == ASIDE and (asked.label, asked.guess, asked.least, asked.most) == (None,) * 4:
+            ids = np.array(self.services.ledger.aside_waiting(project), np.int64)  # as of now, on the map or not
+        else:
+            points = self.maps.here(project)
+            ids = np.sort(points.ids[self._fitting(project, points, asked)])
         ids = ids[ids > asked.after]
         if not asked.name:
             return Found(ids[:MOST].tolist(), len(ids))
@@ -164,6 +172,13 @@ class Finder:
             sure = 100 - doubt.astype(np.int16)
             found &= (sure >= (asked.least or 0)) & (sure <= (100 if asked.most is None else asked.most))
         return found
+
+
+def _as_of_now(facts: dict[str, Any], *, aside: bool) -> dict[str, Any]:
+    """What the map knew of a task, with whether it is set aside by now."""
+    if aside:
+        return facts | {"kind": KINDS[ASIDE]}
+    return facts | {"kind": KINDS[WAITS]} if facts["kind"] == KINDS[ASIDE] else facts
 
 
 def _place(labels: Sequence[str], name: str) -> int:

@@ -167,7 +167,7 @@ class FindRequest(_Message):
     guess: str | None = Field(None, max_length=10_000)
     least: int | None = Field(None, ge=0, le=100)
     most: int | None = Field(None, ge=0, le=100)
-    kind: int | None = Field(None, ge=0, le=6)
+    kind: int | None = Field(None, ge=0, le=7)
     after: Id = 0
 
 

@@ -77,7 +77,7 @@ class LookedAt:
             answered=np.array([name is not None for name in names], np.bool_) | is_["accepted"], accepted=is_["accepted"],
             skipped=is_["skipped"] & (labels < 0),
             failed=is_["failed"], resting=none, holdout=none, places=np.zeros(len(ids)), reached=np.zeros(len(ids), np.int64),
-            found=none,
+            found=none, aside=none,
         )  # fmt: skip
 
     def standing(self, schema: LabelSchema = SCHEMA, certificate: dict[str, Any] | None = None) -> Standing:

@@ -30,6 +30,7 @@ TESTS = (
     "chosen_settings",
     "task_search",
     "map_rows",
+    "set_aside",
 )
 
 

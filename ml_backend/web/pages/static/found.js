@@ -181,8 +181,7 @@ async function doIt() {
 }
 
 const pageAct = (act) => ask({ would: "would", path: "acts", body: { act, given: { tasks: chosen.ids } } });
-at("ask-next").addEventListener("click", () => pageAct("ask-next"));
-at("show-chosen").addEventListener("click", () => pageAct("show-chosen"));
+for (const act of ["ask-next", "show-chosen", "set-aside", "take-back"]) at(act).addEventListener("click", () => pageAct(act));
 at("label-chosen").addEventListener("click", () => {
   const body = { label: at("as").value, tasks: chosen.ids.slice(0, 1_000), seconds: Math.min((Date.now() - chosen.since) / 1000, 86_400) };
   ask({ would: "search/would-label", path: "search/label", body });
