@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 import threading
 import time
 from typing import Any
@@ -324,3 +327,55 @@ def test_of_very_many_images_some_are_shown_until_the_map_of_all_is_made(
         assert time.monotonic() < until
         time.sleep(0.02)
     assert whole["key"] != sketch["key"]
+
+
+def test_images_are_set_aside_found_and_taken_back_and_each_undoes_the_other(grid: Grid) -> None:
+    ledger, jobs = grid.bench.services.ledger, grid.bench.services.jobs
+    jobs.cancel(grid.project)
+
+    def act(what: str, name: str, given: Any) -> Any:
+        return post(grid, what, {"act": name, "given": given})
+
+    def undo() -> Any:
+        page = get(grid, "page/log").text
+        (name, given) = re.findall(r'data-act="(set-aside|take-back)"[^>]*data-given="([^"]*)"', page)[0]
+        return act("acts", name, json.loads(html.unescape(given)))
+
+    chosen = {"tasks": [5, 30, 100, 101]}
+    says = act("would", "set-aside", chosen).json()["says"]
+    for part in ("2 images would not be asked for", "1 image held out", "1 other would be left out: answered"):
+        assert part in says
+    assert "2 images set aside" in act("acts", "set-aside", chosen).json()["said"]
+    due = jobs.status(grid.project).due
+    assert due is not None
+    assert due.immediate
+    assert (find(grid, kind=7)["ids"], find(grid, kind=7, name="101")["ids"]) == ([100, 101], [101])
+    assert [one["kind"] for one in find(grid, ids=[99, 100])["tasks"]] == [KINDS[1], KINDS[7]]
+    assert "2 images taken back" in undo().json()["said"]
+    assert find(grid, kind=7)["ids"] == ledger.aside(grid.project) == []
+    assert "2 images set aside" in undo().json()["said"]
+    assert ledger.aside(grid.project) == [100, 101]
+    assert [done.what for done in grid.bench.services.acts.list(grid.project)] == [
+        "set-aside",
+        "take-back",
+        "set-aside",
+    ]
+
+
+def test_what_cannot_be_set_aside_or_taken_back_is_refused_with_what_to_do(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(name: str, *tasks: int, what: str = "would") -> str:
+        return sentence(post(grid, what, {"act": name, "given": {"tasks": list(tasks)}}), 409)
+
+    assert "held out to measure" in refused("set-aside", 5, what="acts")
+    assert "answer already" in refused("set-aside", 30)
+    assert "None of these is set aside" in refused("take-back", 100)
+    grid.bench.services.ledger.set_aside(grid.project, [100])
+    assert "take back those that are set aside" in refused("ask-next", 100)
+    sentence(post(grid, "acts", {"act": "take-back", "given": {"of": 10**9}}), 404)
+    sentence(post(grid, "acts", {"act": "set-aside", "given": {"tasks": [101]}}, BEN), 403)
+    monkeypatch.setattr(Acceptances, "is_blind", lambda *_: True)
+    for name in ("set-aside", "take-back"):
+        assert "audit" in refused(name, 100, 101, what="acts")
+    assert grid.bench.services.ledger.aside(grid.project) == [100]
