@@ -146,10 +146,11 @@ class Gate:
 
     def _is_anothers_page(self, method: str, headers: list[tuple[bytes, str]], hosts: list[str]) -> bool:
         """Label Studio and scripts send none of these headers; every browser sends at least `Origin` with a POST."""
-        said = {name: value for name, value in headers if name in {b"sec-fetch-site", b"sec-fetch-mode"}}
+        said = {name: value for name, value in headers if name.startswith(b"sec-fetch-")}
         elsewhere = said.get(b"sec-fetch-site", "none") not in {"none", "same-origin"}
         if method in READING:
-            return elsewhere and said.get(b"sec-fetch-mode") != "navigate"  # a link may lead here
+            leads = said.get(b"sec-fetch-mode") == "navigate" and said.get(b"sec-fetch-dest", "document") == "document"
+            return elsewhere and not leads  # a link may lead here, a frame shows nothing of ours
         own = {self._own, *hosts}
         origins = [value for name, value in headers if name == b"origin"]
         return elsewhere or any(_place(origin) not in own for origin in origins)

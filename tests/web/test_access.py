@@ -142,6 +142,14 @@ def test_a_picture_on_another_page_reads_nothing_and_a_link_leads_here(client: C
     assert client().get("/projects", headers=elsewhere | {"sec-fetch-mode": "navigate"}).status_code == 200
 
 
+@pytest.mark.parametrize("dest", ["iframe", "frame", "embed", "object"])
+def test_nothing_of_ours_is_shown_in_a_frame_of_another_page(client: Client, dest: str) -> None:
+    framed = {"sec-fetch-site": "same-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": dest}
+    for path in ("/projects", "/projects/1/page", "/nothing"):
+        assert client().get(path, headers=framed).status_code == 403
+    assert client().get("/projects", headers=framed | {"sec-fetch-dest": "document"}).status_code == 200
+
+
 @pytest.mark.parametrize(
     "headers",
     [{}, {"origin": "http://localhost:9090"}, {"origin": "https://ml.example", "sec-fetch-site": "same-origin"}],
