@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ml_backend.errors import ConflictError, InvalidInputError, NotFoundError
+from ml_backend.errors import ConflictError, InvalidInputError, LabelStudioError, NotFoundError
 from ml_backend.labelstudio.chosen_tab import TAB, filters_of, show_chosen
 from ml_backend.services import Services
 from ml_backend.store.map_rows import ASIDE, MEASURES, SKIPPED, TO_MEASURE, WAITS, map_rows
@@ -76,12 +76,22 @@ def _ask(project: Project, services: Services, given: Given, _by: Visitor) -> Do
     with foreground.alone(project, services, "prioritize", lambda *_: None, wait=PATIENCE_S):
         queue = services.manual_queue
         batch = queue.batch(project, {task: float(len(tasks) - place) for place, task in enumerate(tasks)})
-        round_ = queue.push(project, batch)
-    left = (
-        f" {amount(len(batch.skipped), 'image')} left out, as answered, set aside, gone or unreadable."
-        if batch.skipped
-        else ""
-    )
+        left = (
+            f" {amount(len(batch.skipped), 'image')} left out, as answered, set aside, gone or unreadable."
+            if batch.skipped
+            else ""
+        )
+        before = services.ledger.last_round(project)
+        try:
+            round_ = queue.push(project, batch)
+        except LabelStudioError as error:
+            last = services.ledger.last_round(project)
+            if last is None or (before is not None and last.number == before.number):
+                raise
+            services.jobs.mark_due(project, immediately=True, reason="prioritize")
+            return Done(
+                f"{error} The next turn that reaches it makes the queue {amount(len(batch.queries), 'image')}.{left}"
+            )
     return Done(f"The queue in Label Studio is now {amount(len(batch.queries), 'image')} ({round_.served_name}).{left}")
 
 

@@ -169,6 +169,24 @@ def test_the_form_finds_what_it_says_and_all_conditions_hold_together(grid: Grid
     assert "no label" in sentence(post(grid, "search/find", {"label": "<b>"}), 422)
 
 
+def test_what_label_studio_cannot_be_given_now_and_is_later_stands_in_the_log(grid: Grid) -> None:
+    """Nothing answers at its address; the round is there, and the next turn serves it."""
+    services = grid.bench.services
+    said = post(grid, "acts", {"act": "ask-next", "given": {"tasks": [100, 101]}})
+    assert said.status_code == 200, said.text
+    assert "cannot be reached" in said.json()["said"]
+    assert "The next turn that reaches it makes the queue 2 images" in said.json()["said"]
+    (done,) = services.acts.list(grid.project)
+    assert (done.what, done.person) == ("ask-next", "Anna")
+    due = services.jobs.status(grid.project).due
+    assert due is not None
+    assert due.immediate
+    grid.bench.turn()
+    last = services.ledger.last_round(grid.project)
+    assert last is not None
+    assert [query.task_id for query in services.ledger.queries(last)] == [100, 101]
+
+
 def test_a_name_with_other_conditions_is_found_alike_however_many_fit_them(
     grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
