@@ -35,7 +35,7 @@ def look(project: Project, services: Services) -> dict[str, Any]:
             for name in CHOOSABLE
             if name != "strategy"
         ],
-        "strategies": strategy_names(),
+        "strategies": list(dict.fromkeys([*strategy_names(), *([own["strategy"]] if own["strategy"] else [])])),
         "strategy": own["strategy"] or "",
         "service_strategy": services.settings.strategy,
         "now": [(WORDS[name].capitalize(), shown(getattr(mine, name))) for name in CHOOSABLE],

@@ -96,3 +96,12 @@ def test_the_form_has_the_project_s_own_values_and_the_service_s_beside(grid: Gr
     found = re.findall(r'name="(\w+)" type="number".*?value="(.*?)" placeholder="(.*?)"', text, re.DOTALL)
     assert found == [("batch_size", "", "5"), ("train_after_labels", "", "10"), ("train_after_seconds", "2.5", "30")]
     assert '{"was": {"strategy": "margin", "train_after_seconds": 2.5}}' in html.unescape(text)
+
+
+def test_a_strategy_that_is_none_of_this_release_stays_where_another_field_is_changed(grid: Grid) -> None:
+    """What the form says of it is what it was made of, as long as nobody chooses another."""
+    grid.bench.services.ledger.configure(grid.project, chosen={"strategy": "newer"})
+    assert '<option value="newer" selected>' in get(grid, "page/settings").text
+    form = {"was": {"strategy": "newer"}, "strategy": "newer", "batch_size": 9}
+    assert post(grid, "acts", "settings", **form).status_code == 200
+    assert state(grid).chosen == ChosenSettings(strategy="newer", batch_size=9)
