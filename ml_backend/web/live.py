@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """Between two looks at the store."""
+CALM_S = {"labels": 5.0}
+"""Between two events of a kind at least. Each answer is one: of many people at work it would have every page ask for most of itself all the time."""
 BREATH_S = 15.0
 """Something is written at least this often, so that a reader that is gone is noticed."""
 LONGEST_S = 600.0
@@ -32,8 +36,14 @@ Seen = Mapping[str, object]
 class Live:
     """The readers and watchers of this process; used from its event loop alone."""
 
-    def __init__(self, services: Services, look_s: float = LOOK_S, breath_s: float = BREATH_S) -> None:
-        self._services, self._look_s, self._breath_s = services, look_s, breath_s
+    def __init__(
+        self,
+        services: Services,
+        look_s: float = LOOK_S,
+        breath_s: float = BREATH_S,
+        calm_s: Mapping[str, float] = MappingProxyType(CALM_S),
+    ) -> None:
+        self._services, self._look_s, self._breath_s, self._calm_s = services, look_s, breath_s, calm_s
         self._readers: dict[int, set[asyncio.Queue[str]]] = {}
         self.watched: dict[int, asyncio.Task[None]] = {}
         self._looking = CapacityLimiter(2)
@@ -71,6 +81,7 @@ class Live:
         """Look as long as there are readers."""
         try:
             before: Seen | None = None
+            told: dict[str, float] = {}
             while self._readers.get(project.id):
                 try:
                     seen: Seen = await to_thread.run_sync(self._see, project, limiter=self._looking)
@@ -81,12 +92,21 @@ class Live:
                     seen = before or {}
                     await asyncio.sleep(self._breath_s)
                 if before is not None:
-                    self._tell(project, [name for name, value in seen.items() if before.get(name) != value])
+                    self._tell(project, new := self._new(before, seen, told))
+                    seen = {name: value if name in new else before.get(name) for name, value in seen.items()}
                 before = seen or before
                 await asyncio.sleep(self._look_s)
         finally:
             self._readers.pop(project.id, None)
             self.watched.pop(project.id, None)
+
+    def _new(self, before: Seen, seen: Seen, told: dict[str, float]) -> list[str]:
+        """The names of what is to be told now; what has its calm is seen again later. told: when each was last, changed here."""
+        now = asyncio.get_running_loop().time()
+        changed = [name for name, value in seen.items() if before.get(name) != value]
+        new = [name for name in changed if now - told.get(name, -math.inf) >= self._calm_s.get(name, 0.0)]
+        told.update(dict.fromkeys(new, now))
+        return new
 
     def _tell(self, project: Project, names: list[str]) -> None:
         for queue in self._readers.get(project.id, ()):

@@ -117,6 +117,33 @@ def test_who_listens_is_told_what_happens_after_a_look_that_went_wrong(
     asyncio.run(read())
 
 
+def test_many_answers_are_told_of_now_and_then_and_the_last_one_in_the_end(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, looks = Live(grid.bench.services, look_s=0.01, breath_s=5, calm_s={"labels": 0.5}), 0
+
+    def see(_project: Project) -> dict[str, object]:
+        nonlocal looks
+        looks += 1
+        return {"labels": min(looks, 10), "turn": looks}
+
+    monkeypatch.setattr(live, "_see", see)
+
+    async def read() -> list[bytes]:
+        told: list[bytes] = []
+        stream = live.stream(grid.project)
+        async with asyncio.timeout(60):
+            while told.count(b"event: labels\ndata:\n\n") < 2:
+                told.append(await anext(stream))
+        await stream.aclose()  # type: ignore[attr-defined]
+        await until(lambda: not live.watched)
+        return told
+
+    told = asyncio.run(read())
+    assert told.count(b"event: turn\ndata:\n\n") > 10, "the bar of a turn moves on"
+    assert told[-1] == b"event: labels\ndata:\n\n", "the second one tells of all that came after the first"
+
+
 def test_what_is_changed_without_the_page_is_told_to_its_sections(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     services = grid.bench.services
     live = Live(services)
