@@ -20,7 +20,7 @@ from ml_backend.web.own_pages import PRIVATE
 from ml_backend.web.project_routes import numbered
 from ml_backend.web.visitors import Called, Caller, Visitors
 from ml_backend.wording import encodable
-from ml_backend.worker.downloading import GUESSES, File
+from ml_backend.worker.downloading import File, has_guesses
 
 T = TypeVar("T")
 LOOKING = 4
@@ -44,10 +44,10 @@ def downloads(services: Services, visitors: Visitors) -> APIRouter:
 
     def asked(project: Project, caller: Caller, name: File, same: bool = False) -> Making:
         visitor = visitors.looks(project, caller)
-        if name == GUESSES and not visitor.may_act:
+        if has_guesses(project, name) and not visitor.may_act:
             raise ForbiddenError(
-                f"{name} has the model's guess of every image, held-out ones too, which nobody who labels may see before: ask somebody "
-                "who may change the project for it."
+                f"{name} has the model's guess of images that are yet to be answered, which nobody who labels may see before: ask "
+                "somebody who may change the project for it."
             )
         return making.ask(project, name, same=same)
 

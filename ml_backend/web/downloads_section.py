@@ -6,9 +6,9 @@ from typing import Any
 
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
-from ml_backend.worker.downloading import GUESSES, MODELS
+from ml_backend.worker.downloading import GUESSES, MODELS, File, has_guesses
 
-ABOUT = {
+ABOUT: dict[File, tuple[str, str]] = {
     "labels.csv": ("Labels", "a row for each labelled image: filename, label and all that is known of it"),
     "predictions.csv": (
         "Predictions",
@@ -35,7 +35,13 @@ def look(project: Project, services: Services) -> dict[str, Any]:
 
     return {
         "files": [
-            {"name": name, "title": title, "about": about, "why_not": why_not(name), "guesses": name == GUESSES}
+            {
+                "name": name,
+                "title": title,
+                "about": about,
+                "why_not": why_not(name),
+                "guesses": has_guesses(project, name),
+            }
             for name, (title, about) in ABOUT.items()
         ]
     }

@@ -33,6 +33,11 @@ LEFT = 512 * 2**20
 """Bytes of the disk, which is the store's, that no file to take away may use."""
 
 
+def has_guesses(project: Project, name: File) -> bool:
+    """Whether the file has guesses of images that somebody is yet to answer: where several label each image, the labels of the first, too."""
+    return name == GUESSES or (name == "labels.csv" and project.state.overlap > 1)
+
+
 def refuse_guesses(project: Project, services: Services, name: File) -> None:
     """Raise ConflictError where the file would show guesses of what an audit may ask for."""
     if name == GUESSES and services.acceptances.is_blind(project):

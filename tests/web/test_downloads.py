@@ -139,6 +139,18 @@ def test_guesses_of_held_out_images_are_handed_out_to_nobody_who_may_only_look(g
     assert get(grid, "files/predictions.csv", ANNA).status_code == 200
 
 
+def test_labels_of_the_first_of_several_people_are_handed_out_to_nobody_who_may_be_the_next(
+    grid: Grid, maker: Maker
+) -> None:
+    """They stand beside the guess."""
+    maker.may.set()
+    assert get(grid, "files/labels.csv", BEN).status_code == 200
+    grid.bench.services.ledger.configure(grid.project, overlap=2)
+    assert "may change the project" in sentence(get(grid, "files/labels.csv", BEN), 403)
+    assert 'data-file="labels.csv"' not in get(grid, "page/downloads", BEN).text
+    assert get(grid, "files/labels.csv", ANNA).status_code == 200
+
+
 def test_a_file_is_made_anew_for_who_asks_later_and_kept_for_who_has_read_its_warnings(
     grid: Grid, maker: Maker
 ) -> None:
