@@ -46,7 +46,7 @@ def downloads(services: Services, visitors: Visitors) -> APIRouter:
         visitor = visitors.looks(project, caller)
         if has_guesses(project, name) and not visitor.may_act:
             raise ForbiddenError(
-                f"{name} has the model's guess of images that are yet to be answered, which nobody who labels may see before: ask "
+                f"{name} tells what the model takes images for that are yet to be answered, which nobody who labels may see before: ask "
                 "somebody who may change the project for it."
             )
         return making.ask(project, name, same=same)

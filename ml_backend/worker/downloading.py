@@ -34,8 +34,8 @@ LEFT = 512 * 2**20
 
 
 def has_guesses(project: Project, name: File) -> bool:
-    """Whether the file has guesses of images that somebody is yet to answer: where several label each image, the labels of the first, too."""
-    return name == GUESSES or (name == "labels.csv" and project.state.overlap > 1)
+    """Whether the file has, or makes, guesses of images that somebody is yet to answer: where several label each image, the labels of the first, too."""
+    return name == GUESSES or name in MODELS or (name == "labels.csv" and project.state.overlap > 1)
 
 
 def refuse_guesses(project: Project, services: Services, name: File) -> None:

@@ -130,7 +130,10 @@ def test_a_file_of_guesses_that_was_made_before_an_audit_is_not_handed_out_durin
 
 
 def test_guesses_of_held_out_images_are_handed_out_to_nobody_who_may_only_look(grid: Grid, maker: Maker) -> None:
+    """Nor what makes them."""
     maker.may.set()
+    for model in ("model.zip", "model.onnx", "model.pt2"):
+        assert "may change the project" in sentence(get(grid, f"files/{model}", BEN), 403)
     assert "may change the project" in sentence(get(grid, "files/predictions.csv", BEN), 403)
     sentence(ask(grid, "predictions.csv", token=BEN), 403)
     assert maker.made == []
