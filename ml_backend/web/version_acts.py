@@ -29,9 +29,9 @@ def _told(version: Version) -> str:
     return f"{version.name} ({measured(version.meta.metrics.holdout)})"
 
 
-def _now(project: Project, services: Services) -> str:
+def _now(project: Project, services: Services, version: Version) -> str:
     current = services.versions.current(project)
-    return f", in place of {_told(current)}" if current else ""
+    return f", in place of {_told(current)}" if current and current.number != version.number else ""
 
 
 def _back(project: Project, services: Services) -> Asked | None:
@@ -66,7 +66,7 @@ def _would_promote(project: Project, services: Services, given: Given) -> str:
     beside = ""
     if services.jobs.status(project).running is not None:
         beside = " A turn is running, and its model takes over where it is good enough: pin the version to keep it."
-    return f"{_told(version)} would be served until a better version is trained{_now(project, services)}. {_follows(project, services)}{beside}"
+    return f"{_told(version)} would be served until a better version is trained{_now(project, services, version)}. {_follows(project, services)}{beside}"
 
 
 def _promote(project: Project, services: Services, given: Given, _by: Visitor) -> Done:
@@ -77,7 +77,7 @@ def _promote(project: Project, services: Services, given: Given, _by: Visitor) -
 
 def _would_pin(project: Project, services: Services, given: Given) -> str:
     version = _version(project, services, given)
-    return f"{_told(version)} would be served until it is unpinned, whatever is trained meanwhile{_now(project, services)}. {_follows(project, services)}"
+    return f"{_told(version)} would be served until it is unpinned, whatever is trained meanwhile{_now(project, services, version)}. {_follows(project, services)}"
 
 
 def _pin(project: Project, services: Services, given: Given, _by: Visitor) -> Done:
@@ -118,7 +118,7 @@ def _check_roll_back(project: Project, services: Services, given: Given) -> None
 def _would_roll_back(project: Project, services: Services, given: Given) -> str:
     before = services.versions.before(project, served=_left(given))
     unpins = " It is unpinned." if services.versions.pinned(project) else ""
-    return f"{_told(before)}, which was served before, would be served again{_now(project, services)}.{unpins} {_follows(project, services)}"
+    return f"{_told(before)}, which was served before, would be served again{_now(project, services, before)}.{unpins} {_follows(project, services)}"
 
 
 def _roll_back(project: Project, services: Services, given: Given, _by: Visitor) -> Done:

@@ -162,6 +162,7 @@ def test_a_project_that_was_replaced_in_label_studio_is_shown_to_nobody_who_sees
 def test_what_was_done_stands_in_the_log_and_is_undone_from_there(grid: Grid) -> None:
     says = act(grid, "pin", {"version": "v1"}, route="would").json()
     assert (says["title"], says["yes"]) == ("Pin this version?", "Pin it")
+    assert "in place of" not in says["says"], "v1 is served already"
     assert not grid.bench.services.versions.pinned(grid.project), "it was asked, and nothing was done"
     assert "v1 is pinned" in done(grid, "pin", {"version": "v1"})
     assert grid.bench.services.versions.pinned(grid.project)
