@@ -29,7 +29,6 @@ from ml_backend.web.access import Gate, require_closed
 from ml_backend.web.downloads import downloads
 from ml_backend.web.grid import grid
 from ml_backend.web.grid_work import GridWork
-from ml_backend.web.health_section import health_routes
 from ml_backend.web.map_page import map_routes
 from ml_backend.web.overview import overview
 from ml_backend.web.own_pages import STATIC
@@ -48,6 +47,7 @@ from ml_backend.web.protocol import (
     host_of,
     parse_project,
 )
+from ml_backend.web.sections.health_section import health_routes
 from ml_backend.web.visitors import Visitors
 from ml_backend.wording import encodable, shortened
 

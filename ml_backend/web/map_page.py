@@ -12,7 +12,8 @@ from fastapi.responses import HTMLResponse
 
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
-from ml_backend.web import chosen_acts, map_view, replies
+from ml_backend.web import map_view, replies
+from ml_backend.web.acts import chosen_acts
 from ml_backend.web.finding import KINDS, SHOWN, Finder
 from ml_backend.web.grid_work import GridWork
 from ml_backend.web.map_work import MapWork

@@ -14,13 +14,13 @@ from ml_backend.errors import NotFoundError
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.web import replies
+from ml_backend.web.acts.page_acts import PageActs, waits
 from ml_backend.web.http_limits import ENDLESS
 from ml_backend.web.live import Live
 from ml_backend.web.own_pages import HTML, PRIVATE, Shells, templates
-from ml_backend.web.page_acts import PageActs, waits
 from ml_backend.web.project_routes import numbered
 from ml_backend.web.protocol import PageActRequest
-from ml_backend.web.sections import SECTIONS
+from ml_backend.web.sections.listed import SECTIONS
 from ml_backend.web.user_names import user_names
 from ml_backend.web.visitors import Called, Caller, Visitors
 

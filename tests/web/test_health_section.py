@@ -10,9 +10,9 @@ import pytest
 
 from ml_backend.diagnostics import Diagnosis
 from ml_backend.labelstudio.checks import Finding
-from ml_backend.web import health_section
 from ml_backend.web.examining import MOST, Examinations
 from ml_backend.web.persons import TOKEN_HEADER
+from ml_backend.web.sections import health_section
 from tests.web.fake_grid import ANNA, BEN, Grid, sentence
 from tests.web.test_project_page import get
 

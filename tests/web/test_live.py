@@ -19,7 +19,7 @@ from ml_backend.web import live as live_module
 from ml_backend.web.http_limits import BoundedProtocol
 from ml_backend.web.live import Live
 from ml_backend.web.persons import TOKEN_HEADER
-from ml_backend.web.sections import SECTIONS
+from ml_backend.web.sections.listed import SECTIONS
 from tests.web.fake_grid import ANNA, Grid
 
 

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from ml_backend.errors import ConflictError
 from ml_backend.records import BLIND
 from ml_backend.store.schema import projects, versions
+from ml_backend.web.acts.page_acts import ACTS
 from ml_backend.web.own_pages import HEADERS, PAGES, STATIC
-from ml_backend.web.page_acts import ACTS
 from ml_backend.web.persons import TOKEN_HEADER
-from ml_backend.web.sections import SECTIONS
+from ml_backend.web.sections.listed import SECTIONS
 from tests.other_settings import use
 from tests.web import fake_grid
 from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, sentence

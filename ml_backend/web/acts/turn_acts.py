@@ -6,7 +6,7 @@ from ml_backend.errors import ConflictError
 from ml_backend.project_settings import refuse_paused
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
-from ml_backend.web.page_act import Done, Given, PageAct
+from ml_backend.web.acts.page_act import Done, Given, PageAct
 from ml_backend.web.visitors import Visitor
 from ml_backend.wording import amount
 

@@ -11,8 +11,8 @@ from ml_backend.labelstudio.chosen_tab import TAB, filters_of, show_chosen
 from ml_backend.services import Services
 from ml_backend.store.map_rows import ASIDE, MEASURES, SKIPPED, TO_MEASURE, WAITS, map_rows
 from ml_backend.store.projects import Project
+from ml_backend.web.acts.page_act import Asked, Done, Given, PageAct
 from ml_backend.web.finding import MOST
-from ml_backend.web.page_act import Asked, Done, Given, PageAct
 from ml_backend.web.protocol import LARGEST_ID
 from ml_backend.web.visitors import Visitor
 from ml_backend.wording import amount

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
-from ml_backend.web import (
+from ml_backend.web.sections import (
     annotators_section,
     balance_section,
     classes_section,

@@ -11,8 +11,8 @@ from ml_backend.errors import NotFoundError
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.task_names import printable
-from ml_backend.web import chosen_acts, settings_acts, turn_acts, version_acts
-from ml_backend.web.page_act import Given, PageAct
+from ml_backend.web.acts import chosen_acts, settings_acts, turn_acts, version_acts
+from ml_backend.web.acts.page_act import Given, PageAct
 from ml_backend.web.visitors import Caller, Visitors
 from ml_backend.wording import encodable, shortened
 

@@ -7,7 +7,7 @@ from typing import Any
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
 from ml_backend.web.charts import bar
-from ml_backend.web.classes_section import found_balance
+from ml_backend.web.sections.classes_section import found_balance
 
 Shown = dict[str, Any]
 
