@@ -105,7 +105,7 @@ class ManualQueue:
         chosen = picks(pool, 0, np.random.default_rng([seed, project.id]), wanted)
         if not chosen:
             raise NothingToAskError(
-                f"{project.key} has no tasks left to choose from: all are answered, skipped, unreadable or held out to "
+                f"{project.key} has no tasks left to choose from: all are answered, skipped, set aside, unreadable or held out to "
                 "measure the accuracy. Import more images."
             )
         queries = with_guesses([replace(query, rank=rank) for rank, query in enumerate(chosen)], corpus, model)
@@ -147,7 +147,9 @@ class ManualQueue:
         self._refuse_audited(project)
         ledger = self.ledger
         last = ledger.last_round(project)
-        params = {BY_HAND: True} | set_aside(ledger.aside(project))
+        aside = ledger.aside(project)
+        params = {BY_HAND: True} | set_aside(aside)
+        batch = replace(batch, queries=_without(batch.queries, set(aside)))  # set aside since the batch was made
         if last is not None and (last.strategy, last.seed, last.version, last.params) == (
             batch.strategy, batch.seed, batch.version, params,
         ) and _order(ledger.queries(last)) == _order(batch.queries):  # fmt: skip
@@ -186,6 +188,15 @@ class ManualQueue:
                 prediction = predicted(row, model.head.classes, multiple=model.head.multilabel)
                 complete[i] = replace(queries[i], confidence=prediction.confidence, prediction=prediction.labels)
         return complete
+
+
+def _without(queries: Sequence[Query], aside: set[int]) -> list[Query]:
+    left = [query for query in queries if query.task_id not in aside]
+    if not left:
+        raise NothingToAskError(
+            "None of these tasks can be queued: they were set aside meanwhile; take them back first."
+        )
+    return [replace(query, rank=rank) for rank, query in enumerate(left)]
 
 
 def _left_out(rows: PoolRows, tasks: Iterable[int], errors: Mapping[int, str]) -> dict[int, str]:

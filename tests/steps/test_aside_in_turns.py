@@ -89,6 +89,15 @@ def test_a_queue_by_hand_goes_on_in_its_order_without_what_is_set_aside(bench: B
     assert last(bench).number == round_.number
 
 
+def test_what_is_set_aside_between_a_batch_and_its_push_is_not_in_the_queue(bench: Bench) -> None:
+    queue = bench.services.manual_queue
+    batch = queue.batch(bench.project, {100: 2.0, 101: 1.0})
+    bench.services.ledger.set_aside(bench.project, [100])
+    with without_label_studio(bench):
+        queue.push(bench.project, batch)
+    assert [query.task_id for query in bench.services.ledger.queries(last(bench))] == [101]
+
+
 def test_asked_for_by_name_it_is_left_out_with_what_to_do(bench: Bench) -> None:
     bench.services.ledger.set_aside(bench.project, [100])
     assert pushed(bench, 100, 101).skipped == {100: "set aside: take it back first"}
