@@ -94,7 +94,7 @@ SHORT = (pytest.mark.timeout(3_600),)
 LONG = (pytest.mark.long, pytest.mark.timeout(14_400))
 AFTERNOONS = {
     "fifteen-sqlite": (15, False, SHORT),
-    "twenty-five-postgresql": (25, True, SHORT),
+    "fifteen-postgresql": (15, True, SHORT),
     "hundred-sqlite": (120, False, LONG),
     "hundred-postgresql": (120, True, LONG),
 }
