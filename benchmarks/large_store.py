@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,6 +23,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from PIL import Image
 
+from ml_backend.demo.label_studio import free_port
 from ml_backend.labelstudio.config import label_config
 from ml_backend.learning.encoders import build_encoder
 from ml_backend.learning.fold_heads import FoldHeads
@@ -37,6 +40,7 @@ from ml_backend.store.version_meta import EncoderMeta, Metrics, VersionMeta
 
 HOST = "http://127.0.0.1:1"
 """No Label Studio is there."""
+USER, PASSWORD = "operator", "of the benchmark"
 ENCODER = "benchmarks.large_store:Nothing"
 DIM = 384
 PIECE = 50_000
@@ -77,6 +81,23 @@ def settings_of(folder: Path, **more: Any) -> Settings:
         label_studio_api_key="k",
         **more,
     )
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    """Of a service on a free port with this store, which its operator may look at."""
+    port = free_port()
+    return {
+        "LABEL_STUDIO_URL": HOST,
+        "LABEL_STUDIO_API_KEY": "k",
+        "ML_BACKEND_ENCODER": ENCODER,
+        "ML_BACKEND_DATA_DIR": str(folder),
+        "ML_BACKEND_PORT": str(port),
+        "ML_BACKEND_URL": f"http://127.0.0.1:{port}",
+        "ML_BACKEND_USER": USER,
+        "ML_BACKEND_PASSWORD": PASSWORD,
+        "ML_BACKEND_LOG_LEVEL": "WARNING",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
 
 
 def build(folder: Path, size: Size) -> Project:

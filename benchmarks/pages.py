@@ -11,10 +11,8 @@ pictures; 700 MB. The first answer, for which facts are found out, stands beside
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,14 +21,12 @@ from typing import Any
 import psutil
 import requests
 
-from benchmarks.large_store import ENCODER, HOST, Size, build
+from benchmarks.large_store import PASSWORD, USER, Size, build, environment_of
 from benchmarks.live import machine
-from ml_backend.demo.label_studio import free_port
 from ml_backend.settings import Settings
 from tests.e2e.annotator import browser
 from tests.e2e.stack import service
 
-USER, PASSWORD = "operator", "of the benchmark"
 PARTS = re.compile(r'(?:hx-get|data-load)="([^"]+)"')
 PAGES = (
     "/overview",
@@ -60,19 +56,7 @@ def main() -> int:
         folder = args.store or Path(name) / "store"
         if args.store is None:
             build(folder, Size(tasks=args.tasks, labels=min(args.labels, args.tasks // 2), rounds=args.rounds))
-        port = free_port()
-        environment = {
-            "LABEL_STUDIO_URL": HOST,
-            "LABEL_STUDIO_API_KEY": "k",
-            "ML_BACKEND_ENCODER": ENCODER,
-            "ML_BACKEND_DATA_DIR": str(folder),
-            "ML_BACKEND_PORT": str(port),
-            "ML_BACKEND_URL": f"http://127.0.0.1:{port}",
-            "ML_BACKEND_USER": USER,
-            "ML_BACKEND_PASSWORD": PASSWORD,
-            "ML_BACKEND_LOG_LEVEL": "WARNING",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
+        environment = environment_of(folder)
         settings = Settings.from_environ(environment)
         with service(environment, settings, "--only", "web") as process:
             print(machine())

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,9 +23,9 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from benchmarks.large_store import HOST, Nothing, Size, build
+from benchmarks.large_store import PASSWORD, USER, Size, build, environment_of
 from ml_backend.demo.digits import CLASSES
-from ml_backend.demo.label_studio import CONNECTED, EmbeddedLabelStudio, find_binary, free_port
+from ml_backend.demo.label_studio import CONNECTED, EmbeddedLabelStudio, find_binary
 from ml_backend.hosts import host_slug
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
@@ -42,7 +41,6 @@ HERE = Path(__file__).resolve().parent / "pictures"
 IMAGES, ROUNDS, A_ROUND = 1_000, 16, 20
 WRONG = 0.04
 """Share of the answers that are not the truth."""
-USER, PASSWORD = "operator", "of the pictures"
 AS_USUAL = """folder => {
     const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walk.nextNode()) {
@@ -178,19 +176,7 @@ def worked(folder: Path) -> Iterator[Place]:
 def large(folder: Path) -> Iterator[Place]:
     """A project of 20,000 images, 50 classes and 100 versions; without a Label Studio."""
     build(folder, Size(tasks=20_000, labels=4_000, rounds=100, classes=50))
-    port = free_port()
-    environment = {
-        "LABEL_STUDIO_URL": HOST,
-        "LABEL_STUDIO_API_KEY": "k",
-        "ML_BACKEND_ENCODER": f"{Nothing.__module__}:{Nothing.__name__}",
-        "ML_BACKEND_DATA_DIR": str(folder),
-        "ML_BACKEND_PORT": str(port),
-        "ML_BACKEND_URL": f"http://127.0.0.1:{port}",
-        "ML_BACKEND_USER": USER,
-        "ML_BACKEND_PASSWORD": PASSWORD,
-        "ML_BACKEND_LOG_LEVEL": "WARNING",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
+    environment = environment_of(folder)
     settings = Settings.from_environ(environment)
     with service(environment, settings, "--only", "web"):
         yield Place(settings.url, {"large": 1})

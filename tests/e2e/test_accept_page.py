@@ -7,20 +7,19 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.bulk_annotations import MARK
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.web.persons import TOKEN_HEADER
-from tests.e2e.annotator import browser, find_chromium
 from tests.e2e.finishing import Annotators, at_rest, given_in
 from tests.e2e.helpers import sign_up
+from tests.e2e.signed_in import confirm, press, signed_in
 from tests.e2e.stack import PATIENCE, Stack, running, wait_until
 
 MEASURED = 25
@@ -39,45 +38,6 @@ def stack(label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path
             assert people.answer(lambda many=many: people.looks >= many), "there is something to answer"  # type: ignore[misc]
             at_rest(stack)
         yield stack
-
-
-@contextmanager
-def opened(stack: Stack, token: str) -> Iterator[Page]:
-    """The page, signed in, in a browser in which nothing goes wrong unnoticed: what the policy forbids is an error there."""
-    find_chromium()
-    with browser() as chromium:
-        page = chromium.new_context(viewport={"width": 1100, "height": 900}).new_page()
-        page.set_default_timeout(PATIENCE * 1_000)
-        expect.set_options(timeout=PATIENCE * 1_000)
-        troubles: list[str] = []
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-        page.goto(f"{stack.settings.url}/projects/{stack.project.id}/accept")
-        expect(page.get_by_label("Token", exact=True)).to_be_focused()
-        page.keyboard.type(token)
-        page.keyboard.press("Enter")
-        expect(page.locator("#where")).to_be_visible()
-        yield page
-        assert [told for told in troubles if "Failed to load resource" not in told] == []
-
-
-def press(page: Page, name: str) -> None:
-    """Come to the button by Tab alone, and press it."""
-    page.locator("#top").focus()
-    for _ in range(40):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.id") == name:
-            page.keyboard.press("Enter")
-            return
-    raise AssertionError(f"no way by keyboard to {name}")
-
-
-def confirm(page: Page, says: str) -> None:
-    """Read what would happen, and agree."""
-    expect(page.locator("#ask-says")).to_contain_text(re.compile(says))
-    expect(page.locator("#ask-yes")).to_be_enabled()
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
 
 
 def killed(stack: Stack) -> None:
@@ -120,14 +80,15 @@ def test_the_rest_is_planned_audited_certified_written_though_killed_and_taken_b
     stack: Stack, label_studio: EmbeddedLabelStudio
 ) -> None:
     person = sign_up(label_studio, "manager@example.com")
-    with opened(stack, person.transport.auth.api_key) as page:
+    address = f"{stack.settings.url}/projects/{stack.project.id}/accept"
+    with signed_in(address, person.transport.auth.api_key) as page:
         press(page, "work-out")
         expect(page.locator("#plan table")).to_contain_text("looks in all")
         page.locator("#error").focus()
         page.keyboard.press("Control+A")
         page.keyboard.type("20")
         page.keyboard.press("Enter")
-        confirm(page, "People will be asked for [0-9]+ labels")
+        confirm(page, re.compile("People will be asked for [0-9]+ labels"))
         expect(page.locator("#audit")).to_contain_text("0 of ")
         acceptance = stack.services.acceptances.auditing(stack.project)
         assert acceptance is not None
@@ -149,13 +110,13 @@ def test_the_rest_is_planned_audited_certified_written_though_killed_and_taken_b
         at_rest(stack)
         people = given_in(stack)
         press(page, f"write-{name}")
-        confirm(page, "Labels [0-9]+ tasks in Label Studio")
+        confirm(page, re.compile("Labels [0-9]+ tasks in Label Studio"))
         killed(stack)
         expect(page.locator("#ended-said")).to_contain_text("Writing accepted labels was interrupted")
         at_rest(stack)
         page.evaluate("look()")
         press(page, f"write-{name}")
-        confirm(page, "Labels [0-9]+ tasks in Label Studio")
+        confirm(page, re.compile("Labels [0-9]+ tasks in Label Studio"))
         expect(page.locator("#ended-said")).to_contain_text(f"labelled by certificate {name}")
         written = {number: given for number, given in given_in(stack).items() if number not in people}
         assert len({given.task for given in written.values()}) == len(written) == document["accepted_unseen"]

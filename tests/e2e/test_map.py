@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -13,10 +13,11 @@ from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.chosen_tab import TAB
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.labelling_page import next_task
-from tests.e2e.annotator import Annotator, Diary, browser, find_chromium
+from tests.e2e.annotator import Annotator, Diary
 from tests.e2e.finishing import at_rest
 from tests.e2e.helpers import sign_up
-from tests.e2e.stack import PATIENCE, Stack, running, wait_until
+from tests.e2e.signed_in import signed_in
+from tests.e2e.stack import Stack, running, wait_until
 
 TASKS = 150
 
@@ -36,24 +37,8 @@ def stack(
         yield stack
 
 
-@contextmanager
-def opened(stack: Stack, what: str, token: str) -> Iterator[Page]:
-    """The page, signed in; what the policy forbids, or a fault of a script, is an error here."""
-    find_chromium()
-    with browser() as chromium:
-        page = chromium.new_context(viewport={"width": 1200, "height": 900}).new_page()
-        page.set_default_timeout(PATIENCE * 1_000)
-        expect.set_options(timeout=PATIENCE * 1_000)
-        troubles: list[str] = []
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-        page.goto(f"{stack.settings.url}/projects/{stack.project.id}/{what}")
-        expect(page.get_by_label("Token", exact=True)).to_be_focused()
-        page.keyboard.type(token)
-        page.keyboard.press("Enter")
-        expect(page.locator("#work")).to_be_visible()
-        yield page
-        assert [told for told in troubles if "Failed to load resource" not in told] == []
+def opened(stack: Stack, what: str, token: str) -> AbstractContextManager[Page]:
+    return signed_in(f"{stack.settings.url}/projects/{stack.project.id}/{what}", token)
 
 
 def chosen_on(page: Page) -> list[int]:

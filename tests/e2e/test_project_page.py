@@ -17,9 +17,10 @@ from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.tabular import open_table
 from ml_backend.wording import measured
 from ml_backend.worker.exporting import write_labels
-from tests.e2e.annotator import browser, find_chromium
+from tests.e2e.annotator import find_chromium
 from tests.e2e.finishing import at_rest
 from tests.e2e.helpers import sign_up
+from tests.e2e.signed_in import confirm, press, signed_in
 from tests.e2e.stack import PATIENCE, Stack, running, wait_until
 
 pytestmark = pytest.mark.browser
@@ -49,25 +50,13 @@ def stack(
 def page(stack: Stack, label_studio: EmbeddedLabelStudio) -> Iterator[Page]:
     """The page of a person who may change the project, never loaded again, in a browser in which nothing goes wrong unnoticed."""
     person = sign_up(label_studio, "lead@example.com")
-    with browser() as chromium:
-        page = chromium.new_context(viewport={"width": 1100, "height": 900}).new_page()
-        page.set_default_timeout(PATIENCE * 1_000)
-        expect.set_options(timeout=PATIENCE * 1_000)
-        troubles: list[str] = []
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-        page.add_init_script(WATCH)
-        page.goto(f"{stack.settings.url}/")
-        expect(page.get_by_label("Token", exact=True)).to_be_focused()
-        page.keyboard.type(person.transport.auth.api_key)
-        page.keyboard.press("Enter")
+    with signed_in(f"{stack.settings.url}/", person.transport.auth.api_key, script=WATCH) as page:
         page.locator(f"#project-{stack.project.id} a").click()
         expect(page.locator("#labelled")).to_contain_text("labelled")
         page.evaluate("window.marked = true")
         yield page
         assert page.evaluate("window.marked"), "it was never loaded again"
         assert page.evaluate("violations") == []
-        assert [told for told in troubles if "Failed to load resource" not in told] == []
 
 
 def told(stack: Stack) -> dict[str, Any]:
@@ -75,25 +64,8 @@ def told(stack: Stack) -> dict[str, Any]:
     return dict(requests.get(f"{stack.settings.url}/projects/{stack.project.id}", timeout=PATIENCE).json())
 
 
-def press(page: Page, section: str, name: str) -> None:
-    """Come to the button by Tab alone, and press it."""
-    page.locator(f"#{name}").wait_for()
-    page.locator(f"#{section}-title").focus()
-    for _ in range(150):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.id") == name:
-            page.keyboard.press("Enter")
-            return
-    raise AssertionError(f"no way by keyboard to {name}")
-
-
-def confirm(page: Page, says: str) -> None:
-    """Read what would happen, and agree, by keyboard."""
-    expect(page.locator("#ask-says")).to_contain_text(says)
-    expect(page.locator("#ask-yes")).to_be_enabled()
-    expect(page.locator("#ask-no")).to_be_focused()
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
+def agree(page: Page, says: str) -> None:
+    confirm(page, says)
     expect(page.locator("#ask")).to_be_hidden()
 
 
@@ -135,16 +107,16 @@ def test_versions_are_pinned_unpinned_and_rolled_back_by_keyboard_alone(stack: S
     at_rest(stack)
     newest = told(stack)["version"]["name"]
     expect(page.locator("#versions-body")).to_contain_text(newest)
-    press(page, "versions", f"pin-{newest}")
-    confirm(page, "until it is unpinned")
+    press(page, f"pin-{newest}", after="versions-title")
+    agree(page, "until it is unpinned")
     expect(page.locator("#unpin")).to_be_visible()
     assert (told(stack)["version"]["name"], told(stack)["pinned"]) == (newest, True)
-    press(page, "log", page.locator("[id^=undo-]").first.get_attribute("id") or "")
-    confirm(page, "each better one from now on")
+    press(page, page.locator("[id^=undo-]").first.get_attribute("id") or "", after="log-title")
+    agree(page, "each better one from now on")
     wait_until(lambda: not told(stack)["pinned"], "unpinned version")
     before = stack.services.versions.before(stack.project)
-    press(page, "versions", "roll-back")
-    confirm(page, f"{before.name} ")
+    press(page, "roll-back", after="versions-title")
+    agree(page, f"{before.name} ")
     wait_until(lambda: told(stack)["version"]["name"] == before.name, "roll-back")
     expect(page.locator("#served")).to_contain_text(before.name)
     (done, *_) = stack.services.acts.list(stack.project)
@@ -155,15 +127,15 @@ def test_what_waits_or_runs_is_cancelled(stack: Stack, page: Page) -> None:
     at_rest(stack)
     stack.label_next()
     expect(page.locator("#turn-due")).to_contain_text("1 new label")
-    press(page, "turn", "turn-cancel")
-    confirm(page, "would be dropped")
+    press(page, "turn-cancel", after="turn-title")
+    agree(page, "would be dropped")
     wait_until(lambda: told(stack)["job"]["due"] is None, "cancelled turn")
     job = wait_until(lambda: stack.services.jobs.begin(stack.project, "a test", "a test"), "job of our own")
     stack.services.jobs.heartbeat(job, 0.42, "<b>reading</b>")
     expect(page.locator("#turn-doing")).to_contain_text("<b>reading</b>")
     assert page.locator("#turn-bar").evaluate("bar => bar.value") == 42
-    press(page, "turn", "turn-cancel")
-    confirm(page, "would stop at its next step")
+    press(page, "turn-cancel", after="turn-title")
+    agree(page, "would stop at its next step")
     wait_until(lambda: stack.services.jobs.cancelled(job), "wish to cancel")
     stack.services.jobs.stop(job)
     expect(page.locator("#turn-idle")).to_be_visible()
@@ -174,33 +146,33 @@ def test_a_strategy_that_is_chosen_is_that_of_the_next_queue_and_a_paused_projec
 ) -> None:
     at_rest(stack)
     page.locator("#settings-strategy").select_option("margin")
-    press(page, "settings", "settings-change")
-    confirm(page, "Strategy: margin instead of auto.")
+    press(page, "settings-change", after="settings-title")
+    agree(page, "Strategy: margin instead of auto.")
     wait_until(lambda: told(stack)["queue"]["strategy"] == "margin", "queue by the strategy that was chosen")
     assert told(stack)["settings"]["chosen"] == ["strategy"]
     at_rest(stack)
-    press(page, "settings", "settings-pause")
-    confirm(page, "Nothing would be trained")
+    press(page, "settings-pause", after="settings-title")
+    agree(page, "Nothing would be trained")
     expect(page.locator("#paused")).to_be_visible()
     served = told(stack)["version"]["name"]
     for _ in range(LABELS):
         stack.label_next()
     expect(page.locator("#turn-due")).to_contain_text("which is paused")
     assert told(stack)["job"]["running"] is None
-    press(page, "settings", "settings-resume")
-    confirm(page, "A turn would begin at once")
+    press(page, "settings-resume", after="settings-title")
+    agree(page, "A turn would begin at once")
     wait_until(lambda: told(stack)["version"]["name"] != served, "version trained on what came meanwhile")
 
 
 def test_what_is_downloaded_is_what_the_commands_write(stack: Stack, page: Page, tmp_path: Path) -> None:
     at_rest(stack)
     with page.expect_download() as found:
-        press(page, "downloads", "file-labels-csv")
+        press(page, "file-labels-csv", after="downloads-title")
     assert found.value.suggested_filename == "labels.csv"
     write_labels(stack.project, stack.services, partial(open_table, tmp_path / "labels.csv"))
     assert Path(found.value.path()).read_bytes() == (tmp_path / "labels.csv").read_bytes()
     with page.expect_download() as found:
-        press(page, "downloads", "file-dataset-zip")
+        press(page, "file-dataset-zip", after="downloads-title")
     with zipfile.ZipFile(found.value.path()) as packed:
         images = [name for name in packed.namelist() if name.endswith(".png")]
     assert len(images) == told(stack)["counts"]["labelled"]
@@ -208,6 +180,6 @@ def test_what_is_downloaded_is_what_the_commands_write(stack: Stack, page: Page,
 
 
 def test_health_says_what_doctor_says(stack: Stack, page: Page) -> None:
-    press(page, "health", "health-look")
+    press(page, "health-look", after="health-title")
     expect(page.locator("#health-said")).to_contain_text("Everything that was looked at is right.")
     expect(page.locator("#health-body table")).to_contain_text(f"{stack.settings.label_studio_url} answers.")
