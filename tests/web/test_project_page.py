@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 import threading
 from datetime import datetime
@@ -305,13 +304,6 @@ def test_pages_have_a_strict_policy_and_nothing_in_them_needs_a_weaker_one(grid:
     for page in PAGES.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"\sstyle=|\son[a-z]+=|<script(?![^>]*\ssrc=)|<style|https?://(?!www.w3.org)", text), page
-
-
-def test_the_script_of_the_pages_weighs_50_kilobytes_at_most() -> None:
-    shell = (PAGES / "project.html").read_text() + (PAGES / "htmx.html").read_text()
-    names = [*re.findall(r"static/([\w/.-]+\.js)", shell), "service.js", "project.js"]
-    assert len(names) >= 7
-    assert sum(len(gzip.compress((STATIC / name).read_bytes())) for name in names) <= 50_000
 
 
 def test_the_licence_of_each_library_that_is_shipped_is_listed() -> None:

@@ -1,8 +1,8 @@
 "use strict";
-/* The page for accepting the rest; service.js stands before it. The service renders the state; here it is only put in place. */
+/* The page for accepting the rest; service.js and ask.js stand before it. The service renders the state; here it is only put in place. */
 
 const SOON = 2_000, CALM = 20_000, AFTER_TROUBLE = 5_000; // milliseconds to the next look
-let timer = 0, looking = null, trying = null, asked = null, lost = false;
+let timer = 0, looking = null, lost = false;
 
 // -- what is shown ----------------------------------------------------------------------------------------------------
 
@@ -62,43 +62,7 @@ async function look() {
 
 // -- what is asked for ------------------------------------------------------------------------------------------------
 
-/* Say what would happen, and ask once. */
-async function ask(title, yes, message) {
-  asked = message;
-  trying?.abort();
-  trying = new AbortController();
-  const mine = trying;
-  at("ask-title").textContent = title;
-  at("ask-yes").textContent = yes;
-  at("ask-says").textContent = "Finding out what it would come to …";
-  at("ask-wrong").textContent = "";
-  at("ask-yes").disabled = true;
-  at("ask").showModal();
-  at("ask-no").focus();
-  try {
-    const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(message), signal: mine.signal };
-    const told = await (await call("accept/would", sent)).json();
-    if (mine !== trying) return;
-    at("ask-says").textContent = told.says.replaceAll("\n", "\n\n");
-    at("ask-yes").disabled = false;
-  } catch (error) {
-    if (mine !== trying || mine.signal.aborted) return;
-    at("ask-says").textContent = "";
-    at("ask-wrong").textContent = error.message;
-  }
-}
-
-async function doIt() {
-  at("ask-yes").disabled = true;
-  try {
-    await post("accept/acts", asked);
-    at("ask").close();
-    tell("");
-  } catch (error) {
-    at(at("ask").open ? "ask-wrong" : "wrong").textContent = error.message;
-  }
-  look();
-}
+const askFor = (title, yes, body) => ask({ would: "accept/would", path: "accept/acts", body, title, yes, spaced: true, after: look });
 
 async function workOut() {
   try {
@@ -123,7 +87,7 @@ at("work").addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button || button.getAttribute("aria-disabled") === "true") return;
   const { act, title, yes, certificate, plan, file, path } = button.dataset;
-  if (act) ask(title, yes, { act, certificate: certificate || null });
+  if (act) askFor(title, yes, { act, certificate: certificate || null });
   else if (plan) workOut();
   else if (file) download(file, path);
 });
@@ -131,11 +95,8 @@ at("work").addEventListener("submit", (event) => {
   event.preventDefault();
   if (at("begin-audit").getAttribute("aria-disabled") === "true") return;
   const [error, confidence] = ["error", "confidence"].map((id) => Number((at(id).valueAsNumber / 100).toPrecision(12)));
-  ask("Begin an audit?", "Begin it", { act: "audit", error, confidence });
+  askFor("Begin an audit?", "Begin it", { act: "audit", error, confidence });
 });
-at("ask-yes").addEventListener("click", doIt);
-at("ask-no").addEventListener("click", () => at("ask").close());
-at("ask").addEventListener("close", () => { if (!at("ask").open) trying?.abort(); }); // it comes late: another may be open by then
 at("forget").addEventListener("click", () => { clearTimeout(timer); looking?.abort(); askForToken(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden && token() && !at("work").hidden) look(); });
 signIn(look);

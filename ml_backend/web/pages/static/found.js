@@ -137,58 +137,13 @@ function forgetImages() {
 
 // -- what is done with them: each is asked for once, with what it would come to ---------------------------------------
 
-const asking = { act: null, trying: null };
-
-/* act: { would, path, body } of what is asked for. */
-async function ask(act) {
-  asking.act = act;
-  asking.trying?.abort();
-  const mine = asking.trying = new AbortController();
-  at("ask-title").textContent = "…";
-  at("ask-says").textContent = "Finding out what it would come to …";
-  at("ask-wrong").textContent = "";
-  at("ask-yes").disabled = true;
-  at("ask").showModal();
-  at("ask-no").focus();
-  try {
-    const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(act.body), signal: mine.signal };
-    const told = await (await call(act.would, sent)).json();
-    if (mine !== asking.trying) return;
-    at("ask-title").textContent = told.title;
-    at("ask-yes").textContent = told.yes;
-    at("ask-says").textContent = told.says;
-    at("ask-yes").disabled = false;
-  } catch (error) {
-    if (mine !== asking.trying || mine.signal.aborted) return;
-    at("ask-title").textContent = "It cannot be done";
-    at("ask-says").textContent = "";
-    at("ask-wrong").textContent = error.message;
-  }
-}
-
-async function doIt() {
-  at("ask-yes").disabled = true;
-  at("ask-wrong").textContent = "";
-  at("ask-says").textContent = "It is being done. Where a turn of the model runs, that is waited for …";
-  try {
-    const { said } = await post(asking.act.path, asking.act.body);
-    at("ask").close();
-    tell(said);
-  } catch (error) {
-    at("ask-says").textContent = "";
-    at(at("ask").open ? "ask-wrong" : "wrong").textContent = error.message;
-  }
-}
-
-const pageAct = (act) => ask({ would: "would", path: "acts", body: { act, given: { tasks: chosen.ids } } });
+const DOING = "It is being done. Where a turn of the model runs, that is waited for …";
+const pageAct = (act) => ask({ would: "would", path: "acts", body: { act, given: { tasks: chosen.ids } }, doing: DOING });
 for (const act of ["ask-next", "show-chosen", "set-aside", "take-back"]) at(act).addEventListener("click", () => pageAct(act));
 at("label-chosen").addEventListener("click", () => {
   const body = { label: at("as").value, tasks: chosen.ids.slice(0, 1_000), seconds: Math.min((Date.now() - chosen.since) / 1000, 86_400) };
-  ask({ would: "search/would-label", path: "search/label", body });
+  ask({ would: "search/would-label", path: "search/label", body, doing: DOING });
 });
-at("ask-yes").addEventListener("click", doIt);
-at("ask-no").addEventListener("click", () => at("ask").close());
-at("ask").addEventListener("close", () => { if (!at("ask").open) asking.trying?.abort(); });
 
 // -- the form's events ------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,5 @@
 "use strict";
-/* The page of a project; service.js stands before it. The service renders its sections; here they are asked for, and acts too. */
-
-let asked = null, askedBy = null, trying = null;
+/* The page of a project; service.js and ask.js stand before it. The service renders its sections; here they are asked for, and acts too. */
 
 // -- what is shown ----------------------------------------------------------------------------------------------------
 
@@ -71,47 +69,8 @@ Object.assign(Idiomorph.defaults.callbacks, {
 
 // -- what is asked for ------------------------------------------------------------------------------------------------
 
-/* Say what would happen, and ask once. */
-async function ask(act, given, form = null) {
-  asked = { act, given };
-  askedBy = form;
-  trying?.abort();
-  const mine = trying = new AbortController();
-  at("ask-title").textContent = "…";
-  at("ask-yes").textContent = "Do it";
-  at("ask-says").textContent = "Finding out what it would come to …";
-  at("ask-wrong").textContent = "";
-  at("ask-yes").disabled = true;
-  at("ask").showModal();
-  at("ask-no").focus();
-  try {
-    const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked), signal: mine.signal };
-    const told = await (await call("would", sent)).json();
-    if (mine !== trying) return;
-    at("ask-title").textContent = told.title;
-    at("ask-yes").textContent = told.yes;
-    at("ask-says").textContent = told.says;
-    at("ask-yes").disabled = false;
-  } catch (error) {
-    if (mine !== trying || mine.signal.aborted) return;
-    at("ask-title").textContent = "It cannot be done";
-    at("ask-says").textContent = "";
-    at("ask-wrong").textContent = error.message;
-  }
-}
-
-async function doIt() {
-  at("ask-yes").disabled = true;
-  at("ask-wrong").textContent = "";
-  try {
-    const { said } = await post("acts", asked);
-    at("ask").close();
-    askedBy?.reset();
-    tell(said);
-  } catch (error) {
-    at(at("ask").open ? "ask-wrong" : "wrong").textContent = error.message;
-  }
-  refresh();
+function askFor(act, given, form = null) {
+  ask({ would: "would", path: "acts", body: { act, given }, done: () => form?.reset(), after: refresh });
 }
 
 /* What a form or a button says: a button in data-given, a form in its fields; numbers as numbers, ticks as true or false. */
@@ -127,17 +86,14 @@ function givenBy(element) {
 
 at("work").addEventListener("click", (event) => {
   const button = event.target.closest("button[data-act]");
-  if (button && button.getAttribute("aria-disabled") !== "true") ask(button.dataset.act, givenBy(button));
+  if (button && button.getAttribute("aria-disabled") !== "true") askFor(button.dataset.act, givenBy(button));
 });
 at("work").addEventListener("submit", (event) => {
   const form = event.target.closest("form[data-act]");
   if (!form) return;
   event.preventDefault();
-  ask(form.dataset.act, givenBy(form), form);
+  askFor(form.dataset.act, givenBy(form), form);
 });
-at("ask-yes").addEventListener("click", doIt);
-at("ask-no").addEventListener("click", () => at("ask").close());
-at("ask").addEventListener("close", () => { if (!at("ask").open) trying?.abort(); }); // it comes late: another may be open by then
 at("forget").addEventListener("click", () => {
   for (const old of [...at("work").children]) htmx.remove(old);
   at("person").textContent = "";

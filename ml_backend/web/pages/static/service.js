@@ -34,8 +34,8 @@ async function call(path, options = {}) {
   throw problem;
 }
 
-async function post(path, body) {
-  const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+async function post(path, body, signal = undefined) {
+  const sent = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal };
   return (await call(path, sent)).json();
 }
 
