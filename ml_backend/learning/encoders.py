@@ -16,8 +16,9 @@ from torch import nn
 
 from ml_backend.errors import ConfigError, DamagedError, InvalidInputError
 from ml_backend.learning.custom_encoders import SUFFIXES, FileEncoder, PythonEncoder, open_file_encoder
-from ml_backend.learning.networks import NetworkEncoder, build_network, cached_weights
+from ml_backend.learning.networks import NetworkEncoder, build_network
 from ml_backend.learning.patches import FIT_IMAGES, PatchEncoder, fit_patches
+from ml_backend.learning.weight_files import cached_weights
 
 log = logging.getLogger(__name__)
 

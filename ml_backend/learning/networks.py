@@ -18,6 +18,7 @@ from torch import nn
 
 from ml_backend.errors import ConfigError
 from ml_backend.learning.vision import torchvision
+from ml_backend.learning.weight_files import weights_file
 from ml_backend.learning.weights import digest, read_state_dict
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -188,7 +189,7 @@ def build_network(name: str, *, weights: Path | None = None, seed: int = 0) -> N
     if weights is not None:
         load_body(body, read_state_dict(weights), name)
     elif choice != "none":
-        load_body(body, _pretrained_state(name, choice), name)
+        load_body(body, read_state_dict(weights_file(name, choice)), name)
     return NetworkEncoder(name, body, dim, preprocessing)
 
 
@@ -202,13 +203,6 @@ def load_body(body: nn.Module, state: dict[str, torch.Tensor], name: str) -> Non
             f"shape, such as {wrong[0]}. Choose the model type they were saved from."
         )
     body.load_state_dict({key: state[key] for key in own})
-
-
-def cached_weights(name: str) -> Path | None:
-    """The default pretrained weights of a torchvision network in torch's download cache, if they are there."""
-    pretrained = torchvision().models.get_model_weights(name).DEFAULT
-    path = Path(torch.hub.get_dir()) / "checkpoints" / pretrained.url.rpartition("/")[2]
-    return path if path.is_file() else None
 
 
 def preprocessing_of(name: str, network: nn.Module) -> Preprocessing:
@@ -248,27 +242,6 @@ def _timm_network(name: str, options: dict[str, int]) -> nn.Module:
         raise ConfigError(f"timm has no model {name!r}; similar names: {close or 'none'}.")
     network: nn.Module = timm.create_model(name, pretrained=False, **options)
     return network
-
-
-def _pretrained_state(name: str, choice: str) -> dict[str, torch.Tensor]:
-    try:
-        if name.startswith("timm:"):
-            import timm  # noqa: PLC0415
-
-            tagged = name.removeprefix("timm:") + (f".{choice}" if choice else "")
-            model: nn.Module = timm.create_model(tagged, pretrained=True)
-            return model.state_dict()
-        available = torchvision().models.get_model_weights(name)
-        if choice and choice not in available.__members__:
-            raise ConfigError(f"{name} has no weights {choice!r}: use {', '.join(available.__members__)} or none.")
-        chosen = available[choice] if choice else available.DEFAULT
-        state: dict[str, torch.Tensor] = chosen.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # urllib's and huggingface_hub's errors are OSErrors
-        raise ConfigError(
-            f"The pretrained weights of {name} are not in the cache and cannot be downloaded ({error}): provide "
-            "them as a file (ML_BACKEND_ENCODER_WEIGHTS), or use the encoder `patches`, which needs none."
-        ) from error
-    return state
 
 
 def bf16_pays(device: torch.device) -> bool:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ml_backend.errors import ImageError, InvalidInputError
 from ml_backend.learning.encoders import Encoder, build_encoder
 from ml_backend.learning.images import decode
-from ml_backend.learning.networks import cached_weights
+from ml_backend.learning.weight_files import cached_weights
 from ml_backend.simulation.code_version import code_digest
 from ml_backend.simulation.data import Source, split, unit_rows
 
