@@ -37,7 +37,7 @@ class FileEncoder:
         self.name = path.stem
         self.preprocessing = preprocessing
         self.input_size = preprocessing.resize
-        content = hashlib.sha256(path.read_bytes() + json.dumps(asdict(preprocessing)).encode())
+        content = hashlib.sha256(path.read_bytes() + json.dumps(preprocessing.stated()).encode())
         self.id = f"{_slug(self.name)}-{content.hexdigest()[:12]}"
         self.device = torch.device("cpu")
         self._run = _open(path)
@@ -64,7 +64,7 @@ class FileEncoder:
         copy = folder / f"{_slug(self.name)}{self.path.suffix}"
         if copy.resolve() != self.path.resolve():
             shutil.copyfile(self.path, copy)
-        _write(folder, self, {"kind": "file", "file": copy.name, "preprocessing": asdict(self.preprocessing)})
+        _write(folder, self, {"kind": "file", "file": copy.name, "preprocessing": self.preprocessing.stated()})
 
     @classmethod
     def load(cls, folder: Path, meta: dict[str, Any]) -> FileEncoder:

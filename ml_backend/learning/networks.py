@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,23 +17,35 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ml_backend.errors import ConfigError
+from ml_backend.learning import recipe
 from ml_backend.learning.vision import torchvision
 from ml_backend.learning.weight_files import weights_file
 from ml_backend.learning.weights import digest, read_state_dict
 
+Fit = Literal["crop", "letterbox", "squash"]
+"""What of a picture a network sees: the middle, the whole with a border, or the whole out of shape."""
 Precision = Literal["auto", "float32", "bfloat16"]
 """auto: bfloat16 where the processor multiplies it in hardware; the vectors keep a cosine of 0.999 and more."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Scale the shorter side to `resize`, cut out the middle `crop` x `crop`, then (x - mean) / std per channel."""
+    """Make a picture `crop` x `crop` pixels as `fit` says (see `recipe.fitted`), then (x - mean) / std per channel."""
 
     resize: int = 256
     crop: int = 224
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: int = int(Image.Resampling.BILINEAR)
+    fit: Fit = "crop"
+
+    def __post_init__(self) -> None:
+        if self.fit not in get_args(Fit):
+            raise ConfigError(f"There is no fit {self.fit!r}: use {', '.join(get_args(Fit))}.")
+
+    def stated(self) -> dict[str, Any]:
+        """As JSON keeps it, and what ids are made of: `fit` is in it only where it is not what it always was."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("fit", "crop")}
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Preprocessing:
@@ -42,15 +54,8 @@ class Preprocessing:
         return cls(**values)
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
-        """(crop, crop, 3) uint8. Only the part of the picture that is kept is scaled."""
-        if image.mode != "RGB":
-            image = image.convert("RGB")
-        width, height = image.size
-        side = min(width, height) * self.crop / self.resize
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        size = (self.crop, self.crop)
-        return np.asarray(image.resize(size, Image.Resampling(self.interpolation), box=box, reducing_gap=3.0), np.uint8)
+        """(crop, crop, 3) uint8, as `recipe.fitted` says: it goes with exported models."""
+        return recipe.fitted(image, vars(self))
 
 
 class UnitFeatures(nn.Module):
@@ -86,7 +91,7 @@ class NetworkEncoder:
         self.preprocessing = preprocessing
         self.precision: Precision = precision
         self.input_size = preprocessing.resize
-        self.id = f"{name}-{digest(asdict(preprocessing), body.state_dict())}"
+        self.id = f"{name}-{digest(preprocessing.stated(), body.state_dict())}"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._bf16 = bf16_pays(self.device) if precision == "auto" else precision == "bfloat16"
         body = body.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -107,7 +112,7 @@ class NetworkEncoder:
         return self._module
 
     def describe(self) -> dict[str, Any]:
-        """Scale the shorter side to `resize`, cut out the middle `crop` x `crop` as RGB; the rest is in the network."""
+        """For `recipe.prepare`; mean and standard deviation are in the network, too."""
         return {"mode": "RGB", **asdict(self.preprocessing)}
 
     def raw_norm(self, images: Sequence[Image.Image]) -> float:
@@ -134,7 +139,7 @@ class NetworkEncoder:
             "name": self.name,
             "id": self.id,
             "dim": self.dim,
-            "preprocessing": asdict(self.preprocessing),
+            "preprocessing": self.preprocessing.stated(),
         }
         (folder / "encoder.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.decomposition import PCA
 from torch import nn
 
+from ml_backend.learning import recipe
 from ml_backend.learning.weights import digest
 
 CHUNK = 16  # pictures convolved at a time: their responses then stay in the processor's cache
@@ -59,7 +60,7 @@ class PatchEncoder:
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
         """Squeeze one image to the working size: (size, size, channels) uint8. The whole picture is kept."""
-        return _to_array(image, self.config.size, self.config.channels)
+        return _prepared(image, self.config)
 
     def forward(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode prepared images (n, size, size, channels) into unit rows (n, dim)."""
@@ -75,14 +76,13 @@ class PatchEncoder:
 
     def describe(self) -> dict[str, Any]:
         """Squeeze the picture to `size` x `size` of `mode` (L or RGB), bilinearly; the rest is in the network."""
-        return {"mode": "L" if self.config.channels == 1 else "RGB", "size": self.config.size, "interpolation": 2}
+        return _how(self.config)
 
     def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Encode images of any size and mode into unit rows (n, dim)."""
-        size, channels = self.config.size, self.config.channels
         if not images:
             return np.zeros((0, self.dim), np.float32)
-        return self.forward(np.stack([_to_array(image, size, channels) for image in images]))
+        return self.forward(np.stack([_prepared(image, self.config) for image in images]))
 
     def save(self, folder: Path) -> None:
         """Write the fitted filters (`encoder.safetensors`) and the configuration (`encoder.json`)."""
@@ -161,7 +161,7 @@ def fit_patches(
         raise ValueError("fit_patches needs at least one image")
     config = config or _config_for(images)
     generator = np.random.default_rng(seed)
-    batch = np.stack([_to_array(image, config.size, config.channels) for image in images[:FIT_IMAGES]])
+    batch = np.stack([_prepared(image, config) for image in images[:FIT_IMAGES]])
     kernels, bias = _learn_filters(batch, config, generator)
     filters = PatchModule(config, {"kernels": kernels, "bias": bias})
     with torch.inference_mode():
@@ -184,13 +184,13 @@ def _is_grey(image: Image.Image) -> bool:
     return int(np.ptp(small, axis=2).max()) <= 8  # JPEG noise in the colour channels of a grey picture
 
 
-def _to_array(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode != mode:
-        image = image.convert(mode)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return np.asarray(image, np.uint8).reshape(size, size, channels)
+def _how(config: PatchConfig) -> dict[str, Any]:
+    mode = "L" if config.channels == 1 else "RGB"
+    return {"mode": mode, "size": config.size, "interpolation": int(Image.Resampling.BILINEAR), "fit": "squash"}
+
+
+def _prepared(image: Image.Image, config: PatchConfig) -> NDArray[np.uint8]:
+    return recipe.fitted(image, _how(config))
 
 
 def _learn_filters(

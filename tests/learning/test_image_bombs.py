@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ml_backend.errors import ImageError
-from ml_backend.learning import images
+from ml_backend.learning import images, recipe
 from ml_backend.learning.containers import SCANS
 from ml_backend.learning.images import PixelBudget, decode
 from tests.learning.test_images import encoded, gradient
@@ -161,7 +161,7 @@ def test_a_picture_that_is_all_width_is_refused() -> None:
 @pytest.mark.parametrize("size", [(8000, 3), (3, 8000), (300, 200), (2000, 40)])
 def test_a_large_picture_is_reduced_whatever_its_shape(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
     monkeypatch.setattr(images, "BAND", 20_000)
-    monkeypatch.setattr(images, "MOST", 4000)
+    monkeypatch.setattr(recipe, "MOST", 4000)
     small = decode(encoded(gradient(*size)), 2)
     assert small.width * small.height <= 4100
     assert min(small.size) >= 2
