@@ -1,8 +1,9 @@
-"""Encoders that are the body of a torchvision classification network, with that network's own preprocessing."""
+"""Encoders that are the body of a torchvision or timm classification network, with that network's own preprocessing."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ml_backend.errors import ConfigError
-from ml_backend.learning import recipe
-from ml_backend.learning.vision import torchvision
+from ml_backend.learning import recipe, timm_networks, torchvision_networks
 from ml_backend.learning.weight_files import weights_file
 from ml_backend.learning.weights import digest, read_state_dict
+from ml_backend.wording import shortened
 
+LAYOUT = 2
 Fit = Literal["crop", "letterbox", "squash"]
 """What of a picture a network sees: the middle, the whole with a border, or the whole out of shape."""
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -81,17 +83,29 @@ class UnitFeatures(nn.Module):
 
 
 class NetworkEncoder:
-    """The penultimate features of `body`, a classifier whose last linear layer was taken off."""
+    """The penultimate features of `body`, a classifier whose last linear layer was taken off.
+
+    layout: how the body is made again from the name; 1 is what releases up to 0.2 did (see `_body_of_before`).
+    """
 
     def __init__(
-        self, name: str, body: nn.Module, dim: int, preprocessing: Preprocessing, *, precision: Precision = "auto"
+        self,
+        name: str,
+        body: nn.Module,
+        dim: int,
+        preprocessing: Preprocessing,
+        *,
+        precision: Precision = "auto",
+        layout: int = LAYOUT,
     ) -> None:
         self.name = name
+        self.layout = layout
         self.dim = dim
         self.preprocessing = preprocessing
         self.precision: Precision = precision
         self.input_size = preprocessing.resize
-        self.id = f"{name}-{digest(preprocessing.stated(), body.state_dict())}"
+        slug = name if layout == 1 else re.sub(r"[^A-Za-z0-9._-]", "-", name)
+        self.id = f"{slug}-{digest(preprocessing.stated(), body.state_dict())}"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._bf16 = bf16_pays(self.device) if precision == "auto" else precision == "bfloat16"
         body = body.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -128,7 +142,9 @@ class NetworkEncoder:
 
     def with_body(self, body: nn.Module) -> NetworkEncoder:
         """The same kind of encoder with other weights, and so with another id."""
-        return NetworkEncoder(self.name, body, self.dim, self.preprocessing, precision=self.precision)
+        return NetworkEncoder(
+            self.name, body, self.dim, self.preprocessing, precision=self.precision, layout=self.layout
+        )
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +152,7 @@ class NetworkEncoder:
         save_file(state, folder / "encoder.safetensors")
         meta = {
             "kind": "network",
+            "layout": self.layout,
             "name": self.name,
             "id": self.id,
             "dim": self.dim,
@@ -145,108 +162,155 @@ class NetworkEncoder:
 
     @classmethod
     def load(cls, folder: Path, meta: dict[str, Any]) -> NetworkEncoder:
-        body, dim = headless(new_network(meta["name"]))
+        name, layout, preprocessing = meta["name"], meta.get("layout", 1), Preprocessing.of(meta["preprocessing"])
+        body = _body_of_before(name) if layout == 1 else new_body(name, preprocessing.crop)
         body.load_state_dict(load_file(folder / "encoder.safetensors"))
-        return cls(meta["name"], body, dim, Preprocessing.of(meta["preprocessing"]))
+        return cls(name, body, meta["dim"], preprocessing, layout=layout)
 
 
-def new_network(name: str, classes: int | None = None) -> nn.Module:
+@dataclass(frozen=True)
+class Asked:
+    """What a name asks for, such as "resnet50@IMAGENET1K_V1" or "timm:vit_small_patch14_dinov2.lvd142m@none?size=224".
+
+    network: timm's prefix and tag included. weights: "" for the default ones, "none", or a name. size: of the pictures, in
+    pixels a side; None for what the weights were trained to see.
+    """
+
+    network: str
+    weights: str = ""
+    size: int | None = None
+
+    @classmethod
+    def of(cls, name: str) -> Asked:
+        whole, _, options = name.partition("?")
+        network, _, weights = whole.partition("@")
+        if options and not re.fullmatch(r"size=[1-9][0-9]{0,3}", options):
+            raise ConfigError(f"{name}: after the question mark only size=<pixels> is understood, such as ?size=224.")
+        if weights not in ("", "none") and network.startswith("timm:"):
+            network, weights = f"{network}.{weights}", ""  # a tag is written either way
+        return cls(network, weights, int(options.removeprefix("size=")) if options else None)
+
+
+def new_network(name: str, classes: int | None = None, size: int | None = None) -> nn.Module:
     """An untrained classification network: one of torchvision's, or `timm:<name>`. ConfigError for an unknown name."""
-    options = {} if classes is None else {"num_classes": classes}
-    network: nn.Module
     if name.startswith("timm:"):
-        return _timm_network(name.removeprefix("timm:"), options)
-    models = torchvision().models
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ConfigError(f"There is no encoder {name!r}: use auto, patches, timm:<name> or one of {', '.join(known)}.")
-    network = models.get_model(name, weights=None, **options)
-    return network
+        return timm_networks.new_network(name.removeprefix("timm:"), classes=classes, size=size)
+    return torchvision_networks.new_classifier(name, classes=classes, size=size)
+
+
+def new_body(name: str, size: int) -> nn.Module:
+    """The same without its classifier, for pictures of `size` pixels a side: features come out."""
+    if name.startswith("timm:"):
+        return timm_networks.new_network(name.removeprefix("timm:"), classes=0, size=size)
+    return headless(new_network(name, size=size))[0]
 
 
 def headless(network: nn.Module) -> tuple[nn.Module, int]:
-    """Take the last linear layer off a classifier: (the same network, giving features, and their dimension)."""
-    path, layer = final_layer(network)
-    parent = network.get_submodule(path.rpartition(".")[0])
-    setattr(parent, path.rpartition(".")[2], nn.Identity())
-    return network, int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
+    """Take the classifier off a network of torchvision: (the same network, giving features, and their dimension)."""
+    return network, torchvision_networks.take_classifier_off(network)
 
 
-def final_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
-    """Dotted name and layer that gives the classes: the last linear (squeezenet: convolution) layer."""
-    heads = [(path, m) for path, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return heads[-1]
+def classifier_path(name: str, network: nn.Module) -> str | None:
+    """Dotted name of the layer that gives the classes; None where there is not exactly one."""
+    if name.startswith("timm:"):
+        return timm_networks.classifier_path(network)
+    return torchvision_networks.classifier_path(network)
+
+
+def _body_of_before(name: str) -> nn.Module:
+    """As releases up to 0.2 made it: the last linear layer (squeezenet: convolution), whichever it is, is taken off."""
+    network = new_network(name)
+    path = [path for path, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+    parent, _, own = path.rpartition(".")
+    setattr(network.get_submodule(parent), own, nn.Identity())
+    return network
 
 
 def build_network(name: str, *, weights: Path | None = None, seed: int = 0) -> NetworkEncoder:
-    """Make an encoder of `name`: "resnet18", "resnet18@IMAGENET1K_V1", "resnet18@none", "timm:vit_tiny_patch16_224".
+    """Make an encoder of `name` (see Asked).
 
     weights: a state dict of that network, head included or not. Without: the pretrained weights named after "@", or
     the default ones, from the download cache or the network; after "@none" random ones, drawn from `seed`.
     Raises ConfigError if there are none to be had or they belong to another network.
     """
-    name, _, choice = name.partition("@")
+    asked = Asked.of(name)
+    preprocessing = preprocessing_of(asked)
     with torch.random.fork_rng(devices=[]):  # torch's initialisers know no generator but the global one
         torch.manual_seed(seed)
-        network = new_network(name)
-    preprocessing = preprocessing_of(name, network)
-    body, dim = headless(network)
+        body = new_body(asked.network, preprocessing.crop)
+    dim = feature_count(body, asked.network, preprocessing.crop)
     if weights is not None:
-        load_body(body, read_state_dict(weights), name)
-    elif choice != "none":
-        load_body(body, read_state_dict(weights_file(name, choice)), name)
-    return NetworkEncoder(name, body, dim, preprocessing)
+        load_body(body, read_state_dict(weights), asked.network, size=preprocessing.crop)
+    elif asked.weights != "none":
+        path = weights_file(asked.network, asked.weights)
+        load_body(body, read_state_dict(path), asked.network, size=preprocessing.crop)
+    return NetworkEncoder(asked.network, body, dim, preprocessing)
 
 
-def load_body(body: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
-    """Load a state dict that may hold a head, too. Raises ConfigError where it is of another network."""
-    own = body.state_dict()
-    wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
-    if wrong:
+def feature_count(body: nn.Module, name: str, size: int) -> int:
+    """How many features `body` gives for a picture. Raises ConfigError unless it is one row of them, for this size."""
+    try:
+        with torch.inference_mode():
+            features = body.eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:  # each network refuses a size in its own way
         raise ConfigError(
-            f"The weights do not fit a {name}: {len(wrong)} of its {len(own)} tensors are missing or have another "
-            f"shape, such as {wrong[0]}. Choose the model type they were saved from."
+            f"{name} takes no pictures of {size} x {size} pixels ({shortened(str(error), 200)}): leave `?size=` away, or "
+            "name a size that it takes, often a multiple of 14, 16 or 32."
+        ) from error
+    if not isinstance(features, torch.Tensor):
+        raise ConfigError(
+            f"{name} has several outputs, and an encoder gives one row of features: choose another network."
         )
+    if features.ndim != 2 and features.shape[2:] != (1, 1):
+        raise ConfigError(
+            f"{name} gives features of shape {tuple(features.shape[1:])} for a picture, not one row of them, as it pools "
+            "nothing: choose another network."
+        )
+    return int(features.shape[1])
+
+
+def load_body(body: nn.Module, state: dict[str, torch.Tensor], name: str, *, size: int | None = None) -> None:
+    """Load a state dict that may hold a head, too, in any form its library reads. Raises ConfigError where it does not fit.
+
+    size: of the pictures that `body` takes, where positions may have to be resized.
+    """
+    own = body.state_dict()
+    if not name.startswith("timm:"):
+        state = torchvision_networks.as_it_is_now(state, body)
+    elif _misfits(own, state):
+        try:
+            state = timm_networks.as_timm_reads(name.removeprefix("timm:"), state, size)
+        except ConfigError as error:
+            raise ConfigError(f"{_misfit_told(own, state, name)} {error}") from error
+    if _misfits(own, state):
+        raise ConfigError(_misfit_told(own, state, name))
     body.load_state_dict({key: state[key] for key in own})
 
 
-def preprocessing_of(name: str, network: nn.Module) -> Preprocessing:
-    """What the network's pretrained weights were trained to see."""
-    if name.startswith("timm:"):
-        config: dict[str, Any] = getattr(network, "pretrained_cfg", {})
-        crop = int(config.get("input_size", (3, 224, 224))[-1])
-        return Preprocessing(
-            resize=round(crop / float(config.get("crop_pct", 0.875))),
-            crop=crop,
-            mean=tuple(config.get("mean", Preprocessing.mean)),
-            std=tuple(config.get("std", Preprocessing.std)),
-            interpolation=_interpolation(str(config.get("interpolation", "bilinear"))),
-        )
-    transform = torchvision().models.get_model_weights(name).DEFAULT.transforms()
-    return Preprocessing(
-        resize=int(transform.resize_size[0]),
-        crop=int(transform.crop_size[0]),
-        mean=tuple(transform.mean),
-        std=tuple(transform.std),
-        interpolation=_interpolation(transform.interpolation.value),
+def _misfits(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> list[str]:
+    return [key for key in own if key not in state or state[key].shape != own[key].shape]
+
+
+def _misfit_told(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor], name: str) -> str:
+    wrong = _misfits(own, state)
+    return (
+        f"The weights do not fit a {name}: {len(wrong)} of its {len(own)} tensors are missing or have another "
+        f"shape, such as {wrong[0]}. Choose the model type they were saved from."
     )
 
 
-def _interpolation(name: str) -> int:
-    return int(Image.Resampling.BICUBIC if name == "bicubic" else Image.Resampling.BILINEAR)
+def preprocessing_of(asked: Asked) -> Preprocessing:
+    """What these weights of the network were trained to see."""
+    if asked.network.startswith("timm:"):
+        fields = timm_networks.preprocessing(asked.network.removeprefix("timm:"), asked.size)
+    else:
+        fields = torchvision_networks.preprocessing(asked.network, asked.weights, asked.size)
+    return Preprocessing.of({**fields, "interpolation": interpolation(fields["interpolation"])})
 
 
-def _timm_network(name: str, options: dict[str, int]) -> nn.Module:
-    torchvision()  # timm imports it, too
-    try:
-        import timm  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise ConfigError("timm encoders need the package timm: install the extra `timm`.") from error
-    if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name.split('_', maxsplit=1)[0]}*")[:5])
-        raise ConfigError(f"timm has no model {name!r}; similar names: {close or 'none'}.")
-    network: nn.Module = timm.create_model(name, pretrained=False, **options)
-    return network
+def interpolation(name: str) -> int:
+    """Pillow's number of it."""
+    return int(getattr(Image.Resampling, name.upper(), Image.Resampling.BILINEAR))
 
 
 def bf16_pays(device: torch.device) -> bool:

@@ -13,15 +13,18 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.learning.head import Head
 from ml_backend.learning.networks import (
+    Asked,
     NetworkEncoder,
     Preprocessing,
-    final_layer,
-    headless,
+    classifier_path,
+    feature_count,
     load_body,
+    new_body,
     new_network,
     preprocessing_of,
 )
@@ -76,19 +79,19 @@ def import_classifier(
     Raises InvalidInputError where file, model type and names do not fit together; the message lists what differs.
     """
     state = read_state_dict(path)
-    network = new_network(model_type)
-    layer_path, _ = final_layer(network)
-    weight, bias = _final_tensors(state, layer_path, model_type)
+    asked = Asked.of(model_type)
+    weight, bias = _final_tensors(state, asked.network)
     if n_classes is not None and n_classes != len(weight):
         raise InvalidInputError(
             f"{path.name} has {len(weight)} classes, not {n_classes}: check the file, or correct the number."
         )
     names = _class_names(path, class_names, labels, len(weight))
     match = match_labels(labels, names)
-    preprocessing = preprocessing or _stated_preprocessing(path) or preprocessing_of(model_type, network)
-    body, dim = headless(network)
-    load_body(body, state, model_type)
-    encoder = NetworkEncoder(model_type, body, dim, preprocessing)
+    preprocessing = preprocessing or _stated_preprocessing(path) or preprocessing_of(asked)
+    body = new_body(asked.network, preprocessing.crop)
+    load_body(body, state, asked.network, size=preprocessing.crop)
+    _check_that_one_layer_follows(body, state, asked.network, preprocessing.crop, (weight, bias))
+    encoder = NetworkEncoder(asked.network, body, weight.shape[1], preprocessing)
     head = _head(weight, bias, names, labels, match, scale=encoder.raw_norm(sample), multilabel=multilabel)
     return Imported(encoder, head, match)
 
@@ -117,14 +120,41 @@ def _plain(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
-def _final_tensors(state: dict[str, torch.Tensor], path: str, model_type: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _final_tensors(state: dict[str, torch.Tensor], name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (classes, features) and bias (classes,) of the classifier."""
+    path = classifier_path(name, new_network(name))
+    if path is None:
+        raise _not_one_layer(name)
     weight, bias = state.get(f"{path}.weight"), state.get(f"{path}.bias")
     if weight is None:
         raise InvalidInputError(
-            f"The file lacks {path}.weight, the final layer of a {model_type}: choose the right --model-type."
+            f"The file lacks {path}.weight, the final layer of a {name}: choose the right --model-type."
         )
     weight = weight.flatten(1)
     return weight, bias if bias is not None else weight.new_zeros(len(weight))
+
+
+def _check_that_one_layer_follows(
+    body: nn.Module, state: dict[str, torch.Tensor], name: str, size: int, final: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    """Raise InvalidInputError unless the whole network says what the final layer makes of the features of `body`."""
+    weight, bias = final
+    if feature_count(body, name, size) != weight.shape[1]:
+        raise _not_one_layer(name)
+    whole = new_network(name, classes=len(weight), size=size).eval()
+    load_body(whole, state, name, size=size)
+    pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        said, expected = whole(pixels).flatten(1), body(pixels).flatten(1) @ weight.T + bias
+    if not torch.allclose(said, expected, rtol=1e-2, atol=1e-2 * float(said.abs().max())):
+        raise _not_one_layer(name)
+
+
+def _not_one_layer(name: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"The classes of a {name} are not given by one linear layer on its features, and only such a one can be gone on "
+        "with: export the network as a file (.pt2 or .onnx) that gives features, and use that as the encoder."
+    )
 
 
 def _metadata(path: Path) -> dict[str, str]:
