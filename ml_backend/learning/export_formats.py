@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ml_backend.errors import BackendError, ConfigError, InvalidInputError
+from ml_backend.learning import recipe
 from ml_backend.learning.encoders import Encoder, load_encoder
 from ml_backend.learning.head import Head
 from ml_backend.learning.record import Record
@@ -28,6 +30,8 @@ Format = Literal["bundle", "pt2", "onnx"]
 TOLERANCE = 1e-3
 """Largest difference in any probability between an export and the model it was made from."""
 
+PREPARE = "prepare.py"
+"""What `recipe.py` is called in an export."""
 
 DATA_ONLY = ".onnx"
 """Encoder files that hold a graph of known operators and numbers, no code."""
@@ -84,7 +88,8 @@ def export_model(
 
     bundle: a folder with encoder, head and `meta.json`; `load_bundle` reads it, and training can go on from it.
     origin, record: the store and the project whose labels it has learned from, and which; a bundle says so.
-    pt2, onnx: one file from prepared uint8 pictures to probabilities; `meta.json` inside says how to prepare them.
+    pt2, onnx: one file from prepared uint8 pictures to probabilities. In each is how to prepare them: `prepare.py`, which
+    needs Pillow and NumPy alone, makes of an image file what `meta.json` says.
     Raises InvalidInputError without images, ConfigError where the encoder is no network, BackendError if the copy
     does not agree with the model to TOLERANCE and in every first choice; nothing is left behind then.
     """
@@ -123,6 +128,11 @@ def describe(encoder: Encoder, head: Head, version: str) -> dict[str, Any]:
         "input": "uint8 (n, height, width, channels), as preprocessing says",
         "output": "float32 (n, labels), probabilities",
     }
+
+
+def recipe_source() -> str:
+    """The module that makes of an image file what an export takes."""
+    return Path(recipe.__file__).read_text(encoding="utf-8")
 
 
 def load_bundle(folder: Path, trusted: Collection[str] = ()) -> tuple[Encoder, Head, dict[str, Any]]:
@@ -166,18 +176,24 @@ def without_harmless_warnings() -> Iterator[None]:
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
+def _on_cpu(network: nn.Module) -> nn.Module:
+    """A copy in float32 on the CPU, where exports are made and compared: the encoder serves on, where and as it is."""
+    return copy.deepcopy(network).float().cpu().eval()
+
+
+def _model_predict(encoder: Encoder, head: Head) -> Predict:
+    network = encoder.module()
+    forward = encoder.forward if network is None else _network_predict(_on_cpu(network))
+    return lambda pixels: head.predict_proba(forward(pixels))
+
+
 def _compare(encoder: Encoder, head: Head, predict: Predict, images: Sequence[Image.Image]) -> float:
     """Largest difference in probability over `images`; raises BackendError if it is too large."""
-    network = encoder.module()
+    expect = _model_predict(encoder, head)
     worst = 0.0
     for start in range(0, len(images), 32):
         pixels = np.stack([encoder.prepare(image) for image in images[start : start + 32]])
-        if network is None:
-            expected = head.predict_proba(encoder.forward(pixels))
-        else:  # in float32, whatever the encoder serves in
-            with torch.inference_mode():
-                device = next(iter(network.state_dict().values())).device
-                expected = head.predict_proba(network(torch.from_numpy(pixels).to(device)).cpu().numpy())
+        expected = expect(pixels)
         found = predict(pixels)
         worst = max(worst, float(np.abs(expected - found).max()))
         flipped = expected.argmax(1) != found.argmax(1)
@@ -197,16 +213,14 @@ def _write_bundle(encoder: Encoder, head: Head, meta: dict[str, Any], path: Path
     encoder.save(path)
     head.save(path)
     (path / "meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (path / PREPARE).write_text(recipe_source(), encoding="utf-8")
 
 
 def _read_bundle(path: Path) -> Predict:
     """Our own copy, written a moment ago: whatever encoder it names is running already."""
     own = json.loads((path / "encoder.json").read_text(encoding="utf-8")).get("path", "")
     encoder, head = load_encoder(path, {own}), Head.load(path)
-    network = encoder.module()
-    if network is None:
-        return lambda pixels: head.predict_proba(encoder.forward(pixels))
-    return _network_predict(Classifier(network, head))
+    return _model_predict(encoder, head)
 
 
 def _network_predict(network: nn.Module) -> Predict:
@@ -223,7 +237,7 @@ def _traceable(encoder: Encoder, head: Head) -> tuple[nn.Module, torch.Tensor]:
     if network is None:
         raise ConfigError(f"The encoder {encoder.name} cannot be exported in this format: use --format bundle.")
     blank = encoder.prepare(Image.new("RGB", (encoder.input_size, encoder.input_size)))
-    return Classifier(network, head).cpu().eval(), torch.from_numpy(np.stack([blank, blank]))
+    return Classifier(_on_cpu(network), head).eval(), torch.from_numpy(np.stack([blank, blank]))
 
 
 def _write_pt2(encoder: Encoder, head: Head, meta: dict[str, Any], path: Path) -> None:
@@ -231,7 +245,7 @@ def _write_pt2(encoder: Encoder, head: Head, meta: dict[str, Any], path: Path) -
     with torch.no_grad():
         program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
     with path.open("wb") as handle:
-        torch.export.save(program, handle, extra_files={"meta.json": json.dumps(meta)})
+        torch.export.save(program, handle, extra_files={"meta.json": json.dumps(meta), PREPARE: recipe_source()})
 
 
 def _read_pt2(path: Path) -> Predict:
@@ -255,7 +269,8 @@ def _write_onnx(encoder: Encoder, head: Head, meta: dict[str, Any], path: Path) 
     if program is None:
         raise BackendError("torch.onnx.export produced no program: use --format bundle.")
     model = program.model_proto
-    for key, value in (("meta.json", json.dumps(meta)), ("labels", json.dumps(list(head.classes)))):
+    told = {"meta.json": json.dumps(meta), "labels": json.dumps(list(head.classes)), PREPARE: recipe_source()}
+    for key, value in told.items():
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, path)
 

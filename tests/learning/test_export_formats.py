@@ -44,22 +44,19 @@ if path.endswith(".onnx"):
     predict = lambda pixels: session.run(None, {"pixels": pixels})[0]
 else:
     import torch
-    extra = {"meta.json": ""}
+    extra = {"meta.json": "", "prepare.py": ""}
     program = torch.export.load(path, extra_files=extra).module()
     meta = json.loads(extra["meta.json"])
     predict = lambda pixels: program(torch.from_numpy(pixels)).detach().numpy()
 
-how = meta["preprocessing"]
+source = extra["prepare.py"] if path.endswith(".pt2") else session.get_modelmeta().custom_metadata_map["prepare.py"]
+recipe = {"__name__": "prepare"}
+exec(source, recipe)
+
 def prepare(image):
-    image = image.convert(how["mode"])
-    if "crop" in how:
-        side = min(image.size) * how["crop"] / how["resize"]
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        size, box = (how["crop"],) * 2, (left, top, left + side, top + side)
-        image = image.resize(size, how["interpolation"], box=box, reducing_gap=3)
-    else:
-        image = image.resize((how["size"],) * 2, how["interpolation"], reducing_gap=2)
-    return np.atleast_3d(np.asarray(image))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return recipe["prepare"](file, meta["preprocessing"])
 
 stack = np.load(images[0])
 pixels = np.stack([prepare(Image.fromarray(each)) for each in stack])
