@@ -193,7 +193,9 @@ def test_a_mark_that_a_new_label_config_drops_is_put_back_and_meanwhile_nobody_e
     stack.client.update_project(stack.project_id, control_weights={})
     assert cli.main(ours(stack, "sync run")) == 1
     refusal = capsys.readouterr().err  # one or the other: the service may have put the mark back already
-    assert "which another store pushed" in refusal or f"another store ({stack.services.database.store_id[:8]}" in refusal
+    assert (
+        "which another store pushed" in refusal or f"another store ({stack.services.database.store_id[:8]}" in refusal
+    )
     config = stack.client.get_project(stack.project_id)["label_config"]
     stack.client.update_project(stack.project_id, label_config=f"{config}\n")
     assert wait_until(mark, "mark") == before
