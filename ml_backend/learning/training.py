@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
+from ml_backend.learning.cross_validation import cross_validate, is_long, without
 from ml_backend.learning.head import Head
 from ml_backend.learning.logistic import Design, Problems, solve
+from ml_backend.learning.mixture import Mixture, mixed
 from ml_backend.learning.record import FOLDS
 from ml_backend.learning.spreading import Unlabelled, fit_spread_head
+from ml_backend.learning.tempering import HEARD_CLOSELY, mean_loss, temperature_of
 
 ClassWeight = Literal["balanced"] | None
 PENALTIES = (1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
@@ -23,13 +26,12 @@ PRIOR_PENALTIES = (1e2, 1e1, 1.0, 1e-1, *PENALTIES)
 """From a head that is there already: also stronger ones, that leave it nearly as it is."""
 
 
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Of the head that learned from the unlabelled, in the mixture."""
 EXPECTED, PRIOR_EXPECTED = (0.75, 2.0), (0.0, 4.0)
 """The share expected before any label, and how many nats of evidence speak for it against a share of one more or less.
 
 The second where the other head starts from one that is there already, and so need not be poor while there are few labels.
 """
+LONG_TOLERANCE = 1e-3
 OTHERS = 80.0
 """Rows that somebody chose, a strategy say, count together as so many held-out ones where the temperature is fitted."""
 
@@ -101,25 +103,26 @@ def train_head(
     folds = folds or (5 if n < 2000 else 3)  # many labels estimate as well with fewer folds
     fold = assign_folds(targets.T.numpy(), min(folds, n), np.random.default_rng(seed))
     kept_apart = _Apart.of(np.full(n, -1) if apart is None else apart)
-    of_folds, seen = _cross_validate(problem, weights, fold, grid), kept_apart.seen()
-    chosen = [_best_penalty(problem, of_folds, each) for each in seen]
+    validated = cross_validate(problem, weights, fold, grid) if fold.max() else None
+    seen = kept_apart.seen()
+    chosen = [validated.best(each) if validated else 0 for each in seen]
     weight, bias = _fitted(problem, weights, kept_apart, grid[chosen])
     weight, bias = weight + base, bias + base_bias
     logits, temperature = None, 1.0
-    if of_folds is not None:
-        logits = of_folds[chosen[0]]
+    if validated is not None:
+        logits = validated.logits(chosen[0])
         # What spreads takes nothing for a class without a label; a prior may know it. Fewest classes are in the rows seen last.
         if pool is not None and (prior is None or bool(targets[:, seen[-1]].any(1).all())):
             spread = fit_spread_head(pool, targets, fold, kept_apart.fold, multilabel=multilabel, seed=seed)
             expected = PRIOR_EXPECTED if prior else EXPECTED
             mixtures = [
-                _Mixture.of(of_folds[penalty], spread.logits, targets, each, expected, multilabel=multilabel)
+                Mixture.of(validated.logits(penalty), spread.logits, targets, each, expected, multilabel=multilabel)
                 for penalty, each in zip(chosen, seen, strict=True)
             ]
             logits = mixtures[0].joined(logits, spread.logits)
-            weight, bias = _mixed(mixtures, weight, spread.weight), _mixed(mixtures, bias, spread.bias)
+            weight, bias = mixed(mixtures, weight, spread.weight), mixed(mixtures, bias, spread.bias)
         logits = kept_apart.answered(rows, weight, bias, logits)
-        temperature = _temperature(logits, targets, kept_apart.hearing(), multilabel=multilabel)
+        temperature = temperature_of(logits, targets, kept_apart.hearing(), multilabel=multilabel, heard=HEARD_CLOSELY)
     heads = [
         Head(tuple(classes), w.contiguous().numpy(), b.numpy(), temperature, multilabel)
         for w, b in zip(weight, bias, strict=True)
@@ -185,63 +188,28 @@ def _fitted(
     problem: Problems, weights: torch.Tensor, apart: _Apart, penalties: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights (B, C, d) and biases (B, C): of all rows; then, where folds are kept apart, of all but each and but all."""
-    kept = problem.weights
-    if len(apart.folds):
-        others = _without(weights, np.minimum(apart.fold, 0), 1)
-        kept = torch.cat([kept, _without(weights, apart.fold, len(apart.folds)), others])
-    return problem.design.unrotate(solve(replace(problem, weights=kept, penalties=penalties), tolerance=1e-4))
+    if is_long(problem):
+        solutions = _one_by_one(problem, apart, penalties)
+    else:
+        kept = problem.weights
+        if len(apart.folds):
+            others = without(weights, np.minimum(apart.fold, 0), 1)
+            kept = torch.cat([kept, without(weights, apart.fold, len(apart.folds)), others])
+        solutions = solve(replace(problem, weights=kept, penalties=penalties), tolerance=1e-4)
+    return problem.design.unrotate(solutions)
 
 
-def _without(weights: torch.Tensor, fold: NDArray[np.int64], folds: int) -> torch.Tensor:
-    """(folds, c, n) of row weights (c, n), each without the rows of a fold, summing to one."""
-    kept = torch.from_numpy(fold) != torch.arange(folds)[:, None]
-    left = weights * kept[:, None]
-    return left / left.sum(2, keepdim=True).clamp_min(1e-12)
+def _one_by_one(problem: Problems, apart: _Apart, penalties: torch.Tensor) -> torch.Tensor:
+    """The same (B, C, p), each from what comes of the rows that are not held out: a few passes more and never one too many.
 
-
-@dataclass(frozen=True)
-class _Mixture:
-    """share: of the spread head. alone, spread: what the logits of each are multiplied by before, so that they are tempered."""
-
-    share: float
-    alone: float
-    spread: float
-
-    @classmethod
-    def of(
-        cls,
-        alone: torch.Tensor,
-        spread: torch.Tensor,
-        targets: torch.Tensor,
-        rows: torch.Tensor,
-        expected: tuple[float, float],
-        *,
-        multilabel: bool,
-    ) -> _Mixture:
-        """The share that does best on these rows (n,), asked by folds; few of them are hardly heard."""
-        usual, doubt = expected
-        best = cls(usual, 1.0, 1.0)
-        if not bool(rows.any()):
-            return best
-        targets, own, spread = targets[:, rows], alone[:, rows], spread[:, rows]
-        factors = [1 / _temperature(each, targets, multilabel=multilabel) for each in (own, spread)]
-        lowest, decisions = float("inf"), targets.numel() if multilabel else targets.shape[1]
-        for share in SHARES:
-            mixture = cls(share, *factors)
-            logits = mixture.joined(own, spread)
-            tempered = logits / _temperature(logits, targets, multilabel=multilabel)
-            cost = decisions * float(_loss(tempered, targets, multilabel=multilabel)) + doubt * (share - usual) ** 2
-            if cost < lowest:
-                lowest, best = cost, mixture
-        return best
-
-    def joined(self, alone: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
-        return torch.lerp(alone * self.alone, spread * self.spread, self.share)
-
-
-def _mixed(mixtures: Sequence[_Mixture], alone: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
-    """Weights or biases (B, ...) of both kinds of heads, joined head by head: the geometric mean of what they say is a linear head."""
-    return torch.stack([each.joined(*both) for each, *both in zip(mixtures, alone, spread, strict=True)])
+    None of them can know an image of its fold then, even though it is not searched for to the end.
+    """
+    solutions: list[torch.Tensor] = []
+    for penalty, seen in reversed([*zip(penalties, apart.seen(), strict=True)]):
+        rows = torch.nonzero(seen)[:, 0]
+        own = replace(problem.at(rows), penalties=penalty[None])
+        solutions.append(solve(own, tolerance=LONG_TOLERANCE, start=solutions[0] if solutions else None))
+    return torch.cat(solutions[::-1])
 
 
 def _prior(prior: Head | None, classes: tuple[str, ...], dim: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -287,91 +255,6 @@ def assign_folds(targets: NDArray[np.float32], folds: int, generator: np.random.
     return fold
 
 
-def _cross_validate(
-    problem: Problems, weights: torch.Tensor, fold: NDArray[np.int64], grid: torch.Tensor
-) -> torch.Tensor | None:
-    """Logits (penalties, C, n) of each row by heads that were fitted without its fold; None with a single fold."""
-    folds = int(fold.max()) + 1
-    if folds < 2:
-        return None
-    targets = problem.targets
-    kept = _without(weights, fold, folds).repeat_interleave(len(grid), 0)
-    problems = replace(problem, weights=kept, penalties=grid.repeat(folds))  # number fold * len(grid) + penalty
-    solution = solve(problems, tolerance=1e-2)
-    logits = targets.new_empty(len(grid), *targets.shape)
-    for k in range(folds):
-        rows = torch.from_numpy(fold == k)
-        block = solution[k * len(grid) : (k + 1) * len(grid)]
-        logits[:, :, rows] = block @ problem.design.rows[rows].T
-    if problem.offset is not None:
-        logits += problem.offset
-    return logits
-
-
-def _best_penalty(problem: Problems, of_folds: torch.Tensor | None, rows: torch.Tensor) -> int:
-    """Index of the penalty with the lowest log loss on these rows (n,), asked by folds and tempered."""
-    if of_folds is None or not bool(rows.any()):
-        return 0
-    targets, multilabel = problem.targets[:, rows], problem.multilabel
-    asked = of_folds[:, :, rows]
-    losses = torch.stack(
-        [_row_losses(each / _temperature(each, targets, multilabel=multilabel), targets, multilabel) for each in asked]
-    )
-    best = int(losses.mean(1).argmin())
-    return best if problem.offset is None else _strongest_as_good(losses, best)
-
-
-def _strongest_as_good(losses: torch.Tensor, best: int) -> int:
-    """The strongest penalty whose losses (penalties, n) are within a standard error of the best's, row by row.
-
-    A head that is there already is left alone until the labels show that it is wrong.
-    """
-    excess = losses - losses[best]
-    error = excess.std(1, correction=0) / losses.shape[1] ** 0.5
-    return int(torch.nonzero(excess.mean(1) <= error)[0, 0])
-
-
-def _row_losses(logits: torch.Tensor, targets: torch.Tensor, multilabel: bool) -> torch.Tensor:
-    """(n,) of logits and targets (C, n)."""
-    if multilabel:
-        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(0)
-    return -(targets * torch.log_softmax(logits, 0)).sum(0)
-
-
-def _loss(logits: torch.Tensor, targets: torch.Tensor, *, multilabel: bool) -> torch.Tensor:
-    return _row_losses(logits, targets, multilabel).mean()
-
-
-def _temperature(
-    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None, *, multilabel: bool
-) -> float:
-    """Temperature in 0.05..20 that minimises held-out log loss, by golden-section search on its logarithm.
-
-    weights: (n,) how much each row counts. C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. One
-    undecided example is shared out over the rows, so that a handful of right answers does not make the head certain.
-    """
-    classes, n = targets.shape
-    targets = (n * targets + (0.5 if multilabel else 1.0 / classes)) / (n + 1)
-
-    def loss(log_temperature: float) -> float:
-        losses = _row_losses(logits / np.exp(log_temperature), targets, multilabel)
-        return float(losses.mean() if weights is None else weights @ losses)
-
-    low, high, ratio = float(np.log(0.05)), float(np.log(20.0)), 0.6180339887498949
-    points = [high - ratio * (high - low), low + ratio * (high - low)]
-    losses = [loss(t) for t in points]
-    for _ in range(16):
-        if losses[0] <= losses[1]:
-            high, points[1], losses[1] = points[1], points[0], losses[0]
-            points[0] = high - ratio * (high - low)
-            losses[0] = loss(points[0])
-        else:
-            low, points[0], losses[0] = points[0], points[1], losses[1]
-            points[1] = low + ratio * (high - low)
-            losses[1] = loss(points[1])
-    return float(np.exp(0.5 * (low + high)))
-
-
 def _report(
     targets: torch.Tensor, logits: torch.Tensor | None, penalty: float, temperature: float, folds: int, multilabel: bool
 ) -> TrainingReport:
@@ -381,7 +264,7 @@ def _report(
     logits = logits / temperature
     probabilities = torch.sigmoid(logits) if multilabel else torch.softmax(logits, 0)
     right = ((probabilities > 0.5) == (targets > 0.5)) if multilabel else logits.argmax(0) == targets.argmax(0)
-    loss = float(_loss(logits, targets, multilabel=multilabel))
+    loss = float(mean_loss(logits, targets, multilabel=multilabel))
     accuracy = float(right.float().mean())
     fold_probabilities = probabilities.T.float().contiguous().numpy()
     return TrainingReport(n, counts, penalty, temperature, folds, accuracy, loss, fold_probabilities)

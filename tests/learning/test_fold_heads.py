@@ -11,10 +11,11 @@ from safetensors.numpy import load_file, save_file
 
 from ml_backend.learning.fold_heads import FILE, FoldHeads, blind_head
 from ml_backend.learning.logistic import Problems, solve
+from ml_backend.learning.mixture import Mixture
 from ml_backend.learning.neighbours import AnchorGraph, NeighbourGraph
 from ml_backend.learning.record import FOLDS, Record, fold_of, image_keys
 from ml_backend.learning.spreading import Unlabelled, fit_spread_head
-from ml_backend.learning.training import _Mixture, train_head
+from ml_backend.learning.training import train_head
 from ml_backend.simulation.data import digits
 from ml_backend.split import place
 
@@ -83,16 +84,16 @@ def test_what_is_chosen_for_a_fold_head_is_chosen_without_its_images(monkeypatch
     data = digits(0)
     rows: list[torch.Tensor] = []
 
-    def spy(problem: Problems, of_folds: torch.Tensor | None, by: torch.Tensor) -> int:
+    def spy(problem: Problems, of_folds: torch.Tensor, by: torch.Tensor) -> int:
         rows.append(by)
         return 0
 
-    def mixture_spy(_alone: Any, _spread: Any, _targets: Any, by: torch.Tensor, *_: Any, **_by: bool) -> _Mixture:
+    def mixture_spy(_alone: Any, _spread: Any, _targets: Any, by: torch.Tensor, *_: Any, **_by: bool) -> Mixture:
         rows.append(by)
-        return _Mixture(0.5, 1.0, 1.0)
+        return Mixture(0.5, 1.0, 1.0)
 
-    monkeypatch.setattr("ml_backend.learning.training._best_penalty", spy)
-    monkeypatch.setattr("ml_backend.learning.training._Mixture.of", mixture_spy)
+    monkeypatch.setattr("ml_backend.learning.cross_validation.best_penalty", spy)
+    monkeypatch.setattr("ml_backend.learning.mixture.Mixture.of", mixture_spy)
     everywhere = np.arange(len(data.features))
     pool = Unlabelled(NeighbourGraph.of(data.features, everywhere), data.features, everywhere, everywhere[:60])
     apart = np.where(everywhere[:60] < 20, everywhere[:60] % FOLDS, -1)
