@@ -24,11 +24,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from benchmarks.encode import jpegs
-from ml_backend.learning.finetuning import Recipe, finetune
+from ml_backend.learning.finetuning import finetune
 from ml_backend.learning.images import decode
 from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
 from ml_backend.learning.pipeline import encode_all
 from ml_backend.learning.training import train_head
+from ml_backend.learning.tuning_run import Recipe
 from ml_backend.records import Pool
 from ml_backend.strategies import select
 
@@ -111,8 +112,10 @@ def finetuning(data: Path | None, epochs: int) -> dict[str, Any]:
         patience=epochs,
     )
     tuned = finetune(encoder, pixels, labels, tuple("0123456789"), seed=0, recipe=recipe)
+    learned = np.concatenate([tuned.encoder.forward(pixels[i : i + 256]) for i in range(0, len(pixels), 256)])
+    head = train_head(learned, labels, tuple("0123456789"), seed=0).head
     test = np.concatenate([tuned.encoder.encode(test_images[i : i + 256]) for i in range(0, len(test_images), 256)])
-    accuracy = float((tuned.trained.head.predict_proba(test).argmax(1) == test_labels).mean())
+    accuracy = float((head.predict_proba(test).argmax(1) == test_labels).mean())
     return {
         "data": f"{name}, {len(images)} images, from random weights",
         "test accuracy": accuracy,

@@ -109,11 +109,13 @@ class Services:
     def trainer(self) -> Trainer:
         from ml_backend.steps.promotion import Promotion  # noqa: PLC0415 - torch
         from ml_backend.steps.train import Trainer  # noqa: PLC0415
+        from ml_backend.steps.tune_network import NetworkTuner  # noqa: PLC0415
         from ml_backend.store.graphs import GraphStore  # noqa: PLC0415
 
         promotion = Promotion(self.versions, self.predictor, self.features, self.settings)
+        tuner = NetworkTuner(self.ledger, self.encoding, self.checkpoints, self.settings, self.database.store_id)
         return Trainer(
-            self.versions, self.predictor, self.ledger, self.features, GraphStore(self.graph_files), self.encoding, promotion,
+            self.versions, self.predictor, self.ledger, self.features, GraphStore(self.graph_files), tuner, promotion,
             self.checkpoints, self.settings,
         )  # fmt: skip
 

@@ -201,7 +201,13 @@ class Settings(BaseSettings):
     conflicts: Literal["majority", "latest", "exclude"] = "majority"
     """how several annotators' labels of one task become one: majority, latest (the one given last) or exclude"""
     mode: Literal["head", "finetune"] = "head"
-    """head: train a classifier on fixed vectors; finetune: train the whole network"""
+    """head: train a classifier on fixed vectors; finetune: train the network, too, and serve it where that is better"""
+    finetune_part: Literal["all", "last", "lora"] = "all"
+    """what is trained of the network: all; last: its last two blocks; lora: low-rank adapters in its attention (ViTs), merged at the end"""
+    lora_rank: Annotated[int, Field(ge=1, le=256)] = 8
+    """rank of these adapters"""
+    finetune_cache_gb: Annotated[int, Field(ge=0)] = 20
+    """disk space for the pictures that a network is trained on, in GB (150 kB each at 224 pixels), half of what is free at most; those beyond it are decoded anew in each epoch"""
     choices: str = ""
     """name of the <Choices> to learn, if the label config has several"""
     image: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,24 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_backend.encoding import Encoding
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.evaluation import confidences, confident_from, decide
-from ml_backend.learning.finetuning import OnProgress, encode, finetune
 from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.head import Head
 from ml_backend.learning.held_out_answers import HeldOutAnswers
-from ml_backend.learning.images import decode
 from ml_backend.learning.metrics import NOTHING, measured
 from ml_backend.learning.record import Record
 from ml_backend.learning.spreading import Unlabelled
 from ml_backend.learning.training import TrainedHead, TrainingReport, train_head
+from ml_backend.learning.tuning_run import OnProgress
 from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.settings import Settings
 from ml_backend.steps import random_arm
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.steps.promotion import Promotion, answers_of, is_foreign_import, record_of
+from ml_backend.steps.tune_network import NetworkTuner, Tuned
 from ml_backend.store.graphs import GraphStore
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import PASSED, Verdict, Version, Versions
@@ -45,8 +44,6 @@ RIGHT = 0.9
 """Guesses are ticked where they are right in at least this share of cases."""
 ENOUGH = 25
 """Fewer answers cannot show that, all of them right."""
-READ, TUNED = 0.1, 0.9
-"""How far a fine-tuning is once the pictures are read, and once the network is trained."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,7 @@ class Candidate:
     learned from. out_of_sample: (n,) whether it is right on each of these, asked by folds, and how sure it was; empty where
     folds do not tell. apart: (n,) whether each is held out, so that the folds of all labels do not answer for it.
     at_random: what labels chosen at random would have given, where that was measured (`steps.random_arm.told`).
+    tuning: of a network that was trained as well, what became of it. encoded: content hashes and vectors, if it is this one's.
     """
 
     encoder: Encoder
@@ -70,6 +68,8 @@ class Candidate:
     confidence: NDArray[np.floating[Any]]
     apart: NDArray[np.bool_]
     at_random: Mapping[str, Any] | None = None
+    tuning: Mapping[str, Any] | None = None
+    encoded: tuple[Sequence[str], NDArray[np.float16]] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Trainer:
     ledger: Ledger
     features: FeatureStore
     graphs: GraphStore
-    encoding: Encoding
+    tuner: NetworkTuner
     promotion: Promotion
     checkpoints: ProjectFiles
     settings: Settings
@@ -109,10 +109,11 @@ class Trainer:
             return current
         train = self._finetuned if self._tunes else self._refitted
         candidate = train(project, corpus, examples, on_progress)
-        record = record_of(corpus, examples, candidate.out_of_sample, candidate.apart).after(corpus.imported)
+        learned = candidate.learned
+        record = record_of(corpus, learned, candidate.out_of_sample, candidate.apart).after(corpus.imported)
         answers = answers_of(corpus, candidate.held_out, candidate.probabilities, record)
         reason = self.promotion.refusal(project, corpus, answers)
-        ticked = _confident_from(candidate, corpus.learned_before(examples), current)
+        ticked = _confident_from(candidate, corpus.learned_before(learned), current)
         meta = self._meta(project, candidate, digest, ticked)
         self._publish(project, candidate, record, meta, Verdict(reason), corpus.rows.ids, on_progress)
         return self.predictor.current(project)
@@ -140,7 +141,7 @@ class Trainer:
         """Whether training would give this version again, which is there. One that nobody judged yet is judged now."""
         if version.meta.trained_on != digest or not self.versions.folders.there(project.id, version.number):
             return False
-        labels = corpus.to_learn_from(held_out=not self._tunes)
+        labels = corpus.to_learn_from(held_out=version.meta.mode != "finetune")
         if version.meta.labels != labels or _measures_more(corpus, version):
             return False
         if version.state != "candidate":
@@ -215,44 +216,25 @@ class Trainer:
         return Unlabelled(found.graph, corpus.matrix, found.places, at)
 
     def _finetuned(self, project: Project, corpus: Corpus, examples: Examples, on_progress: OnProgress) -> Candidate:
-        """The whole network, from the weights the project started with, and a head on top. examples: none is held out."""
-        pixels, targets = self._pictures(
-            project, corpus, examples.tasks, lambda share, doing: on_progress(READ * share, doing)
-        )
-        tuned = finetune(
-            corpus.encoder,
-            pixels,
-            targets,
-            corpus.classes,
-            seed=self.settings.seed,
-            checkpoint=self.checkpoints.path(project.id),
-            owner=f"{self.versions.database.store_id} {project.key}",
-            on_progress=lambda share, doing: on_progress(READ + (TUNED - READ) * share, doing),
-        )
-        waiting = corpus.examples(held_out=True)
-        on_measured = partial(on_progress, TUNED)
-        shown, answers = self._pictures(project, corpus, waiting.tasks, lambda _share, doing: on_measured(doing))
-        vectors = encode(tuned.encoder, shown, lambda _share, doing: on_measured(doing))
-        held_out = Examples(vectors.astype(np.float16), answers, waiting.tasks, waiting.undecided)
+        """The network, from the weights the project started with, and a head on top; or a head alone where that is as good.
+
+        examples: none is held out. Which of the two it is, labels say that neither had seen, and that measure nothing.
+        """
+        tuned = self.tuner.tune(project, corpus, examples, on_progress)
+        if tuned is None or not tuned.refitted.better:
+            logger.info("%s: %s", project.key, _no_better(tuned))
+            candidate = self._refitted(
+                project, corpus, corpus.all_examples, lambda _share, doing: on_progress(1.0, doing)
+            )
+            return replace(candidate, tuning=tuned.told if tuned else None)
         # Its folds are of no use: the network they stand on has seen every label.
         unknown = np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.float32)
-        head = tuned.trained.head
+        head, held_out = tuned.refitted.trained.head, tuned.held_out
         return Candidate(
-            tuned.encoder, head, tuned.trained.report, FoldHeads((head,)), held_out, head.predict_proba(vectors), examples,
-            *unknown, np.zeros(len(examples.tasks), dtype=np.bool_),
+            tuned.encoder, head, tuned.refitted.trained.report, FoldHeads((head,)), held_out,
+            head.predict_proba(held_out.features), examples, *unknown, np.zeros(len(examples.tasks), dtype=np.bool_),
+            tuning=tuned.told, encoded=tuned.encoded,
         )  # fmt: skip
-
-    def _pictures(
-        self, project: Project, corpus: Corpus, tasks: NDArray[np.int64], on_progress: OnProgress
-    ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        """Pictures (n, h, w, 3) as the encoder takes them, and their targets. Raises ImageError for one that went away."""
-        ids = corpus.rows.ids[tasks].tolist()
-        encoder = corpus.encoder
-        images = []
-        for done, task in enumerate(self.ledger.tasks(project, ids)):
-            on_progress(done / len(ids), f"{done} of {len(ids)} images to train on")
-            images.append(encoder.prepare(decode(self.encoding.read(project, task), encoder.input_size)))
-        return np.stack(images) if images else np.empty((0,), np.uint8), corpus.targets(tasks)
 
     def _meta(
         self, project: Project, candidate: Candidate, digest: dict[str, Any], ticked: float | None
@@ -265,9 +247,9 @@ class Trainer:
             encoder=EncoderMeta(name=encoder.name, id=encoder.id, dim=encoder.dim),
             metrics=_metrics(candidate),
             confident_from=ticked,
-            labels=candidate.report.n,
-            training={k: v for k, v in vars(candidate.report).items() if k != "fold_probabilities"},
-            mode=self.settings.mode,
+            labels=len(candidate.learned.tasks),
+            training=_told(candidate),
+            mode="finetune" if candidate.encoded else "head",
             seed=self.settings.seed,
             trained_on=digest,
             reserved_share=project.reserved_share,
@@ -295,6 +277,10 @@ class Trainer:
 
         number = self.versions.next_number(project)
         self.versions.publish(project, number, write, meta, verdict=verdict, check=partial(on_progress, 1.0, "publish"))
+        if (
+            candidate.encoded and verdict.reason is None
+        ):  # not before: a kill would leave vectors that belong to no version
+            self.features.append(candidate.encoder.id, *candidate.encoded)
         self.checkpoints.discard(project.id)
         if verdict.reason is not None:
             logger.warning("%s: v%d is kept but not served: %s", project.key, number, verdict.reason)
@@ -320,7 +306,7 @@ def prior_of(project: Project, corpus: Corpus, versions: Versions, predictor: Pr
 
 def trained_on(project: Project, encoder_id: str | None, ledger: Ledger, settings: Settings) -> dict[str, Any]:
     """All that decides what a training comes to: where it is the same as a version's, that version would come out again."""
-    return {
+    found = {
         "labels": ledger.label_digest(project),
         "classes": list(project.schema.labels),
         "multiple": project.schema.multiple,
@@ -328,6 +314,9 @@ def trained_on(project: Project, encoder_id: str | None, ledger: Ledger, setting
         "mode": settings.mode,
         "seed": settings.seed,
     }
+    if settings.mode == "finetune" and settings.finetune_part != "all":
+        found["part"] = f"{settings.finetune_part} {settings.lora_rank}"
+    return found
 
 
 def _measures_more(corpus: Corpus, version: Version) -> bool:
@@ -367,6 +356,22 @@ def _answers(candidate: Candidate, ids: NDArray[np.int64]) -> HeldOutAnswers:
         held_out.targets,
         decide(candidate.probabilities, multilabel=multilabel),
         confidences(candidate.probabilities, multilabel=multilabel),
+    )
+
+
+def _told(candidate: Candidate) -> dict[str, Any]:
+    """How it was trained, for `meta.json`."""
+    told = {k: v for k, v in vars(candidate.report).items() if k != "fold_probabilities"}
+    return told | ({"finetuning": dict(candidate.tuning)} if candidate.tuning else {})
+
+
+def _no_better(tuned: Tuned | None) -> str:
+    if tuned is None:
+        return "Too few images can be read to fine-tune on: the head alone was trained."
+    found = tuned.refitted
+    return (
+        f"Fine-tuning makes it no better ({found.tuned} of {found.n} labels kept aside right, {found.frozen} by the head "
+        "alone): the head alone was trained."
     )
 
 

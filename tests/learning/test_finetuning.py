@@ -9,10 +9,11 @@ from sklearn.datasets import load_digits
 
 from ml_backend.errors import ConfigError
 from ml_backend.learning.augmentation import augment
-from ml_backend.learning.finetuning import Recipe, finetune
+from ml_backend.learning.finetuning import finetune, refit
 from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
 from ml_backend.learning.patches import fit_patches
 from ml_backend.learning.training import train_head
+from ml_backend.learning.tuning_run import Recipe
 
 pytestmark = pytest.mark.slow
 
@@ -42,8 +43,16 @@ def test_tuned_network_beats_the_head_where_features_are_poor(poor: Poor) -> Non
     tuned = finetune(encoder, pixels[:400], labels[:400], CLASSES, seed=0, recipe=RECIPE)
     test = slice(1000, None)
     before = (head.predict_proba(encoder.forward(pixels[test])).argmax(1) == labels[test]).mean()
-    after = (tuned.trained.head.predict_proba(tuned.encoder.forward(pixels[test])).argmax(1) == labels[test]).mean()
+    vectors, frozen = tuned.encoder.forward(pixels[:400]), encoder.forward(pixels[:400])
+    refitted = refit(vectors, frozen, labels[:400], CLASSES, tuned.validate, seed=0)
+    own = refitted.trained.head.predict_proba(tuned.encoder.forward(pixels[test]))
+    after = (own.argmax(1) == labels[test]).mean()
     assert after > before
+    assert refitted.better
+    shown = float(own.max(1).mean())
+    assert abs(shown - after) < 0.1, (
+        "as sure as it is right, though the network has seen all that the head learned from"
+    )
     assert tuned.encoder.id != encoder.id
     assert tuned.best.accuracy == max(epoch.accuracy for epoch in tuned.history)
 
@@ -59,7 +68,15 @@ def test_several_labels_an_image_can_be_tuned(poor: Poor) -> None:
     encoder, pixels, labels = poor
     truth = np.stack([labels % 2 == 0, labels > 4], 1)[:32]
     tuned = finetune(encoder, pixels[:32], truth, ("even", "large"), seed=0, recipe=Recipe(epochs=1, batch_size=16))
-    assert tuned.trained.head.multilabel
+    refitted = refit(
+        tuned.encoder.forward(pixels[:32]),
+        encoder.forward(pixels[:32]),
+        truth,
+        ("even", "large"),
+        tuned.validate,
+        seed=0,
+    )
+    assert refitted.trained.head.multilabel
 
 
 def test_encoder_that_was_not_made_to_be_tuned_is_refused() -> None:

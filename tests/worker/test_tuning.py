@@ -287,7 +287,9 @@ def standing(folder: Path) -> tuple[int, int]:
 def tuned_in(folder: Path) -> str:
     """The encoder of the version that was made there: its id has the digest of all weights."""
     (made,) = folder.glob("versions/*/v*/meta.json")
-    found: str = json.loads(made.read_text())["encoder"]["id"]
+    meta = json.loads(made.read_text())
+    assert meta["mode"] == "finetune"
+    found: str = meta["encoder"]["id"]
     return found
 
 

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from ml_backend.learning import checkpoint, finetuning
+from ml_backend.learning import checkpoint
 from ml_backend.learning.checkpoint import Checkpoint
-from ml_backend.learning.finetuning import Recipe
+from ml_backend.learning.finetuning import Refitted
 from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
+from ml_backend.learning.tuning_run import Recipe
 from ml_backend.services import Services
+from ml_backend.steps import tune_network
 from ml_backend.store.projects import Project
 from ml_backend.worker.loop import Worker
 from tests.other_settings import use
@@ -43,7 +45,8 @@ def tuning(folder: Path, patch: pytest.MonkeyPatch) -> tuple[Services, Project]:
     patch.setattr("ml_backend.steps.push_queue.QueuePusher.tidy", lambda *_, **__: None)
     patch.setattr("ml_backend.steps.repair_webhooks.watch", lambda *_, **__: None)
     patch.setattr("ml_backend.project_encoders.ProjectEncoders.of", lambda *_: network())
-    patch.setattr(finetuning, "Recipe", partial(Recipe, epochs=EPOCHS, batch_size=16))
+    patch.setattr(tune_network, "Recipe", partial(Recipe, epochs=EPOCHS, batch_size=16))
+    patch.setattr(Refitted, "better", True)  # whatever a few epochs come to
     patch.setattr(checkpoint, "EVERY_S", 0.0)
     patch.setattr(checkpoint, "OVERHEAD", 0.0)
     services = large.services_in(folder)
