@@ -36,7 +36,6 @@ from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import PASSED, Verdict, Version, Versions
 from ml_backend.store.project_files import ProjectFiles
 from ml_backend.store.projects import Project
-from ml_backend.store.vectors import FeatureStore
 from ml_backend.store.version_meta import EncoderMeta, Metrics, VersionMeta
 
 logger = logging.getLogger(__name__)
@@ -79,7 +78,6 @@ class Trainer:
     versions: Versions
     predictor: Predictor
     ledger: Ledger
-    features: FeatureStore
     graphs: GraphStore
     encoding: Encoding
     promotion: Promotion
@@ -299,8 +297,6 @@ class Trainer:
         if verdict.reason is not None:
             logger.warning("%s: v%d is kept but not served: %s", project.key, number, verdict.reason)
         self.versions.prune(project, keep=self.settings.keep_versions)
-        for encoder_id in self.versions.unused_encoders(project):  # those too that a killed turn left
-            self.features.drop(encoder_id)
 
 
 def prior_of(project: Project, corpus: Corpus, versions: Versions, predictor: Predictor) -> Head | None:
