@@ -7,16 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ml_backend.predictor import LoadedModel
 from ml_backend.project_settings import settings_of
 from ml_backend.services import Services
-from ml_backend.steps import choose, hold_out
+from ml_backend.steps import change_encoder, choose, hold_out
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 
 Result = TypeVar("Result")
 
+PART = 2.0
+"""Seconds that a turn makes vectors for, of an encoder that is to serve."""
 LONG = 10.0
 """Seconds after which what was read of the labels is read again."""
 
@@ -56,7 +57,7 @@ def run(
     full: bool = False,
     check_paused: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """First order, labels, features, tidy, hold out, train and promote, audit, score and choose, push and verify, advise.
+    """First order, labels, features, tidy, hold out, train and promote, audit, score and choose, push and verify, advise, next encoder.
 
     full: compare with all of the project instead of what changed. check_paused: called while images are encoded; may raise
     TurnPausedError, and the next turn goes on from there. Raises LabelStudioUnavailableError when Label Studio
@@ -72,7 +73,7 @@ def run(
     corpus = timer.step("hold out", 0.6, lambda: hold_out.reach(project, corpus, ledger, settings))
     model = timer.step("train", 0.6, lambda: services.trainer.train(project, corpus, timer.part(0.6, 0.7)))
     corpus = timer.step(
-        "rescore", 0.7, lambda: _in_own_vectors(project, corpus, model, services, timer.within(0.7, 0.8))
+        "rescore", 0.7, lambda: services.corpus_builder.in_own_vectors(project, corpus, model, timer.within(0.7, 0.8))
     )
     rows = corpus.rows if corpus else ledger.pool(project)
     audit = timer.step("audit", 0.8, lambda: services.auditing.advance(project, rows))
@@ -83,6 +84,7 @@ def run(
     spare = choose.spare(project, corpus, round_, ledger, settings)
     served = timer.step("push", 0.9, lambda: queue_pusher.serve(project, round_, spare))
     timer.step("advise", 0.95, lambda: services.advisor.advise(project, corpus, model))
+    _change_encoder(project, services, timer)
     timer.outcome.round, timer.outcome.version = served, served.version
     timer.outcome.labelled = ledger.counts(project).labelled
     return timer.outcome
@@ -95,6 +97,7 @@ def _read(project: Project, services: Services, timer: _Timer, *, full: bool) ->
     next turn, for which they wait, has little left to catch up with.
     """
     project, report = timer.step("labels", 0.0, lambda: services.label_sync.sync(project, full=full))
+    project = services.encoder_change.settle(project)
     corpus = timer.step(
         "features", 0.1, lambda: services.corpus_builder.encode_missing(project, timer.within(0.1, 0.55))
     )
@@ -110,13 +113,17 @@ def _read(project: Project, services: Services, timer: _Timer, *, full: bool) ->
     return project, corpus
 
 
-def _in_own_vectors(
-    project: Project, corpus: Corpus | None, model: LoadedModel | None, services: Services, on_progress: Counter
-) -> Corpus | None:
-    """The tasks with the vectors of the model's own encoder, which a fine-tuned version brings along."""
-    if model is None or corpus is None or model.encoder.id == corpus.encoder.id:
-        return corpus
-    return services.corpus_builder.encode_missing(project, on_progress, model.encoder)
+def _change_encoder(project: Project, services: Services, timer: _Timer) -> None:
+    """Some more vectors of an encoder that was set since; most are made while there is no turn (`worker.encoder_changes`)."""
+    change, until = services.encoder_change, time.monotonic() + PART
+
+    def tell(done: int, total: int) -> None:
+        timer.on_progress(0.97, f"{done} of {total} vectors of the next encoder")
+
+    reached = timer.step("next encoder", 0.97, lambda: change.go_on(project, lambda: time.monotonic() > until, tell))
+    if reached == "all there":
+        services.jobs.mark_due(project, immediately=True, reason=change_encoder.REASON)
+    change.tidy(project)
 
 
 class _Timer:

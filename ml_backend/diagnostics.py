@@ -26,6 +26,7 @@ from ml_backend.learning.images import decode
 from ml_backend.project_settings import pause_sentence
 from ml_backend.records import Task
 from ml_backend.settings import Settings
+from ml_backend.status import encoder_problem, encoder_status
 from ml_backend.store.database import Database
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
@@ -102,6 +103,10 @@ class Diagnosis:
         tasks = list(islice(client.tasks(number, schema=project.schema), SAMPLE))
         yield from _images(project, tasks, client, self.hosts)
         yield _every_image(project, tasks, self.ledger, self.hosts)
+        if project.state.next_encoder is not None:
+            words = encoder_status(project, settings)["in_words"] or ""
+            fault = encoder_problem(project)
+            yield Finding("next encoder", "FIX", fault) if fault else Finding("next encoder", "note", f"{words}.")
         if paused := pause_sentence(project):
             yield Finding("paused", "note", paused)
         stopped = self.jobs.status(project).stopped

@@ -86,10 +86,14 @@ class ManualQueue:
         seed = settings.seed if options.seed is None else options.seed
         on_progress(0.0, "labels")
         project, _ = self.label_sync.sync(project, full=False, lazily=True)
-        corpus = self.corpus_builder.encode_missing(
-            project, lambda done, total: on_progress(done / max(total, 1), f"{done} of {total} images")
-        )
+
+        def count(done: int, total: int) -> None:
+            on_progress(done / max(total, 1), f"{done} of {total} images")
+
         model = self.predictor.current(project)
+        corpus = self.corpus_builder.in_own_vectors(
+            project, self.corpus_builder.encode_missing(project, count), model, count
+        )
         on_progress(0.9, "choose")
         pool = build_pool(corpus, model) if corpus else None
         wanted = settings.model_copy(

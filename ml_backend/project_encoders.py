@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import shutil
+import time
+import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +22,29 @@ from ml_backend.predictor import Predictor
 from ml_backend.settings import Settings
 from ml_backend.store.folders import sync_tree
 from ml_backend.store.model_versions import Versions
+from ml_backend.store.project_state import ServingEncoder
 from ml_backend.store.projects import Project
+from ml_backend.store.vectors import FeatureStore
 
 if TYPE_CHECKING:
     from ml_backend.learning.encoders import Encoder
 
 logger = logging.getLogger(__name__)
+
+WRITING, DAMAGED = ".writing-", ".damaged-"
+"""What folders begin with that are no encoder: one on its way, and one that cannot be read."""
+
+ABANDONED_S = 3600.0
+IMPORTED = "imported"
+"""The choice of a project whose encoder came with a model."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the settings say. slug: of all that decides what is built. name: as it was set."""
+
+    slug: str
+    name: str
 
 
 @dataclass
@@ -36,23 +56,138 @@ class ProjectEncoders:
     encoding: Encoding
     settings: Settings
     built: dict[Path, Encoder] = field(default_factory=dict)  # by the folder they are kept in
+    told: set[str] = field(default_factory=set)
 
     def of(self, project: Project, tick: Callable[[], None] = lambda: None) -> Encoder:
-        """Return the project's encoder: an imported model's, or one built once for the settings and then kept.
+        """Return the encoder in service; see `in_service`."""
+        return self.in_service(project, tick)[1]
 
-        tick: called while images are read to learn it from. Raises ImageError while too few of them can be read.
+    def in_service(self, project: Project, tick: Callable[[], None] = lambda: None) -> tuple[ServingEncoder, Encoder]:
+        """What the project's vectors are made by.
+
+        An imported model's encoder; else the one that has served so far, as long as it can be loaded, whatever was set since; else
+        that of the settings, built once and then kept.
+        tick: called while images are read to learn it from. Raises ImageError while too few of them can be read, and what
+        `build_encoder` raises.
         """
+        wanted = self.wanted.slug
+        if (encoder := self._imported(project)) is not None:
+            wanted = IMPORTED
+        else:
+            before = self.before(project)
+            if before is not None and (former := self.former(project, before)) is not None:
+                return ServingEncoder(choice=before.choice, name=former.name, id=former.id), former
+            encoder = self.build(project, tick)
+        return ServingEncoder(choice=wanted, name=encoder.name, id=encoder.id), encoder
+
+    @property
+    def wanted(self) -> Choice:
+        """What the settings ask for."""
         settings = self.settings
-        if (imported := self._imported(project)) is not None:
-            return imported
         choice = f"{settings.encoder} {settings.encoder_weights} {settings.seed}"
-        slug = hashlib.sha256(choice.encode()).hexdigest()[:12]
-        folder = settings.data_dir / "encoders" / str(project.id) / slug
+        return Choice(hashlib.sha256(choice.encode()).hexdigest()[:12], settings.encoder)
+
+    def before(self, project: Project) -> ServingEncoder | None:
+        """What has served so far, where that is another than the settings ask for.
+
+        None where it is not, where nothing has, or where it was an imported model's.
+        """
+        wanted, known = self.wanted.slug, project.state.encoder
+        if known is None and not self._folder(project, wanted).exists():
+            known = self._of_an_earlier_release(project)
+        return None if known is None or known.choice in {wanted, IMPORTED} else known
+
+    def former(self, project: Project, serving: ServingEncoder) -> Encoder | None:
+        """The encoder that has served so far: as it was built, else from a version that has it.
+
+        None, which is told, where neither can be loaded: its class may be gone.
+        """
+        folder = self._folder(project, serving.choice)
+        if folder in self.built:
+            return self.built[folder]
+        found, problem = self._loaded(project, folder, serving.id)
+        if found is not None:
+            self.built[folder] = found
+        elif (key := f"{project.id} {serving.id}") not in self.told:
+            self.told.add(key)
+            logger.warning(
+                "%s: the encoder %s, which has served so far, cannot be loaded, so all images are encoded with %s before "
+                "the next version is trained (%s)",
+                project.key, serving.name, self.settings.encoder, problem,
+            )  # fmt: skip
+        return found
+
+    def build(self, project: Project, tick: Callable[[], None] = lambda: None) -> Encoder:
+        """The encoder that the settings ask for, built unless it was. Raises what `in_service` does."""
+        folder = self._folder(project, self.wanted.slug)
         cached = self.built.get(folder)
         if cached is None:
-            cached = _stored(folder, settings.trusted_encoders) or self._build(project, folder, tick)
+            cached = _stored(folder, self.settings.trusted_encoders) or self._build(project, folder, tick)
             self.built[folder] = cached
         return cached
+
+    def tidy(self, project: Project, features: FeatureStore) -> None:
+        """Delete what nobody needs any more. What another project has stays.
+
+        Encoders of this project that do not serve and are not to, unless a version has them, with their vectors; and vectors of
+        encoders that pruned versions had.
+        """
+        state = project.state
+        if state.encoder is None:
+            return
+        kept = {known.choice for known in (state.encoder, state.next_encoder) if known}
+        folders = (self.settings.data_dir / "encoders" / str(project.id)).glob("*")
+        doomed = [path for path in folders if path.name.removeprefix(DAMAGED) not in kept and not _on_its_way(path)]
+        pruned = features.encoder_ids() & set(self.versions.unused_encoders(project))
+        if not (doomed or pruned) or (needed := self._needed(set(doomed))) is None:
+            return
+        for path in doomed:
+            known = _id_of(path)
+            if known in needed and not path.name.startswith("."):
+                continue  # its versions may be served again, or trained on: then it need not be built anew
+            if known and known not in needed:
+                features.drop(known)
+            shutil.rmtree(path, ignore_errors=True)
+            self.built.pop(path, None)
+        for known in pruned - needed:
+            features.drop(known)
+
+    def _needed(self, but: Collection[Path]) -> set[str] | None:
+        """Ids of all encoders that a version on disk or a project has, leaving out these folders.
+
+        None where that cannot be told, as a file cannot be read.
+        """
+        folders = [path for path in (self.settings.data_dir / "encoders").glob("*/*") if path not in but]
+        ids = [_id_of(path) for path in folders if not path.name.startswith(".")]
+        of_versions = self.versions.folders.encoder_ids()
+        if None in ids or of_versions is None:
+            return None
+        return {*(known for known in ids if known), *of_versions, *self.encoding.ledger.encoder_ids()}
+
+    def _folder(self, project: Project, slug: str) -> Path:
+        return self.settings.data_dir / "encoders" / str(project.id) / slug
+
+    def _of_an_earlier_release(self, project: Project) -> ServingEncoder | None:
+        """Which did not note what serves: what the newest version was trained on."""
+        for version in self.versions.list(project):
+            base = version.meta.trained_on.get("encoder") if isinstance(version.meta.trained_on, dict) else None
+            if known := base or version.meta.encoder.id:
+                folders = (self.settings.data_dir / "encoders" / str(project.id)).glob("[!.]*")
+                choice = next((path.name for path in folders if _id_of(path) == known), "")
+                return ServingEncoder(choice=choice or known, name=version.meta.encoder.name or known, id=known)
+        return None
+
+    def _loaded(self, project: Project, folder: Path, encoder_id: str) -> tuple[Encoder | None, str]:
+        """The encoder of that folder, or of a version that has the same; and why there is none."""
+        problem = "nobody has its files any more"
+        folders = [v.folder for v in self.versions.list(project) if v.meta.encoder.id == encoder_id]
+        for path in (folder, *folders):
+            if path.exists():
+                try:
+                    return load_saved(path, self.settings.trusted_encoders), ""
+                except Exception as error:  # noqa: BLE001 - a class of somebody's own, gone or broken
+                    problem = str(error)
+        return None, problem
 
     def _imported(self, project: Project) -> Encoder | None:
         """The encoder of the imported model: from its own files, else from those of a version trained on its vectors.
@@ -96,24 +231,53 @@ class ProjectEncoders:
             sample=lambda size: images_to_fit_on(project, self.encoding, size, rng, tick),
             seed=settings.seed,
         )
-        temporary = folder.with_name(f".writing-{folder.name}")
-        temporary.mkdir(parents=True, exist_ok=True)
-        encoder.save(temporary)
-        sync_tree(temporary)  # a power cut must not leave an encoder that cannot be read
-        temporary.rename(folder)
+        temporary = folder.with_name(f"{WRITING}{folder.name}-{uuid.uuid4().hex[:8]}")
+        temporary.mkdir(parents=True)
+        try:
+            encoder.save(temporary)
+            sync_tree(temporary)  # a power cut must not leave an encoder that cannot be read
+            temporary.rename(folder)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, OSError) and folder.exists():  # another process was faster: one for all
+                return load_saved(folder, settings.trusted_encoders)
+            raise
         return encoder
+
+
+def load_saved(folder: Path, trusted: Collection[str]) -> Encoder:
+    """As `load_encoder`, without torch until then."""
+    from ml_backend.learning.encoders import load_encoder  # noqa: PLC0415 - torch
+
+    return load_encoder(folder, trusted)
+
+
+def _on_its_way(folder: Path) -> bool:
+    """Whether somebody may be writing an encoder there; one who was killed is not, an hour later."""
+    try:
+        return folder.name.startswith(WRITING) and time.time() - folder.stat().st_mtime < ABANDONED_S
+    except FileNotFoundError:
+        return True
+
+
+def _id_of(folder: Path) -> str | None:
+    """Of a saved encoder; None where that cannot be read, "" where there is none yet."""
+    try:
+        return str(json.loads((folder / "encoder.json").read_bytes())["id"])
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _stored(folder: Path, trusted: Collection[str]) -> Encoder | None:
     """The encoder that was built before; None where there is none. A damaged one is set aside, to be built again."""
-    from ml_backend.learning.encoders import load_encoder  # noqa: PLC0415 - torch
-
     if not folder.exists():
         return None
     try:
-        return load_encoder(folder, trusted)
+        return load_saved(folder, trusted)
     except DamagedError:
-        aside = folder.with_name(f".damaged-{folder.name}")
+        aside = folder.with_name(f"{DAMAGED}{folder.name}")
         logger.error(  # noqa: TRY400 - where it broke is of no use to anybody
             "The encoder in %s cannot be read: it was moved to %s, and is built again.", folder, aside
         )

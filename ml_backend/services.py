@@ -15,6 +15,7 @@ from ml_backend.predictor import Predictor
 from ml_backend.project_encoders import ProjectEncoders
 from ml_backend.settings import Settings
 from ml_backend.status import ProjectStatus
+from ml_backend.steps.change_encoder import EncoderChange
 from ml_backend.steps.encode_images import CorpusBuilder
 from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.steps.sync_labels import LabelSync
@@ -73,6 +74,7 @@ class Services:
         self.acceptances = Acceptances(self.database, clock=self.ledger.clock)
         self.predictor = Predictor(self.ledger, self.versions, self.features, unlisted, self.acceptances, settings)
         self.encoders = ProjectEncoders(self.versions, self.predictor, self.encoding, settings)
+        self.encoder_change = EncoderChange(self.ledger, self.features, self.encoding, self.encoders)
         self.findings = Findings()
         self.checkpoints = ProjectFiles(settings.data_dir / "checkpoints")
         self.graph_files = ProjectFiles(settings.data_dir / "graphs")

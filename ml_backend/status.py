@@ -62,6 +62,7 @@ class ProjectStatus:
                 "last": job_status(jobs.last),
                 "stopped": jobs.stopped,
             },
+            "encoder": encoder_status(project, self.settings),
             "acceptance": acceptance_status(acceptance) if acceptance else None,
             "advice": project.state.advice and project.state.advice.as_json(),
             "former": [self._former(known) for known in self.ledger.former(project)],
@@ -71,6 +72,7 @@ class ProjectStatus:
                 *_problems(counts, project, last, jobs.stopped),
                 *self._unserved(project, version),
                 *self._faulty_images(project, counts),
+                *([problem] if (problem := encoder_problem(project)) else []),
                 *self._held_back(project),
                 *self._doubted(project),
             ],
@@ -187,6 +189,33 @@ class ProjectStatus:
                 f"{version.name} is pinned, but was trained for other labels than the project has now: its guesses are not "
                 f"ticked, and labels it does not know are never guessed. {fix}"
             )
+
+
+def encoder_status(project: Project, settings: Settings) -> dict[str, Any]:
+    """What makes the vectors, by name, what is to make them, and how far that is; in words where there is something to say."""
+    serving, coming = project.state.encoder, project.state.next_encoder
+    words = None
+    if coming is not None and serving is not None:
+        far = f"{coming.done:,} of {coming.total:,}" if coming.total else "not begun yet"
+        words = f"the vectors of {coming.name} are being made: {far}; {serving.name} serves until then"
+    elif project.state.imported and serving is not None and settings.encoder not in {"auto", serving.name}:
+        words = f"{serving.name}, which came with the imported model, serves: ML_BACKEND_ENCODER={settings.encoder} is not used"
+    return {
+        "name": serving.name if serving else None,
+        "next": coming and {"name": coming.name, "done": coming.done, "total": coming.total, "problem": coming.problem},
+        "in_words": words,
+    }
+
+
+def encoder_problem(project: Project) -> str | None:
+    """Why an encoder that was set does not come to serve; None where nothing is in its way."""
+    serving, coming = project.state.encoder, project.state.next_encoder
+    if coming is None or coming.problem is None or serving is None:
+        return None
+    return (
+        f"The encoder {coming.name} does not serve yet, and {serving.name} goes on: {coming.problem.rstrip('. ')}. It is tried "
+        "again by itself; to stay with the old one, set ML_BACKEND_ENCODER back."
+    )
 
 
 def version_status(version: Version) -> dict[str, Any]:

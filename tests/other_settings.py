@@ -12,4 +12,5 @@ def use(services: Services, **changes: Any) -> Settings:
     settings = Settings(**dict(services.settings) | changes)
     for holder in (services, services.hosts, services.registry, services.predictor, services.encoders):
         holder.settings = settings
+    services.encoders.built.clear()
     return settings

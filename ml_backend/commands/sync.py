@@ -290,6 +290,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
         *([f"  blank      {amount(counts['blanks'], 'answer')}"] if counts["blanks"] else []),
         *([f"  conflicts  {amount(counts['conflicts'], 'task')}"] if counts["conflicts"] else []),
         f"  model      {version['name'] if version else 'none yet'}" + (" (pinned)" if status["pinned"] else ""),
+        *([f"  encoder    {words}"] if (words := status["encoder"]["in_words"]) else []),
         *_accuracy_lines(version or {}),
         *([f"  stop       {advice['stopping']}"] if (advice := status["advice"]) else []),
         f"  queue      {_queue_text(queue, counts)}",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ml_backend.encoding import Encoded, Encoding
 from ml_backend.errors import ImageError, NotFoundError
 from ml_backend.learning.record import Record
+from ml_backend.predictor import LoadedModel
 from ml_backend.project_encoders import ProjectEncoders
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.ledger import Ledger
@@ -50,7 +51,7 @@ class CorpusBuilder:
         if not len(rows.ids) or (rows.failed & rows.resting).all():
             return None
         try:
-            encoder = encoder or self.encoders.of(project, lambda: on_progress(0, len(rows.ids)))
+            encoder = encoder or self._in_service(project, lambda: on_progress(0, len(rows.ids)))
         except ImageError as error:
             self._note_waiting(project, str(error))
             return None
@@ -65,8 +66,27 @@ class CorpusBuilder:
             rows = self.ledger.pool(project)
             at = places(self.features, encoder.id, rows.hashes)
         self._note_waiting(project, waiting)
-        self.encoding.kept.pop(project.id, None)
+        if project.state.next_encoder is None:  # else it may be about to be learned from them
+            self.encoding.kept.pop(project.id, None)
         return corpus_of(project, rows, at, encoder, self.features, self.encoders.versions)
+
+    def in_own_vectors(
+        self,
+        project: Project,
+        corpus: Corpus | None,
+        model: LoadedModel | None,
+        on_progress: Callable[[int, int], None],
+    ) -> Corpus | None:
+        """The corpus in the vectors of the model's own encoder: a fine-tuned one, or one from before another was set."""
+        if model is None or corpus is None or model.encoder.id == corpus.encoder.id:
+            return corpus
+        return self.encode_missing(project, on_progress, model.encoder)
+
+    def _in_service(self, project: Project, tick: Callable[[], None]) -> Encoder:
+        serving, encoder = self.encoders.in_service(project, tick)
+        if project.state.encoder != serving:
+            self.ledger.configure(project, encoder=serving)
+        return encoder
 
     def _note_waiting(self, project: Project, waiting: str | None) -> None:
         """Keep with the project why images are not read yet, for its status."""

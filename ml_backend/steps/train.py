@@ -285,8 +285,6 @@ class Trainer:
         if verdict.reason is not None:
             logger.warning("%s: v%d is kept but not served: %s", project.key, number, verdict.reason)
         self.versions.prune(project, keep=self.settings.keep_versions)
-        for encoder_id in self.versions.unused_encoders(project):  # those too that a killed turn left
-            self.features.drop(encoder_id)
 
 
 def prior_of(project: Project, corpus: Corpus, versions: Versions, predictor: Predictor) -> Head | None:

@@ -77,6 +77,14 @@ class Folders:
     def remove(self, project_id: int, number: int) -> None:
         shutil.rmtree(self.path(project_id, number), ignore_errors=True)
 
+    def encoder_ids(self) -> set[str] | None:
+        """Of the encoders of all versions whose files are there, other stores' too; None where one cannot be read."""
+        try:
+            found = [path.read_bytes() for path in self.root.glob(f"*/v*/{META}")]
+            return {VersionMeta.model_validate_json(meta).encoder.id for meta in found}
+        except (OSError, ValueError):
+            return None
+
     def sweep(self, entered: Callable[[int], Collection[int]]) -> Sequence[Path]:
         """Delete half-written folders, and those of versions that are not `entered`; returns what was deleted.
 

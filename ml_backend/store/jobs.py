@@ -267,6 +267,11 @@ class Jobs:
             other = jobs.c.project_id != job.project_id
             return _next(connection, now, self._latest(), other) is not None
 
+    def waits(self) -> bool:
+        """Whether a job is due that a worker could claim."""
+        with self.database.read() as connection:
+            return _next(connection, self.clock(), self._latest()) is not None
+
     def history(self, project: Project, *, limit: int = 50) -> list[Job]:
         """The project's jobs, newest first, the due and the running one included."""
         statement = sa.select(jobs).where(jobs.c.project_id == project.id).order_by(jobs.c.id.desc()).limit(limit)

@@ -249,17 +249,14 @@ class Versions:
         return version.folder
 
     def unused_encoders(self, project: Project) -> Sequence[str]:
-        """Ids of the encoders that pruned versions were fine-tuned to, and that no version still on disk has."""
+        """Ids of the encoders that pruned versions had, and that no version still on disk has; a project may."""
         encoder_id = versions.c.meta[("encoder", "id")].as_string()
         needed = sa.select(encoder_id).where(versions.c.state != "pruned", encoder_id.is_not(None))
-        tuned = sa.select(encoder_id).where(
-            versions.c.project_id == project.id,
-            versions.c.state == "pruned",
-            versions.c.meta["mode"].as_string() == "finetune",
-            encoder_id.not_in(needed),
+        had = sa.select(encoder_id).where(
+            versions.c.project_id == project.id, versions.c.state == "pruned", encoder_id.not_in(needed)
         )
         with self.database.read() as connection:
-            return connection.scalars(tuned.distinct()).all()
+            return [known for known in connection.scalars(had.distinct()) if known]
 
     def prune(self, project: Project, *, keep: int) -> Sequence[int]:
         """Delete the files of all but the newest `keep` versions.

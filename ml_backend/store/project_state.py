@@ -35,6 +35,29 @@ class Guessed(JsonRecord):
     counts: dict[str, int]
 
 
+class ServingEncoder(JsonRecord):
+    """The encoder whose vectors are trained on. choice: of the settings it was built for. id: of its vectors."""
+
+    choice: str
+    name: str
+    id: str
+
+
+class NextEncoder(JsonRecord):
+    """The encoder that was set since, and that serves once it has a vector of every image that has one now.
+
+    choice, name: as it was set. id: of its vectors, "" before it was built. done, total: images.
+    problem: why that does not get on.
+    """
+
+    choice: str
+    name: str
+    id: str = ""
+    done: int = 0
+    total: int = 0
+    problem: str | None = None
+
+
 class WebhookState(JsonRecord):
     """What was found when the webhook was last looked at, and what was last repaired."""
 
@@ -95,6 +118,7 @@ class ProjectState(JsonRecord):
     another_store: why the project may not be touched: another store has it.
     images_waiting: why images are not read: their hosts are away.
     imported: the version that training started from.
+    encoder: what its vectors are made by. next_encoder: what they are to be made by, while that is on its way.
     guessed: what the last version takes the images without a label for.
     all_tasks_tab: whether it has had a tab of all tasks.
     superseded: the queue in service ("by"), and since when former ones are not ("since").
@@ -116,6 +140,8 @@ class ProjectState(JsonRecord):
     another_store: str | None = None
     images_waiting: str | None = None
     imported: int | None = None
+    encoder: ServingEncoder | None = None
+    next_encoder: NextEncoder | None = None
     all_tasks_tab: bool = False
     superseded: dict[str, Any] | None = None
     advice: Advice | None = None

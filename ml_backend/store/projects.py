@@ -114,6 +114,12 @@ class Projects:
             )
             return lock(connection, connection.execute(new.returning(projects.c.id)).scalar_one())
 
+    def encoder_ids(self) -> set[str]:
+        """Of the encoders that serve a project, former ones too, or that are to."""
+        with self.database.read() as connection:
+            states = [ProjectState.model_validate(each) for each in connection.scalars(sa.select(projects.c.settings))]
+        return {known.id for state in states for known in (state.encoder, state.next_encoder) if known}
+
     def _listed(self, *conditions: sa.ColumnElement[bool]) -> list[Project]:
         statement = sa.select(projects).where(*conditions).order_by(projects.c.id)
         with self.database.read() as connection:

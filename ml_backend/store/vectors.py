@@ -80,9 +80,13 @@ class FeatureStore:
             table.refresh()
             return table.matrix()
 
+    def encoder_ids(self) -> set[str]:
+        """Of all encoders that there are rows of."""
+        return {path.parent.name for path in self.root.glob("*/hashes.bin") if _NAME.fullmatch(path.parent.name)}
+
     def encoder_of(self, hashes: Sequence[str]) -> str | None:
         """The encoder that most of these hashes have vectors of; None where none has any."""
-        names = sorted(path.parent.name for path in self.root.glob("*/hashes.bin") if _NAME.fullmatch(path.parent.name))
+        names = sorted(self.encoder_ids())
         counts = {name: int((self.rows(name, hashes) >= 0).sum()) for name in names}
         best = max(names, key=counts.__getitem__, default=None)
         return best if best is not None and counts[best] else None

@@ -168,6 +168,23 @@ class ProjectSettings(ChoosableSettings):
     paused: str | None
 
 
+class ComingEncoder(_Reply):
+    """done, total: images. problem: why it does not get on."""
+
+    name: str
+    done: int
+    total: int
+    problem: str | None
+
+
+class ProjectEncoder(_Reply):
+    """name: of what makes the vectors; None before the first turn. next: what is to make them. in_words: of a change."""
+
+    name: str | None
+    next: ComingEncoder | None
+    in_words: str | None
+
+
 class FormerProject(_Reply):
     id: int
     title: str
@@ -218,6 +235,7 @@ class Project(_Reply):
     job: Jobs
     acceptance: Acceptance | None
     advice: Json | None
+    encoder: ProjectEncoder
     former: list[FormerProject]
     problems: list[str]
     unreadable: UnreadableImages

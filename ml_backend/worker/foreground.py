@@ -17,6 +17,7 @@ from ml_backend.cycle import Progress
 from ml_backend.errors import AnotherStoreError, BackendError, ConflictError
 from ml_backend.project_settings import refuse_paused
 from ml_backend.services import Services
+from ml_backend.steps.change_encoder import REASON
 from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
 from ml_backend.wording import job_reason
@@ -105,8 +106,29 @@ def _run_here(project: Project, services: Services, on_progress: Progress) -> No
     worker = Worker(services, worker_name())
     worker.on_progress = on_progress
     job = services.jobs.claim(worker.name, project=project)
-    if job is not None:
-        worker.attempt(job, project)
+    if job is None:
+        return
+    worker.attempt(job, project)
+    _change_encoder(project, services, on_progress)
+
+
+def _change_encoder(project: Project, services: Services, on_progress: Progress) -> None:
+    """Make the vectors of an encoder that was set since, all of them: there may be no service that would.
+
+    Where the project is due meanwhile, that goes first.
+    """
+
+    def is_due() -> bool:
+        due = services.jobs.status(project).due
+        return due is not None and due.due_at <= services.jobs.clock()
+
+    def tell(done: int, total: int) -> None:
+        on_progress(done / max(total, 1), f"{done} of {total} vectors of the next encoder")
+
+    while (reached := services.encoder_change.go_on(project, is_due, tell)) == "part" and not is_due():
+        pass
+    if reached == "all there":
+        services.jobs.mark_due(project, immediately=True, reason=REASON)
 
 
 def _ended(project: Project, services: Services) -> int:

@@ -34,6 +34,7 @@ from ml_backend.status import turn_sentence
 from ml_backend.store.faults import retry_until_available, translated
 from ml_backend.store.job import Job
 from ml_backend.store.projects import Project
+from ml_backend.worker.encoder_changes import EncoderChanges
 from ml_backend.worker.heartbeat import Heartbeat, JobCancelledError, JobLostError, WorkerStoppingError
 from ml_backend.worker.mapping import MapLayouts
 from ml_backend.worker.requeue import requeue_job_of_dead_process, worker_name
@@ -65,6 +66,7 @@ class Worker:
         self.on_progress: cycle.Progress = lambda _share, _message: None  # whoever watches, beside the job's own record
         self.job: Job | None = None  # under way
         self.layouts = MapLayouts(services)
+        self.changes = EncoderChanges(services, self._is_wanted)
         self._polled, self._unsure = 0.0, False
 
     def run(self) -> None:
@@ -74,6 +76,7 @@ class Worker:
             self.retry_until_available(self._poll)
             if not self.retry_until_available(self.work):
                 self.retry_until_available(self.layouts.go_on)
+                self.retry_until_available(self.changes.go_on)
                 self.stopping.wait(IDLE_SECONDS)
         self.layouts.end()
 
@@ -191,6 +194,14 @@ class Worker:
 
     def _project(self, job: Job) -> Project | None:
         return next((p for p in self.services.ledger.projects() if p.id == job.project_id), None)
+
+    def _is_wanted(self) -> bool:
+        """Asked by what is done while there is no turn: whether one is due, or the worker is to end."""
+        if self.stopping.is_set():
+            return True
+        self._poll()
+        self.layouts.go_on()
+        return self.services.jobs.waits()
 
     def _poll(self) -> None:
         """Now and then look at each project even though no webhook came: events can be lost."""

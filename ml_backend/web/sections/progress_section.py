@@ -20,7 +20,10 @@ def look(project: Project, services: Services) -> dict[str, Any]:
         "version": version.name if version else "",
         "pinned": services.versions.pinned(project),
         "accuracy": measured(holdout) if version else "",
-        "words": [encodable(words[name]) for name in words if name.endswith("in_words") and words[name]],
+        "words": [
+            *(encodable(words[name]) for name in words if name.endswith("in_words") and words[name]),
+            *([encodable(told)] if (told := status["encoder"]["in_words"]) else []),
+        ],
         "stop": advice.stopping if advice else "",
         "missing": _missing(project, counts.tasks, counts.labelled) if version is None else "",
     }
