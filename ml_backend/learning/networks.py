@@ -275,6 +275,8 @@ def load_body(body: nn.Module, state: dict[str, torch.Tensor], name: str, *, siz
     size: of the pictures that `body` takes, where positions may have to be resized.
     """
     own = body.state_dict()
+    counters = {key: zero for key, zero in own.items() if key.endswith("num_batches_tracked")}
+    state = {**counters, **state}  # which files before PyTorch 0.4.1 lack, and only training looks at
     if not name.startswith("timm:"):
         state = torchvision_networks.as_it_is_now(state, body)
     elif _misfits(own, state):

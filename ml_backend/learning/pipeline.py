@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml_backend.errors import BackendError, ImageError, TurnPausedError
+from ml_backend.errors import BackendError, ConfigError, ImageError, TurnPausedError
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.images import content_hash, decode
 
@@ -167,6 +167,8 @@ class _Run(Generic[T]):
             except ImageError as error:
                 self.damaged[key] = error
         vectors = self._forward(np.stack(pixels)) if pixels else None
+        if vectors is not None:
+            hashes, vectors = self._finite(hashes, vectors)
         with self.lock:
             if vectors is not None:
                 self.sink(hashes, vectors)
@@ -188,6 +190,23 @@ class _Run(Generic[T]):
             return forward_within_memory(self.encoder, pixels)
         with self.device_lock:
             return forward_within_memory(self.encoder, pixels)
+
+    def _finite(self, hashes: list[str], vectors: NDArray[np.float32]) -> tuple[list[str], NDArray[np.float32]]:
+        """Without the images of which the encoder makes no numbers: they are as good as damaged. ConfigError where it makes none of any."""
+        good: NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1))
+        if good.all():
+            return hashes, vectors
+        name = self.encoder.name
+        if len(good) > 1 and not good.any():
+            raise ConfigError(
+                f"The encoder {name} gives NaN or infinity for every image: its weights are damaged, or overflow. Provide "
+                "them anew, or choose another encoder (ML_BACKEND_ENCODER)."
+            )
+        for at in np.flatnonzero(~good):
+            self.damaged[hashes[at]] = ImageError(
+                f"The encoder {name} gives NaN or infinity for this image: replace the image, or choose another encoder."
+            )
+        return [hashes[at] for at in np.flatnonzero(good)], vectors[good]
 
     def _claim(self, key: str) -> bool:
         """Whether the image of hash `key` is for the caller to encode: not stored, and nobody else's."""

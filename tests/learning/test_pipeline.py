@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml_backend.errors import ImageError
+from ml_backend.errors import ConfigError, ImageError
 from ml_backend.learning.images import content_hash
 from ml_backend.learning.pipeline import Sink, encode_all
 
@@ -166,3 +166,32 @@ def test_number_of_threads_of_the_process_is_as_before(sink: Sink) -> None:
     thread.start()
     thread.join()
     assert (torch.get_num_threads(), seen) == (before, [before])
+
+
+class Overflows(MeanColour):
+    """Gives no numbers for the images in `bad`."""
+
+    def __init__(self, bad: Sequence[int]) -> None:
+        super().__init__()
+        self.bad = bad
+
+    def forward(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        colours = super().forward(batch)
+        colours[np.isin(np.rint(colours[:, 0]), self.bad)] = np.nan
+        return colours
+
+
+def test_an_image_without_finite_features_is_told_with_the_encoders_name_and_the_others_are_kept(
+    stored: Stored, sink: Sink
+) -> None:
+    result = encode_all(range(40), png, Overflows([3, 17]), sink)
+    assert set(result.failed) == {3, 17}
+    assert all("mean-colour gives NaN" in str(error) for error in result.failed.values())
+    assert len(stored) == len(result.hashes) == 38
+    assert all(np.isfinite(vector).all() for vector in stored.values())
+
+
+def test_an_encoder_that_gives_no_numbers_at_all_is_at_fault_and_not_the_images(stored: Stored, sink: Sink) -> None:
+    with pytest.raises(ConfigError, match=r"mean-colour gives NaN or infinity for every image.*choose another encoder"):
+        encode_all(range(40), png, Overflows(range(40)), sink)
+    assert not stored
