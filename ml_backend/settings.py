@@ -76,8 +76,10 @@ def _database(url: str) -> str:
 
 def _encoder(name: str) -> str:
     known = name in {"auto", "patches"} or ":" in name or name.endswith((".pt2", ".onnx", ".torchscript", ".ts"))
-    if not (known or _is_network(name.partition("@")[0])):
-        raise ValueError("must be auto, patches, a torchvision network, timm:<name>, a model file, or module:Class")
+    if not (known or _is_network(re.split("[@?]", name)[0])):
+        raise ValueError(
+            "must be auto, patches, a torchvision network, timm:<name>, open_clip:<name>, a model file, or module:Class"
+        )
     return name
 
 
@@ -165,7 +167,7 @@ class Settings(BaseSettings):
     password: Annotated[Secret, AfterValidator(_with_user)] = ""
     """password for that user"""
     encoder: Annotated[str, AfterValidator(_encoder)] = "auto"
-    """auto, patches, a torchvision network, timm:<name>, a model file, or module:Class"""
+    """auto, patches, a torchvision network, timm:<name>, open_clip:<name>, a model file, or module:Class"""
     encoder_weights: str = ""
     """file with weights for the encoder"""
     allowed_encoders: Names = ()

@@ -18,6 +18,7 @@ from ml_backend.errors import ConfigError, DamagedError, InvalidInputError
 from ml_backend.learning.custom_encoders import SUFFIXES, FileEncoder, PythonEncoder, open_file_encoder
 from ml_backend.learning.networks import NetworkEncoder, build_network
 from ml_backend.learning.patches import FIT_IMAGES, PatchEncoder, fit_patches
+from ml_backend.learning.two_sided import PREFIX, TwoSidedEncoder, build_two_sided
 from ml_backend.learning.weight_files import cached_weights
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def build_encoder(name: str, *, weights: Path | None = None, sample: Sample, see
     """Make the encoder called `name`.
 
     name: "auto"; "patches" (fitted on `sample`); a torchvision classification model, its weights by name after "@"
-    ("resnet50@IMAGENET1K_V1", "resnet18@none"); "timm:<name>"; a .pt2, .onnx or .torchscript file; "module:Class".
+    ("resnet50@IMAGENET1K_V1", "resnet18@none"); "timm:<name>"; "open_clip:<name>"; a .pt2, .onnx or .torchscript file; "module:Class".
     weights: a state dict, safetensors or a torch file without code; without one, pretrained weights are used.
     "auto" is resnet18 with the pretrained weights, where they were given or downloaded before; otherwise `patches`.
     Nothing is downloaded for "auto". Raises ConfigError for a name or a file that cannot be used.
@@ -94,6 +95,8 @@ def build_encoder(name: str, *, weights: Path | None = None, sample: Sample, see
         return fit_patches(images, seed=seed)
     if name.endswith(SUFFIXES):
         return open_file_encoder(Path(name))
+    if name.startswith(PREFIX):
+        return build_two_sided(name, weights=weights, seed=seed)
     if ":" in name and not name.startswith("timm:"):
         return PythonEncoder(name)
     return build_network(name, weights=weights, seed=seed)
@@ -102,6 +105,7 @@ def build_encoder(name: str, *, weights: Path | None = None, sample: Sample, see
 LOADERS: dict[str, Callable[[Path, dict[str, Any]], Encoder]] = {
     "patches": PatchEncoder.load,
     "network": NetworkEncoder.load,
+    "two-sided": TwoSidedEncoder.load,
     "file": FileEncoder.load,
     "python": PythonEncoder.load,
 }

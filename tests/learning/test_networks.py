@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
 from safetensors.torch import save_file
 from torch import nn
 
@@ -33,6 +32,7 @@ from ml_backend.learning.torchvision_networks import classifier_path, take_class
 from ml_backend.learning.vision import torchvision
 from ml_backend.learning.weights import digest
 from ml_backend.store.vectors import FeatureStore
+from tests.learning.pictures_seen import likeness, pictures
 
 pytestmark = pytest.mark.slow
 torchvision()  # timm imports it, too
@@ -53,31 +53,6 @@ KINDS = (
     "timm:resnet10t.c3_in1k?size=56",
     "timm:tf_efficientnetv2_b3.in21k_ft_in1k?size=72",  # squashes
 )
-
-
-def pictures() -> list[Image.Image]:
-    """Landscape, portrait, square, and small ones that have to be enlarged: coloured shapes on soft noise.
-
-    Of sizes of which the libraries cut out whole pixels: elsewhere they round by up to half a pixel, and we do not.
-    """
-    rng = np.random.default_rng(0)
-    made = []
-    for width, height in ((320, 160), (160, 240), (390, 260), (48, 32), (480, 480), (24, 48), (96, 96)):
-        noise = Image.fromarray(rng.integers(0, 255, (9, 9, 3), np.uint8)).resize(
-            (width, height), Image.Resampling.BICUBIC
-        )
-        draw = ImageDraw.Draw(noise)
-        for _ in range(6):
-            x, y = rng.integers(0, (width, height))
-            draw.ellipse((x - width / 6, y - height / 6, x + width / 6, y + height / 6), tuple(rng.integers(0, 255, 3)))
-        made.append(noise.filter(ImageFilter.GaussianBlur(min(width, height) / 40)))
-    return made
-
-
-def likeness(ours: NDArray[np.float32], theirs: torch.Tensor) -> float:
-    """The least cosine between rows, of what differs from picture to picture: random networks see all pictures as alike."""
-    one, other = (rows - rows.mean(0) for rows in (ours, nn.functional.normalize(theirs).numpy()))
-    return float(((one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)).min())
 
 
 def encoder_of(name: str) -> NetworkEncoder:
