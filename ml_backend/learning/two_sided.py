@@ -213,7 +213,7 @@ def _made(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 def _sides(network: nn.Module) -> nn.Module:
     """Take the side for pictures out; what is left is the one for sentences."""
     body = network.get_submodule("visual")
-    network.visual = nn.Identity()
+    network.add_module("visual", nn.Identity())
     return body
 
 
@@ -274,7 +274,7 @@ def _tokenizer(source: str, name: str, model: dict[str, Any]) -> Callable[[list[
         fix = (
             "put its files into the folder"
             if source.startswith(_LOCAL)
-            else f"fetch it once (hf download {theirs} --include '*token*' '*.model' '*config*')"
+            else f"fetch it once (hf download {theirs} --include '*token*' --include '*.model' --include '*config*')"
         )
         raise ConfigError(
             f"The tokenizer of {name} ({theirs}) is not here ({shortened(str(error), 200)}): {fix}, or choose a model with "
