@@ -99,7 +99,9 @@ def _read(project: Project, services: Services, timer: _Timer, *, full: bool) ->
     project, report = timer.step("labels", 0.0, lambda: services.label_sync.sync(project, full=full))
     project = services.encoder_change.settle(project)
     corpus = timer.step(
-        "features", 0.1, lambda: services.corpus_builder.encode_missing(project, timer.within(0.1, 0.55))
+        "features",
+        0.1,
+        lambda: services.corpus_builder.encode_missing(project, timer.within(0.1, 0.55), tell=timer.telling(0.1)),
     )
     timer.outcome.labels_changed = report.labels_touched
     if timer.outcome.seconds["features"] > LONG:
@@ -144,6 +146,15 @@ class _Timer:
     def part(self, start: float, end: float) -> Progress:
         """Progress of a step that says by itself how far it is and what it is doing, mapped onto its part of the turn."""
         return lambda share, doing: self.on_progress(start + (end - start) * share, doing)
+
+    def telling(self, start: float) -> Callable[[str], None]:
+        """For what has no share of its own in the turn, and may take long all the same."""
+
+        def tell(doing: str) -> None:
+            self.on_progress(start, doing)
+            self.check_paused()
+
+        return tell
 
     def within(self, start: float, end: float) -> Counter:
         """Progress of a step that counts things, mapped onto its part of the turn."""

@@ -98,6 +98,14 @@ class ConfigError(BackendError):
     """A setting is missing or wrong; the message lists every one at once."""
 
 
+class NoWeightsError(ConfigError):
+    """Published weights are not in the cache, and cannot be downloaded or are broken. reason: why, in half a sentence."""
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or message
+
+
 class ReadOnlyError(ConfigError):
     """What is to be kept cannot be written, and waiting does not help."""
 

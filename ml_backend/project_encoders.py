@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -20,6 +19,7 @@ from ml_backend.errors import DamagedError, InvalidInputError, NotFoundError
 from ml_backend.image_sample import images_to_fit_on
 from ml_backend.predictor import Predictor
 from ml_backend.settings import Settings
+from ml_backend.store.encoder_origins import folder_of, note_origin, slug_of
 from ml_backend.store.folders import sync_tree
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.project_state import ServingEncoder
@@ -27,9 +27,13 @@ from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
 
 if TYPE_CHECKING:
+    from ml_backend.learning.encoder_choice import Chosen
     from ml_backend.learning.encoders import Encoder
 
 logger = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]
+"""Told what is being done, in a few words; may raise."""
 
 WRITING, DAMAGED = ".writing-", ".damaged-"
 """What folders begin with that are no encoder: one on its way, and one that cannot be read."""
@@ -56,19 +60,23 @@ class ProjectEncoders:
     encoding: Encoding
     settings: Settings
     built: dict[Path, Encoder] = field(default_factory=dict)  # by the folder they are kept in
+    patches: dict[Path, Chosen] = field(default_factory=dict)  # why they are, by the folder they will be kept in
     told: set[str] = field(default_factory=set)
 
-    def of(self, project: Project, tick: Callable[[], None] = lambda: None) -> Encoder:
+    def of(self, project: Project, tick: Callable[[], None] = lambda: None, tell: Tell | None = None) -> Encoder:
         """Return the encoder in service; see `in_service`."""
-        return self.in_service(project, tick)[1]
+        return self.in_service(project, tick, tell)[1]
 
-    def in_service(self, project: Project, tick: Callable[[], None] = lambda: None) -> tuple[ServingEncoder, Encoder]:
+    def in_service(
+        self, project: Project, tick: Callable[[], None] = lambda: None, tell: Tell | None = None
+    ) -> tuple[ServingEncoder, Encoder]:
         """What the project's vectors are made by.
 
         An imported model's encoder; else the one that has served so far, as long as it can be loaded, whatever was set since; else
         that of the settings, built once and then kept.
-        tick: called while images are read to learn it from. Raises ImageError while too few of them can be read, and what
-        `build_encoder` raises.
+        tick: called while weights are downloaded and while images are read to learn it from; what it raises ends that, and the
+        next call goes on with what is left. tell: called in its place where there is something to say of a download.
+        Raises ImageError while too few images can be read, and what `choose` and `build_encoder` raise.
         """
         wanted = self.wanted.slug
         if (encoder := self._imported(project)) is not None:
@@ -77,15 +85,14 @@ class ProjectEncoders:
             before = self.before(project)
             if before is not None and (former := self.former(project, before)) is not None:
                 return ServingEncoder(choice=before.choice, name=former.name, id=former.id), former
-            encoder = self.build(project, tick)
+            encoder = self.build(project, tick, tell)
         return ServingEncoder(choice=wanted, name=encoder.name, id=encoder.id), encoder
 
     @property
     def wanted(self) -> Choice:
         """What the settings ask for."""
         settings = self.settings
-        choice = f"{settings.encoder} {settings.encoder_weights} {settings.seed}"
-        return Choice(hashlib.sha256(choice.encode()).hexdigest()[:12], settings.encoder)
+        return Choice(slug_of(settings), settings.encoder)
 
     def before(self, project: Project) -> ServingEncoder | None:
         """What has served so far, where that is another than the settings ask for.
@@ -117,12 +124,12 @@ class ProjectEncoders:
             )  # fmt: skip
         return found
 
-    def build(self, project: Project, tick: Callable[[], None] = lambda: None) -> Encoder:
+    def build(self, project: Project, tick: Callable[[], None] = lambda: None, tell: Tell | None = None) -> Encoder:
         """The encoder that the settings ask for, built unless it was. Raises what `in_service` does."""
         folder = self._folder(project, self.wanted.slug)
         cached = self.built.get(folder)
         if cached is None:
-            cached = _stored(folder, self.settings.trusted_encoders) or self._build(project, folder, tick)
+            cached = _stored(folder, self.settings.trusted_encoders) or self._build(project, folder, tick, tell)
             self.built[folder] = cached
         return cached
 
@@ -165,7 +172,7 @@ class ProjectEncoders:
         return {*(known for known in ids if known), *of_versions, *self.encoding.ledger.encoder_ids()}
 
     def _folder(self, project: Project, slug: str) -> Path:
-        return self.settings.data_dir / "encoders" / str(project.id) / slug
+        return folder_of(self.settings, project, slug)
 
     def _of_an_earlier_release(self, project: Project) -> ServingEncoder | None:
         """Which did not note what serves: what the newest version was trained on."""
@@ -219,15 +226,28 @@ class ProjectEncoders:
         )
         return None
 
-    def _build(self, project: Project, folder: Path, tick: Callable[[], None]) -> Encoder:
-        from ml_backend.learning.encoders import build_encoder  # noqa: PLC0415 - torch
+    def _chosen(self, folder: Path, tell: Callable[[str], None]) -> Chosen:
+        """What the settings come to. Where that is `patches`, it is kept: no later turn waits once more for nobody to answer."""
+        from ml_backend.learning.encoder_choice import choose  # noqa: PLC0415 - torch
+        from ml_backend.learning.weight_files import Fetching  # noqa: PLC0415
 
+        if (known := self.patches.get(folder)) is not None:
+            return known
         settings = self.settings
         weights = Path(settings.encoder_weights) if settings.encoder_weights else None
+        found = choose(settings.encoder, weights, Fetching(settings.downloads == "yes", tell))
+        if found.name == "patches":
+            self.patches[folder] = found
+        return found
+
+    def _build(self, project: Project, folder: Path, tick: Callable[[], None], tell: Tell | None) -> Encoder:
+        from ml_backend.learning.encoders import build_encoder  # noqa: PLC0415 - torch
+
+        settings, chosen = self.settings, self._chosen(folder, tell or (lambda _doing: tick()))
         rng = np.random.default_rng([settings.seed, project.id])
         encoder = build_encoder(
-            settings.encoder,
-            weights=weights,
+            chosen.name,
+            weights=chosen.weights,
             sample=lambda size: images_to_fit_on(project, self.encoding, size, rng, tick),
             seed=settings.seed,
         )
@@ -235,6 +255,7 @@ class ProjectEncoders:
         temporary.mkdir(parents=True)
         try:
             encoder.save(temporary)
+            note_origin(temporary, chosen.origin)
             sync_tree(temporary)  # a power cut must not leave an encoder that cannot be read
             temporary.rename(folder)
         except BaseException as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -42,6 +42,24 @@ class LabelSchema:
     labels: tuple[str, ...]
     multiple: bool = False
     guess: str = ""
+
+
+@dataclass(frozen=True)
+class EncoderOrigin:
+    """Which encoder a project has and why. source: where its weights are from; licence: "" where nobody states one.
+
+    better: what a better one would take, in a sentence; "" where nothing is to be said.
+    """
+
+    name: str
+    why: str
+    source: str = ""
+    sha256: str = ""
+    licence: str = ""
+    better: str = ""
+
+    def with_words(self, why: str, better: str) -> EncoderOrigin:
+        return replace(self, why=why, better=better)
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,8 @@ class Settings(BaseSettings):
     """auto, patches, a torchvision network, timm:<name>, open_clip:<name>, a model file, or module:Class"""
     encoder_weights: str = ""
     """file with weights for the encoder"""
+    downloads: Literal["yes", "no"] = "yes"
+    """whether an encoder's published weights may be downloaded where they are not in the cache; no: `auto` takes what is in the cache, or `patches`"""
     allowed_encoders: Names = ()
     """further encoders that may run code of their own when a model is imported or loaded, separated by commas: module:Class, or the path of a .pt2 or .torchscript file"""
     strategy: Annotated[str, AfterValidator(_strategy)] = "auto"

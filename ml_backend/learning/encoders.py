@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +15,11 @@ from torch import nn
 
 from ml_backend.errors import ConfigError, DamagedError, InvalidInputError
 from ml_backend.learning.custom_encoders import SUFFIXES, FileEncoder, PythonEncoder, open_file_encoder
+from ml_backend.learning.encoder_choice import choose
 from ml_backend.learning.networks import NetworkEncoder, build_network
 from ml_backend.learning.patches import FIT_IMAGES, PatchEncoder, fit_patches
 from ml_backend.learning.two_sided import PREFIX, TwoSidedEncoder, build_two_sided
-from ml_backend.learning.weight_files import cached_weights
-
-log = logging.getLogger(__name__)
+from ml_backend.learning.weight_files import Fetching
 
 Sample = Callable[[int], Sequence[Image.Image]]
 """`sample(k)` gives up to k images of the project."""
@@ -75,17 +73,11 @@ def build_encoder(name: str, *, weights: Path | None = None, sample: Sample, see
     name: "auto"; "patches" (fitted on `sample`); a torchvision classification model, its weights by name after "@"
     ("resnet50@IMAGENET1K_V1", "resnet18@none"); "timm:<name>"; "open_clip:<name>"; a .pt2, .onnx or .torchscript file; "module:Class".
     weights: a state dict, safetensors or a torch file without code; without one, pretrained weights are used.
-    "auto" is resnet18 with the pretrained weights, where they were given or downloaded before; otherwise `patches`.
-    Nothing is downloaded for "auto". Raises ConfigError for a name or a file that cannot be used.
+    "auto" is what `choose` takes of what was given or downloaded before; nothing is downloaded for it here. Raises ConfigError for a name or a file that cannot be used.
     """
     if name == "auto":
-        weights = weights or cached_weights("resnet18")
-        name = "patches" if weights is None else "resnet18"
-        log.info(
-            "encoder auto: %s (%s)",
-            name,
-            weights or ("no pretrained weights available, so it is learned from the images"),
-        )
+        chosen = choose(name, weights, Fetching(allowed=False))
+        name, weights = chosen.name, chosen.weights
     if name == "patches":
         images = sample(FIT_IMAGES)
         if not images:

@@ -29,6 +29,7 @@ class HubFile:
     repository: str
     files: tuple[str, ...]
     licence: str = ""
+    revision: str = "main"
 
 
 Source = PlainFile | HubFile
@@ -67,7 +68,9 @@ def _of_timm(name: str, choice: str) -> Source:
         raise ConfigError(f"timm has no weights {tagged!r} ({error}): use another tag, or @none.") from error
     licence = config.license or ""
     if config.hf_hub_id:
-        return HubFile(config.hf_hub_id, _alternatives(config.hf_hub_filename or "pytorch_model.bin"), licence)
+        repository, _, revision = config.hf_hub_id.partition("@")
+        files = _alternatives(config.hf_hub_filename or "pytorch_model.bin")
+        return HubFile(repository, files, licence, revision or "main")
     if config.url:
         return PlainFile(config.url, _stated_hash(config.url), licence)
     raise ConfigError(f"timm has no pretrained weights for {tagged}: name other ones after a dot, or use @none.")

@@ -16,9 +16,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from ml_backend.errors import ImageError, InvalidInputError
+from ml_backend.learning.encoder_choice import choose
 from ml_backend.learning.encoders import Encoder, build_encoder
 from ml_backend.learning.images import decode
-from ml_backend.learning.weight_files import cached_weights
+from ml_backend.learning.weight_files import Fetching
 from ml_backend.simulation.code_version import code_digest
 from ml_backend.simulation.data import Source, split, unit_rows
 
@@ -124,7 +125,7 @@ def _store(file: Path, features: NDArray[np.float16], kept: NDArray[np.int64]) -
 def fingerprint(examples: Sequence[Example], encoder: str, weights: Path | None, *, progress: bool) -> str:
     """Digest of content and order of the images, of the encoder, of the file it is or takes, and of the code of encoders."""
     if encoder == "auto":
-        weights = weights or cached_weights("resnet18")
+        weights = choose(encoder, weights, Fetching(allowed=False)).weights
     files = [path for path in (weights, Path(encoder)) if path and path.is_file()]
     told = [
         encoder,

@@ -39,19 +39,23 @@ class CorpusBuilder:
     encoders: ProjectEncoders
 
     def encode_missing(
-        self, project: Project, on_progress: Callable[[int, int], None], encoder: Encoder | None = None
+        self,
+        project: Project,
+        on_progress: Callable[[int, int], None],
+        encoder: Encoder | None = None,
+        tell: Callable[[str], None] = lambda _doing: None,
     ) -> Corpus | None:
         """Bring the feature store up to date; None while the project has no task with a readable image.
 
         Images that could not be read are tried again when their time has come. What `on_progress` raises ends the work, and
         nothing done is lost.
-        encoder: another than the project's own: that of a fine-tuned version.
+        encoder: another than the project's own: that of a fine-tuned version. tell: told what is downloaded for it; may raise, too.
         """
         rows = self.ledger.pool(project)
         if not len(rows.ids) or (rows.failed & rows.resting).all():
             return None
         try:
-            encoder = encoder or self._in_service(project, lambda: on_progress(0, len(rows.ids)))
+            encoder = encoder or self._in_service(project, lambda: on_progress(0, len(rows.ids)), tell)
         except ImageError as error:
             self._note_waiting(project, str(error))
             return None
@@ -82,8 +86,8 @@ class CorpusBuilder:
             return corpus
         return self.encode_missing(project, on_progress, model.encoder)
 
-    def _in_service(self, project: Project, tick: Callable[[], None]) -> Encoder:
-        serving, encoder = self.encoders.in_service(project, tick)
+    def _in_service(self, project: Project, tick: Callable[[], None], tell: Callable[[str], None]) -> Encoder:
+        serving, encoder = self.encoders.in_service(project, tick, tell)
         if project.state.encoder != serving:
             self.ledger.configure(project, encoder=serving)
         return encoder

@@ -123,15 +123,6 @@ def test_auto_without_pretrained_weights_is_patches_and_says_so(
     assert "patches" in caplog.text
 
 
-def test_auto_takes_pretrained_weights_that_are_in_the_cache(
-    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    torch.save(new_network("resnet18").state_dict(), tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert build_encoder("auto", sample=lambda _: []).name == "resnet18"
-
-
 def test_patches_without_any_image_are_a_clear_error() -> None:
     with pytest.raises(ConfigError, match="import some"):
         build_encoder("patches", sample=lambda _: [])
