@@ -94,17 +94,20 @@ def tunable(encoder: Encoder) -> NetworkEncoder:
 class Refitted:
     """trained: on all rows, its temperature by the validation fold. n: rows of that; tuned, frozen: how many each has right.
 
-    Both are heads trained without that fold, on the tuned network's vectors and on those it started from.
+    Both are heads trained without that fold, on the tuned network's vectors and on those it started from. differing: rows
+    that one of them has right and the other has not.
     """
 
     trained: TrainedHead
     n: int
     tuned: int
     frozen: int
+    differing: int
 
     @property
     def better(self) -> bool:
-        return self.tuned > self.frozen
+        """By more than chance makes of as many answers that differ: the best epoch was chosen on this very fold."""
+        return self.tuned - self.frozen > self.differing**0.5
 
 
 def refit(
@@ -124,12 +127,13 @@ def refit(
     aside[validate] = True
     if len(np.unique(labels[~aside], axis=0)) < 2:
         trained = train_head(tuned, labels, classes, seed=seed)
-        return Refitted(_without_folds(trained, 1.0), 0, 0, 0)
+        return Refitted(_without_folds(trained, 1.0), 0, 0, 0, 0)
     learned = labels[~aside]
     alone = train_head(frozen[~aside], learned, classes, seed=seed).head
     head, penalty = _chosen(tuned, labels, classes, aside, seed)
     trained = train_head(tuned, labels, classes, seed=seed, folds=1, penalties=(penalty,))
-    right = [_right(each, rows[aside], labels[aside]) for each, rows in ((head, tuned), (alone, frozen))]
+    own, its = (_right(each, rows[aside], labels[aside]) for each, rows in ((head, tuned), (alone, frozen)))
+    right = int(own.sum()), int(its.sum()), int((own != its).sum())
     return Refitted(_without_folds(trained, head.temperature), int(aside.sum()), *right)
 
 
@@ -157,12 +161,12 @@ def _without_folds(trained: TrainedHead, temperature: float) -> TrainedHead:
     return replace(trained, head=head, report=report, fold_heads=(), blind=head)
 
 
-def _right(head: Head, rows: Vectors, labels: NDArray[Any]) -> int:
-    """How many it answers right: the class, or for several labels the whole set."""
+def _right(head: Head, rows: Vectors, labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """(n,) whether it answers each right: the class, or for several labels the whole set."""
     probabilities = head.predict_proba(rows)
     if labels.ndim == 1:
-        return int((probabilities.argmax(1) == labels).sum())
-    return int(((probabilities >= 0.5) == labels).all(1).sum())
+        return np.asarray(probabilities.argmax(1) == labels)
+    return np.asarray(((probabilities >= 0.5) == labels).all(1))
 
 
 def _temperature(head: Head, rows: Vectors, labels: NDArray[Any]) -> tuple[float, float]:
