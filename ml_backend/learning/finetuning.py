@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -107,7 +108,7 @@ class Refitted:
     @property
     def better(self) -> bool:
         """By more than chance makes of as many answers that differ: the best epoch was chosen on this very fold."""
-        return self.tuned - self.frozen > self.differing**0.5
+        return self.tuned - self.frozen > math.sqrt(self.differing)
 
 
 def refit(
