@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.head import Head
 from ml_backend.learning.networks import NetworkEncoder
 from ml_backend.learning.prepared_pictures import Pictures, PicturesInMemory
-from ml_backend.learning.training import TrainedHead, assign_folds, train_head
+from ml_backend.learning.training import PENALTIES, TrainedHead, assign_folds, train_head
 from ml_backend.learning.tuning_run import Epoch, OnProgress, Recipe, Run
 
 Vectors = NDArray[np.floating[Any]]
@@ -94,17 +95,20 @@ def tunable(encoder: Encoder) -> NetworkEncoder:
 class Refitted:
     """trained: on all rows, its temperature by the validation fold. n: rows of that; tuned, frozen: how many each has right.
 
-    Both are heads trained without that fold, on the tuned network's vectors and on those it started from.
+    Both are heads trained without that fold, on the tuned network's vectors and on those it started from. differing: rows
+    that one of them has right and the other has not.
     """
 
     trained: TrainedHead
     n: int
     tuned: int
     frozen: int
+    differing: int
 
     @property
     def better(self) -> bool:
-        return self.tuned > self.frozen
+        """By more than chance makes of as many answers that differ: the best epoch was chosen on this very fold."""
+        return self.tuned - self.frozen > math.sqrt(self.differing)
 
 
 def refit(
@@ -124,12 +128,30 @@ def refit(
     aside[validate] = True
     if len(np.unique(labels[~aside], axis=0)) < 2:
         trained = train_head(tuned, labels, classes, seed=seed)
-        return Refitted(_without_folds(trained, 1.0), 0, 0, 0)
-    heads = [train_head(rows[~aside], labels[~aside], classes, seed=seed).head for rows in (tuned, frozen)]
-    right = [_right(head, rows[aside], labels[aside]) for head, rows in zip(heads, (tuned, frozen), strict=True)]
-    temperature = _temperature(heads[0], tuned[aside], labels[aside])
-    trained = train_head(tuned, labels, classes, seed=seed)
-    return Refitted(_without_folds(trained, temperature), int(aside.sum()), *right)
+        return Refitted(_without_folds(trained, 1.0), 0, 0, 0, 0)
+    learned = labels[~aside]
+    alone = train_head(frozen[~aside], learned, classes, seed=seed).head
+    head, penalty = _chosen(tuned, labels, classes, aside, seed)
+    trained = train_head(tuned, labels, classes, seed=seed, folds=1, penalties=(penalty,))
+    own, its = (_right(each, rows[aside], labels[aside]) for each, rows in ((head, tuned), (alone, frozen)))
+    right = int(own.sum()), int(its.sum()), int((own != its).sum())
+    return Refitted(_without_folds(trained, head.temperature), int(aside.sum()), *right)
+
+
+def _chosen(
+    vectors: Vectors, labels: NDArray[Any], classes: Sequence[str], aside: NDArray[np.bool_], seed: int
+) -> tuple[Head, float]:
+    """The head of the rows that are not aside, and its penalty: what makes it surest, and no surer than it is right, there.
+
+    Folds cannot choose: with the labels of all rows in the network, no penalty is too weak for them.
+    """
+    found = []
+    for penalty in PENALTIES:
+        head = train_head(vectors[~aside], labels[~aside], classes, seed=seed, folds=1, penalties=(penalty,)).head
+        temperature, loss = _temperature(head, vectors[aside], labels[aside])
+        found.append((loss, replace(head, temperature=temperature), penalty))
+    _, head, penalty = min(found, key=lambda each: each[0])
+    return head, penalty
 
 
 def _without_folds(trained: TrainedHead, temperature: float) -> TrainedHead:
@@ -140,16 +162,16 @@ def _without_folds(trained: TrainedHead, temperature: float) -> TrainedHead:
     return replace(trained, head=head, report=report, fold_heads=(), blind=head)
 
 
-def _right(head: Head, rows: Vectors, labels: NDArray[Any]) -> int:
-    """How many it answers right: the class, or for several labels the whole set."""
+def _right(head: Head, rows: Vectors, labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """(n,) whether it answers each right: the class, or for several labels the whole set."""
     probabilities = head.predict_proba(rows)
     if labels.ndim == 1:
-        return int((probabilities.argmax(1) == labels).sum())
-    return int(((probabilities >= 0.5) == labels).all(1).sum())
+        return np.asarray(probabilities.argmax(1) == labels)
+    return np.asarray(((probabilities >= 0.5) == labels).all(1))
 
 
-def _temperature(head: Head, rows: Vectors, labels: NDArray[Any]) -> float:
-    """That which makes the head as sure as it is right on rows that it has not seen, one undecided answer among them."""
+def _temperature(head: Head, rows: Vectors, labels: NDArray[Any]) -> tuple[float, float]:
+    """What makes the head as sure as it is right on rows that it has not seen, one undecided answer among them; their loss."""
     logits = torch.from_numpy(np.asarray(rows, np.float32) @ head.weight.T + head.bias)
     n, classes = logits.shape
     targets = (n * _targets(labels, classes) + (0.5 if head.multilabel else 1 / classes)) / (n + 1)
@@ -160,7 +182,8 @@ def _temperature(head: Head, rows: Vectors, labels: NDArray[Any]) -> float:
             return float(F.binary_cross_entropy_with_logits(cooled, targets))
         return float(F.cross_entropy(cooled, targets))
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
+    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return float(np.exp(found.x)), float(found.fun)
 
 
 def _first_head(

@@ -59,7 +59,7 @@ def choose_part(body: nn.Module, part: Part, *, last: int, rank: int) -> None:
         adapt(body, rank)
         return
     layer = depths(body)
-    first = max(layer.values(), default=0) - last if part == "last" else 0
+    first = len(block_paths(body)) + 1 - last if part == "last" else 0
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(layer[name] >= first)
 

@@ -48,7 +48,7 @@ class Rates:
 
 
 RATES: dict[Optimizer, Rates] = {
-    "sgd": Rates(0.02, 0.05, 1.0, 5e-4),
+    "sgd": Rates(0.01, 0.03, 1.0, 5e-4),
     "adamw": Rates(3e-4, 1e-3, 0.7, 0.05),
 }
 LORA_RATE = 1e-3
@@ -108,7 +108,7 @@ class Standing(BaseModel):
 
     history: list[Epoch] = []
     losses: list[float] = []
-    scaler: dict[str, float] = {}
+    scaler: dict[str, int | float] = {}
 
 
 class Run:

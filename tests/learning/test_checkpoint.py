@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import shutil
@@ -18,7 +19,7 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ml_backend.learning import checkpoint
+from ml_backend.learning import checkpoint, tuning_run
 from ml_backend.learning.checkpoint import Checkpoint
 from ml_backend.learning.finetuning import FineTuned
 from tests.learning.checkpoints import (
@@ -36,6 +37,7 @@ from tests.learning.checkpoints import (
     same,
     standing,
 )
+from tests.learning.test_layer_rates import attentive
 
 pytestmark = pytest.mark.usefixtures("after_every_batch")
 
@@ -69,6 +71,39 @@ def test_it_goes_on_with_several_labels_an_image(path: Path) -> None:
     uninterrupted = run(labels=several)
     killed(path, 60, labels=several)
     assert same(run(path, labels=several), uninterrupted)
+
+
+WAYS: dict[str, Any] = {
+    "adaptive rates by layer": {"part": "all"},
+    "adapters": {"part": "lora", "rank": 2},
+    "the last blocks": {"part": "last", "last_blocks": 1},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_goes_on_with(way: str, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given: dict[str, Any] = {"encoder": attentive(), "pictures": np.repeat(np.repeat(pixels(), 2, 1), 2, 2)}
+    given["recipe"] = replace(RECIPE, **WAYS[way])
+    uninterrupted = run(**given)
+    length = killed(path, 10**9, **given)
+    path.unlink()
+    killed(path, 2 * length // 3, **given)
+    caplog.set_level(logging.INFO)
+    assert same(run(path, **given), uninterrupted)
+    assert "goes on" in caplog.text
+
+
+def test_it_goes_on_in_half_precision_with_the_scale_that_gradients_had(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tuning_run, "number_kind", lambda _: torch.float16)
+    uninterrupted = run()
+    killed(path, 60)
+    with safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["state"])["scaler"]["scale"] < 65536.0, "the first was too large"
+    caplog.set_level(logging.INFO)
+    assert same(run(path), uninterrupted)
+    assert "goes on" in caplog.text
 
 
 @pytest.mark.slow
