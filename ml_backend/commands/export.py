@@ -177,6 +177,13 @@ def _run_model(args: argparse.Namespace) -> int:
     out: Path = args.out or Path(name if args.format == "bundle" else f"{name}.{args.format}")
     if out.exists():
         raise InvalidInputError(f"{out} already exists: name another with --out, or move it.")
+    from ml_backend.learning.export_formats import recipe_beside, write_recipe  # noqa: PLC0415 - torch
+
+    recipe = None if args.format == "bundle" else recipe_beside(out)
+    if recipe is not None and recipe.exists():
+        raise InvalidInputError(
+            f"{recipe}, which goes with {out}, already exists: name another with --out, or move it."
+        )
     exporter = services.model_exporter
     finished = exporter.finished(project, version) if args.include else None
     if args.dry_run:
@@ -185,6 +192,8 @@ def _run_model(args: argparse.Namespace) -> int:
         Answer(as_json=args.json).result(document, f"{name} would be written to {out} (--dry-run).")
         return 0
     saved = exporter.save(project, version, args.format, out, finished)
+    if recipe is not None:
+        write_recipe(out)
     document = {
         "path": str(out),
         "format": saved.format,
@@ -192,8 +201,11 @@ def _run_model(args: argparse.Namespace) -> int:
         "classes": list(finished.head.classes) if finished else version.meta.classes,
         "images_compared": saved.images_compared,
         "largest_difference": saved.difference,
+        "prepare": str(recipe or out / "prepare.py"),
     }
     text = f"{name} written to {out}: {saved.images_compared} images compared, largest difference in probability {saved.difference:.1e}."
+    if recipe is not None:
+        text += f" {recipe} beside it makes of an image file what it takes."
     if finished:
         document |= {"labels_of_people": finished.people, "labels_accepted": finished.accepted}
         text += (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -133,6 +134,17 @@ def describe(encoder: Encoder, head: Head, version: str) -> dict[str, Any]:
 def recipe_source() -> str:
     """The module that makes of an image file what an export takes."""
     return Path(recipe.__file__).read_text(encoding="utf-8")
+
+
+def write_recipe(model: Path) -> Path:
+    """Put the recipe beside a model file, under a name that Python imports: `birds_prepare.py` beside `birds.onnx`."""
+    path = recipe_beside(model)
+    path.write_text(recipe_source(), encoding="utf-8")
+    return path
+
+
+def recipe_beside(model: Path) -> Path:
+    return model.with_name(re.sub(r"\W", "_", model.stem) + f"_{PREPARE}")
 
 
 def load_bundle(folder: Path, trusted: Collection[str] = ()) -> tuple[Encoder, Head, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Models in and out: an export that does not agree with the model is not there."""
 
+import copy
 import csv
 import json
 import subprocess
@@ -179,6 +180,40 @@ def test_encoder_that_is_no_network_can_be_bundled_but_not_exported(
     export_model(encoder, head, tmp_path / "model", "bundle", version="v1", images=digits[0][:5])
     with pytest.raises(ConfigError, match="--format bundle"):
         export_model(encoder, head, tmp_path / "model.pt2", "pt2", version="v1", images=digits[0][:5])
+
+
+class Elsewhere(torch.nn.Module):
+    """A network on a device of its own, such as a GPU, until it is moved: what it is given there, it cannot use."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner, self.where = inner, "elsewhere"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.where = "cpu"
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.where != "cpu" and not torch.compiler.is_exporting():
+            raise RuntimeError("Expected all tensors to be on the same device")
+        result: torch.Tensor = self.inner(pixels)
+        return result
+
+
+@pytest.mark.parametrize("kind", ["bundle", "pt2"])
+def test_an_export_is_made_and_compared_on_the_cpu_and_leaves_the_encoder_where_it_serves(
+    digits: Digits,
+    patch_model: tuple[PatchEncoder, Head],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Format,
+) -> None:
+    """On a GPU, a bundle was compared on two devices at once, and tracing moved the encoder away under the service."""
+    encoder, head = copy.copy(patch_model[0]), patch_model[1]
+    encoder._module = serving = Elsewhere(encoder._module)  # type: ignore[assignment]
+    monkeypatch.setattr(export_formats, "load_encoder", lambda *_: encoder)  # it lies there when it is read back, too
+    export_model(encoder, head, tmp_path / f"model.{kind}", kind, version="v1", images=digits[0][:5])
+    assert serving.where == "elsewhere"
 
 
 def test_damaged_bundle_is_refused(patch_model: tuple[PatchEncoder, Head], digits: Digits, tmp_path: Path) -> None:
