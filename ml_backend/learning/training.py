@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ml_backend.learning.cross_validation import cross_validate, is_long, without
 from ml_backend.learning.head import Head
+from ml_backend.learning.hearsay import Hearsay
 from ml_backend.learning.logistic import Design, Problems, solve
 from ml_backend.learning.mixture import Mixture, mixed
 from ml_backend.learning.record import FOLDS
@@ -77,6 +78,7 @@ def train_head(
     folds: int | None = None,
     penalties: Sequence[float] | None = None,
     prior: Head | None = None,
+    guess: Head | None = None,
     pool: Unlabelled | None = None,
     apart: NDArray[np.int64] | None = None,
 ) -> TrainedHead:
@@ -84,8 +86,11 @@ def train_head(
 
     labels: (n,) int64 class index, or (n, C) bool for multi-label. Classes without a label keep a (small)
     probability. prior: a head for the same classes to start from; only the difference to it is penalised, so few
-    labels correct it rather than replace it. pool: what the rows are part of; then the unlabelled teach as well: beside
-    a prior once every class has a label and they show that it does better.
+    labels correct it rather than replace it.
+    guess: a head for the same classes that nobody has measured, as one from their names: it is heard beside what was learned
+    as far as the labels bear it out (`hearsay`).
+    pool: what the rows are part of; then the unlabelled teach as well: beside a prior once every class has a label and they
+    show that it does better.
     apart: (n,) the fold, 0 to FOLDS - 1, of each held-out row, -1 for the others; then FOLDS more heads are fitted, each
     without the held-out rows of its fold, and one without any of them; and they count for more in the temperature.
     Deterministic on one machine: same rows, same seed, same number of threads -> same weights. Raises ValueError for no rows,
@@ -110,7 +115,7 @@ def train_head(
     weight, bias = weight + base, bias + base_bias
     logits, temperature = None, 1.0
     if validated is not None:
-        logits = validated.logits(chosen[0])
+        asked = (validated.logits(penalty) for penalty in chosen)  # one at a time: many classes take much memory
         # What spreads takes nothing for a class without a label; a prior may know it. Fewest classes are in the rows seen last.
         if pool is not None and (prior is None or bool(targets[:, seen[-1]].any(1).all())):
             spread = fit_spread_head(pool, targets, fold, kept_apart.fold, multilabel=multilabel, seed=seed)
@@ -119,8 +124,13 @@ def train_head(
                 Mixture.of(validated.logits(penalty), spread.logits, targets, each, expected, multilabel=multilabel)
                 for penalty, each in zip(chosen, seen, strict=True)
             ]
-            logits = mixtures[0].joined(logits, spread.logits)
+            asked = (each.joined(own, spread.logits) for each, own in zip(mixtures, asked, strict=True))
             weight, bias = mixed(mixtures, weight, spread.weight), mixed(mixtures, bias, spread.bias)
+        if guess is None:
+            logits = next(asked)
+        else:
+            said = Hearsay.of(guess, classes, rows, targets, seen[-1])
+            weight, bias, logits = said.beside(weight, bias, asked, targets, seen)
         logits = kept_apart.answered(rows, weight, bias, logits)
         temperature = temperature_of(logits, targets, kept_apart.hearing(), multilabel=multilabel, heard=HEARD_CLOSELY)
     heads = [
