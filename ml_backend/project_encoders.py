@@ -64,29 +64,28 @@ class ProjectEncoders:
     told: set[str] = field(default_factory=set)
 
     def of(self, project: Project, tick: Callable[[], None] = lambda: None, tell: Tell | None = None) -> Encoder:
-        """Return the encoder in service; see `in_service`."""
-        return self.in_service(project, tick, tell)[1]
+        """Return the encoder in service, whose vectors are trained on.
 
-    def in_service(
-        self, project: Project, tick: Callable[[], None] = lambda: None, tell: Tell | None = None
-    ) -> tuple[ServingEncoder, Encoder]:
-        """What the project's vectors are made by.
+        An imported model's; else the one that has served so far, as long as it can be loaded, whatever was set since; else that of
+        the settings, built once and then kept.
 
-        An imported model's encoder; else the one that has served so far, as long as it can be loaded, whatever was set since; else
-        that of the settings, built once and then kept.
         tick: called while weights are downloaded and while images are read to learn it from; what it raises ends that, and the
         next call goes on with what is left. tell: called in its place where there is something to say of a download.
         Raises ImageError while too few images can be read, and what `choose` and `build_encoder` raise.
         """
-        wanted = self.wanted.slug
-        if (encoder := self._imported(project)) is not None:
-            wanted = IMPORTED
-        else:
-            before = self.before(project)
-            if before is not None and (former := self.former(project, before)) is not None:
-                return ServingEncoder(choice=before.choice, name=former.name, id=former.id), former
-            encoder = self.build(project, tick, tell)
-        return ServingEncoder(choice=wanted, name=encoder.name, id=encoder.id), encoder
+        if (imported := self._imported(project)) is not None:
+            return imported
+        before = self.before(project)
+        return (before and self.former(project, before)) or self.build(project, tick, tell)
+
+    def noted(self, project: Project, encoder: Encoder) -> ServingEncoder:
+        """What is to be known of the encoder in service."""
+        choice, before = self.wanted.slug, self.before(project)
+        if project.state.imported and encoder is not self.built.get(self._folder(project, choice)):
+            choice = IMPORTED
+        elif before is not None and before.id == encoder.id:
+            choice = before.choice
+        return ServingEncoder(choice=choice, name=encoder.name, id=encoder.id)
 
     @property
     def wanted(self) -> Choice:
@@ -125,7 +124,7 @@ class ProjectEncoders:
         return found
 
     def build(self, project: Project, tick: Callable[[], None] = lambda: None, tell: Tell | None = None) -> Encoder:
-        """The encoder that the settings ask for, built unless it was. Raises what `in_service` does."""
+        """The encoder that the settings ask for, built unless it was. Raises what `of` does."""
         folder = self._folder(project, self.wanted.slug)
         cached = self.built.get(folder)
         if cached is None:

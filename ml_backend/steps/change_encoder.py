@@ -54,6 +54,7 @@ class _Watch:
     tell: Callable[[int, int], None]
     enough: Callable[[], bool]
     note: Callable[[int], None] = lambda _: None
+    done: int = 0
     began: float = field(default_factory=time.monotonic)
     noted: float = field(default_factory=time.monotonic)
     stopped: BaseException | None = None
@@ -66,7 +67,7 @@ class _Watch:
             raise
 
     def _look(self, done: int) -> None:
-        now = time.monotonic()
+        now, self.done = time.monotonic(), done
         self.tell(self.known.done + done, self.known.total)
         if done and now - self.noted > NOTED_S:
             self.noted = now
@@ -140,6 +141,7 @@ class EncoderChange:
                 watch.known = known = known.model_copy(update={"id": encoder.id})
                 return self._encode(project, serving, encoder, watch)
         except _EnoughError:
+            watch.note(watch.done)
             return "part"
         except Exception as error:
             fault = isinstance(error, StoreError) and not isinstance(error, DiskFullError)

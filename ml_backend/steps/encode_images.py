@@ -87,8 +87,8 @@ class CorpusBuilder:
         return self.encode_missing(project, on_progress, model.encoder)
 
     def _in_service(self, project: Project, tick: Callable[[], None], tell: Callable[[str], None]) -> Encoder:
-        serving, encoder = self.encoders.in_service(project, tick, tell)
-        if project.state.encoder != serving:
+        encoder = self.encoders.of(project, tick, tell)
+        if project.state.encoder != (serving := self.encoders.noted(project, encoder)):
             self.ledger.configure(project, encoder=serving)
         return encoder
 

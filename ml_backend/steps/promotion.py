@@ -1,14 +1,15 @@
 """May a new version be served? Not where it is worse than the one in service, nor than one of the last ten.
 
 Two versions are compared task by task, on answers that neither had seen: the measured tasks, each by the heads of its folds
-(`learning.fold_heads`), and the other labels that both learned from, each by its own folds. Labels that came later are no fair question to an earlier version: it chose most of
+(`learning.fold_heads`), and the other labels that both learned from, each by its own folds. A version of another encoder is asked
+in vectors of its own, or by what it said when it was measured. Labels that came later are no fair question to an earlier version: it chose most of
 them itself, as those that it was least sure of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.learning.evaluation import significantly_worse
 from ml_backend.learning.fold_heads import FoldHeads
+from ml_backend.learning.held_out_answers import HeldOutAnswers
 from ml_backend.learning.record import Record, digests
 from ml_backend.predictor import Predictor
 from ml_backend.settings import Settings
@@ -102,7 +104,8 @@ class Promotion:
             record = record_of(corpus, learned, learned.right(_asked(heads, corpus, learned)))
         held_out = self._in_own_vectors(version, corpus, corpus.examples(held_out=True))
         fair = corpus.unseen(known, held_out, heads)
-        return answers_of(corpus, fair, _asked(heads, corpus, fair), record)
+        asked = answers_of(corpus, fair, _asked(heads, corpus, fair), record)
+        return asked if version.meta.encoder.id == corpus.encoder.id else _and_recorded(asked, corpus, version)
 
     def _former(self, project: Project, current: Version | None, number: int | None) -> Sequence[Version]:
         """The version in service, then the newest others that were good enough; ten in all, since ten small losses add up.
@@ -125,6 +128,23 @@ class Promotion:
             return Examples(examples.features[:0], examples.targets[:0], examples.tasks[:0])
         vectors = self.features.matrix(encoder_id)[at[there]]
         return Examples(vectors, examples.targets[there], examples.tasks[there])
+
+
+def _and_recorded(asked: Answers, corpus: Corpus, version: Version) -> Answers:
+    """With what it said when it was measured, of images that have no vector of its encoder any more, by the labels of now."""
+    recorded = HeldOutAnswers.load(version.folder)
+    if recorded is None:
+        return asked
+    measured = corpus.examples(held_out=True)
+    ids = corpus.rows.ids[measured.tasks]
+    _, now, then = np.intersect1d(ids, recorded.tasks, return_indices=True)
+    left = ~np.isin(ids[now], asked.tasks)
+    now, then = now[left], then[left]
+    targets = measured.targets[now]
+    truth = targets if targets.ndim == 2 else np.eye(len(corpus.classes), dtype=np.bool_)[targets]
+    order = [corpus.classes.index(name) for name in version.meta.classes or corpus.classes]
+    right = (recorded.said[then] == truth[:, order]).all(axis=1)
+    return replace(asked, tasks=np.concatenate([asked.tasks, ids[now]]), right=np.concatenate([asked.right, right]))
 
 
 def _asked(heads: FoldHeads, corpus: Corpus, examples: Examples) -> NDArray[np.float32]:
