@@ -201,7 +201,7 @@ def test_what_was_saved_is_loaded_at_its_size_and_its_id_is_one_that_vectors_are
 
 
 def test_weights_for_pictures_of_another_size_fit_as_the_libraries_make_them_fit() -> None:
-    for name, other in (("timm:test_vit", 64), ("vit_b_32", 64)):
+    for name, other in (("timm:test_vit", 64), ("vit_b_32", 64), ("timm:vit_small_patch14_reg4_dinov2.lvd142m", 56)):
         theirs = new_network(name)
         body = new_body(name, other)
         load_body(body, theirs.state_dict(), name, size=other)
