@@ -299,6 +299,19 @@ def test_of_two_at_once_one_downloads_and_the_other_waits_for_it(hub: StandIn, s
     assert [path.partition("/")[0] for path, _ in hub.contents if path.startswith("/storage/")] == [""]
 
 
+@pytest.mark.parametrize(
+    "told", [{"X-Repo-Commit": "../../../../tmp"}, {"X-Linked-Etag": '"../../../evil"'}, {"X-Repo-Commit": ""}]
+)
+def test_a_hub_whose_answers_lead_out_of_the_cache_is_refused(
+    hub: StandIn, start: Open, tmp_path: Path, told: dict[str, str]
+) -> None:
+    hub.told = told
+    services, project = start("one", encoder=NAME)
+    with pytest.raises(ConfigError, match="does not answer as the Hugging Face Hub does"):
+        services.encoders.of(project)
+    assert not (tmp_path / "cache" / "huggingface").exists()
+
+
 def test_a_full_disk_is_told_and_nothing_else_is_taken_instead(
     hub: StandIn, start: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ class StandIn:
     """files: by repository and name. plain: by path. licences: by repository. requests: (method, path, range) as they came.
 
     broken: what is served in place of a file of any address. cut: bytes of an answer after which the connection breaks off, once each.
-    closed: repositories that ask for a token.
+    closed: repositories that ask for a token. told: what is said of every file, in place of the truth.
     """
 
     files: dict[tuple[str, str], bytes] = field(default_factory=dict)
@@ -40,6 +40,7 @@ class StandIn:
     broken: bytes | None = None
     cut: list[int] = field(default_factory=list)
     closed: set[str] = field(default_factory=set)
+    told: dict[str, str] = field(default_factory=dict)
     url: str = ""
 
     @property
@@ -86,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             sha256 = hashlib.sha256(data).hexdigest()
             told = {"X-Repo-Commit": COMMIT, "X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data))}
-            self._send(302, b"", {**told, "Location": f"{self.hub.url}/storage/{sha256}"})
+            self._send(302, b"", {**told, **self.hub.told, "Location": f"{self.hub.url}/storage/{sha256}"})
 
     def _send_part(self, data: bytes) -> None:
         wanted = self.headers.get("Range")
