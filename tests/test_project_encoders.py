@@ -23,7 +23,7 @@ from safetensors.torch import load
 from ml_backend import cli, diagnostics
 from ml_backend.errors import ConfigError, DiskFullError
 from ml_backend.labelstudio.checks import Finding
-from ml_backend.learning import checked_download
+from ml_backend.learning import checked_download, hub_files
 from ml_backend.learning.encoder_choice import choose
 from ml_backend.learning.networks import NetworkEncoder, build_network
 from ml_backend.learning.weight_files import Fetching
@@ -88,6 +88,11 @@ def origin(services: Services, project: Project) -> EncoderOrigin:
     found = origin_of(services.settings, project)
     assert found is not None
     return found
+
+
+def origin_after(services: Services, project: Project) -> EncoderOrigin:
+    services.encoders.of(project)
+    return origin(services, project)
 
 
 def doctor(services: Services, project: Project) -> Finding:
@@ -157,6 +162,17 @@ def test_a_broken_file_is_refused_and_told_and_not_there_the_next_time(
     assert parts(tmp_path / "cache") == []
     hub.broken = None
     assert services.encoders.of(project).name == "timm:test_vit.r160_in1k"
+
+
+def test_a_file_that_the_hub_keeps_in_git_is_checked_as_well(hub: StandIn, start: Open) -> None:
+    hub.small = True
+    weights = hub.files[REPOSITORY, "model.safetensors"]
+    hub.broken = weights[:-1] + b"?"
+    services, project = start("one", encoder=NAME)
+    with pytest.raises(ConfigError, match=r"gave a broken file \(its checksum is not"):
+        services.encoders.of(project)
+    hub.broken = None
+    assert origin_after(services, project).sha256 == hashlib.sha256(weights).hexdigest()
 
 
 @pytest.mark.parametrize(("name", "place"), [(NAME, "blobs/*"), ("resnet18", "*.pth")])
@@ -273,6 +289,18 @@ def test_a_connection_that_breaks_off_is_gone_on_with(
     ]
 
 
+def test_a_file_that_was_whole_when_its_process_was_killed_is_not_downloaded_again(
+    hub: StandIn, start: Open, tmp_path: Path
+) -> None:
+    path, data = next(iter(hub.plain.items()))
+    place = tmp_path / "cache" / "torch" / "hub" / "checkpoints" / Path(path).name
+    place.parent.mkdir(parents=True)
+    place.with_name(place.name + ".part").write_bytes(data)
+    services, project = start("one")
+    assert services.encoders.of(project).name == "resnet18"
+    assert hub.contents == []
+
+
 def test_a_part_of_another_file_does_not_spoil_the_download(hub: StandIn, start: Open, tmp_path: Path) -> None:
     path = tmp_path / "cache" / "torch" / "hub" / "checkpoints" / Path(next(iter(hub.plain))).name
     path.parent.mkdir(parents=True)
@@ -331,6 +359,12 @@ def test_with_a_gpu_auto_wants_a_dino_and_says_so_where_it_has_to_take_less(hub:
     assert (
         "timm:vit_small_patch14_dinov2.lvd142m?size=224 is usually better: 84 MB from 127.0.0.1" in chosen.origin.better
     )
+
+
+def test_a_licence_that_the_library_does_not_know_is_read_from_the_models_card(hub: StandIn) -> None:
+    hub.licences["laion/some"] = "cc-by-nc-4.0"
+    assert hub_files.licence("laion/some", lambda: None) == "cc-by-nc-4.0"
+    assert hub_files.licence("laion/other", lambda: None) == ""
 
 
 def test_what_is_told_of_an_encoder_does_not_change_it(hub: StandIn, start: Open) -> None:

@@ -93,13 +93,11 @@ def fetch(source: HubFile, tick: Tick, announce: Callable[[str, int | None], che
     if not snapshot.is_file():
         url = _address(source, listed.file)
         checked_download.download(url, blob, listed.expected, announce(url, listed.size), _headers())
+    try:
         _link(blob, snapshot)
-    reference = root / "refs" / source.revision
-    if source.revision != listed.commit:
-        reference.parent.mkdir(parents=True, exist_ok=True)
-        new = reference.with_name(f".{reference.name}.{os.getpid()}")
-        new.write_text(listed.commit, encoding="utf-8")
-        new.replace(reference)
+        _refer(root / "refs" / source.revision, listed.commit)
+    except OSError as error:
+        raise checked_download.of_the_disk(error, blob) from error
     return snapshot
 
 
@@ -141,17 +139,17 @@ def _read(file: str, headers: Mapping[str, str], host: str) -> Listed:
     etag = (headers.get("X-Linked-Etag") or headers.get("ETag", "")).removeprefix("W/").strip('"')
     if not SHA1.fullmatch(commit) or not re.fullmatch(r"[\w-]{1,128}", etag):  # both become names of files
         raise NoWeightsError(f"{host} does not answer as the Hugging Face Hub does")
-    size = headers.get("X-Linked-Size") or headers.get("Content-Length", "")
+    size = headers.get("X-Linked-Size") or ("" if "Location" in headers else headers.get("Content-Length", ""))
     return Listed(file, commit, etag, int(size) if size.isdigit() else None)
 
 
 def _head(url: str) -> requests.Response:
-    """The hub's own answer: a repository that was renamed is followed, a file that lies elsewhere is not."""
+    """The hub's own answer: a redirect within it is followed, one to where the bytes of a large file are is not."""
     host = checked_download.host_of(url)
     for _ in range(REDIRECTS):
         head = requests.head(url, headers=_headers(), timeout=checked_download.PATIENCE_S, allow_redirects=False)
         further = urljoin(url, head.headers.get("Location", ""))
-        if not head.is_redirect or head.headers.get("X-Repo-Commit") or checked_download.host_of(further) != host:
+        if not head.is_redirect or "X-Linked-Etag" in head.headers or checked_download.host_of(further) != host:
             return head
         url = further
     raise requests.TooManyRedirects
@@ -174,6 +172,8 @@ def _headers() -> dict[str, str]:
 
 def _link(blob: Path, snapshot: Path) -> None:
     """As the hub's tools do it, so that they find it, too."""
+    if snapshot.is_file():
+        return
     snapshot.parent.mkdir(parents=True, exist_ok=True)
     snapshot.unlink(missing_ok=True)
     try:
@@ -182,3 +182,13 @@ def _link(blob: Path, snapshot: Path) -> None:
         return  # the other process was first
     except OSError:  # a file system without links
         blob.replace(snapshot)
+
+
+def _refer(reference: Path, commit: str) -> None:
+    """Note which commit the branch is at."""
+    if reference.name == commit:
+        return
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    new = reference.with_name(f".{reference.name}.{os.getpid()}")
+    new.write_text(commit, encoding="utf-8")
+    new.replace(reference)
