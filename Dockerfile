@@ -15,6 +15,8 @@ FROM python:3.11-slim
 RUN useradd --create-home --uid 1001 backend && mkdir /data && chown backend /data
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 ML_BACKEND_HOST=0.0.0.0 ML_BACKEND_DATA_DIR=/data
+# Downloaded weights outlive the container, too.
+ENV TORCH_HOME=/data/cache/torch HF_HOME=/data/cache/huggingface
 USER backend
 WORKDIR /home/backend
 VOLUME /data

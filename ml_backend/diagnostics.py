@@ -28,6 +28,7 @@ from ml_backend.records import Task
 from ml_backend.settings import Settings
 from ml_backend.status import encoder_problem, encoder_status
 from ml_backend.store.database import Database
+from ml_backend.store.encoder_origins import origin_of
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
@@ -107,6 +108,7 @@ class Diagnosis:
             words = encoder_status(project, settings)["in_words"] or ""
             fault = encoder_problem(project)
             yield Finding("next encoder", "FIX", fault) if fault else Finding("next encoder", "note", f"{words}.")
+        yield _encoder(project, settings)
         if paused := pause_sentence(project):
             yield Finding("paused", "note", paused)
         stopped = self.jobs.status(project).stopped
@@ -217,6 +219,21 @@ def _every_image(project: Project, tasks: Sequence[Task], ledger: Ledger, hosts:
         images = f"{amount(len(tried), 'image')} of those not read yet {'was' if len(tried) == 1 else 'were'}"
         return Finding(name, "ok", f"{images} tried and can be read.")
     return Finding(name, "ok", f"The service has read all it knows of ({counts.tasks:,}).")
+
+
+def _encoder(project: Project, settings: Settings) -> Finding:
+    """Which one makes the vectors and why; before the first turn, which would."""
+    from ml_backend.learning.encoder_choice import foreseen  # noqa: PLC0415 - torch
+
+    name = "encoder"
+    if origin := origin_of(settings, project):
+        return Finding(name, "note" if origin.better else "ok", f"{origin.told}. {origin.better}".strip())
+    weights = Path(settings.encoder_weights) if settings.encoder_weights else None
+    try:
+        would_be = foreseen(settings.encoder, weights, allowed=settings.downloads == "yes")
+    except BackendError as error:
+        return Finding(name, "FIX", str(error))
+    return Finding(name, "note", f"None yet. The first turn takes {would_be}.")
 
 
 def kind_of(image: str | None) -> str:

@@ -58,6 +58,12 @@ class EncoderOrigin:
     licence: str = ""
     better: str = ""
 
+    @property
+    def told(self) -> str:
+        """Why, with the licence where there are weights that somebody else trained."""
+        published = self.source.startswith(("http://", "https://"))
+        return f"{self.why}; licence: {self.licence or 'not stated'}" if published else self.why
+
     def with_words(self, why: str, better: str) -> EncoderOrigin:
         return replace(self, why=why, better=better)
 

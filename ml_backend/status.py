@@ -11,6 +11,7 @@ from ml_backend.project_settings import as_json, pause_sentence
 from ml_backend.records import LabelSchema
 from ml_backend.settings import Settings
 from ml_backend.store.acceptances import Acceptance, Acceptances
+from ml_backend.store.encoder_origins import origin_of
 from ml_backend.store.faults import disk_full, scarce
 from ml_backend.store.job import Job, JobStatus
 from ml_backend.store.jobs import Jobs
@@ -192,7 +193,8 @@ class ProjectStatus:
 
 
 def encoder_status(project: Project, settings: Settings) -> dict[str, Any]:
-    """What makes the vectors, by name, what is to make them, and how far that is; in words where there is something to say."""
+    """What makes the vectors and why, what is to make them, and how far that is; in words where there is something to say."""
+    origin = origin_of(settings, project)
     serving, coming = project.state.encoder, project.state.next_encoder
     words = None
     if coming is not None and serving is not None:
@@ -204,6 +206,11 @@ def encoder_status(project: Project, settings: Settings) -> dict[str, Any]:
         "name": serving.name if serving else None,
         "next": coming and {"name": coming.name, "done": coming.done, "total": coming.total, "problem": coming.problem},
         "in_words": words,
+        "why": origin.told if origin else None,
+        "better": (origin and origin.better) or None,
+        "source": (origin and origin.source) or None,
+        "sha256": (origin and origin.sha256) or None,
+        "licence": (origin and origin.licence) or None,
     }
 
 

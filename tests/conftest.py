@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,22 @@ def _nobody_pulls_the_plug_in_the_middle_of_a_test() -> Iterator[None]:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(store, "_sqlite_engine", sqlite_engine)
         patch.setattr(schema.metadata, "create_all", create_all)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_test_waits_for_weights_from_outside() -> Iterator[None]:
+    """Neither in this process nor in those that tests start."""
+    look_up = socket.getaddrinfo
+
+    def refused(host: Any, *others: Any, **more: Any) -> Any:
+        if host in {"huggingface.co", "download.pytorch.org"}:
+            raise socket.gaierror(socket.EAI_FAIL, "no test asks anybody outside")
+        return look_up(host, *others, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", refused)
+        patch.setenv("ML_BACKEND_DOWNLOADS", "no")
         yield
 
 

@@ -20,11 +20,22 @@ def compose() -> dict[str, Any]:
     return loaded
 
 
+def filled_in(value: str) -> str:
+    """With the default where the variable has one; somebody chose the others."""
+    return re.sub(r"\$\{\w+(?::-([^}]*)|[^}]*)\}", lambda found: found[1] or "secret", value)
+
+
 def test_the_settings_of_each_backend_container_are_known() -> None:
     for name in ("ml-backend", "worker", "worker-cpu"):
         given = compose()["services"][name]["environment"]
-        filled = {key: re.sub(r"\$\{[^}]*\}", "secret", value) for key, value in given.items()}
+        filled = {key: filled_in(value) for key, value in given.items()}
         assert Settings.from_environ(filled).url == "http://ml-backend.internal:9090"
+
+
+def test_what_is_downloaded_outlives_the_container() -> None:
+    said = (ROOT / "Dockerfile").read_text()
+    for name in ("TORCH_HOME", "HF_HOME"):
+        assert re.search(rf"^ENV .*{name}=/data/", said, re.MULTILINE)
 
 
 def test_label_studio_is_started_with_everything_a_private_backend_needs() -> None:
@@ -66,7 +77,7 @@ def test_the_image_alone_does_not_start_open_and_the_composed_service_has_a_pass
     with pytest.raises(ConfigError, match="no password"):
         require_closed(Settings(host=host))
     given = compose()["services"]["ml-backend"]["environment"]
-    filled = {key: re.sub(r"\$\{[^}]*\}", "secret", value) for key, value in given.items()}
+    filled = {key: filled_in(value) for key, value in given.items()}
     require_closed(Settings.from_environ({"ML_BACKEND_HOST": host, **filled}))
 
 

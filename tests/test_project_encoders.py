@@ -20,8 +20,10 @@ import requests
 from PIL import Image
 from safetensors.torch import load
 
+from ml_backend import cli, diagnostics
 from ml_backend.errors import ConfigError, DiskFullError
-from ml_backend.learning import downloads
+from ml_backend.labelstudio.checks import Finding
+from ml_backend.learning import checked_download, hub_files
 from ml_backend.learning.encoder_choice import choose
 from ml_backend.learning.networks import NetworkEncoder, build_network
 from ml_backend.learning.weight_files import Fetching
@@ -88,6 +90,16 @@ def origin(services: Services, project: Project) -> EncoderOrigin:
     return found
 
 
+def origin_after(services: Services, project: Project) -> EncoderOrigin:
+    services.encoders.of(project)
+    return origin(services, project)
+
+
+def doctor(services: Services, project: Project) -> Finding:
+    """What it says of the encoder alone."""
+    return diagnostics._encoder(project, services.settings)
+
+
 def parts(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.suffix in {".part", ".pth", ".safetensors"}]
 
@@ -117,6 +129,7 @@ def test_the_first_start_downloads_with_progress_and_the_second_asks_nobody(
         assert services.encoders.of(project).id == encoder.id
     assert hub.requests == []
     assert origin(services, project).why == f"{NAME}, from the cache"
+    assert doctor(services, project) == Finding("encoder", "ok", f"{NAME}, from the cache; licence: apache-2.0.")
 
 
 def test_auto_downloads_a_light_network_where_nothing_is_in_the_cache(hub: StandIn, start: Open) -> None:
@@ -126,7 +139,7 @@ def test_auto_downloads_a_light_network_where_nothing_is_in_the_cache(hub: Stand
     assert corpus is not None
     assert corpus.encoder.name == "resnet18"
     assert told[0] == "asking for the weights of resnet18"
-    assert told[-1] == "downloading resnet18, 47 of 47 MB"
+    assert told[-1] == "downloading resnet18, 45 of 45 MB"
     assert origin(services, project).better == ""
     hub.requests.clear()
     start_again, project = start("another", downloads="no")
@@ -149,6 +162,17 @@ def test_a_broken_file_is_refused_and_told_and_not_there_the_next_time(
     assert parts(tmp_path / "cache") == []
     hub.broken = None
     assert services.encoders.of(project).name == "timm:test_vit.r160_in1k"
+
+
+def test_a_file_that_the_hub_keeps_in_git_is_checked_as_well(hub: StandIn, start: Open) -> None:
+    hub.small = True
+    weights = hub.files[REPOSITORY, "model.safetensors"]
+    hub.broken = weights[:-1] + b"?"
+    services, project = start("one", encoder=NAME)
+    with pytest.raises(ConfigError, match=r"gave a broken file \(its checksum is not"):
+        services.encoders.of(project)
+    hub.broken = None
+    assert origin_after(services, project).sha256 == hashlib.sha256(weights).hexdigest()
 
 
 @pytest.mark.parametrize(("name", "place"), [(NAME, "blobs/*"), ("resnet18", "*.pth")])
@@ -192,6 +216,9 @@ def test_without_a_network_auto_takes_patches_and_says_why_and_what_a_better_one
     assert found.why.endswith(reasons[downloads_])
     assert "45 MB from download.pytorch.org" in found.better
     assert "set ML_BACKEND_ENCODER=resnet18" in found.better
+    told = services.status.of(project)["encoder"]
+    assert (told["why"], told["better"]) == (found.why, found.better)
+    assert doctor(services, project) == Finding("encoder", "note", f"{found.why}. {found.better}")
 
     monkeypatch.undo()  # the network is back: the project keeps what it has
     services, project = start("one", downloads="yes")
@@ -215,7 +242,7 @@ def test_a_firewall_that_drops_everything_is_waited_for_once_and_not_for_long(
     start: Open, monkeypatch: pytest.MonkeyPatch, hub: StandIn
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never says a word
-        monkeypatch.setattr(downloads, "PATIENCE_S", 0.3)
+        monkeypatch.setattr(checked_download, "PATIENCE_S", 0.3)
         publish(replace(hub, url=f"http://127.0.0.1:{silent.getsockname()[1]}"), monkeypatch, "resnet18", b"never sent")
         services, project = start("one")
         with pytest.raises(CancelledError):  # while images are read
@@ -235,7 +262,7 @@ def test_a_turn_that_is_cancelled_in_the_middle_keeps_what_came_and_the_next_goe
         if doing.startswith("downloading resnet18") and not doing.startswith("downloading resnet18, 0"):
             cancel()
 
-    monkeypatch.setattr(downloads, "TICK_S", 0.0)
+    monkeypatch.setattr(checked_download, "TICK_S", 0.0)
     services, project = start("one")
     with pytest.raises(CancelledError):
         services.encoders.of(project, tell=cancel_soon)
@@ -251,15 +278,27 @@ def test_a_turn_that_is_cancelled_in_the_middle_keeps_what_came_and_the_next_goe
 def test_a_connection_that_breaks_off_is_gone_on_with(
     hub: StandIn, start: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(downloads, "TICK_S", 0.0)
-    hub.cut = [24 * downloads.BLOCK] * 2
+    monkeypatch.setattr(checked_download, "TICK_S", 0.0)
+    hub.cut = [24 * checked_download.BLOCK] * 2
     services, project = start("one", encoder=NAME)
     assert services.encoders.of(project).name == NAME
     assert [wanted for path, wanted in hub.contents if path.startswith("/storage/")] == [
         None,
-        f"bytes={24 * downloads.BLOCK}-",
-        f"bytes={48 * downloads.BLOCK}-",
+        f"bytes={24 * checked_download.BLOCK}-",
+        f"bytes={48 * checked_download.BLOCK}-",
     ]
+
+
+def test_a_file_that_was_whole_when_its_process_was_killed_is_not_downloaded_again(
+    hub: StandIn, start: Open, tmp_path: Path
+) -> None:
+    path, data = next(iter(hub.plain.items()))
+    place = tmp_path / "cache" / "torch" / "hub" / "checkpoints" / Path(path).name
+    place.parent.mkdir(parents=True)
+    place.with_name(place.name + ".part").write_bytes(data)
+    services, project = start("one")
+    assert services.encoders.of(project).name == "resnet18"
+    assert hub.contents == []
 
 
 def test_a_part_of_another_file_does_not_spoil_the_download(hub: StandIn, start: Open, tmp_path: Path) -> None:
@@ -288,6 +327,19 @@ def test_of_two_at_once_one_downloads_and_the_other_waits_for_it(hub: StandIn, s
     assert [path.partition("/")[0] for path, _ in hub.contents if path.startswith("/storage/")] == [""]
 
 
+@pytest.mark.parametrize(
+    "told", [{"X-Repo-Commit": "../../../../tmp"}, {"X-Linked-Etag": '"../../../evil"'}, {"X-Repo-Commit": ""}]
+)
+def test_a_hub_whose_answers_lead_out_of_the_cache_is_refused(
+    hub: StandIn, start: Open, tmp_path: Path, told: dict[str, str]
+) -> None:
+    hub.told = told
+    services, project = start("one", encoder=NAME)
+    with pytest.raises(ConfigError, match="does not answer as the Hugging Face Hub does"):
+        services.encoders.of(project)
+    assert not (tmp_path / "cache" / "huggingface").exists()
+
+
 def test_a_full_disk_is_told_and_nothing_else_is_taken_instead(
     hub: StandIn, start: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -305,8 +357,14 @@ def test_with_a_gpu_auto_wants_a_dino_and_says_so_where_it_has_to_take_less(hub:
     assert chosen.origin.why.startswith("resnet18, downloaded from")
     assert "no weights of timm:vit_small_patch14_dinov2.lvd142m are in the cache" in chosen.origin.why
     assert (
-        "timm:vit_small_patch14_dinov2.lvd142m?size=224 is usually better: 88 MB from 127.0.0.1" in chosen.origin.better
+        "timm:vit_small_patch14_dinov2.lvd142m?size=224 is usually better: 84 MB from 127.0.0.1" in chosen.origin.better
     )
+
+
+def test_a_licence_that_the_library_does_not_know_is_read_from_the_models_card(hub: StandIn) -> None:
+    hub.licences["laion/some"] = "cc-by-nc-4.0"
+    assert hub_files.licence("laion/some", lambda: None) == "cc-by-nc-4.0"
+    assert hub_files.licence("laion/other", lambda: None) == ""
 
 
 def test_what_is_told_of_an_encoder_does_not_change_it(hub: StandIn, start: Open) -> None:
@@ -318,4 +376,47 @@ def test_what_is_told_of_an_encoder_does_not_change_it(hub: StandIn, start: Open
     assert stated["origin"]["why"] == "squeezenet1_1@none, with random weights"
     services, project = start("one", encoder="squeezenet1_1@none")
     assert services.encoders.of(project).id == encoder.id
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("named", "allowed", "state", "said"),
+    [
+        ("auto", "yes", "note", "None yet. The first turn takes resnet18, to be downloaded from 127.0.0.1"),
+        (
+            "auto",
+            "no",
+            "note",
+            "takes patches, learned from the project's own images: no weights are in the cache, and downloads",
+        ),
+        (NAME, "no", "FIX", f"No weights of {NAME} are in the cache, and downloads are off (ML_BACKEND_DOWNLOADS=no)."),
+        ("timm:test_vit.nobody", "yes", "FIX", "has no weights"),
+        ("patches", "no", "note", "takes patches, as ML_BACKEND_ENCODER says"),
+    ],
+)
+def test_the_doctor_foresees_which_encoder_it_will_be_and_asks_nobody(
+    hub: StandIn, start: Open, named: str, allowed: str, state: str, said: str
+) -> None:
+    found = doctor(*start("one", encoder=named, downloads=allowed))
+    assert found.state == state
+    assert said in found.message
+    assert hub.requests == []
+
+
+def test_the_status_says_which_encoder_it_is_and_what_a_better_one_takes(
+    start: Open, hub: StandIn, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services, project = start("one", downloads="no")
+    services.encoders.of(project)
+    settings = services.settings
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "k" * 40)
+    monkeypatch.setenv("LABEL_STUDIO_URL", settings.label_studio_url)
+    monkeypatch.setenv("ML_BACKEND_DATA_DIR", str(settings.data_dir))
+    assert cli.main(["sync", "status"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "\n  encoder    patches, learned from the project's own images: no weights of resnet18 are in the cache, and"
+        in said
+    )
+    assert "\n             resnet18 is usually better by far, for photographs: 45 MB from" in said
     assert hub.requests == []

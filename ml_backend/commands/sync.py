@@ -290,7 +290,7 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
         *([f"  blank      {amount(counts['blanks'], 'answer')}"] if counts["blanks"] else []),
         *([f"  conflicts  {amount(counts['conflicts'], 'task')}"] if counts["conflicts"] else []),
         f"  model      {version['name'] if version else 'none yet'}" + (" (pinned)" if status["pinned"] else ""),
-        *([f"  encoder    {words}"] if (words := status["encoder"]["in_words"]) else []),
+        *_encoder_lines(status["encoder"]),
         *_accuracy_lines(version or {}),
         *([f"  stop       {advice['stopping']}"] if (advice := status["advice"]) else []),
         f"  queue      {_queue_text(queue, counts)}",
@@ -306,6 +306,11 @@ def _status_text(status: dict[str, Any], store: Store) -> str:
     ]
     lines += [f"  FIX        {problem}" for problem in status["problems"]]
     return "\n".join([*lines, *_unreadable_lines(status["unreadable"])])
+
+
+def _encoder_lines(encoder: dict[str, Any]) -> Iterator[str]:
+    words = [encoder[name] for name in ("why", "in_words", "better") if encoder[name]]
+    yield from (f"  {'' if row else 'encoder':<9}  {line}" for row, line in enumerate(words))
 
 
 def _accuracy_lines(version: dict[str, Any]) -> Iterator[str]:

@@ -46,6 +46,7 @@ def service(args: argparse.Namespace, data: Path, studio: EmbeddedLabelStudio) -
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(data / "images"),
         "ML_BACKEND_DATABASE_URL": "",  # all of it is in `data`
         "ML_BACKEND_LOG_LEVEL": "WARNING",
+        "ML_BACKEND_DOWNLOADS": "no",  # the digits need no pretrained network, and the demo waits for nobody
     }
     given = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in environment}
     print(f"Starting this service on http://127.0.0.1:{port} ...", flush=True)

@@ -10,9 +10,17 @@ from pathlib import Path
 import torch
 
 from ml_backend.errors import ConfigError, NoWeightsError
-from ml_backend.learning import downloads, hub_files
+from ml_backend.learning import checked_download, hub_files
 from ml_backend.learning.custom_encoders import SUFFIXES
-from ml_backend.learning.weight_files import Fetching, WeightFile, megabytes, published_weights
+from ml_backend.learning.weight_files import (
+    FIX,
+    Fetching,
+    WeightFile,
+    downloads_from,
+    is_cached,
+    megabytes,
+    published_weights,
+)
 from ml_backend.records import EncoderOrigin
 
 log = logging.getLogger(__name__)
@@ -34,7 +42,7 @@ class Candidate:
 
 LIGHT = Candidate("resnet18", 45, "download.pytorch.org")
 """1.8 GFLOP a picture. Of what is as light, a plain ResNet's features serve a linear head best (docs/decisions/what-auto-takes.md)."""
-DINO = Candidate("timm:vit_small_patch14_dinov2.lvd142m?size=224", 88, "huggingface.co", "timm")
+DINO = Candidate("timm:vit_small_patch14_dinov2.lvd142m?size=224", 84, "huggingface.co", "timm")
 """5.5 GFLOP a picture, trained without labels for frozen use; Apache 2.0, which DINOv3 is not."""
 
 
@@ -54,7 +62,7 @@ def choose(name: str, weights: Path | None, fetching: Fetching, *, gpu: bool | N
     `patches`. gpu: whether there is one; None to look. Raises ConfigError where a network that was named cannot be had.
     """
     if name == "auto":
-        return _of_auto(weights, fetching, has_gpu() if gpu is None else gpu)
+        return _of_auto(weights, fetching, _best_first(gpu))
     network, _, choice = name.partition("?")[0].partition("@")
     if not _is_published(name):
         return Chosen(name, weights, EncoderOrigin(name, f"{name}, as ML_BACKEND_ENCODER says"))
@@ -63,6 +71,25 @@ def choose(name: str, weights: Path | None, fetching: Fetching, *, gpu: bool | N
     if choice == "none":
         return Chosen(name, None, EncoderOrigin(name, f"{name}, with random weights"))
     return _published(name, published_weights(network, choice, fetching))
+
+
+def foreseen(name: str, weights: Path | None, *, allowed: bool, gpu: bool | None = None) -> str:
+    """What `choose` would come to, as far as that can be told without asking anybody. Raises ConfigError where it cannot."""
+    if weights is not None or (name != "auto" and not _is_published(name)):
+        return f"{LIGHT.name if name == 'auto' else name}, as ML_BACKEND_ENCODER says"
+    names = [candidate.name for candidate in _best_first(gpu) if candidate.installed]
+    for wanted in names if name == "auto" else [name]:
+        network, _, choice = wanted.partition("?")[0].partition("@")
+        if choice == "none" or is_cached(network, choice):
+            return f"{wanted}, {'with random weights' if choice else 'from the cache'}"
+        if allowed:
+            host = downloads_from(network, choice)
+            return f"{wanted}, to be downloaded from {host}"
+    if name == "auto":
+        return "patches, learned from the project's own images: no weights are in the cache, and downloads are off (ML_BACKEND_DOWNLOADS=no)"
+    raise NoWeightsError(
+        f"No weights of {name} are in the cache, and downloads are off (ML_BACKEND_DOWNLOADS=no). {FIX}"
+    )
 
 
 def has_gpu() -> bool:
@@ -76,10 +103,13 @@ def _is_published(name: str) -> bool:
     return ":" not in name or name.startswith(("timm:", "open_clip:"))
 
 
-def _of_auto(weights: Path | None, fetching: Fetching, gpu: bool) -> Chosen:
+def _best_first(gpu: bool | None) -> list[Candidate]:
+    return [DINO, LIGHT] if (has_gpu() if gpu is None else gpu) else [LIGHT]
+
+
+def _of_auto(weights: Path | None, fetching: Fetching, best_first: list[Candidate]) -> Chosen:
     if weights is not None:
         return _given(LIGHT.name, weights)
-    best_first = [DINO, LIGHT] if gpu else [LIGHT]
     missed: list[Candidate] = []
     reasons: list[str] = []
     for candidate in best_first:
@@ -112,17 +142,17 @@ def _told(chosen: Chosen, missed: list[Candidate], reasons: list[str]) -> Chosen
 
 
 def _host(candidate: Candidate) -> str:
-    return downloads.host_of(hub_files.endpoint()) if candidate.extra else candidate.host
+    return checked_download.host_of(hub_files.endpoint()) if candidate.extra else candidate.host
 
 
 def _published(name: str, found: WeightFile) -> Chosen:
-    host = downloads.host_of(found.source)
+    host = checked_download.host_of(found.source)
     where = f"downloaded from {host} ({megabytes(found.size)} MB)" if found.downloaded else "from the cache"
     origin = EncoderOrigin(name, f"{name}, {where}", found.source, found.sha256, found.licence)
     return Chosen(name, found.path, origin)
 
 
 def _given(name: str, weights: Path) -> Chosen:
-    digest = downloads.sha256_of(weights) if weights.is_file() else ""
+    digest = checked_download.sha256_of(weights) if weights.is_file() else ""
     origin = EncoderOrigin(name, f"{name}, with the weights of ML_BACKEND_ENCODER_WEIGHTS", str(weights), digest)
     return Chosen(name, weights, origin)

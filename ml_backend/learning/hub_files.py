@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 import requests
 
 from ml_backend.errors import NoWeightsError
-from ml_backend.learning import downloads
+from ml_backend.learning import checked_download
 from ml_backend.learning.weight_sources import HubFile
 
 Tick = Callable[[], None]
@@ -36,10 +36,10 @@ class Listed:
     size: int | None
 
     @property
-    def expected(self) -> downloads.Expected:
+    def expected(self) -> checked_download.Expected:
         """Of a large file the tag is its SHA-256, of a small one git's SHA-1."""
         sha256, sha1 = SHA256.fullmatch(self.etag), SHA1.fullmatch(self.etag)
-        return downloads.Expected(self.size, self.etag if sha256 else "", self.etag if sha1 else "")
+        return checked_download.Expected(self.size, self.etag if sha256 else "", self.etag if sha1 else "")
 
 
 def endpoint() -> str:
@@ -73,13 +73,13 @@ def cached(source: HubFile) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def expected_of(path: Path) -> downloads.Expected:
+def expected_of(path: Path) -> checked_download.Expected:
     """What a file of the cache should be, as far as its name says so."""
     etag = path.resolve().name
-    return downloads.Expected(sha256=etag if SHA256.fullmatch(etag) else "")
+    return checked_download.Expected(sha256=etag if SHA256.fullmatch(etag) else "")
 
 
-def fetch(source: HubFile, tick: Tick, announce: Callable[[str, int | None], downloads.Tell]) -> Path:
+def fetch(source: HubFile, tick: Tick, announce: Callable[[str, int | None], checked_download.Tell]) -> Path:
     """The first of the source's files that the hub has, downloaded into the cache.
 
     announce: told the address and the size before the bytes come; gives who is told how many did.
@@ -92,14 +92,12 @@ def fetch(source: HubFile, tick: Tick, announce: Callable[[str, int | None], dow
     blob, snapshot = root / "blobs" / listed.etag, root / "snapshots" / listed.commit / listed.file
     if not snapshot.is_file():
         url = _address(source, listed.file)
-        downloads.download(url, blob, listed.expected, announce(url, listed.size), _headers())
+        checked_download.download(url, blob, listed.expected, announce(url, listed.size), _headers())
+    try:
         _link(blob, snapshot)
-    reference = root / "refs" / source.revision
-    if source.revision != listed.commit:
-        reference.parent.mkdir(parents=True, exist_ok=True)
-        new = reference.with_name(f".{reference.name}.{os.getpid()}")
-        new.write_text(listed.commit, encoding="utf-8")
-        new.replace(reference)
+        _refer(root / "refs" / source.revision, listed.commit)
+    except OSError as error:
+        raise checked_download.of_the_disk(error, blob) from error
     return snapshot
 
 
@@ -107,7 +105,9 @@ def licence(repository: str, tick: Tick) -> str:
     """What its card says; "" where there is none, or nobody answers."""
     try:
         url = f"{endpoint()}/api/models/{repository}"
-        reply = downloads.answer(lambda: requests.get(url, headers=_headers(), timeout=downloads.PATIENCE_S), tick)
+        reply = checked_download.answer(
+            lambda: requests.get(url, headers=_headers(), timeout=checked_download.PATIENCE_S), tick
+        )
         told = reply.json()["cardData"]["license"]
     except (requests.RequestException, ValueError, KeyError, TypeError):
         return ""
@@ -118,9 +118,9 @@ def _listed(source: HubFile, file: str, tick: Tick) -> Listed | None:
     """What the hub says of a file; None where it has the repository and no such file."""
     url = _address(source, file)
     try:
-        head = downloads.answer(lambda: _head(url), tick)
+        head = checked_download.answer(lambda: _head(url), tick)
     except requests.RequestException as error:
-        raise NoWeightsError(downloads.why(url, error)) from error
+        raise NoWeightsError(checked_download.why(url, error)) from error
     code = head.headers.get("X-Error-Code", "")
     if head.status_code == requests.codes.not_found and code in {"", "EntryNotFound"}:
         return None
@@ -130,8 +130,8 @@ def _listed(source: HubFile, file: str, tick: Tick) -> Listed | None:
             "to the token of one who did)"
         )
     if head.status_code >= requests.codes.bad_request:
-        raise NoWeightsError(f"{downloads.host_of(url)} answers {head.status_code}")
-    return _read(file, head.headers, downloads.host_of(url))
+        raise NoWeightsError(f"{checked_download.host_of(url)} answers {head.status_code}")
+    return _read(file, head.headers, checked_download.host_of(url))
 
 
 def _read(file: str, headers: Mapping[str, str], host: str) -> Listed:
@@ -139,17 +139,17 @@ def _read(file: str, headers: Mapping[str, str], host: str) -> Listed:
     etag = (headers.get("X-Linked-Etag") or headers.get("ETag", "")).removeprefix("W/").strip('"')
     if not SHA1.fullmatch(commit) or not re.fullmatch(r"[\w-]{1,128}", etag):  # both become names of files
         raise NoWeightsError(f"{host} does not answer as the Hugging Face Hub does")
-    size = headers.get("X-Linked-Size") or headers.get("Content-Length", "")
+    size = headers.get("X-Linked-Size") or ("" if "Location" in headers else headers.get("Content-Length", ""))
     return Listed(file, commit, etag, int(size) if size.isdigit() else None)
 
 
 def _head(url: str) -> requests.Response:
-    """The hub's own answer: a repository that was renamed is followed, a file that lies elsewhere is not."""
-    host = downloads.host_of(url)
+    """The hub's own answer: a redirect within it is followed, one to where the bytes of a large file are is not."""
+    host = checked_download.host_of(url)
     for _ in range(REDIRECTS):
-        head = requests.head(url, headers=_headers(), timeout=downloads.PATIENCE_S, allow_redirects=False)
+        head = requests.head(url, headers=_headers(), timeout=checked_download.PATIENCE_S, allow_redirects=False)
         further = urljoin(url, head.headers.get("Location", ""))
-        if not head.is_redirect or head.headers.get("X-Repo-Commit") or downloads.host_of(further) != host:
+        if not head.is_redirect or "X-Linked-Etag" in head.headers or checked_download.host_of(further) != host:
             return head
         url = further
     raise requests.TooManyRedirects
@@ -172,6 +172,8 @@ def _headers() -> dict[str, str]:
 
 def _link(blob: Path, snapshot: Path) -> None:
     """As the hub's tools do it, so that they find it, too."""
+    if snapshot.is_file():
+        return
     snapshot.parent.mkdir(parents=True, exist_ok=True)
     snapshot.unlink(missing_ok=True)
     try:
@@ -180,3 +182,13 @@ def _link(blob: Path, snapshot: Path) -> None:
         return  # the other process was first
     except OSError:  # a file system without links
         blob.replace(snapshot)
+
+
+def _refer(reference: Path, commit: str) -> None:
+    """Note which commit the branch is at."""
+    if reference.name == commit:
+        return
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    new = reference.with_name(f".{reference.name}.{os.getpid()}")
+    new.write_text(commit, encoding="utf-8")
+    new.replace(reference)

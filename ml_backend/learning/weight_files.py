@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from ml_backend.errors import NoWeightsError
-from ml_backend.learning import downloads, hub_files
+from ml_backend.learning import checked_download, hub_files
 from ml_backend.learning.weight_sources import HubFile, PlainFile, Source, source_of
 
 log = logging.getLogger(__name__)
 
-MB = 1_000_000
+MB = 2**20
+"""As torchvision and the browsers count."""
 FIX = (
     "Provide them as a file (ML_BACKEND_ENCODER_WEIGHTS), or place them in the cache (docs/encoders.md), or use the encoder "
     "`patches`, which needs none."
@@ -75,6 +76,15 @@ def is_cached(name: str, choice: str = "") -> bool:
     return _place(source_of(name, choice)) is not None
 
 
+def downloads_from(name: str, choice: str = "") -> str:
+    """The host that is asked."""
+    return checked_download.host_of(_address(source_of(name, choice)))
+
+
+def _address(source: Source) -> str:
+    return f"{hub_files.endpoint()}/{source.repository}" if isinstance(source, HubFile) else source.url
+
+
 def _place(source: Source) -> Path | None:
     if isinstance(source, HubFile):
         return hub_files.cached(source)
@@ -86,7 +96,7 @@ def _fault(path: Path, source: Source) -> str | None:
     """Why a file of the cache is not the one that was published; None where it is, for all that is known."""
     if isinstance(source, HubFile):
         return hub_files.expected_of(path).fault(path)
-    return downloads.Expected(sha256=source.sha256).fault(path)
+    return checked_download.Expected(sha256=source.sha256).fault(path)
 
 
 def _set_aside(path: Path, lacking: str) -> None:
@@ -118,7 +128,7 @@ def _downloaded(name: str, source: Source, fetching: Fetching) -> WeightFile:
     def tick() -> None:
         fetching.tell(f"asking for the weights of {name}")
 
-    def announce(url: str, size: int | None) -> downloads.Tell:
+    def announce(url: str, size: int | None) -> checked_download.Tell:
         log.info("downloading the weights of %s from %s%s", name, url, f" ({megabytes(size)} MB)" if size else "")
         return lambda done, total: fetching.tell(progress(name, done, total))
 
@@ -128,8 +138,8 @@ def _downloaded(name: str, source: Source, fetching: Fetching) -> WeightFile:
         licence = source.licence or hub_files.licence(source.repository, tick)
     else:
         path, licence = plain_path(source), source.licence
-        expected = downloads.Expected(sha256=source.sha256)
-        downloads.download(source.url, path, expected, announce(source.url, None))
+        expected = checked_download.Expected(sha256=source.sha256)
+        checked_download.download(source.url, path, expected, announce(source.url, None))
     found = _described(path, source, licence, downloaded=True)
     log.info(
         "downloaded the weights of %s in %.0f s: %d MB, SHA-256 %s, licence: %s", name, time.monotonic() - began,
@@ -148,5 +158,6 @@ def megabytes(size: int) -> int:
 
 
 def _described(path: Path, source: Source, licence: str, *, downloaded: bool) -> WeightFile:
-    address = f"{hub_files.endpoint()}/{source.repository}" if isinstance(source, HubFile) else source.url
-    return WeightFile(path, address, downloads.sha256_of(path), licence, path.stat().st_size, downloaded)
+    return WeightFile(
+        path, _address(source), checked_download.sha256_of(path), licence, path.stat().st_size, downloaded
+    )

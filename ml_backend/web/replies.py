@@ -178,11 +178,19 @@ class ComingEncoder(_Reply):
 
 
 class ProjectEncoder(_Reply):
-    """name: of what makes the vectors; None before the first turn. next: what is to make them. in_words: of a change."""
+    """name: of what makes the vectors; None before the first turn. next: what is to make them. in_words: of a change.
+
+    why: it and no other. better: what a better one would take. source, sha256, licence: of its weights, where they were published.
+    """
 
     name: str | None
     next: ComingEncoder | None
     in_words: str | None
+    why: str | None
+    better: str | None
+    source: str | None
+    sha256: str | None
+    licence: str | None
 
 
 class FormerProject(_Reply):

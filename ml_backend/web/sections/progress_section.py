@@ -24,6 +24,7 @@ def look(project: Project, services: Services) -> dict[str, Any]:
             *(encodable(words[name]) for name in words if name.endswith("in_words") and words[name]),
             *([encodable(told)] if (told := status["encoder"]["in_words"]) else []),
         ],
+        "encoder": [encodable(words) for name in ("why", "better") if (words := status["encoder"][name])],
         "stop": advice.stopping if advice else "",
         "missing": _missing(project, counts.tasks, counts.labelled) if version is None else "",
     }

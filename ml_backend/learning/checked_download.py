@@ -70,7 +70,8 @@ def download(url: str, path: Path, expected: Expected, tell: Tell, headers: Mapp
                 part.unlink(missing_ok=True)
                 return
             begun = _size(file) > 0
-            _transfer(url, file, expected, tell, headers or {})
+            if not (begun and expected.sha256) or expected.fault(part):  # else a kill left but the name to be changed
+                _transfer(url, file, expected, tell, headers or {})
             if expected.fault(part) and begun:  # what was there before may be a part of another file
                 file.truncate(0)
                 _transfer(url, file, expected, tell, headers or {})
@@ -82,7 +83,7 @@ def download(url: str, path: Path, expected: Expected, tell: Tell, headers: Mapp
     except requests.RequestException as error:
         raise NoWeightsError(why(url, error)) from error
     except OSError as error:
-        raise _of_the_disk(error, path) from error
+        raise of_the_disk(error, path) from error
 
 
 def answer(ask: Callable[[], Result], tick: Callable[[], None]) -> Result:
@@ -176,9 +177,10 @@ def _connection(url: str, file: BinaryIO, expected: Expected, tell: Tell, header
     )
     with response:
         begins = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        if response.status_code == requests.codes.requested_range_not_satisfiable:
+        if have and response.status_code == requests.codes.requested_range_not_satisfiable:
             file.truncate(0)
-            raise requests.exceptions.ChunkedEncodingError
+            _connection(url, file, expected, tell, headers)
+            return
         response.raise_for_status()
         if response.status_code != requests.codes.partial_content or not begins:
             file.truncate(0)
@@ -215,10 +217,17 @@ def _alone(part: Path, tick: Callable[[], None]) -> Iterator[BinaryIO]:
             while not _locked(file):
                 tick()
                 time.sleep(TICK_S)
-            # Who held it before may have finished it: then this is not the part any more.
-            if part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat()):
+            if _is_still(part, file):
                 yield file
                 return
+
+
+def _is_still(part: Path, file: BinaryIO) -> bool:
+    """Not where who held it before has finished it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), part.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _locked(file: BinaryIO) -> bool:
@@ -236,7 +245,8 @@ def _locked(file: BinaryIO) -> bool:
     return True
 
 
-def _of_the_disk(error: OSError, path: Path) -> Exception:
+def of_the_disk(error: OSError, path: Path) -> Exception:
+    """What to raise where the disk refuses to write it."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return DiskFullError(
             f"No space is left for {path.name} in {path.parent}: free some, or set {_variable(path)} to a folder on another disk; "
