@@ -98,6 +98,14 @@ def test_of_the_last_blocks_alone_nothing_before_them_changes_or_counts() -> Non
     assert changed == {"layer4"}
 
 
+def test_what_stands_between_two_blocks_is_of_the_first_and_a_normalisation_is_no_block() -> None:
+    torchvision()
+    body = pytest.importorskip("timm").create_model("mobilenetv3_small_050", num_classes=0)
+    order = [depth for name, depth in depths(body).items() if name.startswith("blocks.")]
+    assert order == sorted(order)
+    assert not any("bn" in path for path in block_paths(body))
+
+
 @VITS
 def test_adapters_change_nothing_at_first_and_merged_they_give_what_they_gave_beside_the_weights(make: object) -> None:
     body = make()  # type: ignore[operator]
