@@ -36,13 +36,20 @@ def timm_vit() -> nn.Module:
     return network
 
 
+def open_clip_vit() -> nn.Module:
+    torchvision()
+    open_clip = pytest.importorskip("open_clip")
+    network: nn.Module = open_clip.transformer.VisionTransformer(SIDE, 8, 8, LAYERS, 2, 2.0, output_dim=8)
+    return network
+
+
 def resnet() -> nn.Module:
     network: nn.Module = torchvision().models.resnet18()
     network.fc = nn.Identity()
     return network
 
 
-VITS = pytest.mark.parametrize("make", [torchvision_vit, timm_vit])
+VITS = pytest.mark.parametrize("make", [torchvision_vit, timm_vit, open_clip_vit])
 
 
 def attentive(make: object = torchvision_vit) -> NetworkEncoder:
@@ -59,7 +66,20 @@ def test_each_block_is_a_layer_between_the_stem_and_the_last_norm(make: object) 
     layer = depths(body)
     for name, depth in layer.items():
         block = re.search(r"(?:blocks\.|encoder_layer_)(\d)", name)
-        stem = any(each in name for each in ("token", "pos_embed", "patch_embed", "conv_proj"))
+        stem = any(
+            each in name
+            for each in (
+                "token",
+                "pos_embed",
+                "patch_embed",
+                "conv_proj",
+                "class_emb",
+                "positional",
+                "conv1",
+                "ln_pre",
+                "proj",
+            )
+        )
         assert depth == (int(block[1]) + 1 if block else 0 if stem else LAYERS + 1), name
 
 
