@@ -30,9 +30,9 @@ class LowRank(nn.Module):
 
 
 def is_attention(module: nn.Module) -> bool:
-    """By its class: timm's, torchvision's and open_clip's all have it in their name."""
+    """By its class: timm's, torchvision's and open_clip's all have it in their name; a block is more than its attention."""
     name = type(module).__name__.lower()
-    return "attention" in name or "attn" in name
+    return ("attention" in name or "attn" in name) and "block" not in name
 
 
 def adapt(network: nn.Module, rank: int) -> int:

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from ml_backend.errors import ConfigError
 from ml_backend.learning.checkpoint import Checkpoint
@@ -27,6 +26,7 @@ from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.head import Head
 from ml_backend.learning.networks import NetworkEncoder
 from ml_backend.learning.prepared_pictures import Pictures, PicturesInMemory
+from ml_backend.learning.tempering import mean_loss, temperature_of
 from ml_backend.learning.training import PENALTIES, TrainedHead, assign_folds, train_head
 from ml_backend.learning.tuning_run import Epoch, OnProgress, Recipe, Run
 
@@ -171,19 +171,11 @@ def _right(head: Head, rows: Vectors, labels: NDArray[Any]) -> NDArray[np.bool_]
 
 
 def _temperature(head: Head, rows: Vectors, labels: NDArray[Any]) -> tuple[float, float]:
-    """What makes the head as sure as it is right on rows that it has not seen, one undecided answer among them; their loss."""
-    logits = torch.from_numpy(np.asarray(rows, np.float32) @ head.weight.T + head.bias)
-    n, classes = logits.shape
-    targets = (n * _targets(labels, classes) + (0.5 if head.multilabel else 1 / classes)) / (n + 1)
-
-    def loss(log_temperature: float) -> float:
-        cooled = logits / float(np.exp(log_temperature))
-        if head.multilabel:
-            return float(F.binary_cross_entropy_with_logits(cooled, targets))
-        return float(F.cross_entropy(cooled, targets))
-
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
-    return float(np.exp(found.x)), float(found.fun)
+    """What makes the head as sure as it is right on rows that it has not seen; and their mean loss then."""
+    logits = torch.from_numpy(np.asarray(rows, np.float32) @ head.weight.T + head.bias).T
+    targets = _targets(labels, len(logits)).T
+    temperature = temperature_of(logits, targets, multilabel=head.multilabel)
+    return temperature, float(mean_loss(logits / temperature, targets, multilabel=head.multilabel))
 
 
 def _first_head(

@@ -24,14 +24,19 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 def block_paths(body: nn.Module) -> list[str]:
     """Dotted names of the outermost modules whose kind comes again, in the order they are defined in: blocks or stages."""
-    kinds = Counter(type(module) for module in body.modules() if list(module.children()))
+    kinds = Counter(type(module) for module in body.modules() if _computes(module))
     return list(_blocks(body, "", kinds))
+
+
+def _computes(module: nn.Module) -> bool:
+    """Whether it is made of parts, and has a matrix: a normalisation with its activation is no block."""
+    return bool(list(module.children())) and any(parameter.ndim > 1 for parameter in module.parameters())
 
 
 def _blocks(module: nn.Module, path: str, kinds: Mapping[type, int]) -> Iterator[str]:
     for name, child in module.named_children():
         here = f"{path}{name}"
-        if not list(child.children()):
+        if not _computes(child):
             continue
         if kinds[type(child)] > 1 and not isinstance(child, _CONTAINERS):
             yield here
@@ -40,14 +45,17 @@ def _blocks(module: nn.Module, path: str, kinds: Mapping[type, int]) -> Iterator
 
 
 def depths(body: nn.Module) -> dict[str, int]:
-    """Layer of each parameter: 0 before the first block, 1, 2, ... for the blocks, then what follows the last one."""
+    """Layer of each parameter: 0 before the first block, 1, 2, ... for the blocks, then what follows the last one.
+
+    What stands between two blocks is of the layer of the first.
+    """
     paths = block_paths(body)
     at: dict[str, int] = {}
     reached = 0
     for name, _ in body.named_parameters():
         inside = next((i for i, path in enumerate(paths, 1) if name.startswith(f"{path}.")), None)
         if inside is None:
-            at[name] = len(paths) + 1 if reached else 0
+            at[name] = len(paths) + 1 if paths and reached == len(paths) else reached
         else:
             at[name] = reached = inside
     return at

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from ml_backend.errors import ConfigError
 from ml_backend.learning.augmentation import augment
-from ml_backend.learning.finetuning import finetune, refit
+from ml_backend.learning.finetuning import Refitted, finetune, refit
 from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
 from ml_backend.learning.patches import fit_patches
 from ml_backend.learning.training import train_head
@@ -48,13 +48,23 @@ def test_tuned_network_beats_the_head_where_features_are_poor(poor: Poor) -> Non
     own = refitted.trained.head.predict_proba(tuned.encoder.forward(pixels[test]))
     after = (own.argmax(1) == labels[test]).mean()
     assert after > before
-    assert refitted.better
     shown = float(own.max(1).mean())
     assert abs(shown - after) < 0.1, (
         "as sure as it is right, though the network has seen all that the head learned from"
     )
     assert tuned.encoder.id != encoder.id
     assert tuned.best.accuracy == max(epoch.accuracy for epoch in tuned.history)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "alone", "differing", "better"),
+    [(53, 52, 3, False), (60, 50, 14, True), (50, 50, 0, False), (49, 60, 13, False)],
+)
+def test_a_network_is_better_where_more_than_chance_speaks_for_it(
+    tuned: int, alone: int, differing: int, better: bool
+) -> None:
+    trained = train_head(np.eye(4, dtype=np.float32), np.arange(4) % 2, ("a", "b"), seed=0)
+    assert Refitted(trained, 72, tuned, alone, differing).better is better
 
 
 def test_run_stops_when_the_held_out_accuracy_no_longer_rises(poor: Poor) -> None:

@@ -36,13 +36,20 @@ def timm_vit() -> nn.Module:
     return network
 
 
+def open_clip_vit() -> nn.Module:
+    torchvision()
+    open_clip = pytest.importorskip("open_clip")
+    network: nn.Module = open_clip.transformer.VisionTransformer(SIDE, 8, 8, LAYERS, 2, 2.0, output_dim=8)
+    return network
+
+
 def resnet() -> nn.Module:
     network: nn.Module = torchvision().models.resnet18()
     network.fc = nn.Identity()
     return network
 
 
-VITS = pytest.mark.parametrize("make", [torchvision_vit, timm_vit])
+VITS = pytest.mark.parametrize("make", [torchvision_vit, timm_vit, open_clip_vit])
 
 
 def attentive(make: object = torchvision_vit) -> NetworkEncoder:
@@ -59,7 +66,20 @@ def test_each_block_is_a_layer_between_the_stem_and_the_last_norm(make: object) 
     layer = depths(body)
     for name, depth in layer.items():
         block = re.search(r"(?:blocks\.|encoder_layer_)(\d)", name)
-        stem = any(each in name for each in ("token", "pos_embed", "patch_embed", "conv_proj"))
+        stem = any(
+            each in name
+            for each in (
+                "token",
+                "pos_embed",
+                "patch_embed",
+                "conv_proj",
+                "class_emb",
+                "positional",
+                "conv1",
+                "ln_pre",
+                "proj",
+            )
+        )
         assert depth == (int(block[1]) + 1 if block else 0 if stem else LAYERS + 1), name
 
 
@@ -96,6 +116,14 @@ def test_of_the_last_blocks_alone_nothing_before_them_changes_or_counts() -> Non
     body(torch.rand(4, 3, 32, 32))
     changed = {name.split(".")[0] for name, buffer in body.named_buffers() if not torch.equal(buffer, before[name])}
     assert changed == {"layer4"}
+
+
+def test_what_stands_between_two_blocks_is_of_the_first_and_a_normalisation_is_no_block() -> None:
+    torchvision()
+    body = pytest.importorskip("timm").create_model("mobilenetv3_small_050", num_classes=0)
+    order = [depth for name, depth in depths(body).items() if name.startswith("blocks.")]
+    assert order == sorted(order)
+    assert not any("bn" in path for path in block_paths(body))
 
 
 @VITS
