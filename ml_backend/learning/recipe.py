@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+Fit = Literal["crop", "letterbox", "squash"]
+"""What of a picture is seen: the middle, all of it with a border, or all of it out of shape. See `fitted`."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
