@@ -108,7 +108,7 @@ class Dicom:
 
     def picture(self) -> Image.Image:
         """Its first frame in RGB, or in L: as its window says, else stretched as other deep grey levels are."""
-        from pydicom.pixels.processing import apply_color_lut, apply_modality_lut  # noqa: PLC0415 - an extra
+        from pydicom.pixels.processing import apply_color_lut  # noqa: PLC0415 - an extra
         from pydicom.pixels.utils import pixel_array  # noqa: PLC0415
 
         dataset, kind = self.dataset, str(self.dataset.PhotometricInterpretation)
@@ -120,9 +120,23 @@ class Dicom:
             deep = 8 * values.dtype.itemsize - 8
         if values.ndim == 3:
             return Image.fromarray((values >> max(0, deep)).astype(np.uint8))
-        levels = np.asarray(apply_modality_lut(values, dataset), np.float32)
-        picture = recipe.flattened(Image.fromarray(levels), self._window() or self._ends(values, levels))
+        picture = self._grey(values)
         return picture.point(lambda level: 255 - level) if kind == "MONOCHROME1" else picture
+
+    def _grey(self, values: NDArray[Any]) -> Image.Image:
+        """Converted a band of rows at a time, as levels take eight bytes each on the way."""
+        height, width = values.shape
+        ends = self._window() or self._ends(values)
+        whole, rows = Image.new("L", (width, height)), max(1, recipe.LARGE // width)
+        for top in range(0, height, rows):
+            band = Image.fromarray(self._levels(values[top : top + rows]))
+            whole.paste(recipe.flattened(band, ends), (0, top))
+        return whole
+
+    def _levels(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        from pydicom.pixels.processing import apply_modality_lut  # noqa: PLC0415 - an extra
+
+        return np.asarray(apply_modality_lut(values, self.dataset), np.float32)
 
     def _refuse_other_frame(self) -> None:
         """Raise ImageError where what is packed would come out larger than the file says."""
@@ -152,11 +166,14 @@ class Dicom:
             center, width = center - 0.5, width - 1
         return center - width / 2, max(center + width / 2, center - width / 2 + 1e-6)  # a width of 1 is a threshold
 
-    def _ends(self, values: NDArray[Any], levels: NDArray[np.float32]) -> tuple[float, float]:
+    def _ends(self, values: NDArray[Any]) -> tuple[float, float]:
         """Of all levels but that of the padding around the picture, where it says which that is."""
+        few = values[tuple(slice(None, None, -(-side // recipe.SAMPLED)) for side in values.shape)]
         padding = self.dataset.get("PixelPaddingValue")
-        inside = levels[values != padding] if padding is not None and (values != padding).any() else levels.ravel()
-        return recipe.ends(inside[:: max(1, inside.size // recipe.SAMPLED**2)])
+        inside = (
+            few != padding if padding is not None and (few != padding).any() else np.full(few.shape, fill_value=True)
+        )
+        return recipe.ends(self._levels(few)[inside])
 
 
 def _unpacked(frame: bytes) -> int:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from ml_backend.errors import ImageError
 from ml_backend.learning import recipe
 from ml_backend.learning.containers import Bare, bare, orientation
-from ml_backend.learning.further_formats import HEIF, Dicom, is_dicom, is_heif, know_heif
+from ml_backend.learning.further_formats import HEIF, Dicom, is_dicom, is_heif, know_heif, shown_by_browsers
 
 MAX_PIXELS = 80_000_000
 """Images of more pixels are refused before they are decoded, unless `limit_pixels` says otherwise."""
@@ -27,7 +27,7 @@ BAND = recipe.LARGE
 """Pixels converted at a time, of images that have more; these are made smaller on the way, where less is needed."""
 WASTE = 4
 """A TIFF's tiles may have so many times the limit of pixels in all; each is unpacked, however much of it is in the picture."""
-DICOM_COPIES = 8
+DICOM_COPIES = 6
 _COPIES = {"WEBP": 3, HEIF: 3}
 """Decoders that hold a picture several times over: 15 bytes a pixel, where others need 4 to 8."""
 _BLOCK = 32
@@ -120,8 +120,25 @@ def decode(data: bytes, size: int | None = None) -> Image.Image:
         ) from error
 
 
+def copy_suffix(data: bytes) -> str:
+    """What the name of a copy that browsers show ends in; empty where they show the image itself."""
+    if shown_by_browsers(data):
+        return ""
+    return ".jpg" if is_heif(data) else ".png"  # photos would be ten times larger as PNG
+
+
+def shown_copy(data: bytes) -> bytes:
+    """A copy, as `copy_suffix` says, upright and in full size, as it is seen by encoders. Raises ImageError."""
+    picture, buffer = decode(data), io.BytesIO()
+    if copy_suffix(data) == ".jpg":
+        picture.save(buffer, "JPEG", quality=95, subsampling=0)
+    else:
+        picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _dicom(data: bytes, size: int | None) -> Image.Image:
-    """Its first picture, which is held in several forms at a time, the widest of eight bytes a pixel."""
+    """Its first picture, which is held in several forms at a time: packed, unpacked, and as it is shown."""
     file = Dicom.read(data)
     _refuse_oversize(*file.size, Bare(data))
     with _budget.hold(math.prod(file.size) * DICOM_COPIES):
