@@ -249,6 +249,7 @@ class ProjectEncoders:
             weights=chosen.weights,
             sample=lambda size: images_to_fit_on(project, self.encoding, size, rng, tick),
             seed=settings.seed,
+            fit=None if settings.fit == "auto" else settings.fit,
         )
         temporary = folder.with_name(f"{WRITING}{folder.name}-{uuid.uuid4().hex[:8]}")
         temporary.mkdir(parents=True)

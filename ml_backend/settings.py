@@ -172,6 +172,8 @@ class Settings(BaseSettings):
     """file with weights for the encoder"""
     downloads: Literal["yes", "no"] = "yes"
     """whether an encoder's published weights may be downloaded where they are not in the cache; no: `auto` takes what is in the cache, or `patches`"""
+    fit: Literal["auto", "crop", "letterbox", "squash"] = "auto"
+    """what of an image the encoder sees: crop (the middle), letterbox (all of it, with a border), squash (all of it, out of shape); auto: as its network was trained"""
     allowed_encoders: Names = ()
     """further encoders that may run code of their own when a model is imported or loaded, separated by commas: module:Class, or the path of a .pt2 or .torchscript file"""
     strategy: Annotated[str, AfterValidator(_strategy)] = "auto"

@@ -16,6 +16,8 @@ SHOWN = 5
 """Images named in a sentence, before "and N more"."""
 LONGEST = 100
 """Characters of a name that are shown: a data: address has no other end."""
+UPLOADABLE = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
+"""Suffixes that Label Studio takes; browsers look at the content."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,13 @@ def task_filename(task: Task) -> str:
     """Return the image's own name: `filename` of the task data where the importer kept it, else from the address."""
     kept = task.data.get("filename")
     return kept if isinstance(kept, str) and kept else PurePosixPath(address_path(task.image or "")).name
+
+
+def copied_as(task: Task) -> str:
+    """The suffix of the copy that was imported in place of a file browsers do not show; empty for any other image."""
+    copy, known = PurePosixPath(address_path(task.image or "")), task.data.get("sha256")
+    of_it = isinstance(known, str) and bool(known) and known in copy.name
+    return copy.suffix if of_it and PurePosixPath(task_filename(task)).suffix.lower() not in UPLOADABLE else ""
 
 
 def address_path(image: str) -> str:

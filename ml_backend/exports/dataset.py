@@ -20,7 +20,7 @@ from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.rows import LedgerRow
 from ml_backend.tabular import atomic_file, open_table
-from ml_backend.task_names import Unreadable, and_more, task_filename
+from ml_backend.task_names import Unreadable, and_more, copied_as, task_filename
 from ml_backend.wording import amount
 
 MARK = ".dataset.json"
@@ -194,7 +194,8 @@ def _place(row: LedgerRow, folders: dict[str, str], taken: set[Path], *, splits:
     """Where the image goes, below the folder; the second of a name carries its task id."""
     label = next(iter(row.names(accepted=True) or ()), "")
     parent = Path(SPLITS[row.split] if splits else "") / folders.get(label, "images")
-    name = re.sub(r"[/\\\x00-\x1f]", "_", task_filename(row.task)).lstrip(".") or str(row.task.id)
+    name = task_filename(row.task) + copied_as(row.task)
+    name = re.sub(r"[/\\\x00-\x1f]", "_", name).lstrip(".") or str(row.task.id)
     name = name.encode("utf-8", "replace").decode()
     place = parent / name
     if len(name.encode()) > LONGEST or place in taken:

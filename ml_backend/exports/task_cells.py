@@ -12,7 +12,7 @@ import numpy as np
 from ml_backend.errors import InvalidInputError
 from ml_backend.store.rows import LedgerRow
 from ml_backend.tabular import runs_in_a_spreadsheet
-from ml_backend.task_names import SHOWN, Unreadable, address_path, and_more, task_filename
+from ml_backend.task_names import SHOWN, Unreadable, address_path, and_more, copied_as, task_filename
 from ml_backend.wording import amount, encodable
 
 SPLITS = {"train": "train", "holdout": "held-out"}
@@ -21,12 +21,13 @@ SPLITS = {"train": "train", "holdout": "held-out"}
 def image_cells(row: LedgerRow) -> dict[str, Any]:
     """The cells by which a row is joined with other data. What a task's data hold may be anything: here it is text."""
     path, known = row.task.data.get("path"), row.task.data.get("sha256")
+    own = encodable(known) if isinstance(known, str) else None
     return {
         "filename": encodable(task_filename(row.task)),
         "task_id": row.task.id,
         "path": encodable(path if isinstance(path, str) else address_path(row.task.image or "")),
         "image": None if row.task.image is None else encodable(row.task.image),
-        "content_hash": row.content_hash or (encodable(known) if isinstance(known, str) else None),
+        "content_hash": (None if copied_as(row.task) else row.content_hash) or own,
         "split": SPLITS[row.split],
     }
 

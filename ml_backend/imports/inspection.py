@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -22,8 +22,7 @@ from ml_backend.imports.sources import Source, originality
 from ml_backend.imports.uploading import CHUNK, ImportReport
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.media import CLOUD, MAX_BYTES
-from ml_backend.learning.containers import is_tiff
-from ml_backend.learning.images import decode
+from ml_backend.learning.images import copy_suffix, decode
 from ml_backend.records import LabelSchema, Task
 from ml_backend.task_names import called, printable
 
@@ -67,14 +66,16 @@ def inspect(
     report.unchecked += tried.unchecked
     same: dict[str, list[Source]] = {}
     keys: dict[Source, str] = {}
+    copied: dict[str, str] = {}
     with ThreadPoolExecutor(READERS) as readers:
         for chunk in chunks(sources, CHUNK):
-            for source, (sha256, problem) in zip(chunk, readers.map(_hash_or_problem, chunk), strict=True):
+            for source, (sha256, copy, problem) in zip(chunk, readers.map(_hash_or_problem, chunk), strict=True):
                 on_progress(source.file is not None)
                 if why := problem or tried.faults.get(source):
                     report.unreadable.append(f"{printable(source.relative)}: {printable(why)}")
                     continue
                 keys[source] = key = sha256 or str(source.address)
+                copied[key] = copy
                 same.setdefault(key, []).append(source)
     given = {key: [(source.relative, labels.get(source)) for source in group] for key, group in same.items()}
     for name, places in (ambiguous or {}).items():
@@ -84,7 +85,8 @@ def inspect(
         else:
             several = f"{printable(name.relative)} (in the labels file): several images have this name; give the path."
             report.missing.append(several)
-    return [_merge_duplicates(key, group, given[key], report) for key, group in same.items()]
+    ready = (_merge_duplicates(key, group, given[key], report) for key, group in same.items())
+    return [replace(image, copied=copied[image.key]) for image in ready]
 
 
 def try_all(
@@ -162,19 +164,19 @@ def _merge_duplicates(
     return Ready(original, None if original.file is None else key, labels, tuple(dict.fromkeys(also)))
 
 
-def _hash_or_problem(source: Source) -> tuple[str | None, str | None]:
-    """Hash of a file, or why it cannot be imported; neither for an address."""
+def _hash_or_problem(source: Source) -> tuple[str | None, str, str | None]:
+    """Hash of a file and the suffix of its copy, if it needs one; or why it cannot be imported; none for an address."""
     if source.file is None:
-        return None, None
+        return None, "", None
     try:
         data = _decodable_bytes(source.file, source.relative)
     except ImageError as error:
-        return None, str(error)
-    return hashlib.sha256(data).hexdigest(), None
+        return None, "", str(error)
+    return hashlib.sha256(data).hexdigest(), copy_suffix(data), None
 
 
 def _decodable_bytes(file: Path, name: str) -> bytes:
-    """The bytes of an image that can be decoded, and that browsers show. Raises ImageError."""
+    """The bytes of an image that can be decoded. Raises ImageError."""
     try:
         os.fsencode(name).decode()
         if file.stat().st_size > MAX_BYTES:
@@ -187,6 +189,4 @@ def _decodable_bytes(file: Path, name: str) -> bytes:
             f"The file cannot be read ({error.strerror or type(error).__name__}): check the file."
         ) from None
     decode(data, 1)
-    if is_tiff(data):
-        raise ImageError("Browsers cannot show TIFF: convert the image to PNG.")
     return data

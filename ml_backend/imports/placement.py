@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -15,14 +16,18 @@ from ml_backend.errors import LabelStudioError, NotFoundError
 from ml_backend.imports.sources import Source
 from ml_backend.labelstudio import storage
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.learning.images import shown_copy
+from ml_backend.task_names import UPLOADABLE, printable
+from ml_backend.wording import amount
 
 Storage = Literal["auto", "local", "upload"]
 
 UPLOADS = 50
 """Files a request."""
+COPIES = 1
+"""Of files that browsers do not show: each may have a hundred megabytes, and Label Studio takes 250 a request."""
+ALL_COPIED = "browsers show none of the files."
 OFF = "it does not serve local files: LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED is off."
-UPLOADABLE = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
-"""Suffixes that Label Studio takes; browsers look at the content."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,15 @@ class Ready:
     """An image that can be imported. `sha256` is None for an address. also: paths of copies with the same bytes.
 
     labels: None where it has none yet; () where none of the choices fits.
+    copied: browsers do not show the file, so that Label Studio gets a copy that they show: the copy's suffix. The hash is the
+    file's own.
     """
 
     source: Source
     sha256: str | None
     labels: tuple[str, ...] | None = None
     also: tuple[str, ...] = ()
+    copied: str = ""
 
     @property
     def key(self) -> str:
@@ -56,41 +64,54 @@ class Placement:
         """Decide, and set up what is needed; returns it in words. Raises LabelStudioError if `local` cannot be."""
         if not files:
             return "addresses used as they are"
-        refusal = "as asked" if self.where == "upload" else self._serve(files, dry_run=dry_run)
+        copied, plain = ([image for image in files if bool(image.copied) == wanted] for wanted in (True, False))
+        if copied and self.where == "local":
+            raise LabelStudioError(
+                f"Browsers do not show {amount(len(copied), 'file')}, such as {printable(copied[0].source.relative)}: copies "
+                "that they show would be uploaded. Allow that (--storage auto), or convert the files."
+            )
+        refusal = "as asked" if self.where == "upload" else self._serve(plain, dry_run=dry_run) if plain else ALL_COPIED
         if refusal is None:
             self.local = True
-            return f"served by Label Studio from {self.root}, without copying"
+        if copied or not self.local:
+            self.uploaded = storage.uploads(self.client, self.project_id)
+        if self.local:
+            served = f"served by Label Studio from {self.root}, without copying"
+            return f"{served}; {_told(copied)}" if copied else served
         if self.where == "local":
             raise LabelStudioError(
                 f"Label Studio cannot serve these files itself: {refusal} Put them below its document root, or "
                 "upload them (--storage upload)."
             )
-        self.uploaded = storage.uploads(self.client, self.project_id)
-        return f"uploaded to Label Studio ({refusal.rstrip('.')})"
+        told = f"uploaded to Label Studio ({str(refusal).rstrip('.')})"
+        return f"{told}; {_told(copied)}" if copied else told
 
     def addresses(self, chunk: Sequence[Ready]) -> list[str]:
         """Where Label Studio finds each image of a chunk, once this returns."""
-        if not self.local:
-            self._upload([image for image in chunk if image.source.file])
+        self._upload([image for image in chunk if image.source.file and (image.copied or not self.local)])
         return [self._address(image) for image in chunk]
 
     def _address(self, image: Ready) -> str:
         file = image.source.file
         if file is None:
             return str(image.source.address)
-        if self.local and self.root:
+        if self.local and self.root and not image.copied:
             return storage.local_address(file.relative_to(self.root))
         return self.uploaded[_upload_name(image)]
 
     def _upload(self, images: Sequence[Ready]) -> None:
         """Upload what is not there yet. Files are named by content, so that a killed run's are known again."""
         missing = [image for image in images if _upload_name(image) not in self.uploaded]
+        parts = chain.from_iterable(
+            chunks([image for image in missing if bool(image.copied) == copied], COPIES if copied else UPLOADS)
+            for copied in (False, True)
+        )
         with ThreadPoolExecutor(2) as senders:
-            for part, addresses in senders.map(self._send, chunks(missing, UPLOADS)):
+            for part, addresses in senders.map(self._send, parts):
                 self.uploaded.update(zip(map(_upload_name, part), addresses, strict=True))
 
     def _send(self, part: list[Ready]) -> tuple[list[Ready], list[str]]:
-        files = [(_upload_name(image), image.source.file.read_bytes()) for image in part if image.source.file]
+        files = [(_upload_name(image), _bytes(image, image.source.file)) for image in part if image.source.file]
         return part, storage.upload(self.client, self.project_id, files)
 
     def _serve(self, files: Sequence[Ready], *, dry_run: bool) -> str | None:
@@ -128,8 +149,19 @@ class Placement:
         return answer.ok and hashlib.sha256(answer.content).hexdigest() == image.sha256
 
 
+def _bytes(image: Ready, file: Path) -> bytes:
+    data = file.read_bytes()
+    return shown_copy(data) if image.copied else data
+
+
+def _told(copied: Sequence[Ready]) -> str:
+    return f"{amount(len(copied), 'file')} as {'a copy' if len(copied) == 1 else 'copies'} that browsers show, uploaded"
+
+
 def _upload_name(image: Ready) -> str:
     """Content hash and suffix, one that Label Studio takes."""
+    if image.copied:
+        return f"{image.sha256}{image.copied}"
     suffix = PurePosixPath(image.source.filename).suffix.lower()
     return f"{image.sha256}{suffix if suffix in UPLOADABLE else '.png'}"
 

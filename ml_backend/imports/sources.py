@@ -14,7 +14,9 @@ from ml_backend.host_lists import split
 from ml_backend.records import Origin
 from ml_backend.tabular import read_csv, unguarded
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".dcm", ".dicom"}
+)
 """What is taken for an image in a folder. A file named by itself is taken whatever it is called."""
 SCHEMES = ("http://", "https://", "s3://", "gs://", "azure-blob://")
 NAME_COLUMNS = ("path", "filename", "image", "file")

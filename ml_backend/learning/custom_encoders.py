@@ -23,6 +23,7 @@ from torch import nn
 
 from ml_backend.errors import ConfigError, InvalidInputError
 from ml_backend.learning.networks import Preprocessing
+from ml_backend.learning.recipe import Fit
 from ml_backend.wording import shortened
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.floating[Any]]]
@@ -80,7 +81,7 @@ class FileEncoder:
 class PythonEncoder:
     """An object of the user's own class, with `dim` and `encode(images)`; see docs/encoders.md."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, fit: Fit = "crop") -> None:
         self.path = path
         module_name, _, class_name = path.partition(":")
         try:
@@ -97,11 +98,10 @@ class PythonEncoder:
         self.name = path
         self.dim = int(self._own.dim)
         self.input_size = int(getattr(self._own, "input_size", 224))
-        self._preprocessing = Preprocessing(resize=self.input_size, crop=self.input_size)
+        self._preprocessing = Preprocessing(resize=self.input_size, crop=self.input_size, fit=fit)
         version = str(getattr(self._own, "version", "")) or _source_digest(module)
-        self.id = (
-            f"{_slug(class_name)}-{hashlib.sha256(f'{path} {version} {self.input_size}'.encode()).hexdigest()[:12]}"
-        )
+        known = f"{path} {version} {self.input_size}" + ("" if fit == "crop" else f" {fit}")
+        self.id = f"{_slug(class_name)}-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
         self.device = torch.device("cpu")
         self._lock = threading.Lock()
 
@@ -152,21 +152,22 @@ class PythonEncoder:
     def save(self, folder: Path) -> None:
         """Only the class's name: its code stays where it is installed."""
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, self, {"kind": "python", "path": self.path})
+        _write(folder, self, {"kind": "python", "path": self.path, "fit": self._preprocessing.fit})
 
     @classmethod
     def load(cls, _folder: Path, meta: dict[str, Any]) -> PythonEncoder:
-        return cls(meta["path"])
+        return cls(meta["path"], meta.get("fit", "crop"))
 
 
-def open_file_encoder(path: Path) -> FileEncoder:
-    """Use a model file; `<name>.json` beside it may give Preprocessing's fields (resize, crop, mean, std)."""
+def open_file_encoder(path: Path, fit: Fit | None = None) -> FileEncoder:
+    """Use a model file; `<name>.json` beside it may give Preprocessing's fields (resize, crop, mean, std), `fit` another fit."""
     if not path.is_file():
         raise ConfigError(f"There is no encoder file {path}.")
     beside = path.with_suffix(".json")
     try:
         options = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-        return FileEncoder(path, Preprocessing.of(options))
+        preprocessing = Preprocessing.of(options)
+        return FileEncoder(path, preprocessing if fit is None else preprocessing.seen_as(fit))
     except ConfigError:
         raise
     except Exception as error:  # torch's loaders fail in whichever way the file is broken

@@ -18,6 +18,7 @@ from ml_backend.learning.custom_encoders import SUFFIXES, FileEncoder, PythonEnc
 from ml_backend.learning.encoder_choice import choose
 from ml_backend.learning.networks import NetworkEncoder, build_network
 from ml_backend.learning.patches import FIT_IMAGES, PatchEncoder, fit_patches
+from ml_backend.learning.recipe import Fit
 from ml_backend.learning.two_sided import PREFIX, TwoSidedEncoder, build_two_sided
 from ml_backend.learning.weight_files import Fetching
 
@@ -67,13 +68,16 @@ class Encoder(Protocol):
         ...
 
 
-def build_encoder(name: str, *, weights: Path | None = None, sample: Sample, seed: int = 0) -> Encoder:
+def build_encoder(
+    name: str, *, weights: Path | None = None, sample: Sample, seed: int = 0, fit: Fit | None = None
+) -> Encoder:
     """Make the encoder called `name`.
 
     name: "auto"; "patches" (fitted on `sample`); a torchvision classification model, its weights by name after "@"
     ("resnet50@IMAGENET1K_V1", "resnet18@none"); "timm:<name>"; "open_clip:<name>"; a .pt2, .onnx or .torchscript file; "module:Class".
     weights: a state dict, safetensors or a torch file without code; without one, pretrained weights are used.
     "auto" is what `choose` takes of what was given or downloaded before; nothing is downloaded for it here. Raises ConfigError for a name or a file that cannot be used.
+    fit: what of a picture is seen; None is what the network's authors say, and for `patches` all of it, out of shape.
     """
     if name == "auto":
         chosen = choose(name, weights, Fetching(allowed=False))
@@ -84,14 +88,14 @@ def build_encoder(name: str, *, weights: Path | None = None, sample: Sample, see
             raise ConfigError(
                 "The encoder `patches` learns from the project's images, and there are none yet: import some."
             )
-        return fit_patches(images, seed=seed)
+        return fit_patches(images, seed=seed, fit=fit)
     if name.endswith(SUFFIXES):
-        return open_file_encoder(Path(name))
-    if name.startswith(PREFIX):
-        return build_two_sided(name, weights=weights, seed=seed)
-    if ":" in name and not name.startswith("timm:"):
-        return PythonEncoder(name)
-    return build_network(name, weights=weights, seed=seed)
+        return open_file_encoder(Path(name), fit)
+    if ":" in name and not name.startswith(("timm:", PREFIX)):
+        return PythonEncoder(name, fit or "crop")
+    build = build_two_sided if name.startswith(PREFIX) else build_network
+    built = build(name, weights=weights, seed=seed)
+    return built if fit is None else built.seen_as(fit)
 
 
 LOADERS: dict[str, Callable[[Path, dict[str, Any]], Encoder]] = {

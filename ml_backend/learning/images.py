@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from ml_backend.errors import ImageError
 from ml_backend.learning import recipe
 from ml_backend.learning.containers import Bare, bare, orientation
+from ml_backend.learning.further_formats import HEIF, Dicom, is_dicom, is_heif, know_heif, shown_by_browsers
 
 MAX_PIXELS = 80_000_000
 """Images of more pixels are refused before they are decoded, unless `limit_pixels` says otherwise."""
@@ -26,7 +27,8 @@ BAND = recipe.LARGE
 """Pixels converted at a time, of images that have more; these are made smaller on the way, where less is needed."""
 WASTE = 4
 """A TIFF's tiles may have so many times the limit of pixels in all; each is unpacked, however much of it is in the picture."""
-_COPIES = {"WEBP": 3}
+DICOM_COPIES = 6
+_COPIES = {"WEBP": 3, HEIF: 3}
 """Decoders that hold a picture several times over: 15 bytes a pixel, where others need 4 to 8."""
 _BLOCK = 32
 """A JPEG is held in whole blocks, of at most so many pixels a side."""
@@ -81,20 +83,25 @@ def decode(data: bytes, size: int | None = None) -> Image.Image:
     size: the shorter side that is needed, in pixels. A JPEG is then decoded at the smallest DCT scale (1, 1/2, 1/4,
     1/8) whose sides are not below it, which makes large photos several times faster; of other files, only those of
     more than BAND pixels are made smaller, as `recipe.factors` says. None: full resolution.
+    HEIC and DICOM are decoded where their extras are installed.
     Raises ImageError for anything that is not a whole image, in one of FORMATS, within the limit of pixels.
     """
     if not data:
         raise ImageError("The image file is empty: upload or export it again.")
     try:
+        if is_dicom(data):
+            return _dicom(data, size)
+        if is_heif(data):
+            know_heif()
         file = bare(data)
-        image = Image.open(io.BytesIO(file.data), formats=FORMATS)
-        _refuse_oversize(image, file)
+        image = Image.open(io.BytesIO(file.data), formats=(HEIF,) if is_heif(data) else FORMATS)
+        _refuse_oversize(*image.size, file)
         whole = image.size
         if size is not None and image.format == "JPEG":
             image.draft(None, (size, size))
         with _budget.hold(_cost(image, whole, file)):
             image.load()
-            turn = recipe.TURNS.get(file.orientation or orientation(image.info.get("exif", b"")))
+            turn = recipe.TURNS.get(file.orientation or orientation(image.info.get("exif") or b""))
             small = _flatten(image, recipe.factors(image.size, size))
             return small.transpose(turn) if turn is not None else small
     except ImageError:
@@ -113,6 +120,32 @@ def decode(data: bytes, size: int | None = None) -> Image.Image:
         ) from error
 
 
+def copy_suffix(data: bytes) -> str:
+    """What the name of a copy that browsers show ends in; empty where they show the image itself."""
+    if shown_by_browsers(data):
+        return ""
+    return ".jpg" if is_heif(data) else ".png"  # photos would be ten times larger as PNG
+
+
+def shown_copy(data: bytes) -> bytes:
+    """A copy, as `copy_suffix` says, upright and in full size, as it is seen by encoders. Raises ImageError."""
+    picture, buffer = decode(data), io.BytesIO()
+    if copy_suffix(data) == ".jpg":
+        picture.save(buffer, "JPEG", quality=95, subsampling=0)
+    else:
+        picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _dicom(data: bytes, size: int | None) -> Image.Image:
+    """Its first picture, which is held in several forms at a time: packed, unpacked, and as it is shown."""
+    file = Dicom.read(data)
+    _refuse_oversize(*file.size, Bare(data))
+    with _budget.hold(math.prod(file.size) * DICOM_COPIES):
+        picture = file.picture()
+        return _flatten(picture, recipe.factors(picture.size, size))
+
+
 def _cost(image: Image.Image, whole: tuple[int, int], file: Bare) -> int:
     """Pixels, of four bytes, that are in memory while an image is decoded.
 
@@ -125,8 +158,7 @@ def _cost(image: Image.Image, whole: tuple[int, int], file: Bare) -> int:
     return cost
 
 
-def _refuse_oversize(image: Image.Image, file: Bare) -> None:
-    width, height = image.size
+def _refuse_oversize(width: int, height: int, file: Bare) -> None:
     if width * height > _budget.pixels:
         raise ImageError(_oversize_message(f"{width} x {height}"))
     if max(width, height) > LONGEST:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -19,13 +20,12 @@ from torch import nn
 
 from ml_backend.errors import ConfigError
 from ml_backend.learning import recipe, timm_networks, torchvision_networks
+from ml_backend.learning.recipe import Fit
 from ml_backend.learning.weight_files import weights_file
 from ml_backend.learning.weights import digest, read_state_dict
 from ml_backend.wording import shortened
 
 LAYOUT = 2
-Fit = Literal["crop", "letterbox", "squash"]
-"""What of a picture a network sees: the middle, the whole with a border, or the whole out of shape."""
 Precision = Literal["auto", "float32", "bfloat16"]
 """auto: bfloat16 where the processor multiplies it in hardware; the vectors keep a cosine of 0.999 and more."""
 
@@ -54,6 +54,10 @@ class Preprocessing:
         """From what JSON made of it."""
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         return cls(**values)
+
+    def seen_as(self, fit: Fit) -> Preprocessing:
+        """The same with another fit; where that is to show all of a picture, nothing is cut off it."""
+        return replace(self, fit=fit) if fit == "crop" else replace(self, fit=fit, resize=self.crop)
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
         """(crop, crop, 3) uint8, as `recipe.fitted` says: it goes with exported models."""
@@ -104,8 +108,7 @@ class NetworkEncoder:
         self.preprocessing = preprocessing
         self.precision: Precision = precision
         self.input_size = preprocessing.resize
-        slug = name if layout == 1 else re.sub(r"[^A-Za-z0-9._-]", "-", name)
-        self.id = f"{slug}-{digest(preprocessing.stated(), body.state_dict())}"
+        self.id = self._known_as(preprocessing, body)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._bf16 = bf16_pays(self.device) if precision == "auto" else precision == "bfloat16"
         body = body.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -139,6 +142,18 @@ class NetworkEncoder:
         if not images:
             return np.zeros((0, self.dim), np.float32)
         return self.forward(np.stack([self.prepare(image) for image in images]))
+
+    def seen_as(self, fit: Fit) -> Self:
+        """The same network, shown pictures in another way, and so with another id."""
+        other = copy.copy(self)
+        other.preprocessing = self.preprocessing.seen_as(fit)
+        other.input_size = other.preprocessing.resize
+        other.id = self._known_as(other.preprocessing, self._module.body)
+        return other
+
+    def _known_as(self, preprocessing: Preprocessing, body: nn.Module) -> str:
+        slug = self.name if self.layout == 1 else re.sub(r"[^A-Za-z0-9._-]", "-", self.name)
+        return f"{slug}-{digest(preprocessing.stated(), body.state_dict())}"
 
     def with_body(self, body: nn.Module) -> NetworkEncoder:
         """The same kind of encoder with other weights, and so with another id."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from ml_backend.learning import recipe
+from ml_backend.learning.recipe import Fit
 from ml_backend.learning.weights import digest
 
 CHUNK = 16  # pictures convolved at a time: their responses then stay in the processor's cache
@@ -42,6 +43,11 @@ class PatchConfig:
     contrast: float = 0.01  # added to a patch's variance, so that flat patches are not amplified into noise
     whitening: float = 1.0  # added to the eigenvalues of the patch covariance
     decay: float = 0.25  # PCA components are divided by their standard deviation to this power (0 none, 1 whitened)
+    fit: Fit = "squash"  # what is seen of a picture; see recipe.fitted
+
+    def stated(self) -> dict[str, Any]:
+        """What ids are made of: `fit` is in it only where it is not what it always was."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("fit", "squash")}
 
 
 class PatchEncoder:
@@ -56,10 +62,10 @@ class PatchEncoder:
         self.device = torch.device("cpu")
         self.dim = int(tensors["components"].shape[1])
         self.input_size = config.size
-        self.id = f"{self.name}-{digest(asdict(config), tensors)}"
+        self.id = f"{self.name}-{digest(config.stated(), tensors)}"
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Squeeze one image to the working size: (size, size, channels) uint8. The whole picture is kept."""
+        """Scale one image to the working size: (size, size, channels) uint8. The whole picture is kept, unless `fit` is "crop"."""
         return _prepared(image, self.config)
 
     def forward(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -75,7 +81,7 @@ class PatchEncoder:
         return self._module
 
     def describe(self) -> dict[str, Any]:
-        """Squeeze the picture to `size` x `size` of `mode` (L or RGB), bilinearly; the rest is in the network."""
+        """For `recipe.prepare`; the rest is in the network."""
         return _how(self.config)
 
     def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
@@ -88,7 +94,7 @@ class PatchEncoder:
         """Write the fitted filters (`encoder.safetensors`) and the configuration (`encoder.json`)."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._tensors, folder / "encoder.safetensors")
-        meta = {"kind": "patches", "name": self.name, "id": self.id, "dim": self.dim, "config": asdict(self.config)}
+        meta = {"kind": "patches", "name": self.name, "id": self.id, "dim": self.dim, "config": self.config.stated()}
         (folder / "encoder.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -150,7 +156,12 @@ def _averaging(size: int, grid: int) -> torch.Tensor:
 
 
 def fit_patches(
-    images: Sequence[Image.Image], *, seed: int, dim: int = 256, config: PatchConfig | None = None
+    images: Sequence[Image.Image],
+    *,
+    seed: int,
+    dim: int = 256,
+    config: PatchConfig | None = None,
+    fit: Fit | None = None,
 ) -> PatchEncoder:
     """Learn filters and PCA from `images` (at least one; FIT_IMAGES are plenty). Same images, same seed: same encoder.
 
@@ -159,7 +170,7 @@ def fit_patches(
     """
     if not images:
         raise ValueError("fit_patches needs at least one image")
-    config = config or _config_for(images)
+    config = config or replace(_config_for(images), fit=fit or "squash")
     generator = np.random.default_rng(seed)
     batch = np.stack([_prepared(image, config) for image in images[:FIT_IMAGES]])
     kernels, bias = _learn_filters(batch, config, generator)
@@ -186,7 +197,7 @@ def _is_grey(image: Image.Image) -> bool:
 
 def _how(config: PatchConfig) -> dict[str, Any]:
     mode = "L" if config.channels == 1 else "RGB"
-    return {"mode": mode, "size": config.size, "interpolation": int(Image.Resampling.BILINEAR), "fit": "squash"}
+    return {"mode": mode, "size": config.size, "interpolation": int(Image.Resampling.BILINEAR), "fit": config.fit}
 
 
 def _prepared(image: Image.Image, config: PatchConfig) -> NDArray[np.uint8]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+Fit = Literal["crop", "letterbox", "squash"]
+"""What of a picture is seen: the middle, all of it with a border, or all of it out of shape. See `fitted`."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,7 +49,7 @@ def prepare(file: Any, how: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.ui
         picture = flattened(image)
         if image.width * image.height > LARGE:
             picture = picture.reduce(factors(image.size, side))
-        return fitted(upright(picture, image.info.get("exif", b"")), how)
+        return fitted(upright(picture, image.info.get("exif") or b""), how)
 
 
 def factors(whole: tuple[int, int], needed: int | None) -> tuple[int, int]:
@@ -95,7 +97,11 @@ def grey_levels(image: Image.Image) -> tuple[float, float]:
     """The levels of a picture in 16 bits, 32 bits or floats that become black and white."""
     width, height = image.size
     few = image.resize((min(width, SAMPLED), min(height, SAMPLED)), Image.Resampling.NEAREST)
-    levels = _numbers(few).ravel()
+    return ends(_numbers(few).ravel())
+
+
+def ends(levels: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Of a sample of levels, those that become black and white."""
     low, high = np.percentile(levels, TAILS, method="nearest")
     if low == high and len(others := levels[levels != low]):  # nearly all of one level: the others are the picture
         least, most = np.percentile(others, TAILS, method="nearest")

@@ -23,7 +23,7 @@ from ml_backend.learning.weight_files import Fetching
 from ml_backend.simulation.code_version import code_digest
 from ml_backend.simulation.data import Source, split, unit_rows
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".dcm"}
 AT_ONCE = 256
 Encoded = tuple[NDArray[np.float16], NDArray[np.int64]]
 """Features (k, d) of the images that can be read, and which of them these are (k,)."""

@@ -15,6 +15,8 @@ from ml_backend.store.projects import Project
 def slug_of(settings: Settings) -> str:
     """Of all that decides what is built."""
     choice = f"{settings.encoder} {settings.encoder_weights} {settings.seed}"
+    if settings.fit != "auto":
+        choice += f" {settings.fit}"
     return hashlib.sha256(choice.encode()).hexdigest()[:12]
 
 

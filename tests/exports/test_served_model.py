@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from ml_backend.learning.encoders import Encoder
+from ml_backend.learning.encoders import Encoder, build_encoder
 from ml_backend.learning.export_formats import Format, export_model, write_recipe
-from ml_backend.learning.networks import Fit, NetworkEncoder, build_network
+from ml_backend.learning.networks import NetworkEncoder
 from ml_backend.learning.patches import fit_patches
+from ml_backend.learning.recipe import Fit
 from ml_backend.learning.training import train_head
 from ml_backend.services import Services
 from ml_backend.settings import Settings
@@ -51,9 +51,9 @@ def pictures() -> tuple[list[Image.Image], np.ndarray[Any, Any]]:
 
 
 def network(fit: Fit) -> NetworkEncoder:
-    built = build_network("resnet18@none")
-    seen = replace(built.preprocessing, resize=72, crop=64, fit=fit)
-    return NetworkEncoder(built.name, built.module().body, built.dim, seen)  # type: ignore[arg-type]
+    built = build_encoder("resnet18@none?size=64", sample=lambda _: [], fit=fit)
+    assert isinstance(built, NetworkEncoder)
+    return built
 
 
 def served(folder: Path, encoder: Encoder, head: Any, files: dict[str, bytes]) -> dict[str, tuple[str, float]]:

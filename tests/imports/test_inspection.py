@@ -39,18 +39,16 @@ def test_files_that_cannot_be_decoded_are_named_with_the_reason_and_left_out(tmp
     (tmp_path / "empty.png").touch()
     (tmp_path / "page.jpg").write_text("<html>not found</html>")
     (tmp_path / "two\nlines.gif").write_bytes(b"GIF89a")
-    noise.save(tmp_path / "tiff.png", format="TIFF")
     picture(tmp_path / "whole.png")
     ready, report = inspected(tmp_path)
     assert [image.source.relative for image in ready] == ["whole.png"]
     reasons = dict(text.split(": ", 1) for text in report.unreadable)
     assert sorted(reasons) == [
-        "cut.jpg", "cut.png", "cut.webp", "empty.png", "page.jpg", "tiff.png", "two\\nlines.gif"
+        "cut.jpg", "cut.png", "cut.webp", "empty.png", "page.jpg", "two\\nlines.gif"
     ]  # fmt: skip
     assert reasons["cut.jpg"].startswith("The image is truncated or damaged")
     assert reasons["empty.png"].startswith("The image file is empty")
     assert reasons["page.jpg"].startswith("The file is not an image")
-    assert reasons["tiff.png"] == "Browsers cannot show TIFF: convert the image to PNG."
 
 
 def test_unusual_images_that_are_whole_are_imported(tmp_path: Path) -> None:

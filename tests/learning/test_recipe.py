@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import warnings
 from pathlib import Path
@@ -13,8 +14,12 @@ from PIL import Image
 
 from ml_backend.errors import ConfigError, ImageError
 from ml_backend.learning import recipe
+from ml_backend.learning.encoders import Encoder, build_encoder, load_encoder
 from ml_backend.learning.images import decode
-from ml_backend.learning.networks import Fit, Preprocessing
+from ml_backend.learning.networks import Preprocessing
+from ml_backend.learning.recipe import Fit
+from ml_backend.settings import Settings
+from ml_backend.store.encoder_origins import slug_of
 from tests.learning.awkward import awkward, deep, encoded
 from tests.learning.test_images import gradient
 
@@ -129,3 +134,36 @@ def test_a_colour_that_stands_for_transparent_is_white() -> None:
         pixels = np.asarray(decode(encoded(picture, transparency=picture.getpixel((0, 0)))).convert("L"))
         assert pixels[0, 0] == 255
         assert (pixels < 200).any()
+
+
+def built(name: str, fit: Fit | None) -> Encoder:
+    return build_encoder(name, sample=lambda _: [drawn(90, 60), drawn(50, 70)], fit=fit)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("patches", "squash"), ("resnet18@none?size=64", "crop"), ("tests.bench:Blobs", "crop")]
+)
+def test_another_fit_is_another_encoder_that_is_kept_as_it_is(name: str, own: Fit, tmp_path: Path) -> None:
+    ids = {fit: built(name, fit).id for fit in FITS}
+    assert len(set(ids.values())) == 3
+    assert built(name, None).id == ids[own]
+    encoder = built(name, "letterbox")
+    encoder.save(tmp_path)
+    loaded = load_encoder(tmp_path, {name})
+    assert loaded.id == ids["letterbox"]
+    picture = Image.new("RGB", (80, 20), "white")
+    assert loaded.prepare(picture)[0].max() < 140, "the border is there"
+    assert loaded.prepare(picture)[loaded.prepare(picture).shape[0] // 2].min() > 250
+
+
+def test_where_all_of_a_picture_is_to_be_seen_nothing_is_cut_off_it() -> None:
+    whole = Preprocessing(resize=256, crop=224).seen_as("letterbox")
+    assert (whole.resize, whole.fit) == (224, "letterbox")
+    assert Preprocessing(resize=256, crop=224).seen_as("crop") == Preprocessing(resize=256, crop=224)
+
+
+def test_the_setting_makes_another_encoder_and_leaves_out_nothing_where_it_is_not_set(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    slugs = {slug_of(settings.model_copy(update={"fit": fit})) for fit in ("auto", *FITS)}
+    assert len(slugs) == 4
+    assert slug_of(settings) == hashlib.sha256(b"auto  0").hexdigest()[:12], "as earlier releases called it"
