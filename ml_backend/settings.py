@@ -174,6 +174,8 @@ class Settings(BaseSettings):
     """whether an encoder's published weights may be downloaded where they are not in the cache; no: `auto` takes what is in the cache, or `patches`"""
     allowed_encoders: Names = ()
     """further encoders that may run code of their own when a model is imported or loaded, separated by commas: module:Class, or the path of a .pt2 or .torchscript file"""
+    start_from_names: Literal["yes", "no"] = "yes"
+    """whether an encoder that reads text guesses from the class names and their hints before there are labels; labels correct it"""
     strategy: Annotated[str, AfterValidator(_strategy)] = "auto"
     """query strategy"""
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 20
