@@ -159,12 +159,12 @@ class NameGuesses:
             logger.warning("%s: what the class names mean is not kept, and is asked again: %s", project.key, error)
 
 
-def is_outdated(version: Version, trained_on: Mapping[str, Any]) -> bool:
-    """Whether a version guesses from the names of the classes, and these or the encoder are others by now."""
+def guesses_so(version: Version, trained_on: Mapping[str, Any]) -> bool:
+    """Whether a version guesses from the names of the classes, and these, the question and the encoder are what they were."""
     before = version.meta.trained_on
     if version.meta.mode != FROM_NAMES or not isinstance(before, dict):
         return False
-    return any(before.get(name) != trained_on.get(name) for name in ("names", "encoder"))
+    return all(before.get(name) == trained_on.get(name) for name in ("names", "multiple", "encoder"))
 
 
 def class_names(project: Project) -> Sequence[ClassName]:

@@ -28,7 +28,7 @@ from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.settings import Settings
 from ml_backend.steps import random_arm
 from ml_backend.steps.corpus import Corpus, Examples
-from ml_backend.steps.name_guesses import NameGuess, NameGuesses, is_outdated
+from ml_backend.steps.name_guesses import NameGuess, NameGuesses, guesses_so
 from ml_backend.steps.promotion import Promotion, answers_of, is_foreign_import, record_of
 from ml_backend.steps.tune_network import NetworkTuner, Tuned
 from ml_backend.store.graphs import GraphStore
@@ -37,7 +37,7 @@ from ml_backend.store.model_versions import PASSED, Verdict, Version, Versions
 from ml_backend.store.project_files import ProjectFiles
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
-from ml_backend.store.version_meta import EncoderMeta, Metrics, VersionMeta
+from ml_backend.store.version_meta import FROM_NAMES, EncoderMeta, Metrics, VersionMeta
 
 logger = logging.getLogger(__name__)
 
@@ -126,11 +126,16 @@ class Trainer:
     ) -> LoadedModel | None:
         """A version that guesses from the names of the classes, while there is too little to learn from.
 
-        None where there is a better one, or another is pinned. With other names or another encoder it is made anew.
+        None where there is a better one, or another is pinned. With other names or another encoder it is made anew, once: one that
+        cannot answer is no reason to make it again.
         """
         served, answers = self.versions.current(project), self.predictor.current(project) is not None
-        if guess is None or self.versions.pinned(project) or (served and answers and not is_outdated(served, digest)):
+        learned = served is not None and served.meta.mode != FROM_NAMES
+        if guess is None or self.versions.pinned(project) or (learned and answers):
             return None
+        for known in filter(None, (served, self.versions.newest(project))):
+            if guesses_so(known, digest) and self.versions.folders.there(project.id, known.number):
+                return None
         self.names.publish(project, corpus, guess, digest)
         return self.predictor.current(project)
 

@@ -34,6 +34,18 @@ def test_such_guesses_are_hardly_surer_than_chance_and_none_is_ticked(digits: Na
     assert 0.1 < np.mean(confidences) < 0.25
 
 
+def test_what_is_asked_first_is_what_would_be_asked_without_names(tmp_path: Path) -> None:
+    asked = []
+    for wanted in ("yes", "no"):
+        digits = NamedDigits(tmp_path / wanted)
+        digits.set(start_from_names=wanted)
+        digits.turn()
+        last = digits.services.ledger.last_round(digits.project)
+        assert last is not None
+        asked.append([(query.task_id, query.reason) for query in digits.services.ledger.queries(last)])
+    assert asked[0] == asked[1]
+
+
 def test_no_held_out_image_is_guessed_whatever_is_asked_for(digits: NamedDigits) -> None:
     digits.set(prelabels="always")
     digits.turn()
@@ -81,6 +93,54 @@ def test_another_hint_trains_anew_and_keeps_the_labels(digits: NamedDigits) -> N
     digits.hints(two="a shape like a swan")
     digits.turn()
     assert [version.meta.labels for version in digits.versions] == [20, 20]
+
+
+def test_guesses_that_cannot_be_asked_are_not_made_again_every_turn(digits: NamedDigits) -> None:
+    digits.turn()
+    (digits.versions[0].folder / "head.json").write_text("[]")
+    digits.services.predictor._models.clear()
+    digits.turn()
+    digits.turn()
+    assert len(digits.versions) == 1
+
+
+def test_another_question_makes_them_anew(digits: NamedDigits) -> None:
+    digits.turn()
+    digits.configure(NUMBERS, multiple=True)
+    digits.turn()
+    assert [version.meta.multiple for version in digits.versions] == [True, False]
+
+
+def test_a_version_that_is_pinned_stays(digits: NamedDigits) -> None:
+    digits.turn()
+    digits.services.versions.pin(digits.project, 1)
+    digits.hints(two="a shape like a swan")
+    digits.turn()
+    assert len(digits.versions) == 1
+
+
+def test_a_turn_that_is_cancelled_in_the_middle_of_the_sentences_leaves_nothing(digits: NamedDigits) -> None:
+    class CancelledError(Exception):
+        pass
+
+    def cancel(_share: float, doing: str) -> None:
+        if "sentences" in doing:
+            raise CancelledError
+
+    corpus = digits.corpus()
+    with pytest.raises(CancelledError):
+        digits.services.trainer.train(digits.project, corpus, cancel)
+    assert not digits.versions
+    assert digits.project.state.names_problem is None
+
+
+def test_a_damaged_file_of_what_names_mean_is_made_anew(digits: NamedDigits) -> None:
+    digits.turn()
+    asked = len(Reader.asked)
+    for damage in (b"", b"{" * 100, b"\0" * 9_000):
+        digits.services.name_files.path(digits.project.id).write_bytes(damage)
+        assert digits.services.names.of(digits.project, digits.corpus()) is not None
+    assert len(Reader.asked) == 4 * asked
 
 
 def test_what_names_mean_is_asked_once(digits: NamedDigits) -> None:
