@@ -137,11 +137,15 @@ def plan_turn(project: Project, services: Services) -> Plan:
 
 def _next_version(project: Project, services: Services) -> tuple[int | None, str]:
     """The number of the version to be trained; else None, and the sentence that says why none would be."""
-    from ml_backend.steps.train import trained_on  # noqa: PLC0415 - torch takes seconds
+    from ml_backend.steps.name_guesses import names_digest  # noqa: PLC0415 - torch takes seconds
+    from ml_backend.steps.train import trained_on  # noqa: PLC0415
 
     versions, ledger = services.versions.list(project), services.ledger
     before = versions[0].meta.trained_on if versions else None
-    if isinstance(before, dict) and before == trained_on(project, before.get("encoder"), ledger, services.settings):
+    settings = services.settings
+    reads = isinstance(before, dict) and "names" in before and settings.start_from_names == "yes"
+    names = names_digest(project) if reads else None
+    if isinstance(before, dict) and before == trained_on(project, before.get("encoder"), ledger, settings, names):
         return None, f"Would not train: no label has changed since {versions[0].name}."
     if len({label.labels for label in ledger.labels(project, split="train")}) < 2:
         return None, "Would not train: that needs labels of two classes."

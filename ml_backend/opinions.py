@@ -26,6 +26,7 @@ from ml_backend.records import BLIND, Query
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.steps.encode_images import corpus_of, places
+from ml_backend.steps.name_guesses import NameGuesses
 from ml_backend.steps.promotion import is_foreign_import
 from ml_backend.steps.table_rows import rows_of
 from ml_backend.steps.train import prior_of
@@ -72,6 +73,7 @@ class Judge:
     features: FeatureStore
     graphs: GraphStore
     encoders: ProjectEncoders
+    names: NameGuesses
     settings: Settings
 
     def opinions(self, project: Project) -> Opinions:
@@ -126,6 +128,7 @@ class Judge:
             own.classes,
             seed=self.settings.seed,
             prior=prior_of(project, own, self.versions, self.predictor),
+            guess=self.names.head(project, own),
             pool=Unlabelled(found.graph, own.matrix, found.places, found.rows_of(images)),
             apart=folds,
         )

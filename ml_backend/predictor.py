@@ -28,7 +28,7 @@ from ml_backend.store.model_versions import Version, Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.vectors import FeatureStore
-from ml_backend.store.version_meta import UNCALIBRATED
+from ml_backend.store.version_meta import FROM_NAMES, UNCALIBRATED
 from ml_backend.unlisted_images import UnlistedImages
 from ml_backend.wording import encodable
 
@@ -48,7 +48,8 @@ class LoadedModel:
 
     head: answers in the project's present labels. confident_from: the confidence from which on its guesses are ticked;
     None: not known, so that none is. fits: it was trained for these labels. blind: what strategies ask, which has learned
-    from no held-out image; None where there is too little else.
+    from no held-out image; None where there is too little else, or it has learned from no label: what names make of an image may be
+    wrong everywhere, and spread-out questions find that out as well.
     """
 
     number: int
@@ -215,9 +216,11 @@ class Predictor:
         """A version as it was trained. Raises NotFoundError or InvalidInputError where its files are not whole."""
         from ml_backend.learning.fold_heads import blind_head  # noqa: PLC0415 - torch
 
-        folder = self.versions.folder(self.versions.version(project, number))
+        version = self.versions.version(project, number)
+        folder = self.versions.folder(version)
         head = _head(folder)
-        return LoadedModel(number, self.encoder(project, number), head, blind_head(folder, head))
+        blind = None if version.meta.mode == FROM_NAMES else blind_head(folder, head)
+        return LoadedModel(number, self.encoder(project, number), head, blind)
 
     def encoder(self, project: Project, number: int) -> Encoder:
         """The encoder of a version; raises what `stored` does."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ml_backend.manual_queue import ManualQueue
     from ml_backend.steps.advise import Advisor
     from ml_backend.steps.first_order import FirstOrder
+    from ml_backend.steps.name_guesses import NameGuesses
     from ml_backend.steps.train import Trainer
 
 OBSERVATION = timedelta(seconds=15)
@@ -80,6 +81,7 @@ class Services:
         self.graph_files = ProjectFiles(settings.data_dir / "graphs")
         self.map_files = ProjectFiles(settings.data_dir / "maps")
         self.point_files = ProjectFiles(settings.data_dir / "maps" / "last")
+        self.name_files = ProjectFiles(settings.data_dir / "names")
 
     @property
     def status(self) -> ProjectStatus:
@@ -117,9 +119,15 @@ class Services:
         promotion = Promotion(self.versions, self.predictor, self.features, self.settings)
         tuner = NetworkTuner(self.ledger, self.encoding, self.checkpoints, self.settings, self.database.store_id)
         return Trainer(
-            self.versions, self.predictor, self.ledger, self.features, GraphStore(self.graph_files), tuner, promotion,
-            self.checkpoints, self.settings,
+            self.versions, self.predictor, self.ledger, self.features, GraphStore(self.graph_files), tuner, self.names,
+            promotion, self.checkpoints, self.settings,
         )  # fmt: skip
+
+    @property
+    def names(self) -> NameGuesses:
+        from ml_backend.steps.name_guesses import NameGuesses  # noqa: PLC0415 - torch
+
+        return NameGuesses(self.ledger, self.versions, self.name_files, self.settings, keeps=not self.is_copy)
 
     @property
     def advisor(self) -> Advisor:
@@ -174,7 +182,9 @@ class Services:
         from ml_backend.store.graphs import GraphStore  # noqa: PLC0415
 
         graphs = GraphStore(self.graph_files, keeps=not self.is_copy)
-        judge = Judge(self.predictor, self.versions, self.ledger, self.features, graphs, self.encoders, self.settings)
+        judge = Judge(
+            self.predictor, self.versions, self.ledger, self.features, graphs, self.encoders, self.names, self.settings
+        )
         return FieldWriter(self.hosts, self.ledger, self.label_sync, judge, self.acceptances)
 
     @property
@@ -198,7 +208,7 @@ class Services:
         from ml_backend.exports.finished_head import Finisher  # noqa: PLC0415 - torch
         from ml_backend.exports.model_files import ModelExporter  # noqa: PLC0415 - torch
 
-        finisher = Finisher(self.ledger, self.features, self.versions, self.predictor, self.settings.seed)
+        finisher = Finisher(self.ledger, self.features, self.versions, self.predictor, self.names, self.settings.seed)
         return ModelExporter(self.predictor, self.encoding, finisher, self.database.store_id, self.settings.seed)
 
     @property

@@ -176,6 +176,8 @@ class Settings(BaseSettings):
     """what of an image the encoder sees: crop (the middle), letterbox (all of it, with a border), squash (all of it, out of shape); auto: as its network was trained"""
     allowed_encoders: Names = ()
     """further encoders that may run code of their own when a model is imported or loaded, separated by commas: module:Class, or the path of a .pt2 or .torchscript file"""
+    start_from_names: Literal["yes", "no"] = "yes"
+    """whether an encoder that reads text guesses from the class names and their hints before there are labels; labels correct it"""
     strategy: Annotated[str, AfterValidator(_strategy)] = "auto"
     """query strategy"""
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 20

@@ -20,11 +20,14 @@ from ml_backend.store.model_versions import Version, Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.rows import Counts
+from ml_backend.store.version_meta import FROM_NAMES
 from ml_backend.task_names import Unreadable
 from ml_backend.wording import amount, imbalance, small_slice, undecided
 
 LISTED = 100
 """Unreadable images in a status; GET /projects/{number}/unreadable-images has them all."""
+
+_UNTAUGHT = "guesses from the class names: no label yet has taught or measured it"
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class ProjectStatus:
                 *([problem] if (problem := encoder_problem(project)) else []),
                 *self._held_back(project),
                 *self._doubted(project),
+                *self._speechless(project),
             ],
             "unreadable": self.unreadable(project, limit=LISTED) | {"total": counts.failed_images},
         }
@@ -175,6 +179,14 @@ class ProjectStatus:
             if sentence := found.get(acceptance.state):
                 yield sentence
 
+    def _speechless(self, project: Project) -> Iterator[str]:
+        """Why the names of the classes give no guesses."""
+        if (problem := project.state.names_problem) and self.settings.start_from_names == "yes":
+            yield (
+                f"The class names give no guesses, and all else goes on without: {problem} Correct the encoder, or set "
+                "ML_BACKEND_START_FROM_NAMES=no."
+            )
+
     def _unserved(self, project: Project, version: Version | None) -> Iterator[str]:
         """Why the version that is chosen makes no guesses, or fewer than it could."""
         if version is None:
@@ -232,6 +244,7 @@ def version_status(version: Version) -> dict[str, Any]:
         "reason": version.reason,
         "created_at": version.created_at.isoformat(),
         "encoder": version.meta.encoder.name,
+        "from_names_in_words": _UNTAUGHT if version.meta.mode == FROM_NAMES else None,
         "holdout": (holdout := version.meta.metrics.holdout),
         "in_words": small_slice(holdout),
         "imbalance_in_words": imbalance(holdout),

@@ -23,6 +23,7 @@ from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
+from ml_backend.store.version_meta import FROM_NAMES
 
 ENOUGH = 20
 """Held-out answers that a plan is made from, at least."""
@@ -102,6 +103,11 @@ class ProjectRest:
         risk = risk_taken(confidence, self.acceptances.spent(project))
         project, _ = self.label_sync.sync(project, full=False, lazily=True)
         model = self.predictor.answering(project)
+        if self.versions.version(project, model.number).meta.mode == FROM_NAMES:
+            raise InvalidInputError(
+                f"v{model.number} guesses from the class names and has learned from no label: nothing of it can be accepted. Label images of "
+                "two classes, then run `ml-backend sync run`."
+            )
         rows = self.ledger.pool(project)
         at = places(self.features, model.encoder.id, rows.hashes)
         corpus = corpus_of(project, rows, at, model.encoder, self.features, self.versions)

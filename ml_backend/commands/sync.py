@@ -316,7 +316,7 @@ def _encoder_lines(encoder: dict[str, Any]) -> Iterator[str]:
 def _accuracy_lines(version: dict[str, Any]) -> Iterator[str]:
     holdout = version.get("holdout") or {}
     yield f"  accuracy   {measured(holdout)}"
-    for kind in ("in_words", "imbalance_in_words", "undecided_in_words", "outdated_in_words"):
+    for kind in ("from_names_in_words", "in_words", "imbalance_in_words", "undecided_in_words", "outdated_in_words"):
         if words := version.get(kind):
             yield f"             {words}"
     if holdout.get("macro_f1"):

@@ -15,6 +15,7 @@ from ml_backend.learning.training import train_head
 from ml_backend.predictor import Predictor
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.steps.encode_images import corpus_of, places
+from ml_backend.steps.name_guesses import NameGuesses
 from ml_backend.steps.promotion import record_of
 from ml_backend.steps.train import prior_of
 from ml_backend.store.ledger import Ledger
@@ -44,6 +45,7 @@ class Finisher:
     features: FeatureStore
     versions: Versions
     predictor: Predictor
+    names: NameGuesses
     seed: int
 
     def head(self, project: Project, encoder: Encoder) -> FinishedHead:
@@ -74,8 +76,14 @@ class Finisher:
             np.concatenate([people.targets, labels[tasks]]),
             np.concatenate([people.tasks, tasks]),
         )
-        prior = prior_of(project, corpus, self.versions, self.predictor)
-        trained = train_head(learned.features, learned.targets, corpus.classes, seed=self.seed, prior=prior)
+        trained = train_head(
+            learned.features,
+            learned.targets,
+            corpus.classes,
+            seed=self.seed,
+            prior=prior_of(project, corpus, self.versions, self.predictor),
+            guess=self.names.head(project, corpus),
+        )
         record = record_of(corpus, learned, np.zeros(0, np.bool_)).after(corpus.imported)
         return FinishedHead(trained.head, record, len(people.tasks), len(tasks))
 

@@ -70,7 +70,7 @@ def text_vectors(
 ) -> NDArray[np.float32]:
     """(C + 1, dim) of the classes, and of a sentence that names none; unit rows. on_progress: told how many of how many.
 
-    Raises InvalidInputError where the text side gives something else than it should, and whatever it raises itself.
+    Raises InvalidInputError where the text side fails, or gives something else than it should.
     """
     texts = [*map(sentences, names), [NEUTRAL]]
     flat = list(dict.fromkeys(text for several in texts for text in several))
@@ -78,7 +78,7 @@ def text_vectors(
     for start in range(0, len(flat), AT_ONCE):
         on_progress(start, len(flat))
         asked = flat[start : start + AT_ONCE]
-        found = np.asarray(encoder.encode_text(asked), np.float32)
+        found = _asked(encoder, asked)
         if found.shape != (len(asked), encoder.dim) or not np.isfinite(found).all():
             raise InvalidInputError(
                 f"encode_text must return finite numbers of shape ({len(asked)}, {encoder.dim}), not {found.shape}."
@@ -86,6 +86,15 @@ def text_vectors(
         parts.append(_unit(found))
     vectors = dict(zip(flat, np.concatenate(parts), strict=True))
     return _unit(np.stack([np.mean([vectors[text] for text in several], axis=0) for several in texts]))
+
+
+def _asked(encoder: TextEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
+    try:
+        return np.asarray(encoder.encode_text(texts), np.float32)
+    except InvalidInputError:
+        raise
+    except Exception as error:  # code of others fails in whichever way it likes
+        raise InvalidInputError(f"encode_text failed ({type(error).__name__}: {error}).") from error
 
 
 def head_of(

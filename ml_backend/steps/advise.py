@@ -19,6 +19,7 @@ from ml_backend.store.model_versions import Version, Versions
 from ml_backend.store.project_state import Advice, Guessed
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
+from ml_backend.store.version_meta import FROM_NAMES
 from ml_backend.strategies.advice import GROWTH, cohen_kappa, doubt_of, stopping_advice
 
 logger = logging.getLogger(__name__)
@@ -95,12 +96,12 @@ class Advisor:
         self.ledger.configure(project, advice=advice)
 
     def _former(self, project: Project, known: Advice) -> Version | None:
-        """The version of the last comparison; None where it is gone, or was trained for other labels."""
+        """The version of the last comparison; None where it is gone, was trained for other labels, or has learned from none."""
         try:
             former = self.versions.version(project, known.version)
         except NotFoundError:
             return None
-        return former if former.fits(project.schema) else None
+        return former if former.fits(project.schema) and former.meta.mode != FROM_NAMES else None
 
     def _doubt(self, corpus: Corpus, head: Head, version: Version) -> str | None:
         """Why it is not known how good the version is: what was measured when it was trained, and what it makes of the pool."""

@@ -26,6 +26,7 @@ from ml_backend.steps.encode_images import places
 from ml_backend.store.model_versions import LAST, PASSED, Version, Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
+from ml_backend.store.version_meta import FROM_NAMES
 
 Pair = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
@@ -110,11 +111,12 @@ class Promotion:
     def _former(self, project: Project, current: Version | None, number: int | None) -> Sequence[Version]:
         """The version in service, then the newest others that were good enough; ten in all, since ten small losses add up.
 
-        number: of the candidate, which is no comparison.
+        number: of the candidate, which is no comparison; nor is what guesses from names, which nobody has measured.
         """
-        passed = self.versions.list(project, states=PASSED, limit=LAST + 2)
+        passed = [v for v in self.versions.list(project, states=PASSED, limit=LAST + 3) if v.meta.mode != FROM_NAMES]
         others = [v for v in passed if v.number != number and (current is None or v.number != current.number)]
-        first = [] if current is None or current.number == number else [current]
+        unmeasured = current is None or current.number == number or current.meta.mode == FROM_NAMES
+        first = [] if current is None or unmeasured else [current]
         return [*first, *others[: LAST - len(first)]]
 
     def _in_own_vectors(self, version: Version, corpus: Corpus, examples: Examples) -> Examples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +28,7 @@ from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.settings import Settings
 from ml_backend.steps import random_arm
 from ml_backend.steps.corpus import Corpus, Examples
+from ml_backend.steps.name_guesses import NameGuess, NameGuesses, guesses_so
 from ml_backend.steps.promotion import Promotion, answers_of, is_foreign_import, record_of
 from ml_backend.steps.tune_network import NetworkTuner, Tuned
 from ml_backend.store.graphs import GraphStore
@@ -36,7 +37,7 @@ from ml_backend.store.model_versions import PASSED, Verdict, Version, Versions
 from ml_backend.store.project_files import ProjectFiles
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
-from ml_backend.store.version_meta import EncoderMeta, Metrics, VersionMeta
+from ml_backend.store.version_meta import FROM_NAMES, EncoderMeta, Metrics, VersionMeta
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Trainer:
     features: FeatureStore
     graphs: GraphStore
     tuner: NetworkTuner
+    names: NameGuesses
     promotion: Promotion
     checkpoints: ProjectFiles
     settings: Settings
@@ -95,7 +97,8 @@ class Trainer:
         current = self.predictor.current(project) or self._serve_another(project)
         if corpus is None:
             return current
-        digest = trained_on(project, corpus.encoder.id, self.ledger, self.settings)
+        guess = self.names.noted(project, corpus, on_progress)
+        digest = trained_on(project, corpus.encoder.id, self.ledger, self.settings, guess.digest if guess else None)
         newest = self.versions.newest(project)
         if (
             newest
@@ -106,9 +109,9 @@ class Trainer:
             return self.predictor.current(project)
         examples = corpus.examples(held_out=False) if self._tunes else corpus.all_examples
         if len(np.unique(examples.targets, axis=0)) < 2:
-            return current
+            return self._from_names(project, corpus, guess, digest) or current
         train = self._finetuned if self._tunes else self._refitted
-        candidate = train(project, corpus, examples, on_progress)
+        candidate = train(project, corpus, examples, guess.head(corpus) if guess else None, on_progress)
         learned = candidate.learned
         record = record_of(corpus, learned, candidate.out_of_sample, candidate.apart).after(corpus.imported)
         answers = answers_of(corpus, candidate.held_out, candidate.probabilities, record)
@@ -116,6 +119,24 @@ class Trainer:
         ticked = _confident_from(candidate, corpus.learned_before(learned), current)
         meta = self._meta(project, candidate, digest, ticked)
         self._publish(project, candidate, record, meta, Verdict(reason), corpus.rows.ids, on_progress)
+        return self.predictor.current(project)
+
+    def _from_names(
+        self, project: Project, corpus: Corpus, guess: NameGuess | None, digest: dict[str, Any]
+    ) -> LoadedModel | None:
+        """A version that guesses from the names of the classes, while there is too little to learn from.
+
+        None where there is a better one, or another is pinned. With other names or another encoder it is made anew, once: one that
+        cannot answer is no reason to make it again.
+        """
+        served, answers = self.versions.current(project), self.predictor.current(project) is not None
+        learned = served is not None and served.meta.mode != FROM_NAMES
+        if guess is None or self.versions.pinned(project) or (learned and answers):
+            return None
+        for known in filter(None, (served, self.versions.newest(project))):
+            if guesses_so(known, digest) and self.versions.folders.there(project.id, known.number):
+                return None
+        self.names.publish(project, corpus, guess, digest)
         return self.predictor.current(project)
 
     @property
@@ -156,27 +177,25 @@ class Trainer:
         self.versions.judge(project, version.number, Verdict(reason))
         return True
 
-    def _refitted(self, project: Project, corpus: Corpus, examples: Examples, on_progress: OnProgress) -> Candidate:
-        """A head, trained cold on the stored vectors, labelled or not; where the project started from a model, from its head."""
+    def _refitted(
+        self, project: Project, corpus: Corpus, examples: Examples, guess: Head | None, on_progress: OnProgress
+    ) -> Candidate:
+        """A head, trained cold on the stored vectors, labelled or not; where the project started from a model, from its head.
+
+        guess: from the names of the classes, heard as far as labels bear it out.
+        """
         prior = prior_of(project, corpus, self.versions, self.predictor)
+        fit = partial(train_head, classes=corpus.classes, seed=self.settings.seed, prior=prior, guess=guess)
         on_progress(0.0, "looking for neighbours")
         pool = self._unlabelled(project, corpus, examples)
         on_progress(0.5, "training")
         fold = corpus.folds(examples)
-        trained = train_head(
-            examples.features,
-            examples.targets,
-            corpus.classes,
-            seed=self.settings.seed,
-            prior=prior,
-            pool=pool,
-            apart=fold,
-        )
+        trained = fit(examples.features, examples.targets, pool=pool, apart=fold)
         heads = FoldHeads(trained.fold_heads or (trained.head,), trained.blind)
         held_out = corpus.examples(held_out=True)
         probabilities = heads.predict_proba(held_out.features, corpus.images(held_out))
         on_progress(0.9, "training on labels drawn at random")
-        at_random = self._at_random(project, corpus, examples, held_out, pool, prior)
+        at_random = self._at_random(project, corpus, examples, held_out, pool, fit)
         return Candidate(
             corpus.encoder, trained.head, trained.report, heads, held_out, probabilities, examples,
             *_by_folds(trained, examples), fold >= 0, at_random,
@@ -189,22 +208,15 @@ class Trainer:
         learned: Examples,
         held_out: Examples,
         pool: Unlabelled,
-        prior: Head | None,
+        fit: Callable[..., TrainedHead],
     ) -> Mapping[str, Any] | None:
         """What labels chosen at random would have given; None where that is not worth a training just now."""
         places = random_arm.drawn(project, corpus, learned, held_out, self.ledger)
         if not random_arm.is_due(places, learned, held_out, self.versions.list(project, limit=random_arm.LAST)):
             return None
         chosen = learned.at(places)
-        trained = train_head(
-            chosen.features,
-            chosen.targets,
-            corpus.classes,
-            seed=self.settings.seed,
-            prior=prior,
-            pool=replace(pool, at=pool.at[places]),
-            apart=corpus.folds(chosen),
-        )
+        there = replace(pool, at=pool.at[places])
+        trained = fit(chosen.features, chosen.targets, pool=there, apart=corpus.folds(chosen))
         heads = FoldHeads(trained.fold_heads, trained.blind)
         probabilities = heads.predict_proba(held_out.features, corpus.images(held_out))
         return random_arm.told(probabilities, held_out, corpus.folds(held_out), len(places), corpus.classes)
@@ -215,7 +227,9 @@ class Trainer:
         at = found.rows_of(corpus.images(examples))
         return Unlabelled(found.graph, corpus.matrix, found.places, at)
 
-    def _finetuned(self, project: Project, corpus: Corpus, examples: Examples, on_progress: OnProgress) -> Candidate:
+    def _finetuned(
+        self, project: Project, corpus: Corpus, examples: Examples, guess: Head | None, on_progress: OnProgress
+    ) -> Candidate:
         """The network, from the weights the project started with, and a head on top; or a head alone where that is as good.
 
         examples: none is held out. Which of the two it is, labels say that neither had seen, and that measure nothing.
@@ -224,7 +238,7 @@ class Trainer:
         if tuned is None or not tuned.refitted.better:
             logger.info("%s: %s", project.key, _no_better(tuned))
             candidate = self._refitted(
-                project, corpus, corpus.all_examples, lambda _share, doing: on_progress(1.0, doing)
+                project, corpus, corpus.all_examples, guess, lambda _share, doing: on_progress(1.0, doing)
             )
             return replace(candidate, tuning=tuned.told if tuned else None)
         # Its folds are of no use: the network they stand on has seen every label.
@@ -302,8 +316,13 @@ def prior_of(project: Project, corpus: Corpus, versions: Versions, predictor: Pr
         return None
 
 
-def trained_on(project: Project, encoder_id: str | None, ledger: Ledger, settings: Settings) -> dict[str, Any]:
-    """All that decides what a training comes to: where it is the same as a version's, that version would come out again."""
+def trained_on(
+    project: Project, encoder_id: str | None, ledger: Ledger, settings: Settings, names: str | None = None
+) -> dict[str, Any]:
+    """All that decides what a training comes to: where it is the same as a version's, that version would come out again.
+
+    names: digest of what a text side is asked about the classes; None where none is.
+    """
     found = {
         "labels": ledger.label_digest(project),
         "classes": list(project.schema.labels),
@@ -314,6 +333,8 @@ def trained_on(project: Project, encoder_id: str | None, ledger: Ledger, setting
     }
     if settings.mode == "finetune" and settings.finetune_part != "all":
         found["part"] = f"{settings.finetune_part} {settings.lora_rank}"
+    if names:
+        found["names"] = names
     return found
 
 

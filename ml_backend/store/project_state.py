@@ -118,6 +118,7 @@ class ProjectState(JsonRecord):
     another_store: why the project may not be touched: another store has it.
     images_waiting: why images are not read: their hosts are away.
     imported: the version that training started from.
+    names_problem: why the names of the classes give no guesses, though the encoder reads text.
     encoder: what its vectors are made by. next_encoder: what they are to be made by, while that is on its way.
     guessed: what the last version takes the images without a label for.
     all_tasks_tab: whether it has had a tab of all tasks.
@@ -140,6 +141,7 @@ class ProjectState(JsonRecord):
     another_store: str | None = None
     images_waiting: str | None = None
     imported: int | None = None
+    names_problem: str | None = None
     encoder: ServingEncoder | None = None
     next_encoder: NextEncoder | None = None
     all_tasks_tab: bool = False

@@ -9,6 +9,8 @@ from ml_backend.store.json_record import JsonRecord
 
 UNCALIBRATED = 0.9
 """A version that no answer has measured yet, as an imported one, is taken at its word from this confidence on."""
+FROM_NAMES = "names"
+"""Mode of a version that guesses from the names of the classes, and has learned from no label."""
 
 
 class EncoderMeta(JsonRecord):
@@ -29,7 +31,7 @@ class VersionMeta(JsonRecord):
 
     classes: in the order of the head's outputs. multiple: whether an image may have several of them.
     confident_from: the confidence from which on guesses are ticked; None: none is.
-    labels: how many it was trained on. mode: "head", "finetune" or "import".
+    labels: how many it was trained on. mode: "head", "finetune", "import" or FROM_NAMES.
     trained_on: all that decides what a training comes to; a digest of it in older versions.
     reserved_share: images whose place in the split is below this were held out.
     knows_labels: whether an imported model may have learned from this project's labels. labels_matched: ours to its own.

@@ -92,6 +92,7 @@ class ModelVersion(_Reply):
     encoder: str | None
     holdout: Metrics | None
     in_words: str | None
+    from_names_in_words: str | None = None
     imbalance_in_words: str | None = None
     undecided_in_words: str | None = None
     outdated_in_words: str | None = None

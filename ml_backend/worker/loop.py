@@ -92,7 +92,13 @@ class Worker:
         self.services.jobs.abandon(self.name)
         projects = self.services.ledger.projects()
         services = self.services
-        for files in (services.checkpoints, services.graph_files, services.map_files, services.point_files):
+        for files in (
+            services.checkpoints,
+            services.graph_files,
+            services.map_files,
+            services.point_files,
+            services.name_files,
+        ):
             files.sweep({project.id for project in projects if not project.state.gone})
         for project in projects:
             requeue_job_of_dead_process(project, self.services)

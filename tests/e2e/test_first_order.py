@@ -8,12 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ml_backend import cycle
 from ml_backend.commands.first_queue import make_tabs
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
 from ml_backend.labelstudio.client import LabelStudio
+from ml_backend.labelstudio.labelling_page import next_task
 from ml_backend.labelstudio.queue import EVERYTHING, TAB
 from ml_backend.steps import sync_labels
 from ml_backend.steps.encode_images import CorpusBuilder
@@ -131,3 +133,26 @@ def test_what_was_read_just_now_is_not_listed_again_but_what_came_in_late_is_fou
     services.ledger.reconcile(stack.project, [], full=False, now=client.clock() + timedelta(seconds=2))
     services.label_sync.sync(stack.project, full=False)
     assert services.ledger.counts(stack.project).tasks == TASKS + 1
+
+
+def test_with_a_text_side_the_first_queue_has_guesses_and_none_of_them_is_ticked(
+    label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path
+) -> None:
+    with inline(label_studio, client, tmp_path, tasks=TASKS, encoder="tests.named_pixels:Pixels") as stack:
+        round_ = stack.turn()
+        assert round_.served_name == "v1-r1"
+        asked = stack.services.ledger.queries(round_)
+        truth = {
+            task.id: stack.truth[task.data["filename"]] for task in client.tasks(stack.project_id, schema=stack.schema)
+        }
+        guessed = [query for query in asked if query.arm == "strategy"]
+        assert np.mean([query.prediction == (truth[query.task_id],) for query in guessed]) > 0.1 + 0.3
+        assert {query.prediction for query in asked if query.arm == "holdout"} == {()}
+        told = next_task(client, stack.project_id)
+        assert told is not None
+        assert not [part for each in told["predictions"] for part in each["result"] if part["type"] == "choices"]
+        for _ in range(8):
+            stack.label_next()
+        stack.turn()
+        modes = [version.meta.mode for version in stack.services.versions.list(stack.project)]
+        assert modes == ["head", "names"]

@@ -96,7 +96,7 @@ def test_guesses_that_nobody_measured_are_hardly_surer_than_chance(classes: int,
 
 
 def test_names_that_say_all_the_same_are_no_guess(digits: Digits) -> None:
-    same = np.ones((11, 64), np.float32) / 8
+    same = np.full((11, 64), 1 / 8, np.float32)
     assert np.allclose(head_of(same, CLASSES, digits[0], multilabel=False).predict_proba(digits[0]), 0.1)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_backend.services import Services
 from ml_backend.store.projects import Project
+from ml_backend.store.version_meta import FROM_NAMES
 from ml_backend.wording import encodable, measured
 
 
@@ -15,6 +16,7 @@ def look(project: Project, services: Services) -> dict[str, Any]:
     advice, holdout = project.state.advice, version.meta.metrics.holdout if version else None
     status = services.status.of(project, counts)
     words = status["version"] or {}
+    untaught = version is not None and version.meta.mode == FROM_NAMES and not counts.labelled
     return {
         "counts": counts,
         "version": version.name if version else "",
@@ -26,7 +28,7 @@ def look(project: Project, services: Services) -> dict[str, Any]:
         ],
         "encoder": [encodable(words) for name in ("why", "better") if (words := status["encoder"][name])],
         "stop": advice.stopping if advice else "",
-        "missing": _missing(project, counts.tasks, counts.labelled) if version is None else "",
+        "missing": _missing(project, counts.tasks, counts.labelled) if version is None or untaught else "",
     }
 
 
