@@ -118,11 +118,8 @@ def train_head(
     if validated is not None:
         asked = (validated.logits(penalty) for penalty in chosen)  # one at a time: many classes take much memory
         # What spreads takes nothing for a class without a label; a prior may know it. Fewest classes are in the rows seen last.
-        if (
-            pool is not None
-            and not too_many(n, len(classes), int(fold.max()) + 1)
-            and (prior is None or bool(targets[:, seen[-1]].any(1).all()))
-        ):
+        known_to_all = prior is None or bool(targets[:, seen[-1]].any(1).all())
+        if pool is not None and known_to_all and not too_many(n, len(classes), int(fold.max()) + 1):
             spread = fit_spread_head(pool, targets, fold, kept_apart.fold, multilabel=multilabel, seed=seed)
             expected = PRIOR_EXPECTED if prior else EXPECTED
             mixtures = [
