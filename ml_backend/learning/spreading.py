@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml_backend.learning.logistic import Design, Problems, solve
+from ml_backend.learning.logistic import FEW_CLASSES, Design, Problems, solve
 from ml_backend.learning.neighbours import Graph
 
 FIT_ROWS = 10_000
 """Rows of the pool that the head is fitted to, drawn at random; those with a label are always among them."""
-ENTRIES = 60_000_000
-"""Targets at once, at most: fewer rows where there are many classes."""
+ENTRIES, MOST = 6_000_000, 24_000_000
+"""Targets at once: as many rows without a label as make the first; none is fitted where those with one make more than the second."""
 PENALTY = 1e-4
+TOLERANCE, TOLERANCE_OF_MANY = 1e-3, 1e-2
+"""How exactly the heads are fitted; the second with more classes than FEW_CLASSES, where what they are fitted to is rougher still."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,19 @@ class _Fit:
     design: Design
     multilabel: bool
 
-    def without(self, fold: NDArray[np.int64], *, whole: bool) -> torch.Tensor:
+    def without(self, fold: NDArray[np.int64], *, whole: bool, start: torch.Tensor | None = None) -> torch.Tensor:
         """Solutions (B, C, p), each without the seeds of a fold. fold: (n,), -1 for none. whole: a last one with all.
+
+        start: (1, C, p) where each begins: it must know no seed that one of them is not to know.
 
         Without `whole`, what the rows of a fold are believed to be is not fitted either: an image from outside the pool is
         answered a little worse than one that the head was fitted to, if without its label.
         """
         wanted, weights = self._wanted(fold, whole=whole)
         penalties = torch.full((len(wanted),), PENALTY)
-        return solve(Problems(self.design, wanted, weights, penalties, self.multilabel), tolerance=1e-3)
+        tolerance = TOLERANCE if wanted.shape[1] <= FEW_CLASSES else TOLERANCE_OF_MANY
+        problems = Problems(self.design, wanted, weights, penalties, self.multilabel)
+        return solve(problems, tolerance=tolerance, start=None if start is None else start.expand(len(wanted), -1, -1))
 
     def _wanted(self, fold: NDArray[np.int64], *, whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Targets (B, C, r) and row weights (B, C or 1, r); all else is gone before the heads are fitted, which takes most memory."""
@@ -104,8 +110,15 @@ def fit_spread_head(
         logits[:, mine] = solution[number] @ design.rows[labelled[mine]].T
     heads = solution[-1:]
     if (apart >= 0).any():
-        heads = torch.cat([heads, *(fit.without(each, whole=False) for each in (apart, np.minimum(apart, 0)))])
+        blind = fit.without(np.minimum(apart, 0), whole=False)
+        many = len(targets) > FEW_CLASSES
+        heads = torch.cat([heads, fit.without(apart, whole=False, start=blind if many else None), blind])
     return CheckedHead(logits, *design.unrotate(heads))
+
+
+def too_many(labels: int, classes: int, folds: int) -> bool:
+    """Whether the labels alone are more than can be spread: there are enough of them then to learn from."""
+    return labels * classes * (folds + 1) > MOST
 
 
 def _rows_to_fit(pool: Unlabelled, columns: int, seed: int) -> tuple[NDArray[np.int64], torch.Tensor]:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ml_backend.learning.cross_validation import cross_validate, is_long, without
 from ml_backend.learning.head import Head
 from ml_backend.learning.hearsay import Hearsay
-from ml_backend.learning.logistic import Design, Problems, solve
+from ml_backend.learning.logistic import FEW_CLASSES, Design, Problems, solve
 from ml_backend.learning.mixture import Mixture, mixed
 from ml_backend.learning.record import FOLDS
-from ml_backend.learning.spreading import Unlabelled, fit_spread_head
+from ml_backend.learning.spreading import Unlabelled, fit_spread_head, too_many
 from ml_backend.learning.tempering import HEARD_CLOSELY, mean_loss, temperature_of
 
 ClassWeight = Literal["balanced"] | None
@@ -32,7 +32,8 @@ EXPECTED, PRIOR_EXPECTED = (0.75, 2.0), (0.0, 4.0)
 
 The second where the other head starts from one that is there already, and so need not be poor while there are few labels.
 """
-LONG_TOLERANCE = 1e-3
+TOLERANCE, LONG_TOLERANCE = 1e-4, 1e-3
+"""How exactly the heads are fitted; the second where there are many classes, or one pass over the rows is long work."""
 OTHERS = 80.0
 """Rows that somebody chose, a strategy say, count together as so many held-out ones where the temperature is fitted."""
 
@@ -117,7 +118,8 @@ def train_head(
     if validated is not None:
         asked = (validated.logits(penalty) for penalty in chosen)  # one at a time: many classes take much memory
         # What spreads takes nothing for a class without a label; a prior may know it. Fewest classes are in the rows seen last.
-        if pool is not None and (prior is None or bool(targets[:, seen[-1]].any(1).all())):
+        known_to_all = prior is None or bool(targets[:, seen[-1]].any(1).all())
+        if pool is not None and known_to_all and not too_many(n, len(classes), int(fold.max()) + 1):
             spread = fit_spread_head(pool, targets, fold, kept_apart.fold, multilabel=multilabel, seed=seed)
             expected = PRIOR_EXPECTED if prior else EXPECTED
             mixtures = [
@@ -201,11 +203,11 @@ def _fitted(
     if is_long(problem):
         solutions = _one_by_one(problem, apart, penalties)
     else:
-        kept = problem.weights
+        kept, tolerance = problem.weights, TOLERANCE if len(problem.targets) <= FEW_CLASSES else LONG_TOLERANCE
         if len(apart.folds):
             others = without(weights, np.minimum(apart.fold, 0), 1)
             kept = torch.cat([kept, without(weights, apart.fold, len(apart.folds)), others])
-        solutions = solve(replace(problem, weights=kept, penalties=penalties), tolerance=1e-4)
+        solutions = solve(replace(problem, weights=kept, penalties=penalties), tolerance=tolerance)
     return problem.design.unrotate(solutions)
 
 

@@ -66,15 +66,15 @@ def test_a_fold_head_is_not_fitted_to_what_its_own_images_are_believed_to_be(mon
     everywhere = np.arange(len(data.features))
     weights: list[torch.Tensor] = []
 
-    def spy(problems: Problems, tolerance: float) -> torch.Tensor:
+    def spy(problems: Problems, **options: Any) -> torch.Tensor:
         weights.append(problems.weights)
-        return solve(problems, tolerance=tolerance)
+        return solve(problems, **options)
 
     monkeypatch.setattr("ml_backend.learning.spreading.solve", spy)
     pool = Unlabelled(NeighbourGraph.of(data.features, everywhere), data.features, everywhere, everywhere[:60])
     apart = np.where(everywhere[:60] < 20, everywhere[:60] % FOLDS, -1)
     train_head(data.features[:60], data.labels[:60], NAMES, seed=0, pool=pool, apart=apart)
-    of_folds, blind = (each[:, 0, :60] > 0 for each in weights[-2:])
+    blind, of_folds = (each[:, 0, :60] > 0 for each in weights[-2:])
     assert (of_folds.numpy() == (apart != np.arange(FOLDS)[:, None])).all()
     assert (blind.numpy()[0] == (apart < 0)).all()
 
