@@ -20,7 +20,7 @@ import requests
 from PIL import Image
 from safetensors.torch import load
 
-from ml_backend import cli, diagnostics
+from ml_backend import cli, cycle, diagnostics
 from ml_backend.errors import ConfigError, DiskFullError
 from ml_backend.labelstudio.checks import Finding
 from ml_backend.learning import checked_download, hub_files
@@ -32,6 +32,7 @@ from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.encoder_origins import origin_of
 from ml_backend.store.projects import Project
+from ml_backend.store.reconcile import ReconcileReport
 from tests.labelstudio.test_transport import Host, running
 from tests.learning.hub_stand_in import REPOSITORY, StandIn, publish, standing_in
 
@@ -145,6 +146,20 @@ def test_auto_downloads_a_light_network_where_nothing_is_in_the_cache(hub: Stand
     start_again, project = start("another", downloads="no")
     assert start_again.encoders.of(project).id == corpus.encoder.id
     assert hub.requests == []
+
+
+def test_a_turn_shows_how_far_the_download_is(hub: StandIn, start: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    services, project = start("one")
+    ledger, told = services.ledger, []
+    monkeypatch.setattr("ml_backend.steps.first_order.FirstOrder.serve", lambda *_: None)
+    monkeypatch.setattr("ml_backend.steps.sync_labels.LabelSync.sync", lambda *_, **__: (project, ReconcileReport()))
+    monkeypatch.setattr("ml_backend.steps.push_queue.QueuePusher.tidy", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "ml_backend.steps.push_queue.QueuePusher.serve", lambda _self, _project, round_, _: ledger.mark_pushed(round_)
+    )
+    cycle.run(project, services, lambda _share, doing: told.append(doing))
+    assert "downloading resnet18, 45 of 45 MB" in told
+    assert hub.contents
 
 
 def test_a_broken_file_is_refused_and_told_and_not_there_the_next_time(
