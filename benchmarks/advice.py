@@ -10,18 +10,14 @@ changes.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from benchmarks.strategy_data import CACHE, sources
+from benchmarks.strategy_data import CACHE, arguments, sources
 from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.metrics import measured
 from ml_backend.learning.training import TrainedHead
@@ -143,13 +139,7 @@ def _first(found: Sequence[tuple[int, float]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the archives")
-    parser.add_argument("--only", default=",".join(CASES), help=f"comma-separated, of: {', '.join(CASES)}")
-    parser.add_argument("--strategies", default="random,auto")
-    parser.add_argument("--seeds", type=int, help="instead of the number of each case")
-    args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    args = arguments(__doc__, CASES)
     available = sources(args.data)
     print("| data | strategy | runs | stopping advised first | by agreement alone | at the end | too early |")
     print("|---|---|---|---|---|---|---|")

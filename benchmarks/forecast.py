@@ -12,17 +12,13 @@ are kept in .benchmarks/forecast, until the code that decides them changes.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 
-from benchmarks.strategy_data import CACHE, sources
+from benchmarks.strategy_data import CACHE, arguments, sources
 from ml_backend.insight.forecast import Measured, forecast, too_early
 from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.record import FOLDS, image_keys
@@ -180,13 +176,7 @@ def beside_random(runs: Mapping[str, Sequence[Sequence[Look]]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the archives")
-    parser.add_argument("--only", default=",".join(CASES), help=f"comma-separated, of: {', '.join(CASES)}")
-    parser.add_argument("--strategies", default="random,auto")
-    parser.add_argument("--seeds", type=int, help="instead of the number of each case")
-    args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    args = arguments(__doc__, CASES)
     available = sources(args.data)
     everything: list[Case] = []
     print("| data | strategy | labels | forecasts | in the range | guess off by | no change off by | width, points |")

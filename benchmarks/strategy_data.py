@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
+import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,17 @@ JUNK = 889
 """A tenth of MNIST's pool with them."""
 RARE = 0.02
 PAIRS_POOL, PAIRS_TEST, PAIRS_SLOPE = 4000, 2000, 0.7
+
+
+def arguments(doc: str | None, cases: Iterable[str]) -> argparse.Namespace:
+    """What a benchmark of strategies is asked for: data, only, strategies, seeds. Sets torch's threads: two, or OMP_NUM_THREADS."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the archives")
+    parser.add_argument("--only", default=",".join(cases), help=f"comma-separated, of: {', '.join(cases)}")
+    parser.add_argument("--strategies", default="random,auto")
+    parser.add_argument("--seeds", type=int, help="instead of the number of each case")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    return parser.parse_args()
 
 
 def sources(folder: Path) -> dict[str, Source]:

@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 
 import requests
 
-from ml_backend.errors import BackendError, ImageError, LabelStudioError
+from ml_backend.errors import BackendError, ConfigError, ImageError, LabelStudioError
 from ml_backend.host_lists import split
 from ml_backend.hosts import Hosts
 from ml_backend.labelstudio import ownership
 from ml_backend.labelstudio.checks import CONNECTING, Access, Finding, check, check_addresses
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.queue import OrderBentError, verify
+from ml_backend.learning import compute
 from ml_backend.learning.images import decode
 from ml_backend.project_settings import pause_sentence
 from ml_backend.records import Task
@@ -67,7 +68,7 @@ class Diagnosis:
         yield from found
         yield _service(settings.url)
         yield Finding("store", "ok", f"{Store.of(settings)}.")
-        yield from _machine(settings.data_dir)
+        yield from _machine(settings)
         if not all(result.ok for result in found):
             return
         try:
@@ -276,7 +277,7 @@ def _not_served(task: Task, client: LabelStudio) -> str | None:
     )
 
 
-def _machine(data_dir: Path) -> Iterator[Finding]:
+def _machine(settings: Settings) -> Iterator[Finding]:
     """GPU, memory, disk. No GPU is no fault: the default head trains on a CPU in about a second."""
     import torch  # noqa: PLC0415 - slow to import
 
@@ -286,12 +287,24 @@ def _machine(data_dir: Path) -> Iterator[Finding]:
     else:
         gpu = "None that PyTorch can use; the default training does not need one."
     yield Finding("GPU", "ok" if torch.cuda.is_available() else "note", gpu)
+    yield _device(settings)
     memory = free_memory()
     text = "unknown" if memory is None else f"{memory / GIB:.1f} GiB available"
     little = memory is not None and memory < LEAST_MEMORY
     fix = f"Only {text}: close other programs, or add 1 GiB of memory."
     yield _found("memory", f"{text}.", fix if little else None)
-    yield disk(data_dir)
+    yield disk(settings.data_dir)
+
+
+def _device(settings: Settings) -> Finding:
+    """Where networks compute, as ML_BACKEND_DEVICE and ML_BACKEND_THREADS say."""
+    compute.choose(settings.device, settings.threads)
+    try:
+        device = compute.chosen_device()
+    except ConfigError as error:
+        return Finding("device", "FIX", str(error))
+    where = "the processor" if device.type == "cpu" else str(device)
+    return Finding("device", "ok", f"Networks compute on {where}; {compute.threads()} lanes read and prepare images.")
 
 
 def disk(data_dir: Path) -> Finding:

@@ -10,6 +10,7 @@ from ml_backend.diagnostics import Diagnosis
 from ml_backend.encoding import Encoding
 from ml_backend.hosts import Hosts, Registry
 from ml_backend.insight.findings import Findings
+from ml_backend.learning import compute
 from ml_backend.learning.images import limit_pixels
 from ml_backend.predictor import Predictor
 from ml_backend.project_encoders import ProjectEncoders
@@ -219,6 +220,7 @@ class Services:
     def open(cls, settings: Settings) -> Services:
         """Open the stores named by `settings`, creating them on first use."""
         settings.make_data_dir()
+        compute.choose(settings.device, settings.threads)
         limit_pixels(settings.image_megapixels * 1_000_000)
         database = Database(settings.database)
         quiet = timedelta(seconds=settings.train_after_seconds)

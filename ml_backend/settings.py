@@ -103,6 +103,12 @@ def _is_network(name: str) -> bool:
     return any(declared.search(file.read_text(encoding="utf-8")) for file in files)
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError("must be auto, cpu, cuda, cuda:1 (the second GPU) or mps")
+    return name
+
+
 def _with_user(password: str, others: ValidationInfo) -> str:
     if bool(password) != bool(others.data.get("user")):
         raise ValueError("and ML_BACKEND_USER belong together: set both or neither")
@@ -178,6 +184,10 @@ class Settings(BaseSettings):
     """further encoders that may run code of their own when a model is imported or loaded, separated by commas: module:Class, or the path of a .pt2 or .torchscript file"""
     start_from_names: Literal["yes", "no"] = "yes"
     """whether an encoder that reads text guesses from the class names and their hints before there are labels; labels correct it"""
+    device: Annotated[str, AfterValidator(_device)] = "auto"
+    """where networks compute: auto (an NVIDIA GPU where there is one), cpu, cuda, cuda:1 (the second GPU) or mps (Apple's)"""
+    threads: Annotated[int | None, Field(ge=1, le=1024), Unset] = None
+    """threads that compute; default: as many as this service may use processors, and one fewer where models are trained"""
     strategy: Annotated[str, AfterValidator(_strategy)] = "auto"
     """query strategy"""
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 20

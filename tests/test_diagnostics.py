@@ -235,7 +235,7 @@ def test_memory_is_the_lesser_of_machine_and_container(tmp_path: Path) -> None:
 def test_too_little_memory_or_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostics, "free_memory", lambda: 100 * 2**20)
     monkeypatch.setattr(diagnostics, "LEAST_DISK", 2**80)
-    found = {result.name: result for result in diagnostics._machine(tmp_path)}
+    found = {result.name: result for result in diagnostics._machine(Settings(data_dir=tmp_path))}
     assert found["memory"].state == found["disk"].state == "FIX"
     assert "ML_BACKEND_DATA_DIR" in found["disk"].message
 

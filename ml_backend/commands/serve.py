@@ -11,6 +11,7 @@ import sys
 from functools import partial
 
 from ml_backend.errors import ConfigError
+from ml_backend.learning import compute
 from ml_backend.settings import Settings
 from ml_backend.store_identity import Store, look_for_former_folder, refuse_another
 from ml_backend.web.access import require_closed
@@ -30,11 +31,14 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if former := look_for_former_folder(settings, os.environ):
         logger.warning(former)
+    check_device(settings)
     if args.only == "worker":
         refuse_another(settings)
     children = [
         supervisor.Child("web service", web_command(settings), partial(listen, settings)),
-        supervisor.Child("worker", [sys.executable, "-m", "ml_backend.worker.loop"], environment=worker_environment()),
+        supervisor.Child(
+            "worker", [sys.executable, "-m", "ml_backend.worker.loop"], environment=worker_environment(settings.threads)
+        ),
     ]
     if args.only:
         children = [child for child in children if child.name.startswith(args.only)]
@@ -43,6 +47,13 @@ def run(args: argparse.Namespace) -> int:
         listen(settings).close()  # before anything is kept
     print(f"Data folder: {Store.make(settings)}", file=sys.stderr, flush=True)
     return supervisor.run(children)
+
+
+def check_device(settings: Settings) -> None:
+    """Raises ConfigError where a device is asked for that is not there. Nobody waits for torch who asks for none."""
+    compute.choose(settings.device, settings.threads)
+    if settings.device not in {"auto", "cpu"}:
+        compute.chosen_device()
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -64,13 +75,13 @@ def listen(settings: Settings) -> socket.socket:
         ) from error
 
 
-def worker_environment() -> dict[str, str]:
-    """It computes with a thread fewer than there are cores, and its threads sleep where they wait.
+def worker_environment(threads: int | None = None) -> dict[str, str]:
+    """It computes with a thread fewer than there are cores, or as many as were set, and its threads sleep where they wait.
 
     Those of a training wait for each other thousands of times. Where Label Studio has one of the cores, and the worker stands
     back for it, they would spin while one of them waits for that core: 40 seconds instead of two were measured.
     """
-    return {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) - 1, 1)), "OMP_WAIT_POLICY": "PASSIVE"}
+    return {"OMP_NUM_THREADS": str(threads or max(compute.cores() - 1, 1)), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def web_command(settings: Settings) -> list[str]:

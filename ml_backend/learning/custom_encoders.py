@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
+from torch.export.passes import move_to_device_pass
 
 from ml_backend.errors import ConfigError, InvalidInputError
+from ml_backend.learning.compute import chosen_device
 from ml_backend.learning.networks import Preprocessing
 from ml_backend.learning.recipe import Fit
 from ml_backend.wording import shortened
 
-Run = Callable[[NDArray[np.uint8]], NDArray[np.floating[Any]]]
+logger = logging.getLogger(__name__)
+
+Run = Callable[[NDArray[Any]], NDArray[np.floating[Any]]]
 SUFFIXES = (".pt2", ".onnx", ".torchscript", ".ts")
 
 
@@ -40,9 +46,8 @@ class FileEncoder:
         self.input_size = preprocessing.resize
         content = hashlib.sha256(path.read_bytes() + json.dumps(preprocessing.stated()).encode())
         self.id = f"{_slug(self.name)}-{content.hexdigest()[:12]}"
-        self.device = torch.device("cpu")
-        self._run = _open(path)
-        self.dim = int(self._features(np.zeros((1, preprocessing.crop, preprocessing.crop, 3), np.uint8)).shape[1])
+        self.device = chosen_device()
+        self._run, self.dim = self._tried()
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
         return self.preprocessing.prepare(image)
@@ -71,6 +76,22 @@ class FileEncoder:
     def load(cls, folder: Path, meta: dict[str, Any]) -> FileEncoder:
         return cls(folder / Path(meta["file"]).name, Preprocessing.of(meta["preprocessing"]))
 
+    def _tried(self) -> tuple[Run, int]:
+        """What runs the file, and how many features it gives. On the processor where the file cannot run elsewhere."""
+        pixels = np.zeros((1, 3, self.preprocessing.crop, self.preprocessing.crop), np.float32)
+        if self.device.type != "cpu":
+            try:
+                run = _open(self.path, self.device)
+                return run, int(np.asarray(run(pixels)).reshape(1, -1).shape[1])
+            except Exception as error:  # noqa: BLE001 - a file that was made for a processor fails in its own way
+                logger.warning(
+                    "The encoder file %s does not run on %s, so it runs on the processor, which is slower (%s).",
+                    self.path.name, self.device, shortened(str(error), 300),
+                )  # fmt: skip
+        self.device = torch.device("cpu")
+        run = _open(self.path, self.device)
+        return run, int(np.asarray(run(pixels)).reshape(1, -1).shape[1])
+
     def _features(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         mean, std = (255 * np.array(each, np.float32) for each in (self.preprocessing.mean, self.preprocessing.std))
         pixels = np.ascontiguousarray(((batch.astype(np.float32) - mean) / std).transpose(0, 3, 1, 2))
@@ -79,7 +100,10 @@ class FileEncoder:
 
 
 class PythonEncoder:
-    """An object of the user's own class, with `dim` and `encode(images)`; see docs/encoders.md."""
+    """An object of the user's own class, with `dim` and `encode(images)`; see docs/encoders.md.
+
+    takes_turns: it is given one batch at a time, a large one; not where the class says `thread_safe = True`.
+    """
 
     def __init__(self, path: str, fit: Fit = "crop") -> None:
         self.path = path
@@ -103,7 +127,8 @@ class PythonEncoder:
         known = f"{path} {version} {self.input_size}" + ("" if fit == "crop" else f" {fit}")
         self.id = f"{_slug(class_name)}-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
         self.device = torch.device("cpu")
-        self._lock = threading.Lock()
+        self.takes_turns = not bool(getattr(self._own, "thread_safe", False))
+        self._turn: AbstractContextManager[Any] = threading.Lock() if self.takes_turns else nullcontext()
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
         return self._preprocessing.prepare(image)
@@ -111,7 +136,7 @@ class PythonEncoder:
     def forward(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         if len(batch) == 0:
             return np.zeros((0, self.dim), np.float32)
-        with self._lock:  # nobody promised that the user's class may be called from several threads
+        with self._turn:  # where nobody promised that it may be called from several threads
             features = np.asarray(self._own.encode([Image.fromarray(pixels) for pixels in batch]), np.float32)
         if features.shape != (len(batch), self.dim) or not np.isfinite(features).all():
             raise ConfigError(
@@ -140,7 +165,7 @@ class PythonEncoder:
             raise InvalidInputError(
                 f"{self.path} has no method encode_text(texts): images cannot be looked for by words."
             )
-        with self._lock:
+        with self._turn:
             features = np.asarray(self._own.encode_text(list(texts)), np.float32)
         if features.shape != (len(texts), self.dim) or not np.isfinite(features).all():
             raise InvalidInputError(
@@ -174,39 +199,57 @@ def open_file_encoder(path: Path, fit: Fit | None = None) -> FileEncoder:
         raise ConfigError(f"The encoder file {path.name} cannot be used ({shortened(str(error), 300)}).") from error
 
 
-def _open(path: Path) -> Run:
+def _open(path: Path, device: torch.device) -> Run:
     if path.suffix == ".onnx":
-        return _open_onnx(path)
+        return _open_onnx(path, device)
+    network: Any
     if path.suffix == ".pt2":
-        network = torch.export.load(path).module()
+        program = torch.export.load(path)
+        network = (program if device.type == "cpu" else move_to_device_pass(program, device)).module()
     else:
-        network = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+        network = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
 
     def run(pixels: NDArray[Any]) -> NDArray[np.floating[Any]]:
         with torch.inference_mode():
-            output = network(torch.from_numpy(pixels))
+            output = network(torch.from_numpy(pixels).to(device))
         features = output[0] if isinstance(output, tuple | list) else output
-        array: NDArray[np.floating[Any]] = features.float().numpy()
+        array: NDArray[np.floating[Any]] = features.float().cpu().numpy()
         return array
 
     return run
 
 
-def _open_onnx(path: Path) -> Run:
+def _open_onnx(path: Path, device: torch.device) -> Run:
     try:
         import onnxruntime  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ConfigError("ONNX encoders need onnxruntime: install the extra `onnx`.") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the pipeline runs one lane a core
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type != "cpu":
+        if device.type != "cuda" or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise ConfigError(f"this onnxruntime cannot use {device.type}: for an NVIDIA GPU install onnxruntime-gpu")
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         raise ConfigError(
             f"{path.name} is not an ONNX model that onnxruntime can run ({shortened(str(error), 300)})."
         ) from error
+    if device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise ConfigError("onnxruntime could not start its CUDA provider: its CUDA and cuDNN are of other versions")
     name = session.get_inputs()[0].name
-    return lambda pixels: np.asarray(session.run(None, {name: pixels})[0])
+
+    def run(pixels: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        try:
+            return np.asarray(session.run(None, {name: pixels})[0])
+        except Exception as error:
+            if any(sign in str(error).lower() for sign in ("out of memory", "failed to allocate memory")):
+                raise MemoryError(str(error)) from error  # known to the pipeline, which halves the batch
+            raise
+
+    return run
 
 
 def _encode(encoder: FileEncoder | PythonEncoder, images: Sequence[Image.Image]) -> NDArray[np.float32]:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from ml_backend.errors import ConfigError, NoWeightsError
 from ml_backend.learning import checked_download, hub_files
+from ml_backend.learning.compute import chosen_device
 from ml_backend.learning.custom_encoders import SUFFIXES
 from ml_backend.learning.weight_files import (
     FIX,
@@ -93,7 +92,8 @@ def foreseen(name: str, weights: Path | None, *, allowed: bool, gpu: bool | None
 
 
 def has_gpu() -> bool:
-    return torch.cuda.is_available()
+    """Whether networks compute on one, as ML_BACKEND_DEVICE says."""
+    return chosen_device().type != "cpu"
 
 
 def _is_published(name: str) -> bool:

@@ -20,6 +20,7 @@ from torch import nn
 
 from ml_backend.errors import ConfigError
 from ml_backend.learning import recipe, timm_networks, torchvision_networks
+from ml_backend.learning.compute import chosen_device
 from ml_backend.learning.recipe import Fit
 from ml_backend.learning.weight_files import weights_file
 from ml_backend.learning.weights import digest, read_state_dict
@@ -109,7 +110,7 @@ class NetworkEncoder:
         self.precision: Precision = precision
         self.input_size = preprocessing.resize
         self.id = self._known_as(preprocessing, body)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = chosen_device()
         self._bf16 = bf16_pays(self.device) if precision == "auto" else precision == "bfloat16"
         body = body.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._module = UnitFeatures(body, preprocessing).to(self.device)

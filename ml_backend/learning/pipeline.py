@@ -1,12 +1,11 @@
 """Many images -> vectors: reading, decoding and computing at the same time, each distinct image encoded once.
 
 On a CPU every core runs its own lane (decode a batch, then compute it with one thread): no core waits for another.
-On a GPU the lanes decode side by side and take turns on the device.
+On a GPU the lanes decode side by side and take turns on the device; so they do with a class that is called by one at a time.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from ml_backend.errors import BackendError, ConfigError, ImageError, TurnPausedError
+from ml_backend.learning import compute
 from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.images import content_hash, decode
 
@@ -63,11 +63,13 @@ def encode_all(
     batch_size: halved, and the batch tried again, whenever memory runs out.
     """
     on_gpu = getattr(encoder, "device", torch.device("cpu")).type != "cpu"
-    count = lanes or os.cpu_count() or 1
-    size = batch_size or (128 if on_gpu else min(16, -(-len(items) // count)) or 1)  # few images: shared by all lanes
-    run: _Run[T] = _Run(encoder, sink, known, progress, len(items), size, on_gpu, into or Encoded())
+    count = lanes or compute.threads()
+    in_turn = on_gpu or bool(getattr(encoder, "takes_turns", False))
+    shared = -(-len(items) // count) or 1  # few images: by all lanes
+    size = batch_size or (128 if on_gpu else min(128 if in_turn else 16, shared))
+    run: _Run[T] = _Run(encoder, sink, known, progress, len(items), size, in_turn, into or Encoded())
     threads = torch.get_num_threads()
-    encoding = _lanes(count, on_gpu)
+    encoding = _lanes(count, in_turn)
     reading = ThreadPoolExecutor(readers, "read")
     waiting: deque[Future[None]] = deque()
     try:
@@ -91,9 +93,9 @@ def encode_all(
 
 
 @cache
-def _lanes(count: int, on_gpu: bool) -> ThreadPoolExecutor:
+def _lanes(count: int, in_turn: bool) -> ThreadPoolExecutor:
     """Kept for the next call: a new thread would get its memory from the system page by page, a third of a request."""
-    return ThreadPoolExecutor(count, "encode", initializer=_one_thread, initargs=(on_gpu,))
+    return ThreadPoolExecutor(count, "encode", initializer=_one_thread, initargs=(in_turn,))
 
 
 def forward_within_memory(encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -244,6 +246,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return any(sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory"))
 
 
-def _one_thread(on_gpu: bool) -> None:
-    if not on_gpu:
+def _one_thread(in_turn: bool) -> None:
+    if not in_turn:
         torch.set_num_threads(1)  # of this lane alone: OpenMP's number of threads belongs to the calling thread

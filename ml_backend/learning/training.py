@@ -107,7 +107,10 @@ def train_head(
     problem = Problems(design, targets, (weights / weights.sum(1, keepdim=True))[None], grid[:1], multilabel, offset)
     n = len(rows)
     folds = folds or (5 if n < 2000 else 3)  # many labels estimate as well with fewer folds
-    fold = assign_folds(targets.T.numpy(), min(folds, n), np.random.default_rng(seed))
+    by = (
+        targets.T.numpy() if multilabel else -labels.astype(np.int64)[:, None]
+    )  # the order of its one-hot rows, without sorting them
+    fold = assign_folds(by, min(folds, n), np.random.default_rng(seed))
     kept_apart = _Apart.of(np.full(n, -1) if apart is None else apart)
     validated = cross_validate(problem, weights, fold, grid) if fold.max() else None
     seen = kept_apart.seen()
@@ -257,7 +260,7 @@ def _row_weights(targets: torch.Tensor, class_weight: ClassWeight, *, multilabel
     return (targets * (n / (c * counts))).sum(0, keepdim=True)
 
 
-def assign_folds(targets: NDArray[np.float32], folds: int, generator: np.random.Generator) -> NDArray[np.int64]:
+def assign_folds(targets: NDArray[Any], folds: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """Fold numbers (n,): stratified by label (multi-label: by label set), sizes differing by one at most."""
     order = generator.permutation(len(targets))
     strata = np.unique(targets, axis=0, return_inverse=True)[1].reshape(-1)

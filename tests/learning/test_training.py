@@ -48,6 +48,69 @@ def test_solution_is_scikit_learns(digits: Digits, n: int) -> None:
     assert np.abs(weight.numpy() - peer.coef_[:, :-1]).max() < 2e-3
 
 
+def test_many_classes_are_solved_to_the_same_end_in_fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems, steps = many_classes(), 20
+    best = problems.value_and_gradient(solve(problems, tolerance=1e-9, max_steps=500))[0]
+    off = []
+    for few in (1_000, 32):  # the careful bound, and the one of many classes
+        monkeypatch.setattr("ml_backend.learning.logistic.FEW_CLASSES", few)
+        found = solve(problems, tolerance=0.0, max_steps=steps)
+        off.append(float(problems.value_and_gradient(found)[0] / best - 1))
+    assert off[1] < 1e-3
+    assert off[1] < off[0] / 10
+
+
+def test_rows_a_few_at_a_time_give_the_sums_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = many_classes()
+    w = torch.randn(1, 100, problems.design.rows.shape[1], generator=torch.Generator().manual_seed(0))
+    value, gradient = problems.value_and_gradient(w)
+    monkeypatch.setattr("ml_backend.learning.logistic.ENTRIES", 700)
+    in_parts, added = problems.value_and_gradient(w)
+    assert torch.allclose(value, in_parts, rtol=1e-5)
+    assert torch.allclose(gradient, added, atol=1e-5)
+
+
+def many_classes() -> Problems:
+    """As vectors of networks are: most of their variance lies in few directions."""
+    labels = torch.arange(300) % 100
+    centres = torch.randn(100, 128, generator=torch.Generator().manual_seed(1))
+    rows = 0.5 * centres[labels] + torch.randn(300, 128, generator=torch.Generator().manual_seed(2))
+    design = Design.of(torch.nn.functional.normalize(rows / torch.arange(1, 129).sqrt()))
+    return Problems(design, torch.eye(100)[:, labels], torch.full((1, 1, 300), 1 / 300), torch.tensor([1e-4]), False)
+
+
+def test_a_long_training_comes_to_what_a_short_one_does(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One problem after another, on the rows that each may know, instead of all at once."""
+    features, labels = digits
+    apart = np.where(np.arange(400) % 10 == 0, np.arange(400) // 10 % 5, -1)
+    short = train_head(features[:400], labels[:400], CLASSES, seed=0, apart=apart, penalties=(1e-4,))
+    monkeypatch.setattr("ml_backend.learning.cross_validation.LONG", 1)
+    long = train_head(features[:400], labels[:400], CLASSES, seed=0, apart=apart, penalties=(1e-4,))
+    assert long.report.fold_probabilities is not None
+    assert (long.report.fold_probabilities.argmax(1) == labels[:400]).mean() == pytest.approx(
+        short.report.accuracy, abs=0.02
+    )
+    for one, other in zip((long.head, *long.fold_heads), (short.head, *short.fold_heads), strict=True):
+        assert np.abs(one.predict_proba(features) - other.predict_proba(features)).mean() < 0.01
+
+
+def test_no_head_of_a_long_training_begins_with_what_it_may_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels at random: a head that began with those of its fold, and stopped early, would be right too often there."""
+    rng = np.random.default_rng(0)
+    features, labels = rng.standard_normal((600, 64)), rng.integers(10, size=600)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    monkeypatch.setattr("ml_backend.learning.cross_validation.LONG", 1)
+    fold = np.arange(600) % 5
+    trained = train_head(features, labels, CLASSES, seed=0, apart=np.where(np.arange(600) < 300, fold, -1))
+    right = [
+        trained.fold_heads[k].predict_proba(features[:300]).argmax(1)[fold[:300] == k] == labels[:300][fold[:300] == k]
+        for k in range(5)
+    ]
+    assert np.concatenate(right).mean() < 0.17
+    assert trained.report.accuracy is not None
+    assert trained.report.accuracy < 0.15
+
+
 @pytest.mark.parametrize("n", [200, 1000])
 def test_accuracy_is_not_below_scikit_learns_cross_validated(digits: Digits, n: int) -> None:
     features, labels = digits
