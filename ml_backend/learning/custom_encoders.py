@@ -138,12 +138,12 @@ class PythonEncoder:
             return np.zeros((0, self.dim), np.float32)
         with self._turn:  # where nobody promised that it may be called from several threads
             features = np.asarray(self._own.encode([Image.fromarray(pixels) for pixels in batch]), np.float32)
-        if features.shape != (len(batch), self.dim) or not np.isfinite(features).all():
+        if features.shape != (len(batch), self.dim):
             raise ConfigError(
                 f"{self.path}.encode must return finite numbers of shape ({len(batch)}, {self.dim}), not "
                 f"{features.shape}."
             )
-        return _unit(features)
+        return _unit(features)  # a row that is not finite concerns its image alone: see the pipeline
 
     def module(self) -> nn.Module | None:
         return None
@@ -259,7 +259,9 @@ def _encode(encoder: FileEncoder | PythonEncoder, images: Sequence[Image.Image])
 
 
 def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12), np.float32)
+    """Rows that hold infinity become NaN."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def _source_digest(module: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ml_backend.errors import ConfigError, InvalidInputError
 from ml_backend.learning.encoders import build_encoder, load_encoder
 from ml_backend.learning.networks import NetworkEncoder, Preprocessing, build_network, headless, new_network
 from ml_backend.learning.patches import PatchEncoder, fit_patches
+from ml_backend.learning.pipeline import encode_all
 from ml_backend.learning.training import train_head
 from tests.learning.conftest import Digits
 
@@ -229,6 +231,22 @@ def test_python_class_of_ones_own_is_an_encoder(
     assert_unit_rows(encoder.encode(digits[0][:3]), 3, 2)
     encoder.save(tmp_path / "saved")
     assert load_encoder(tmp_path / "saved", {"own_encoder:Brightness"}).id == encoder.id
+
+
+def test_one_image_that_a_class_makes_no_numbers_of_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_overflow.py").write_text(OWN.replace("1 + grey.mean((1, 2))", "1 / (grey.mean((1, 2)) > 9)"))
+    monkeypatch.syspath_prepend(tmp_path)
+    encoder = build_encoder("own_overflow:Brightness", sample=lambda _: [])
+    files = {name: BytesIO() for name in ("black", "grey", "white")}
+    for name, file in files.items():
+        Image.new("L", (9, 9), name).save(file, "PNG")
+    stored: list[NDArray[np.float32]] = []
+    result = encode_all(list(files), lambda name: files[name].getvalue(), encoder, lambda _, rows: stored.append(rows))
+    assert "own_overflow:Brightness gives NaN or infinity for this image" in str(result.failed["black"])
+    assert set(result.hashes) == {"grey", "white"}
+    assert np.isfinite(np.concatenate(stored)).all()
 
 
 def test_a_name_in_a_file_does_not_decide_which_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
