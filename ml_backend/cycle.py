@@ -116,13 +116,20 @@ def _read(project: Project, services: Services, timer: _Timer, *, full: bool) ->
 
 
 def _change_encoder(project: Project, services: Services, timer: _Timer) -> None:
-    """Some more vectors of an encoder that was set since; most are made while there is no turn (`worker.encoder_changes`)."""
+    """Some more vectors of an encoder that was set since; most are made while there is no turn (`worker.encoder_changes`).
+
+    Where something is in its way, that is tried again there: no turn waits for a host that does not answer.
+    """
     change, until = services.encoder_change, time.monotonic() + PART
 
     def tell(done: int, total: int) -> None:
         timer.on_progress(0.97, f"{done} of {total} vectors of the next encoder")
 
-    reached = timer.step("next encoder", 0.97, lambda: change.go_on(project, lambda: time.monotonic() > until, tell))
+    coming, reached = services.ledger.project(project.key).state.next_encoder, None
+    if coming is not None and coming.problem is None:
+        reached = timer.step(
+            "next encoder", 0.97, lambda: change.go_on(project, lambda: time.monotonic() > until, tell)
+        )
     if reached == "all there":
         services.jobs.mark_due(project, immediately=True, reason=change_encoder.REASON)
     change.tidy(project)

@@ -116,7 +116,8 @@ class Trainer:
         record = record_of(corpus, learned, candidate.out_of_sample, candidate.apart).after(corpus.imported)
         answers = answers_of(corpus, candidate.held_out, candidate.probabilities, record)
         reason = self.promotion.refusal(project, corpus, answers)
-        ticked = _confident_from(candidate, corpus.learned_before(learned), current)
+        alike = current if current and (self._tunes or current.encoder.id == candidate.encoder.id) else None
+        ticked = _confident_from(candidate, corpus.learned_before(learned), alike)
         meta = self._meta(project, candidate, digest, ticked)
         self._publish(project, candidate, record, meta, Verdict(reason), corpus.rows.ids, on_progress)
         return self.predictor.current(project)
@@ -354,6 +355,7 @@ def _by_folds(trained: TrainedHead, examples: Examples) -> tuple[NDArray[np.bool
 def _confident_from(candidate: Candidate, before: NDArray[np.bool_], current: LoadedModel | None) -> float | None:
     """The confidence from which on guesses are right 9 times in 10, on answers the model has not seen.
 
+    current: the version in service, unless it is of another encoder: how sure that is says nothing of this one.
     before: (n,) of which learned ones the imported model knew: it has seen them in every fold. With too few others to tell,
     what holds for the version in service; but not where folds that had seen their answers say how sure it may be.
     """

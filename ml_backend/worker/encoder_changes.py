@@ -15,8 +15,10 @@ LOOK_S = 2.0
 """Between two looks whether an encoder is to be changed."""
 ASK_S = 0.2
 """Between two looks whether a turn is due."""
-AGAIN_S = 30.0
-"""After one that could not go on."""
+SLICE_S = 30.0
+"""After which the worker looks at everything else, too."""
+AGAIN_S, LONGEST_S = 30.0, 600.0
+"""After one that could not go on; twice as long each time, up to this."""
 
 
 @dataclass
@@ -31,7 +33,9 @@ class EncoderChanges:
     clock: Callable[[], float] = time.monotonic
     _looked: float = -LOOK_S
     _asked: float = -ASK_S
+    _began: float = 0.0
     _resting: dict[int, float] = field(default_factory=dict)
+    _pauses: dict[int, float] = field(default_factory=dict)
     _settled: set[tuple[int, str]] = field(default_factory=set)
 
     def go_on(self) -> None:
@@ -50,13 +54,18 @@ class EncoderChanges:
         self._looked = self.clock()
 
     def _make(self, project: Project) -> None:
+        self._began = self.clock()
         try:
             reached = self.services.encoder_change.go_on(project, self._enough)
         except NotFoundError:  # forgotten, or replaced, since it was listed
             return
-        if reached != "part":
-            self._resting[project.id] = self.clock() + AGAIN_S
+        if reached == "stuck":
+            pause = self._pauses[project.id] = min(2 * self._pauses.get(project.id, AGAIN_S / 2), LONGEST_S)
+            self._resting[project.id] = self.clock() + pause
+        else:
+            self._pauses.pop(project.id, None)
         if reached == "all there":
+            self._resting[project.id] = self.clock() + AGAIN_S  # until that turn
             self.services.jobs.mark_due(project, immediately=True, reason=REASON)
 
     def _is_to_be_settled(self, project: Project) -> bool:
@@ -72,4 +81,4 @@ class EncoderChanges:
         if now - self._asked < ASK_S:
             return False
         self._asked = now
-        return self.waits()
+        return now - self._began > SLICE_S or self.waits()

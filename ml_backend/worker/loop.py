@@ -206,7 +206,6 @@ class Worker:
         if self.stopping.is_set():
             return True
         self._poll()
-        self.layouts.go_on()
         return self.services.jobs.waits()
 
     def _poll(self) -> None:

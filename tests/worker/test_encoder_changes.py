@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ from ml_backend.records import Task
 from ml_backend.services import Services
 from ml_backend.status import encoder_problem
 from ml_backend.store.projects import Project
-from ml_backend.worker.encoder_changes import EncoderChanges
+from ml_backend.worker.encoder_changes import AGAIN_S, EncoderChanges
 from ml_backend.worker.loop import Worker
 from tests.other_settings import use
 from tests.steps import test_large_projects as large
@@ -80,6 +79,7 @@ class Desk:
     """A project with labels and a version by `First`, and a worker whose clock is moved by looking."""
 
     def __init__(self, folder: Path) -> None:
+        self.now = 0.0
         self.folder, self.host, self.pictures = folder, Host(IMAGES, labelled=24), Pictures()
         self.services = self.open()
         connected(self.services, self.host)
@@ -98,8 +98,7 @@ class Desk:
         name = f"{HERE}:{encoder}" if ":" not in encoder else encoder
         use(self.services, **{"encoder": name, "allowed_encoders": allowed, "keep_versions": 2, **settings})
         self.worker = Worker(self.services)
-        ticks = count(0.0, 100.0)
-        self.worker.changes = EncoderChanges(self.services, self.worker._is_wanted, lambda: next(ticks))
+        self.worker.changes = EncoderChanges(self.services, self.worker._is_wanted, lambda: self.now)
 
     def turn(self) -> int:
         """A turn, as labels that came would start one; returns the number of the version that serves."""
@@ -115,7 +114,12 @@ class Desk:
         """Until there is nothing to do any more, or nothing gets on."""
         for _ in range(30):
             if not self.worker.work():
-                self.worker.changes.go_on()
+                self.look()
+
+    def look(self) -> None:
+        """The worker has nothing to do for a while."""
+        self.now += AGAIN_S
+        self.worker.changes.go_on()
 
     @property
     def project(self) -> Project:
@@ -271,7 +275,7 @@ def test_a_turn_that_is_due_goes_first(desk: Desk) -> None:
         desk.services.jobs.mark_due(desk.project, immediately=True, reason="label")
 
     Second.stops = label
-    desk.worker.changes.go_on()
+    desk.look()
     assert before < desk.vectors("Second") < IMAGES
     assert desk.worker.work()
 
