@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 nice python -m benchmarks.finetune --data ../shared/data [--labels 500] [--epochs 6] [--many 5000]
 
 The head alone against the tuned network on test images; the same killed (kill -9) at half and gone on with; the longest time
-without a look whether it was cancelled; peak memory with the labels and with ten times as many. The classes themselves were
-known to the network, so the head alone is strong here.
+without a look whether it was cancelled; peak memory of the training itself with the labels and with ten times as many. The
+classes themselves were known to the network, so the head alone is strong here.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def tune(folder: Path, weights: Path, count: int, epochs: int, kept: Path, *, me
     def prepare(place: int) -> NDArray[np.uint8]:
         return network.prepare(decode(files[place].read_bytes(), network.input_size))
 
-    frozen = encoded(network, files)
+    frozen = encoded(network, files) if measured else None
     began = last = time.perf_counter()
     names = [file.name for file in files]
     with PreparedPictures(names, prepare, (SIDE, SIDE, 3), kept.parent, most=10**10) as pictures:
@@ -97,7 +97,7 @@ def tune(folder: Path, weights: Path, count: int, epochs: int, kept: Path, *, me
         "longest silence, s": round(max(silences), 2),
         "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-    return found | (_accuracies(folder, network, tuned, files, frozen, labels) if measured else {})
+    return found | ({} if frozen is None else _accuracies(folder, network, tuned, files, frozen, labels))
 
 
 def _accuracies(
