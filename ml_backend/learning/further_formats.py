@@ -35,6 +35,9 @@ KNOWN_PACKINGS = {
     "1.2.840.10008.1.2.4.91": "JPEG 2000",
 }
 """Transfer syntaxes of DICOM that Pillow and pydicom unpack. A deflated file is none: a kilobyte of it may be a gigabyte."""
+ITEMS = 50_000
+"""Of sequences in a DICOM file, frames among them: each costs its reader half a kilobyte, and is in eight bytes."""
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 MOST_BYTES = 3 * 2
 """Of a pixel of a picture in RLE: three colours of two bytes."""
@@ -89,6 +92,8 @@ class Dicom:
             raise ImageError(
                 "The image is DICOM, which needs the package pydicom: install the extra `dicom`, or convert it to PNG."
             ) from error
+        if sum(map(data.count, _ITEMS)) > ITEMS:
+            raise ImageError(f"The DICOM file is in more than {ITEMS:,} pieces: save its first frame alone.")
         deflated = DEFLATED in data  # asked before anything is read, as reading inflates it
         dataset = None if deflated else pydicom.dcmread(io.BytesIO(data), specific_tags=list(NEEDED))
         packing = "deflated" if dataset is None else str(dataset.file_meta.TransferSyntaxUID)

@@ -68,6 +68,8 @@ def awkward(draw: Draw, size: tuple[int, int] = SIZE) -> Iterator[tuple[str, byt
     for value in range(1, 9):
         yield f"orientation {value}", encoded(one, "JPEG", quality=95, exif=turned(value))
     yield "a PNG that lies", encoded(one, exif=turned(6))
+    yield "a WebP that lies", encoded(one, "WEBP", lossless=True, exif=turned(5))
+    yield "two photos in one", encoded(one, "MPO", save_all=True, append_images=[two], exif=turned(7))
     yield "a TIFF that lies", encoded(one, "TIFF", exif=turned(8))
     yield "XMP that says it lies", turned_by_xmp(one)
     yield "a large photo", encoded(one.resize((2400, 1600)), "JPEG", quality=85, exif=turned(3))
@@ -78,6 +80,7 @@ def awkward(draw: Draw, size: tuple[int, int] = SIZE) -> Iterator[tuple[str, byt
     yield "alpha in WebP", encoded(clear(two), "WEBP", lossless=True)
     yield "palette", encoded(one.quantize(16))
     yield "palette with transparency", encoded(one.quantize(16), transparency=3)
+    yield "GIF with transparency", encoded(two.quantize(16), "GIF", transparency=3)
     yield "CMYK JPEG", encoded(one.convert("CMYK"), "JPEG", quality=95)
     yield "CMYK TIFF", encoded(two.convert("CMYK"), "TIFF")
     yield "16 bits", encoded(deep(one))

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ml_backend.errors import ImageError
-from ml_backend.learning import further_formats
+from ml_backend.learning import further_formats, recipe
 from ml_backend.learning.images import decode
+from ml_backend.learning.networks import Preprocessing
 from tests.learning.awkward import encoded, turned
 from tests.learning.test_recipe import drawn
 
@@ -75,6 +76,9 @@ def test_a_photo_of_a_phone_is_decoded_upright() -> None:
     found = decode(heic(photo, quality=95))
     assert np.abs(np.asarray(found, float) - np.asarray(photo, float)).mean() < 4
     assert decode(heic(photo, exif=turned(6).tobytes()), 16).size == (60, 80)
+    seen = Preprocessing(resize=40, crop=32)
+    lies = heic(photo, exif=turned(6).tobytes())
+    assert np.array_equal(recipe.prepare(io.BytesIO(lies), seen.stated()), seen.prepare(decode(lies, 40)))
 
 
 def test_a_heic_that_claims_too_much_or_too_little_is_refused_and_a_cut_one_told() -> None:
@@ -147,6 +151,7 @@ def test_a_medical_image_that_asks_for_much_is_refused_before_it_is_unpacked() -
         "picture is larger": _packed(runs),
         r"not known here \(deflated\)": dicom(ramp(), DEFLATED),
         "truncated or damaged": small[:-100],
+        "in more than 50,000 pieces": small[:-700] + b"\xfe\xff\x00\xe0" * 50_001,
     }
     tracemalloc.start()
     try:
