@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from ml_backend import settings
 from ml_backend.commands.options import add_common, add_sampling, find_project, open_services
 from ml_backend.errors import InvalidInputError
 from ml_backend.simulation.data import STRESS, Data, Source, digits
@@ -163,7 +165,10 @@ def source_of(args: argparse.Namespace) -> Source:
     if args.data == "digits":
         return digits
     name, examples = examples_of(args)
-    return encoded(name, examples, args.encoder, args.out, weights=args.weights, progress=not args.quiet)
+    allowed = settings.Settings.from_environ(os.environ).downloads == "yes"
+    return encoded(
+        name, examples, args.encoder, args.out, weights=args.weights, progress=not args.quiet, downloads=allowed
+    )
 
 
 def examples_of(args: argparse.Namespace) -> tuple[str, list[Example]]:

@@ -84,16 +84,19 @@ def encoded(
     *,
     weights: Path | None = None,
     progress: bool = True,
+    downloads: bool = True,
 ) -> Source:
     """Encode once, keep the features in the folder `cache`, split by the seed. Unreadable images are left out and told.
 
-    The features are known by what decides them: the images' content, the encoder, its weights and our code.
+    The features are known by what decides them: the images' content, the encoder, its weights and our code. downloads: whether
+    published weights may be downloaded.
     """
-    file = cache / f"features-{fingerprint(examples, encoder, weights, progress=progress)[:16]}.npz"
+    chosen = choose(encoder, weights, Fetching(allowed=downloads))
+    file = cache / f"features-{fingerprint(examples, chosen.name, chosen.weights, progress=progress)[:16]}.npz"
     stored = _stored(file)
     if stored is None:
         cache.mkdir(parents=True, exist_ok=True)
-        built = build_encoder(encoder, weights=weights, sample=lambda count: _sample(examples, count))
+        built = build_encoder(chosen.name, weights=chosen.weights, sample=lambda count: _sample(examples, count))
         stored = _encode(built, examples, progress=progress)
         _store(file, *stored)
     features, kept = stored
@@ -124,8 +127,6 @@ def _store(file: Path, features: NDArray[np.float16], kept: NDArray[np.int64]) -
 
 def fingerprint(examples: Sequence[Example], encoder: str, weights: Path | None, *, progress: bool) -> str:
     """Digest of content and order of the images, of the encoder, of the file it is or takes, and of the code of encoders."""
-    if encoder == "auto":
-        weights = choose(encoder, weights, Fetching(allowed=False)).weights
     files = [path for path in (weights, Path(encoder)) if path and path.is_file()]
     told = [
         encoder,

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ml_backend import cli
-from ml_backend.errors import InvalidInputError
+from ml_backend.errors import ConfigError, InvalidInputError
 from ml_backend.simulation.data import Data
 from ml_backend.simulation.labelled_images import encoded, from_csv, from_folder
+from tests.learning.hub_stand_in import standing_in
 
 pytestmark = pytest.mark.slow
 
@@ -128,3 +129,12 @@ def test_a_command_that_cannot_run_says_why_in_one_line(
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "bug" not in told
+
+
+def test_nothing_is_downloaded_where_it_must_not_be(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with standing_in(monkeypatch, tmp_path / "cache") as hub:
+        with pytest.raises(ConfigError, match="ML_BACKEND_DOWNLOADS=no"):
+            encoded("x", from_folder(folder), "resnet18", tmp_path / "out", progress=False, downloads=False)
+        assert hub.requests == []
