@@ -11,6 +11,8 @@ import pytest
 from ml_backend.learning.encoders import build_encoder
 from ml_backend.manual_promotion import compare
 from ml_backend.manual_queue import QueryOptions
+from ml_backend.status import encoder_status
+from ml_backend.store.project_state import ServingEncoder
 from tests.bench import Bench, Blobs, without_label_studio
 
 NOISE = "tests.steps.test_other_encoder:Noise"
@@ -81,3 +83,13 @@ def test_a_version_without_vectors_is_compared_by_what_it_said_when_it_was_measu
     after = bench.promotion.answers(bench.project, bench.corpus(), first)
     assert after.tasks.tolist() == before.tasks.tolist()
     assert (after.right != before.right).tolist() == [task == 1 for task in before.tasks]
+
+
+def test_an_imported_model_keeps_its_encoder_and_the_status_says_that_the_setting_is_not_used(bench: Bench) -> None:
+    imported = ServingEncoder(choice="imported", name="theirs", id="theirs-1")
+    project = bench.services.ledger.configure(bench.project, imported=1, encoder=imported)
+    told = encoder_status(project, bench.settings)
+    assert told["in_words"] == (
+        "theirs, which came with the imported model, serves: ML_BACKEND_ENCODER=tests.bench:Blobs is not used"
+    )
+    assert not bench.services.encoder_change.is_outdated(project)

@@ -342,3 +342,13 @@ def test_images_that_cannot_be_fetched_at_present_hold_the_change_up_and_are_tol
     desk.pictures.away.clear()
     desk.idle()
     assert desk.served_by == "Second"
+
+
+def test_a_store_of_an_earlier_release_which_did_not_note_what_serves_is_changed_as_gently(desk: Desk) -> None:
+    desk.services.ledger.configure(desk.project, encoder=None)
+    desk.restart("Second")
+    desk.label()
+    assert (desk.turn(), desk.served_by) == (2, "First")
+    desk.idle()
+    assert desk.served_by == "Second"
+    assert First.seen == IMAGES
