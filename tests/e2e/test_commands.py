@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import random
@@ -219,13 +220,17 @@ def test_files_that_label_studio_does_not_see_are_uploaded_once_and_keep_their_n
 ) -> None:
     (tmp_path / "far").mkdir()
     truth = digits(tmp_path / "far", 60, NASTY)
+    Image.effect_noise((40, 30), 90).convert("CMYK").save(tmp_path / "far" / "scan.tif")  # browsers do not show it
     project = person.project("Uploads")
     report = person.ask("import-images", tmp_path / "far", "--project", project)
-    assert (report["imported"], report["stored"][:8]) == (60, "uploaded")
-    assert person.ask("import-images", tmp_path / "far", "--project", project)["there"] == 60
+    assert (report["imported"], report["stored"][:8]) == (61, "uploaded")
+    assert person.ask("import-images", tmp_path / "far", "--project", project)["there"] == 61
     tasks = list(person.client.tasks(project))
-    assert {task.data["filename"] for task in tasks} == set(truth)
+    assert {task.data["filename"] for task in tasks} == {*truth, "scan.tif"}
     assert all(task.image and task.image.startswith("/data/upload/") for task in tasks)
+    scan = next(str(task.image) for task in tasks if task.data["filename"] == "scan.tif")
+    shown = Image.open(io.BytesIO(person.client.transport.send("GET", scan).content))
+    assert (shown.format, shown.size) == ("PNG", (40, 30))
     refused, said = person.run("import-images", tmp_path / "far", "--storage", "local", "--project", project)
     assert refused == 0, said  # nothing is new, so nothing has to be stored
     picture = tmp_path / "far" / "new.png"
