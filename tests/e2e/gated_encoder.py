@@ -1,4 +1,4 @@
-"""An encoder for a service that a test starts: it reads as many images as a file allows, and then fails."""
+"""An encoder that reads as many images as a file allows, and then fails."""
 
 from __future__ import annotations
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+
+import pytest
 
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
-from ml_backend.hosts import host_slug
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.labelstudio.connection import connect
 from ml_backend.labelstudio.labelling_page import next_task
+from ml_backend.services import Services
 from ml_backend.settings import Settings
+from ml_backend.store.jobs import Jobs
 from ml_backend.store.model_versions import Version, version_number
-from tests.e2e.conftest import ROOT
+from ml_backend.worker.loop import Worker
 from tests.e2e.gated_encoder import GATE
-from tests.e2e.stack import Stack, environment_of, inline, of_service, service, wait_until
+from tests.e2e.stack import Stack, inline, wait_until
 
 IMAGES, MORE = 60, 4
 GATED = "tests.e2e.gated_encoder:Gated"
@@ -24,22 +27,29 @@ GATED = "tests.e2e.gated_encoder:Gated"
 class Afternoon:
     """One project, and a service that is started again with other settings."""
 
-    def __init__(self, stack: Stack, environment: dict[str, str]) -> None:
-        self.stack, self.environment = stack, environment
-        self.versions: list[Version] = []
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
 
     @contextmanager
     def served_with(self, encoder: str) -> Iterator[None]:
-        told = self.environment | {"ML_BACKEND_ENCODER": encoder}
-        settings = Settings.from_environ(told)
-        with service(told, settings):
-            client, number = self.stack.client, self.stack.project_id
-            connect(client, number, f"{settings.url}/hosts/{host_slug(client.url)}")
+        """The worker of a service that was started with this setting, until it is stopped."""
+        changes = {"encoder": encoder, "allowed_encoders": (GATED,)}
+        services = Services.open(Settings(**dict(self.stack.settings) | changes))
+        worker = Worker(services)
+        thread = Thread(target=worker.run)
+        thread.start()
+        try:
             yield
-            self.wait_until(
-                lambda: self.stack.services.jobs.status(self.stack.project).running is None, "end of the turn"
-            )
+            self.wait_until(lambda: self.jobs.status(self.stack.project).running is None, "end of the turn")
+        finally:
+            worker.stopping.set()
+            thread.join()
+            services.database.close()
         self.assert_served()
+
+    @property
+    def jobs(self) -> Jobs:
+        return self.stack.services.jobs
 
     def label(self) -> Version:
         """Until another version was trained on it, whether it serves or not; returns that one."""
@@ -47,6 +57,7 @@ class Afternoon:
         for _ in range(MORE):
             self.assert_served()
             self.stack.label_next()
+        self.jobs.mark_due(self.stack.project, immediately=True, reason="labels")
         self.wait_until(lambda: self.newest() > before, "version of these labels")
         return self.stack.services.versions.version(self.stack.project, self.newest())
 
@@ -76,14 +87,13 @@ class Afternoon:
 
 
 def test_an_encoder_changed_twice_and_back_fails_no_turn_leaves_nobody_unserved_and_no_vectors_behind(
-    label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path
+    label_studio: EmbeddedLabelStudio, client: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = tmp_path / "gate"
     gate.write_text("16", encoding="ascii")
+    monkeypatch.setenv(GATE, str(gate))
     with inline(label_studio, client, tmp_path, tasks=IMAGES, encoder="patches") as stack:
-        more = {"ML_BACKEND_TRAIN_AFTER_LABELS": str(MORE), "ML_BACKEND_ALLOWED_ENCODERS": GATED, GATE: str(gate)}
-        environment = environment_of(label_studio, tmp_path / "backend", PYTHONPATH=str(ROOT), **of_service(), **more)
-        day = Afternoon(stack, environment)
+        day = Afternoon(stack)
         stack.turn()
         for _ in range(12):
             stack.label_next()
