@@ -39,7 +39,11 @@ class Validated(Protocol):
 def is_long(problem: Problems) -> bool:
     """Whether one pass over the rows is long work."""
     rows, dim = problem.design.rows.shape
-    return rows * dim * problem.targets.shape[-2] > LONG
+    return is_long_work(rows, problem.targets.shape[-2], dim)
+
+
+def is_long_work(rows: int, classes: int, dim: int) -> bool:
+    return rows * classes * dim > LONG
 
 
 def cross_validate(problem: Problems, weights: torch.Tensor, fold: NDArray[np.int64], grid: torch.Tensor) -> Validated:

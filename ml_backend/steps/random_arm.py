@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend.learning.cross_validation import is_long_work
 from ml_backend.learning.metrics import measured
 from ml_backend.learning.record import FOLDS
 from ml_backend.steps.corpus import Corpus, Examples
@@ -42,9 +43,13 @@ def drawn(project: Project, corpus: Corpus, learned: Examples, held_out: Example
     return np.flatnonzero(by_chance & ~aside)
 
 
-def is_due(places: NDArray[np.int64], learned: Examples, held_out: Examples, versions: Sequence[Version]) -> bool:
-    """Whether it is worth a training. versions: the last ones, newest first."""
+def is_due(
+    places: NDArray[np.int64], learned: Examples, held_out: Examples, classes: int, versions: Sequence[Version]
+) -> bool:
+    """Whether it is worth a training, which is a short one. versions: the last ones, newest first."""
     chosen = learned.targets[places]
+    if is_long_work(len(places), classes, learned.features.shape[1]):
+        return False  # people would wait for it, and with so many labels there is little left to learn from it
     if len(held_out.tasks) < FEWEST or len(places) == len(learned.tasks) or len(np.unique(chosen, axis=0)) < 2:
         return False
     known = next((v.meta.metrics.random for v in versions if v.meta.metrics.random), None)

@@ -213,7 +213,8 @@ class Trainer:
     ) -> Mapping[str, Any] | None:
         """What labels chosen at random would have given; None where that is not worth a training just now."""
         places = random_arm.drawn(project, corpus, learned, held_out, self.ledger)
-        if not random_arm.is_due(places, learned, held_out, self.versions.list(project, limit=random_arm.LAST)):
+        last = self.versions.list(project, limit=random_arm.LAST)
+        if not random_arm.is_due(places, learned, held_out, len(corpus.classes), last):
             return None
         chosen = learned.at(places)
         there = replace(pool, at=pool.at[places])

@@ -48,6 +48,13 @@ def test_it_is_measured_anew_only_once_there_are_a_tenth_more_labels_drawn_at_ra
     assert [v.meta.metrics.random is not None for v in bench.versions] == [False, True, False]
 
 
+def test_nobody_waits_for_it_where_a_training_is_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml_backend.learning.cross_validation.LONG", 1)
+    bench.label(*bench.ids[20:60])
+    bench.turn()
+    assert bench.versions[0].meta.metrics.random is None
+
+
 def test_each_version_keeps_what_it_said_of_the_held_out_images(bench: Bench) -> None:
     bench.label(*bench.ids[20:60])
     bench.turn()
