@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 
 from ml_backend import cycle
 from ml_backend.errors import ImageAwayError
+from ml_backend.learning import pipeline
 from ml_backend.records import Task
 from ml_backend.services import Services
 from ml_backend.status import encoder_problem
@@ -164,7 +165,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     monkeypatch.setattr("ml_backend.steps.push_queue.QueuePusher.tidy", lambda *_, **__: None)
     monkeypatch.setattr("ml_backend.steps.repair_webhooks.watch", lambda *_, **__: None)
     monkeypatch.setattr(cycle, "PART", 0.0)  # a batch a turn, or the few that are under way by then
-    monkeypatch.setattr("ml_backend.learning.pipeline.os", SimpleNamespace(cpu_count=lambda: 1))
+    monkeypatch.setattr(pipeline, "encode_all", partial(pipeline.encode_all, lanes=1, batch_size=16))
     for encoder in (First, Second, Third):
         monkeypatch.setattr(encoder, "seen", 0)
         monkeypatch.setattr(encoder, "stops", None)
