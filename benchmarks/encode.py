@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from ml_backend.learning.images import decode
-from ml_backend.learning.networks import NetworkEncoder, build_network
-from ml_backend.learning.patches import fit_patches
-from ml_backend.learning.pipeline import encode_all
-from ml_backend.learning.vision import torchvision
+from ml_backend.encoders.networks import NetworkEncoder, build_network
+from ml_backend.encoders.patches import fit_patches
+from ml_backend.encoders.pipeline import encode_all
+from ml_backend.encoders.vision import torchvision
+from ml_backend.images.decoding import decode
 
 
 def jpegs(count: int, size: tuple[int, int], seed: int = 0) -> list[bytes]:

@@ -24,9 +24,9 @@ import numpy as np
 from PIL import Image
 
 from ml_backend.chunks import chunks
+from ml_backend.encoders.patches import fit_patches
 from ml_backend.labelstudio.config import label_config
 from ml_backend.learning.head import Head
-from ml_backend.learning.patches import fit_patches
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings

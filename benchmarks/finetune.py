@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.strategy_data import cifar
+from ml_backend.encoders.networks import NetworkEncoder, Preprocessing, headless, load_body, new_network
+from ml_backend.encoders.pipeline import encode_all
+from ml_backend.encoders.weights import read_state_dict
+from ml_backend.images.decoding import decode
 from ml_backend.learning import checkpoint
 from ml_backend.learning.finetuning import finetune, refit
-from ml_backend.learning.images import decode
-from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, load_body, new_network
-from ml_backend.learning.pipeline import encode_all
 from ml_backend.learning.prepared_pictures import PreparedPictures
 from ml_backend.learning.training import train_head
 from ml_backend.learning.tuning_run import Recipe
-from ml_backend.learning.weights import read_state_dict
 
 SIDE, TESTED = 64, 2000
 WEIGHTS = "resnet18_cifar10a.safetensors"

@@ -24,10 +24,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from benchmarks.encode import jpegs
+from ml_backend.encoders.networks import NetworkEncoder, Preprocessing, headless, new_network
+from ml_backend.encoders.pipeline import encode_all
+from ml_backend.images.decoding import decode
 from ml_backend.learning.finetuning import finetune
-from ml_backend.learning.images import decode
-from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
-from ml_backend.learning.pipeline import encode_all
 from ml_backend.learning.training import train_head
 from ml_backend.learning.tuning_run import Recipe
 from ml_backend.records import Pool

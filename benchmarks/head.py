@@ -28,10 +28,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegressionCV
 
+from ml_backend.encoders.patches import fit_patches
 from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.metrics import measured
 from ml_backend.learning.neighbours import graph_of
-from ml_backend.learning.patches import fit_patches
 from ml_backend.learning.record import FOLDS
 from ml_backend.learning.spreading import Unlabelled
 from ml_backend.learning.training import TrainedHead, train_head

@@ -30,16 +30,16 @@ from benchmarks.commands import CLASSES, unpack
 from benchmarks.encode import bare_forward, bare_lanes, jpegs
 from benchmarks.live import label_studio, machine
 from ml_backend.demo.label_studio import EmbeddedLabelStudio, free_port
+from ml_backend.encoders.networks import build_network
+from ml_backend.encoders.vision import torchvision
 from ml_backend.hosts import host_slug
+from ml_backend.images.decoding import decode
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.connection import connect
 from ml_backend.labelstudio.labelling_page import next_task
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.labelstudio.storage import add_local_storage
-from ml_backend.learning.images import decode
-from ml_backend.learning.networks import build_network
-from ml_backend.learning.vision import torchvision
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from tests.e2e import stack as stacks

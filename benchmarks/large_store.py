@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ml_backend.demo.label_studio import free_port
+from ml_backend.encoders.encoder import build_encoder
 from ml_backend.labelstudio.config import label_config
-from ml_backend.learning.encoders import build_encoder
 from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.metrics import measured
 from ml_backend.learning.record import fold_of, image_keys

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.strategy_data import FIT_IMAGES, fixed, from_source, mnist_images
 from benchmarks.strategy_data import sources as known_sources
-from ml_backend.learning.patches import fit_patches
+from ml_backend.encoders.patches import fit_patches
 from ml_backend.simulation.data import Data, Source, unit_rows
 
 TEXT_FONTS = ("DejaVuSans*.ttf", "DejaVuSerif*.ttf", "STIXGeneral*.ttf")

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from ml_backend.learning.patches import fit_patches
-from ml_backend.learning.vision import torchvision
+from ml_backend.encoders.patches import fit_patches
+from ml_backend.encoders.vision import torchvision
 from ml_backend.simulation.data import Data, Source, digits, unit_rows
 
 CACHE = Path(__file__).resolve().parent.parent / ".benchmarks"

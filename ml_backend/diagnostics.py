@@ -15,15 +15,15 @@ from urllib.parse import urlsplit
 
 import requests
 
+from ml_backend.encoders import compute
 from ml_backend.errors import BackendError, ConfigError, ImageError, LabelStudioError
 from ml_backend.host_lists import split
 from ml_backend.hosts import Hosts
+from ml_backend.images.decoding import decode
 from ml_backend.labelstudio import ownership
 from ml_backend.labelstudio.checks import CONNECTING, Access, Finding, check, check_addresses
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.queue import OrderBentError, verify
-from ml_backend.learning import compute
-from ml_backend.learning.images import decode
 from ml_backend.project_settings import pause_sentence
 from ml_backend.records import Task
 from ml_backend.settings import Settings
@@ -224,7 +224,7 @@ def _every_image(project: Project, tasks: Sequence[Task], ledger: Ledger, hosts:
 
 def _encoder(project: Project, settings: Settings) -> Finding:
     """Which one makes the vectors and why; before the first turn, which would."""
-    from ml_backend.learning.encoder_choice import foreseen  # noqa: PLC0415 - torch
+    from ml_backend.encoders.encoder_choice import foreseen  # noqa: PLC0415 - torch
 
     name = "encoder"
     if origin := origin_of(settings, project):

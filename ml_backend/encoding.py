@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ml_backend.chunks import chunks
 from ml_backend.errors import ImageAwayError, ImageError
 from ml_backend.hosts import Hosts
-from ml_backend.learning.images import content_hash, decode
+from ml_backend.images.decoding import content_hash, decode
 from ml_backend.records import Task
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
@@ -19,7 +19,7 @@ from ml_backend.store.vectors import FeatureStore
 from ml_backend.task_names import Unreadable, printable
 
 if TYPE_CHECKING:
-    from ml_backend.learning.encoders import Encoder
+    from ml_backend.encoders.encoder import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +164,8 @@ class Encoding:
     ) -> Encoded:
         """Vectors are stored before the hashes are noted, so that a kill in between only means to look again."""
         kept = self.kept.get(project.id)
-        from ml_backend.learning.pipeline import Encoded as Outcomes  # noqa: PLC0415 - torch
-        from ml_backend.learning.pipeline import encode_all  # noqa: PLC0415
+        from ml_backend.encoders.pipeline import Encoded as Outcomes  # noqa: PLC0415 - torch
+        from ml_backend.encoders.pipeline import encode_all  # noqa: PLC0415
 
         result: Outcomes[Task] = Outcomes()
 

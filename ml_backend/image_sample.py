@@ -10,7 +10,7 @@ from PIL import Image
 
 from ml_backend.encoding import READERS, Encoded, Encoding, Kept
 from ml_backend.errors import ImageAwayError, ImageError, TurnPausedError
-from ml_backend.learning.images import decode
+from ml_backend.images.decoding import decode
 from ml_backend.records import Task
 from ml_backend.store.projects import Project
 from ml_backend.wording import amount
@@ -77,7 +77,7 @@ def read_sample(
     project: Project, encoding: Encoding, tasks: Sequence[Task], kept: Kept, tick: Callable[[], None]
 ) -> None:
     """Read the images of these tasks into `kept`, as far as they are not in it. tick: called all the while; may raise."""
-    from ml_backend.learning.pipeline import TICK_S  # noqa: PLC0415 - torch
+    from ml_backend.encoders.pipeline import TICK_S  # noqa: PLC0415 - torch
 
     left = [task for task in tasks if kept.of(task) is None]
 

@@ -38,7 +38,7 @@ from ml_backend.store.rows import PoolRows
 from ml_backend.store.vectors import FeatureStore
 
 if TYPE_CHECKING:
-    from ml_backend.learning.encoders import Encoder
+    from ml_backend.encoders.encoder import Encoder
 
 NOTHING, KEPT, GUESS, RIGHT, WRONG = -2, -1, 0, 1, 2
 """Of a task: nothing is said; nothing is said now; there is no label, so it is a guess; the model agrees, or does not."""

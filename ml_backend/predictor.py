@@ -33,7 +33,7 @@ from ml_backend.unlisted_images import UnlistedImages
 from ml_backend.wording import encodable
 
 if TYPE_CHECKING:
-    from ml_backend.learning.encoders import Encoder
+    from ml_backend.encoders.encoder import Encoder
     from ml_backend.learning.fold_heads import FoldHeads
     from ml_backend.learning.head import Head
 
@@ -224,7 +224,7 @@ class Predictor:
 
     def encoder(self, project: Project, number: int) -> Encoder:
         """The encoder of a version; raises what `stored` does."""
-        from ml_backend.learning.encoders import load_encoder  # noqa: PLC0415 - torch
+        from ml_backend.encoders.encoder import load_encoder  # noqa: PLC0415 - torch
 
         return load_encoder(
             self.versions.folder(self.versions.version(project, number)), self.settings.trusted_encoders

@@ -27,8 +27,8 @@ from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
 
 if TYPE_CHECKING:
-    from ml_backend.learning.encoder_choice import Chosen
-    from ml_backend.learning.encoders import Encoder
+    from ml_backend.encoders.encoder import Encoder
+    from ml_backend.encoders.encoder_choice import Chosen
 
 logger = logging.getLogger(__name__)
 
@@ -227,8 +227,8 @@ class ProjectEncoders:
 
     def _chosen(self, folder: Path, tell: Callable[[str], None]) -> Chosen:
         """What the settings come to. Where that is `patches`, it is kept: no later turn waits once more for nobody to answer."""
-        from ml_backend.learning.encoder_choice import choose  # noqa: PLC0415 - torch
-        from ml_backend.learning.weight_files import Fetching  # noqa: PLC0415
+        from ml_backend.encoders.encoder_choice import choose  # noqa: PLC0415 - torch
+        from ml_backend.encoders.weight_files import Fetching  # noqa: PLC0415
 
         if (known := self.patches.get(folder)) is not None:
             return known
@@ -240,7 +240,7 @@ class ProjectEncoders:
         return found
 
     def _build(self, project: Project, folder: Path, tick: Callable[[], None], tell: Tell | None) -> Encoder:
-        from ml_backend.learning.encoders import build_encoder  # noqa: PLC0415 - torch
+        from ml_backend.encoders.encoder import build_encoder  # noqa: PLC0415 - torch
 
         settings, chosen = self.settings, self._chosen(folder, tell or (lambda _doing: tick()))
         rng = np.random.default_rng([settings.seed, project.id])
@@ -268,7 +268,7 @@ class ProjectEncoders:
 
 def load_saved(folder: Path, trusted: Collection[str]) -> Encoder:
     """As `load_encoder`, without torch until then."""
-    from ml_backend.learning.encoders import load_encoder  # noqa: PLC0415 - torch
+    from ml_backend.encoders.encoder import load_encoder  # noqa: PLC0415 - torch
 
     return load_encoder(folder, trusted)
 

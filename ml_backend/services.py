@@ -7,11 +7,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ml_backend.diagnostics import Diagnosis
+from ml_backend.encoders import compute
 from ml_backend.encoding import Encoding
 from ml_backend.hosts import Hosts, Registry
+from ml_backend.images.decoding import limit_pixels
 from ml_backend.insight.findings import Findings
-from ml_backend.learning import compute
-from ml_backend.learning.images import limit_pixels
 from ml_backend.predictor import Predictor
 from ml_backend.project_encoders import ProjectEncoders
 from ml_backend.settings import Settings

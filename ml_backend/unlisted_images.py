@@ -28,7 +28,7 @@ from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
 
 if TYPE_CHECKING:
-    from ml_backend.learning.encoders import Encoder
+    from ml_backend.encoders.encoder import Encoder
 
 
 @dataclass
@@ -50,7 +50,7 @@ class UnlistedImages:
 
     def encode(self, project: Project, encoder: Encoder, tasks: Sequence[Task]) -> EncodedTasks:
         """Encode images without noting anything. Raises LabelStudioUnavailableError where Label Studio is away."""
-        from ml_backend.learning.pipeline import encode_all  # noqa: PLC0415 - torch
+        from ml_backend.encoders.pipeline import encode_all  # noqa: PLC0415 - torch
 
         unknown = self._not_shown(project, tasks)
         new: dict[str, NDArray[np.float32]] = {}

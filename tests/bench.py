@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ml_backend import cycle
+from ml_backend.encoders.encoder import build_encoder
 from ml_backend.labelstudio.config import label_config
-from ml_backend.learning.encoders import build_encoder
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings

@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 
 from PIL import Image
 
-from ml_backend.learning.images import FORMATS
+from ml_backend.images.decoding import FORMATS
 
 TAGS = (
     "View",

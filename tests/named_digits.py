@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from ml_backend.encoders.encoder import build_encoder
 from ml_backend.labelstudio.config import parse_label_config
-from ml_backend.learning.encoders import build_encoder
 from tests.bench import HOST, Bench
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

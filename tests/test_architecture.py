@@ -44,6 +44,8 @@ ROOMS = (
     "store",
     "strategies",
     "learning",
+    "encoders",
+    "images",
     "task_names",
     "tabular",
     "settings",
@@ -55,7 +57,7 @@ ROOMS = (
     "errors",
 )
 """Every room. Imports point down this list."""
-APART = {"strategies": {"learning"}, "labelstudio": {"store"}}
+APART = {"strategies": {"learning", "encoders"}, "labelstudio": {"store"}}
 """And these stand beside each other: the first knows nothing of the others."""
 EDGES = ROOMS[: ROOMS.index("services") + 1]
 """Where everything is put together, or taken apart; below, a function takes what it uses."""

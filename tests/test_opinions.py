@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ml_backend.encoders.encoder import build_encoder
 from ml_backend.errors import NotFoundError
-from ml_backend.learning.encoders import build_encoder
 from ml_backend.learning.record import Record
 from ml_backend.learning.training import TrainedHead, train_head
 from ml_backend.opinions import GUESS, KEPT, NOTHING, RIGHT, WRONG, Opinions, stays_blind

@@ -13,11 +13,11 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from ml_backend.encoders.encoder import Encoder
+from ml_backend.encoders.patches import fit_patches
+from ml_backend.images.decoding import content_hash
 from ml_backend.labelstudio.queue import LIVE
-from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.head import Head
-from ml_backend.learning.images import content_hash
-from ml_backend.learning.patches import fit_patches
 from ml_backend.learning.training import train_head
 from ml_backend.predictor import LoadedModel
 from ml_backend.records import Query, Task

@@ -21,20 +21,20 @@ from PIL import Image
 from safetensors.torch import load
 
 from ml_backend import cli, cycle, diagnostics
+from ml_backend.encoders import checked_download, hub_files
+from ml_backend.encoders.encoder_choice import choose
+from ml_backend.encoders.networks import NetworkEncoder, build_network
+from ml_backend.encoders.weight_files import Fetching
 from ml_backend.errors import ConfigError, DiskFullError
 from ml_backend.labelstudio.checks import Finding
-from ml_backend.learning import checked_download, hub_files
-from ml_backend.learning.encoder_choice import choose
-from ml_backend.learning.networks import NetworkEncoder, build_network
-from ml_backend.learning.weight_files import Fetching
 from ml_backend.records import EncoderOrigin, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.encoder_origins import origin_of
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
+from tests.encoders.hub_stand_in import REPOSITORY, StandIn, publish, standing_in
 from tests.labelstudio.test_transport import Host, running
-from tests.learning.hub_stand_in import REPOSITORY, StandIn, publish, standing_in
 
 NAME = "timm:test_vit.r160_in1k"
 CONFIG = """<View><Image name="image" value="$image"/>

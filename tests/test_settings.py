@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from ml_backend.encoders.custom_encoders import SUFFIXES
+from ml_backend.encoders.vision import torchvision
 from ml_backend.errors import ConfigError
-from ml_backend.learning.custom_encoders import SUFFIXES
-from ml_backend.learning.vision import torchvision
 from ml_backend.settings import Settings
 from ml_backend.strategies import STRATEGIES
 

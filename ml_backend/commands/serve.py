@@ -10,8 +10,8 @@ import socket
 import sys
 from functools import partial
 
+from ml_backend.encoders import compute
 from ml_backend.errors import ConfigError
-from ml_backend.learning import compute
 from ml_backend.settings import Settings
 from ml_backend.store_identity import Store, look_for_former_folder, refuse_another
 from ml_backend.web.access import require_closed

@@ -15,7 +15,7 @@ from ml_backend.chunks import chunks
 from ml_backend.errors import ImageError, InvalidInputError
 from ml_backend.exports.task_cells import SPLITS
 from ml_backend.hosts import Hosts
-from ml_backend.learning.images import content_hash, decode
+from ml_backend.images.decoding import content_hash, decode
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.projects import Project
 from ml_backend.store.rows import LedgerRow

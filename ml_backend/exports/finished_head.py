@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend.encoders.encoder import Encoder
 from ml_backend.errors import InvalidInputError
-from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.head import Head
 from ml_backend.learning.record import Record
 from ml_backend.learning.training import train_head

@@ -16,7 +16,7 @@ from ml_backend.task_names import printable
 from ml_backend.wording import amount
 
 if TYPE_CHECKING:
-    from ml_backend.learning.encoders import Encoder
+    from ml_backend.encoders.encoder import Encoder
 
 PART = 20_000
 """Images after which what became of them is forgotten: the store knows it."""

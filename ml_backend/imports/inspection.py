@@ -17,12 +17,12 @@ from typing import Generic, TypeVar
 
 from ml_backend.chunks import chunks
 from ml_backend.errors import BackendError, ImageError
+from ml_backend.images.decoding import copy_suffix, decode
 from ml_backend.imports.placement import Ready
 from ml_backend.imports.sources import Source, originality
 from ml_backend.imports.uploading import CHUNK, ImportReport
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.media import CLOUD, MAX_BYTES
-from ml_backend.learning.images import copy_suffix, decode
 from ml_backend.records import LabelSchema, Task
 from ml_backend.task_names import called, printable
 

@@ -13,10 +13,10 @@ from typing import Literal
 
 from ml_backend.chunks import chunks
 from ml_backend.errors import LabelStudioError, NotFoundError
+from ml_backend.images.decoding import shown_copy
 from ml_backend.imports.sources import Source
 from ml_backend.labelstudio import storage
 from ml_backend.labelstudio.client import LabelStudio
-from ml_backend.learning.images import shown_copy
 from ml_backend.task_names import UPLOADABLE, printable
 from ml_backend.wording import amount
 

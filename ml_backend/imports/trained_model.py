@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ml_backend.encoders.encoder import Encoder
+from ml_backend.encoders.networks import Preprocessing
 from ml_backend.encoding import Encoding
 from ml_backend.errors import InvalidInputError
 from ml_backend.image_sample import sample_images
-from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.export_formats import load_bundle
 from ml_backend.learning.head import Head
-from ml_backend.learning.networks import Preprocessing
 from ml_backend.learning.pretrained import LabelMatch, import_classifier, match_labels
 from ml_backend.learning.record import Record
 from ml_backend.settings import Settings

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ml_backend.learning.weights import digest
+from ml_backend.encoders.weights import digest
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
 
+from ml_backend.encoders.encoder import Encoder, load_encoder
 from ml_backend.errors import BackendError, ConfigError, InvalidInputError
-from ml_backend.learning import recipe
-from ml_backend.learning.encoders import Encoder, load_encoder
+from ml_backend.images import recipe
 from ml_backend.learning.head import Head
 from ml_backend.learning.record import Record
 

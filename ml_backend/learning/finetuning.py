@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
+from ml_backend.encoders.encoder import Encoder
+from ml_backend.encoders.networks import NetworkEncoder
 from ml_backend.errors import ConfigError
 from ml_backend.learning.checkpoint import Checkpoint
-from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.head import Head
-from ml_backend.learning.networks import NetworkEncoder
 from ml_backend.learning.prepared_pictures import Pictures, PicturesInMemory
 from ml_backend.learning.tempering import mean_loss, temperature_of
 from ml_backend.learning.training import PENALTIES, TrainedHead, assign_folds, train_head

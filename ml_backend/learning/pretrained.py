@@ -15,9 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ml_backend.errors import InvalidInputError
-from ml_backend.learning.head import Head
-from ml_backend.learning.networks import (
+from ml_backend.encoders.networks import (
     Asked,
     NetworkEncoder,
     Preprocessing,
@@ -28,7 +26,9 @@ from ml_backend.learning.networks import (
     new_network,
     preprocessing_of,
 )
-from ml_backend.learning.weights import read_state_dict
+from ml_backend.encoders.weights import read_state_dict
+from ml_backend.errors import InvalidInputError
+from ml_backend.learning.head import Head
 from ml_backend.wording import amount
 
 

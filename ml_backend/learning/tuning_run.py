@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from ml_backend.encoders.networks import NetworkEncoder, bf16_pays
 from ml_backend.learning.adapters import merge
 from ml_backend.learning.augmentation import augment
 from ml_backend.learning.checkpoint import Checkpoint, Tensors
 from ml_backend.learning.head import Head
 from ml_backend.learning.layer_rates import Optimizer, Part, choose_part, fits, make_optimizer, parameter_groups, still
-from ml_backend.learning.networks import NetworkEncoder, bf16_pays
 from ml_backend.learning.prepared_pictures import AHEAD, Pictures
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from ml_backend.encoders.encoder import Encoder, build_encoder
+from ml_backend.encoders.encoder_choice import choose
+from ml_backend.encoders.weight_files import Fetching
 from ml_backend.errors import ImageError, InvalidInputError
-from ml_backend.learning.encoder_choice import choose
-from ml_backend.learning.encoders import Encoder, build_encoder
-from ml_backend.learning.images import decode
-from ml_backend.learning.weight_files import Fetching
+from ml_backend.images.decoding import decode
 from ml_backend.simulation.code_version import code_digest
 from ml_backend.simulation.data import Source, split, unit_rows
 

@@ -12,7 +12,7 @@ from ml_backend.learning.record import Record, fold_of, image_keys
 from ml_backend.store.rows import PoolRows
 
 if TYPE_CHECKING:
-    from ml_backend.learning.encoders import Encoder
+    from ml_backend.encoders.encoder import Encoder
     from ml_backend.learning.fold_heads import FoldHeads
     from ml_backend.learning.head import Head
     from ml_backend.store.graphs import GraphStore, ImageGraph

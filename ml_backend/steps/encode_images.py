@@ -24,7 +24,7 @@ from ml_backend.store.vectors import FeatureStore
 from ml_backend.wording import amount
 
 if TYPE_CHECKING:
-    from ml_backend.learning.encoders import Encoder
+    from ml_backend.encoders.encoder import Encoder
 
 logger = logging.getLogger(__name__)
 

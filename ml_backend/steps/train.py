@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend.encoders.encoder import Encoder
 from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
-from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.evaluation import confidences, confident_from, decide
 from ml_backend.learning.fold_heads import FoldHeads
 from ml_backend.learning.head import Head

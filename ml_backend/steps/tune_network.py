@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_backend.encoders.encoder import Encoder
+from ml_backend.encoders.networks import NetworkEncoder
+from ml_backend.encoders.pipeline import Encoded, encode_all
 from ml_backend.encoding import Encoding
 from ml_backend.errors import ImageAwayError, ImageError
-from ml_backend.learning.encoders import Encoder
+from ml_backend.images.decoding import decode
 from ml_backend.learning.finetuning import FineTuned, Refitted, finetune, refit, tunable
-from ml_backend.learning.images import decode
-from ml_backend.learning.networks import NetworkEncoder
-from ml_backend.learning.pipeline import Encoded, encode_all
 from ml_backend.learning.prepared_pictures import AWAY, PreparedPictures
 from ml_backend.learning.tuning_run import OnProgress, Recipe
 from ml_backend.records import Task

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ml_backend.encoders.weights import digest
 from ml_backend.errors import ConflictError
 from ml_backend.learning.neighbours import EXACT_ROWS, AnchorGraph, Graph, NeighbourGraph, graph_of
-from ml_backend.learning.weights import digest
 from ml_backend.store.project_files import ProjectFiles
 from ml_backend.tabular import atomic_file
 

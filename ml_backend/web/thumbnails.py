@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from ml_backend.learning.images import decode
+from ml_backend.images.decoding import decode
 
 SIDE = 240
 """Pixels of the longer side: a tile of 120, on screens that show two for one."""

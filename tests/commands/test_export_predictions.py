@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 from ml_backend import cli
+from ml_backend.encoders.encoder import Encoder
+from ml_backend.encoders.patches import fit_patches
 from ml_backend.encoding import Encoding
 from ml_backend.errors import LabelStudioUnavailableError
 from ml_backend.exports import missing_vectors
-from ml_backend.learning.encoders import Encoder
 from ml_backend.learning.head import Head
-from ml_backend.learning.patches import fit_patches
 from ml_backend.learning.training import train_head
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services

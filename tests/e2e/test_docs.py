@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from ml_backend import cli
 from ml_backend.demo.digits import write_digits
 from ml_backend.demo.label_studio import CONNECTED, EmbeddedLabelStudio, free_port
+from ml_backend.encoders.vision import torchvision
 from ml_backend.labelstudio.client import LabelStudio
 from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.results import annotation_result
-from ml_backend.learning.vision import torchvision
 from ml_backend.settings import Settings
 from tests.documented import command_lines
 from tests.e2e import acts

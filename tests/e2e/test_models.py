@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from ml_backend.demo.digits import CLASSES
 from ml_backend.demo.label_studio import EmbeddedLabelStudio
+from ml_backend.encoders.vision import torchvision
 from ml_backend.errors import InvalidInputError
 from ml_backend.exports.label_rows import export_rows
 from ml_backend.imports.trained_model import ModelSource
@@ -20,7 +21,6 @@ from ml_backend.labelstudio.config import label_config
 from ml_backend.labelstudio.labelling_page import next_task, submit
 from ml_backend.labelstudio.results import annotation_result
 from ml_backend.learning.export_formats import load_bundle
-from ml_backend.learning.vision import torchvision
 from tests.e2e.stack import Stack, inline
 
 KINDS = ("even", "odd", "small", "large")

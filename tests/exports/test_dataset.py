@@ -14,7 +14,7 @@ from PIL import Image
 
 from ml_backend.errors import InvalidInputError
 from ml_backend.exports.dataset import plan_dataset, write_dataset
-from ml_backend.learning.images import content_hash
+from ml_backend.images.decoding import content_hash
 from ml_backend.records import Annotation, Task
 from ml_backend.services import Services
 from ml_backend.store.projects import Project

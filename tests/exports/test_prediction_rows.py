@@ -87,7 +87,9 @@ def test_a_held_out_label_is_answered_for_by_the_fold_head_that_has_not_seen_it(
     for task in range(1, MEASURED + 1):
         fold = int(image_keys(np.array([bench.hash_of(task)], "S64"))[0] % 5)
         expected = probabilities(bench, asked.heads[fold], task)
-        assert [told[task][f"p:{name}"] for name in served.classes] == pytest.approx(expected, rel=1e-5)  # in single precision, asked one by one or all at once
+        assert [told[task][f"p:{name}"] for name in served.classes] == pytest.approx(
+            expected, rel=1e-5
+        )  # in single precision, asked one by one or all at once
         assert expected != pytest.approx(probabilities(bench, served, task), abs=1e-6)
         assert told[task]["confidence"] == pytest.approx(max(expected))
         assert told[task]["agrees"] == (told[task]["prediction"] == bench.truth[task])

@@ -15,17 +15,17 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from ml_backend.learning.encoders import Encoder, build_encoder
+from ml_backend.encoders.encoder import Encoder, build_encoder
+from ml_backend.encoders.networks import NetworkEncoder
+from ml_backend.encoders.patches import fit_patches
+from ml_backend.images.recipe import Fit
 from ml_backend.learning.export_formats import Format, export_model, write_recipe
-from ml_backend.learning.networks import NetworkEncoder
-from ml_backend.learning.patches import fit_patches
-from ml_backend.learning.recipe import Fit
 from ml_backend.learning.training import train_head
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.web.app import create_app
-from tests.learning.awkward import awkward
-from tests.learning.test_recipe import drawn
+from tests.images.awkward import awkward
+from tests.images.test_recipe import drawn
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +107,7 @@ def test_an_exported_model_says_of_awkward_pictures_what_the_service_says(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float32: bfloat16, where the service has it, makes a difference of up to 0.01 by itself."""
-    monkeypatch.setattr("ml_backend.learning.networks.bf16_pays", lambda _: False)
+    monkeypatch.setattr("ml_backend.encoders.networks.bf16_pays", lambda _: False)
     make, kinds = ENCODERS[name]
     encoder, (images, truth) = make(), pictures()
     head = train_head(encoder.encode(images), truth, SIDES, seed=0).head

@@ -21,9 +21,9 @@ from ml_backend.imports.sources import find_images
 from ml_backend.imports.uploading import ImportReport, import_images
 from ml_backend.labelstudio import storage
 from ml_backend.task_names import copied_as
+from tests.images.awkward import deep, encoded, turned
+from tests.images.test_recipe import drawn
 from tests.imports.fake_project import SCHEMA, FakeProject, picture
-from tests.learning.awkward import deep, encoded, turned
-from tests.learning.test_recipe import drawn
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_file_that_browsers_do_not_show_is_imported_as_a_copy_under_its_own_na
 
 def test_a_photo_of_a_phone_is_copied_as_jpeg(tmp_path: Path, sent: dict[str, bytes]) -> None:
     pytest.importorskip("pillow_heif")
-    from tests.learning.test_further_formats import heic
+    from tests.images.test_further_formats import heic
 
     (tmp_path / "IMG_1.HEIC").write_bytes(heic(drawn(64, 48)))
     run(ready_in(tmp_path), client := FakeProject())

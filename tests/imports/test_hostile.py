@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from ml_backend.errors import BackendError
+from ml_backend.images.decoding import decode
 from ml_backend.imports.sources import find_images, read_labels
 from ml_backend.labelstudio.config import parse_label_config
 from ml_backend.labelstudio.results import annotation_from_json
-from ml_backend.learning.images import decode
 from ml_backend.records import LabelSchema, Selection
 from tests import hostile
 

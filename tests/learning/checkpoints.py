@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from ml_backend.encoders.networks import NetworkEncoder, Preprocessing
 from ml_backend.learning.checkpoint import Checkpoint
 from ml_backend.learning.finetuning import FineTuned, finetune
-from ml_backend.learning.networks import NetworkEncoder, Preprocessing
 from ml_backend.learning.tuning_run import Recipe
 
 SIDE, IMAGES, CLASSES = 8, 24, ("a", "b", "c")

@@ -2,23 +2,17 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
-from sklearn.datasets import load_digits
 
 from ml_backend.learning import checkpoint
 from ml_backend.learning.finetuning import FineTuned
 from tests.learning.checkpoints import run
-
-Digits = tuple[list[Image.Image], NDArray[np.int64]]
+from tests.pictures import Digits, handwritten_digits
 
 
 @pytest.fixture(scope="session")
 def digits() -> Digits:
-    data = load_digits()
-    return [Image.fromarray((image * 15.9).astype(np.uint8)) for image in data.images], data.target
+    return handwritten_digits()
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from ml_backend.encoders.weights import digest
 from ml_backend.learning.finetuning import FineTuned
-from ml_backend.learning.weights import digest
 from tests.learning.checkpoints import (
     BATCHES,
     EPOCHS,

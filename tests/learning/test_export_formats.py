@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ml_backend.encoders.encoder import build_encoder
+from ml_backend.encoders.networks import NetworkEncoder, Preprocessing, headless, new_network
+from ml_backend.encoders.patches import PatchEncoder, fit_patches
 from ml_backend.errors import BackendError, ConfigError, InvalidInputError
 from ml_backend.learning import export_formats
-from ml_backend.learning.encoders import build_encoder
 from ml_backend.learning.export_formats import Format, Predict, export_model, load_bundle
 from ml_backend.learning.head import Head
-from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
-from ml_backend.learning.patches import PatchEncoder, fit_patches
 from ml_backend.learning.pretrained import Imported, import_classifier, match_labels
 from ml_backend.learning.training import train_head
-from tests.learning.conftest import Digits
+from tests.pictures import Digits
 
 pytestmark = pytest.mark.slow
 
@@ -284,7 +284,7 @@ def test_imported_classifier_predicts_before_the_first_label_and_better_after_fi
 def test_imported_head_chooses_as_the_network_itself_would(digits: Digits, classifier_file: Path) -> None:
     model = imported(classifier_file, digits, [f"Digit_{i}" for i in range(10)])
     network = new_network("resnet18", 10).eval()
-    from ml_backend.learning.weights import read_state_dict
+    from ml_backend.encoders.weights import read_state_dict
 
     network.load_state_dict(read_state_dict(classifier_file))
     pixels = np.stack([model.encoder.prepare(image) for image in digits[0][:200]])

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from ml_backend.encoders.networks import NetworkEncoder, Preprocessing, headless, new_network
+from ml_backend.encoders.patches import fit_patches
 from ml_backend.errors import ConfigError
 from ml_backend.learning.augmentation import augment
 from ml_backend.learning.finetuning import Refitted, finetune, refit
-from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
-from ml_backend.learning.patches import fit_patches
 from ml_backend.learning.training import train_head
 from ml_backend.learning.tuning_run import Recipe
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from ml_backend.encoders.networks import NetworkEncoder, Preprocessing
+from ml_backend.encoders.vision import torchvision
 from ml_backend.errors import ConfigError
 from ml_backend.learning.adapters import adapt, merge
 from ml_backend.learning.finetuning import finetune
 from ml_backend.learning.layer_rates import block_paths, choose_part, depths, fits, parameter_groups, still
-from ml_backend.learning.networks import NetworkEncoder, Preprocessing
 from ml_backend.learning.tuning_run import Recipe
-from ml_backend.learning.vision import torchvision
 from tests.learning.checkpoints import encoder
 
 SIDE, LAYERS = 16, 3

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from ml_backend.encoders.networks import new_network
+from ml_backend.encoders.vision import torchvision
 from ml_backend.errors import InvalidInputError
-from ml_backend.learning.networks import new_network
 from ml_backend.learning.pretrained import import_classifier
-from ml_backend.learning.vision import torchvision
 
 pytestmark = pytest.mark.slow
 torchvision()  # timm imports it, too

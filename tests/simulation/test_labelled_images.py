@@ -15,7 +15,7 @@ from ml_backend import cli
 from ml_backend.errors import ConfigError, InvalidInputError
 from ml_backend.simulation.data import Data
 from ml_backend.simulation.labelled_images import encoded, from_csv, from_folder
-from tests.learning.hub_stand_in import standing_in
+from tests.encoders.hub_stand_in import standing_in
 
 pytestmark = pytest.mark.slow
 

@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 
 from ml_backend import encoding
+from ml_backend.encoders.encoder import Encoder, Sample
+from ml_backend.encoders.pipeline import TICK_S
 from ml_backend.errors import TurnPausedError
 from ml_backend.hosts import Hosts
 from ml_backend.labelstudio.media import ImageReader
-from ml_backend.learning.encoders import Encoder, Sample
-from ml_backend.learning.pipeline import TICK_S
 from ml_backend.records import Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.pictures import LONGEST_PAUSE
 from ml_backend.store.projects import Project
+from tests.encoders.test_pipeline import MeanColour
 from tests.fakes import FakeClock
 from tests.labelstudio.test_transport import Host, running
-from tests.learning.test_pipeline import MeanColour
 from tests.test_predictor import CONFIG, picture, png
 
 pytestmark = pytest.mark.slow
@@ -74,7 +74,7 @@ def _learned_at_once(monkeypatch: pytest.MonkeyPatch, learned: Encoder) -> None:
         assert sample(2_000)
         return learned
 
-    monkeypatch.setattr("ml_backend.learning.encoders.build_encoder", build)
+    monkeypatch.setattr("ml_backend.encoders.encoder.build_encoder", build)
     monkeypatch.setattr("ml_backend.hosts.ImageReader", partial(ImageReader, retries=0))
 
 
@@ -223,7 +223,7 @@ def test_what_is_read_when_a_turn_makes_room_is_neither_read_nor_encoded_again(
         return append(encoder, hashes, vectors)  # type: ignore[arg-type]
 
     monkeypatch.setattr(services.features, "append", noted)
-    monkeypatch.setattr("ml_backend.learning.pipeline._lanes", _one_lane)
+    monkeypatch.setattr("ml_backend.encoders.pipeline._lanes", _one_lane)
     calls = 0
 
     def interrupt(_done: int, _total: int) -> None:

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from PIL import Image
 
 from ml_backend import cycle
-from ml_backend.learning.encoders import Encoder
-from ml_backend.learning.patches import fit_patches
+from ml_backend.encoders.encoder import Encoder
+from ml_backend.encoders.patches import fit_patches
 from ml_backend.records import Annotation, LabelSchema, Task
 from ml_backend.services import Services
 from ml_backend.settings import Settings

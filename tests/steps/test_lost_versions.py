@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ml_backend.encoders.encoder import build_encoder
 from ml_backend.imports.trained_model import ModelSource
-from ml_backend.learning.encoders import build_encoder
 from ml_backend.learning.head import Head
 from tests.bench import KINDS, Bench
 

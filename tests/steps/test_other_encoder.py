@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_backend.learning.encoders import build_encoder
+from ml_backend.encoders.encoder import build_encoder
 from ml_backend.manual_promotion import compare
 from ml_backend.manual_queue import QueryOptions
 from ml_backend.status import encoder_status

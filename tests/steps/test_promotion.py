@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 
 from ml_backend.commands.sync import _accuracy_lines
+from ml_backend.encoders.encoder import build_encoder
 from ml_backend.errors import InvalidInputError
 from ml_backend.imports.trained_model import ModelSource
-from ml_backend.learning.encoders import build_encoder
 from ml_backend.learning.head import Head
 from ml_backend.learning.record import UNKNOWN, Record, digests
 from ml_backend.steps.promotion import Answers, Promotion, first_better

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from ml_backend.encoders.networks import NetworkEncoder, Preprocessing, headless, new_network
 from ml_backend.learning.finetuning import finetune
-from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
 from ml_backend.learning.tuning_run import Recipe
 from ml_backend.records import Task
 from ml_backend.services import Services

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ml_backend import cycle
+from ml_backend.encoders import pipeline
 from ml_backend.errors import ImageAwayError
-from ml_backend.learning import pipeline
 from ml_backend.records import Task
 from ml_backend.services import Services
 from ml_backend.status import encoder_problem

@@ -60,7 +60,7 @@ def test_the_worker_leaves_a_core_to_others_unless_it_is_told_how_many_to_take(
         monkeypatch.delenv(name, raising=False)
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    monkeypatch.setattr("ml_backend.learning.compute.cores", lambda: 4)
+    monkeypatch.setattr("ml_backend.encoders.compute.cores", lambda: 4)
     code = "import os, sys; open(sys.argv[1], 'w').write(' '.join(os.environ[name] for name in sys.argv[2:]))"
     asked = [str(tmp_path / "said"), "OMP_NUM_THREADS", "OMP_WAIT_POLICY"]
     child = Child("worker", [sys.executable, "-S", "-c", code, *asked], environment=worker_environment())

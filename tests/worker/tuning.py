@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from ml_backend.encoders.networks import NetworkEncoder, Preprocessing, headless, new_network
 from ml_backend.learning import checkpoint
 from ml_backend.learning.checkpoint import Checkpoint
 from ml_backend.learning.finetuning import Refitted
-from ml_backend.learning.networks import NetworkEncoder, Preprocessing, headless, new_network
 from ml_backend.learning.tuning_run import Recipe
 from ml_backend.services import Services
 from ml_backend.steps import tune_network

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from ml_backend.errors import ConfigError
-from ml_backend.learning.encoders import load_encoder
-from ml_backend.learning.networks import (
+from ml_backend.encoders.encoder import load_encoder
+from ml_backend.encoders.networks import (
     Asked,
     NetworkEncoder,
     Preprocessing,
@@ -28,11 +27,12 @@ from ml_backend.learning.networks import (
     new_network,
     preprocessing_of,
 )
-from ml_backend.learning.torchvision_networks import classifier_path, take_classifier_off
-from ml_backend.learning.vision import torchvision
-from ml_backend.learning.weights import digest
+from ml_backend.encoders.torchvision_networks import classifier_path, take_classifier_off
+from ml_backend.encoders.vision import torchvision
+from ml_backend.encoders.weights import digest
+from ml_backend.errors import ConfigError
 from ml_backend.store.vectors import FeatureStore
-from tests.learning.pictures_seen import likeness, pictures
+from tests.encoders.pictures_seen import likeness, pictures
 
 pytestmark = pytest.mark.slow
 torchvision()  # timm imports it, too

@@ -18,12 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ml_backend.encoders import timm_networks, torchvision_networks
+from ml_backend.encoders.compute import chosen_device
+from ml_backend.encoders.weight_files import weights_file
+from ml_backend.encoders.weights import digest, read_state_dict
 from ml_backend.errors import ConfigError
-from ml_backend.learning import recipe, timm_networks, torchvision_networks
-from ml_backend.learning.compute import chosen_device
-from ml_backend.learning.recipe import Fit
-from ml_backend.learning.weight_files import weights_file
-from ml_backend.learning.weights import digest, read_state_dict
+from ml_backend.images import recipe
+from ml_backend.images.recipe import Fit
 from ml_backend.wording import shortened
 
 LAYOUT = 2

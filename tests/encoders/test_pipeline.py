@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ml_backend.encoders.pipeline import Sink, encode_all
 from ml_backend.errors import ConfigError, ImageError
-from ml_backend.learning.images import content_hash
-from ml_backend.learning.pipeline import Sink, encode_all
+from ml_backend.images.decoding import content_hash
 
 Stored = dict[str, NDArray[np.float32]]
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ml_backend.encoders import compute
+from ml_backend.encoders.encoder import Encoder
 from ml_backend.errors import BackendError, ConfigError, ImageError, TurnPausedError
-from ml_backend.learning import compute
-from ml_backend.learning.encoders import Encoder
-from ml_backend.learning.images import content_hash, decode
+from ml_backend.images.decoding import content_hash, decode
 
 TICK_S = 0.5
 """Seconds between looks whether a run that waits for slow images is to be stopped."""

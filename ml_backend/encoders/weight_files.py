@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from ml_backend.encoders import checked_download, hub_files
+from ml_backend.encoders.weight_sources import HubFile, PlainFile, Source, source_of
 from ml_backend.errors import NoWeightsError
-from ml_backend.learning import checked_download, hub_files
-from ml_backend.learning.weight_sources import HubFile, PlainFile, Source, source_of
 
 log = logging.getLogger(__name__)
 

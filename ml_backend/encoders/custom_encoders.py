@@ -24,10 +24,10 @@ from PIL import Image
 from torch import nn
 from torch.export.passes import move_to_device_pass
 
+from ml_backend.encoders.compute import chosen_device
+from ml_backend.encoders.networks import Preprocessing
 from ml_backend.errors import ConfigError, InvalidInputError
-from ml_backend.learning.compute import chosen_device
-from ml_backend.learning.networks import Preprocessing
-from ml_backend.learning.recipe import Fit
+from ml_backend.images.recipe import Fit
 from ml_backend.wording import shortened
 
 logger = logging.getLogger(__name__)

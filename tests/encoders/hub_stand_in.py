@@ -18,8 +18,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from ml_backend.learning.networks import new_network
-from ml_backend.learning.vision import torchvision
+from ml_backend.encoders.networks import new_network
+from ml_backend.encoders.vision import torchvision
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "timm/test_vit.r160_in1k"

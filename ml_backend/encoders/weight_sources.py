@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from types import ModuleType
 
+from ml_backend.encoders.vision import torchvision
 from ml_backend.errors import ConfigError
-from ml_backend.learning.vision import torchvision
 
 HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 """How torchvision's and torch.hub's files carry the beginning of their SHA-256 in their names."""

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ml_backend.encoders.weights import read_state_dict
 from ml_backend.errors import InvalidInputError
-from ml_backend.learning.weights import read_state_dict
 
 
 class Malicious:

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ml_backend.encoders.encoder import build_encoder, load_encoder
+from ml_backend.encoders.networks import NetworkEncoder, Preprocessing, build_network, headless, new_network
+from ml_backend.encoders.patches import PatchEncoder, fit_patches
+from ml_backend.encoders.pipeline import encode_all
 from ml_backend.errors import ConfigError, InvalidInputError
-from ml_backend.learning.encoders import build_encoder, load_encoder
-from ml_backend.learning.networks import NetworkEncoder, Preprocessing, build_network, headless, new_network
-from ml_backend.learning.patches import PatchEncoder, fit_patches
-from ml_backend.learning.pipeline import encode_all
 from ml_backend.learning.training import train_head
-from tests.learning.conftest import Digits
+from tests.pictures import Digits
 
 pytestmark = pytest.mark.slow
 

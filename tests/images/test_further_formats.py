@@ -13,12 +13,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from ml_backend.encoders.networks import Preprocessing
 from ml_backend.errors import ImageError
-from ml_backend.learning import further_formats, recipe
-from ml_backend.learning.images import decode
-from ml_backend.learning.networks import Preprocessing
-from tests.learning.awkward import encoded, turned
-from tests.learning.test_recipe import drawn
+from ml_backend.images import further_formats, recipe
+from ml_backend.images.decoding import decode
+from tests.images.awkward import encoded, turned
+from tests.images.test_recipe import drawn
 
 pillow_heif = pytest.importorskip("pillow_heif")
 pydicom = pytest.importorskip("pydicom")

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ml_backend.chunks import chunks
+from ml_backend.encoders.networks import Asked, NetworkEncoder, Precision, Preprocessing, feature_count, interpolation
+from ml_backend.encoders.vision import torchvision
+from ml_backend.encoders.weight_files import weights_file
+from ml_backend.encoders.weights import digest
 from ml_backend.errors import ConfigError, InvalidInputError
-from ml_backend.learning.networks import Asked, NetworkEncoder, Precision, Preprocessing, feature_count, interpolation
-from ml_backend.learning.vision import torchvision
-from ml_backend.learning.weight_files import weights_file
-from ml_backend.learning.weights import digest
 from ml_backend.wording import shortened
 
 PREFIX = "open_clip:"

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from ml_backend.errors import ImageError
-from ml_backend.learning import images
-from ml_backend.learning.images import MAX_PIXELS, PixelBudget, content_hash, decode
+from ml_backend.images import decoding as images
+from ml_backend.images.decoding import MAX_PIXELS, PixelBudget, content_hash, decode
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -138,7 +138,7 @@ def bomb(side: int) -> bytes:
 
 PEAK = """
 import resource, sys, threading
-from ml_backend.learning.images import decode
+from ml_backend.images.decoding import decode
 data = open(sys.argv[1], "rb").read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 lanes = [threading.Thread(target=decode, args=(data, 32)) for _ in range(2)]

@@ -11,12 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ml_backend.encoders import compute, custom_encoders
+from ml_backend.encoders.networks import Preprocessing, build_network
+from ml_backend.encoders.pipeline import encode_all, forward_within_memory
 from ml_backend.errors import ConfigError
-from ml_backend.learning import compute, custom_encoders
-from ml_backend.learning.networks import Preprocessing, build_network
-from ml_backend.learning.pipeline import encode_all, forward_within_memory
-from tests.learning.test_encoders import write_model_file
-from tests.learning.test_pipeline import png
+from tests.encoders.test_encoders import write_model_file
+from tests.encoders.test_pipeline import png
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ml_backend.errors import ConfigError, NoWeightsError
-from ml_backend.learning import checked_download, hub_files
-from ml_backend.learning.compute import chosen_device
-from ml_backend.learning.custom_encoders import SUFFIXES
-from ml_backend.learning.weight_files import (
+from ml_backend.encoders import checked_download, hub_files
+from ml_backend.encoders.compute import chosen_device
+from ml_backend.encoders.custom_encoders import SUFFIXES
+from ml_backend.encoders.weight_files import (
     FIX,
     Fetching,
     WeightFile,
@@ -20,6 +19,7 @@ from ml_backend.learning.weight_files import (
     megabytes,
     published_weights,
 )
+from ml_backend.errors import ConfigError, NoWeightsError
 from ml_backend.records import EncoderOrigin
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from ml_backend.errors import ImageError
-from ml_backend.learning import images, recipe
-from ml_backend.learning.containers import SCANS
-from ml_backend.learning.images import PixelBudget, decode
-from tests.learning.test_images import encoded, gradient
+from ml_backend.images import decoding as images
+from ml_backend.images import recipe
+from ml_backend.images.containers import SCANS
+from ml_backend.images.decoding import PixelBudget, decode
+from tests.images.test_images import encoded, gradient
 
 SIDE = 64
 TURNED = 6

@@ -15,9 +15,9 @@ from urllib.parse import urljoin
 
 import requests
 
+from ml_backend.encoders import checked_download
+from ml_backend.encoders.weight_sources import HubFile
 from ml_backend.errors import NoWeightsError
-from ml_backend.learning import checked_download
-from ml_backend.learning.weight_sources import HubFile
 
 Tick = Callable[[], None]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ml_backend.encoders.vision import torchvision
 from ml_backend.errors import ConfigError
-from ml_backend.learning.vision import torchvision
 
 _CLASSIFIERS = ("fc", "heads.head", "head", "classifier")
 """ResNet, RegNet, ShuffleNet and the Inceptions; vision transformers; Swin; all others, often a Sequential."""

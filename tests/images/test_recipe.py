@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ml_backend.encoders.encoder import Encoder, build_encoder, load_encoder
+from ml_backend.encoders.networks import Preprocessing
 from ml_backend.errors import ConfigError, ImageError
-from ml_backend.learning import recipe
-from ml_backend.learning.encoders import Encoder, build_encoder, load_encoder
-from ml_backend.learning.images import decode
-from ml_backend.learning.networks import Preprocessing
-from ml_backend.learning.recipe import Fit
+from ml_backend.images import recipe
+from ml_backend.images.decoding import decode
+from ml_backend.images.recipe import Fit
 from ml_backend.settings import Settings
 from ml_backend.store.encoder_origins import slug_of
-from tests.learning.awkward import awkward, deep, encoded
-from tests.learning.test_images import gradient
+from tests.images.awkward import awkward, deep, encoded
+from tests.images.test_images import gradient
 
 FITS: tuple[Fit, ...] = ("crop", "letterbox", "squash")
 ALLOWED = {"__future__", "math", "collections", "typing", "numpy", "PIL"}

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from ml_backend.errors import ImageError
-from ml_backend.learning import recipe
-from ml_backend.learning.containers import bare, is_tiff
+from ml_backend.images import recipe
+from ml_backend.images.containers import bare, is_tiff
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from sklearn.decomposition import PCA
 from torch import nn
 
-from ml_backend.learning import recipe
-from ml_backend.learning.recipe import Fit
-from ml_backend.learning.weights import digest
+from ml_backend.encoders.weights import digest
+from ml_backend.images import recipe
+from ml_backend.images.recipe import Fit
 
 CHUNK = 16  # pictures convolved at a time: their responses then stay in the processor's cache
 FIT_IMAGES = 2000

@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ml_backend.encoders.encoder import build_encoder, load_encoder
+from ml_backend.encoders.networks import Asked, NetworkEncoder
+from ml_backend.encoders.two_sided import TwoSidedEncoder, _known_config, build_two_sided
+from ml_backend.encoders.vision import torchvision
 from ml_backend.errors import ConfigError, DamagedError, InvalidInputError
-from ml_backend.learning.encoders import build_encoder, load_encoder
 from ml_backend.learning.export_formats import export_model
-from ml_backend.learning.networks import Asked, NetworkEncoder
 from ml_backend.learning.training import train_head
-from ml_backend.learning.two_sided import TwoSidedEncoder, _known_config, build_two_sided
-from ml_backend.learning.vision import torchvision
-from tests.learning.pictures_seen import likeness, pictures
+from tests.encoders.pictures_seen import likeness, pictures
 
 pytestmark = pytest.mark.slow
 torchvision()  # open_clip imports it, too

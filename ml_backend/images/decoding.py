@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from PIL import Image, UnidentifiedImageError
 
 from ml_backend.errors import ImageError
-from ml_backend.learning import recipe
-from ml_backend.learning.containers import Bare, bare, orientation
-from ml_backend.learning.further_formats import HEIF, Dicom, is_dicom, is_heif, know_heif, shown_by_browsers
+from ml_backend.images import recipe
+from ml_backend.images.containers import Bare, bare, orientation
+from ml_backend.images.further_formats import HEIF, Dicom, is_dicom, is_heif, know_heif, shown_by_browsers
 
 MAX_PIXELS = 80_000_000
 """Images of more pixels are refused before they are decoded, unless `limit_pixels` says otherwise."""

@@ -13,14 +13,14 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
 
+from ml_backend.encoders.custom_encoders import SUFFIXES, FileEncoder, PythonEncoder, open_file_encoder
+from ml_backend.encoders.encoder_choice import choose
+from ml_backend.encoders.networks import NetworkEncoder, build_network
+from ml_backend.encoders.patches import FIT_IMAGES, PatchEncoder, fit_patches
+from ml_backend.encoders.two_sided import PREFIX, TwoSidedEncoder, build_two_sided
+from ml_backend.encoders.weight_files import Fetching
 from ml_backend.errors import ConfigError, DamagedError, InvalidInputError
-from ml_backend.learning.custom_encoders import SUFFIXES, FileEncoder, PythonEncoder, open_file_encoder
-from ml_backend.learning.encoder_choice import choose
-from ml_backend.learning.networks import NetworkEncoder, build_network
-from ml_backend.learning.patches import FIT_IMAGES, PatchEncoder, fit_patches
-from ml_backend.learning.recipe import Fit
-from ml_backend.learning.two_sided import PREFIX, TwoSidedEncoder, build_two_sided
-from ml_backend.learning.weight_files import Fetching
+from ml_backend.images.recipe import Fit
 
 Sample = Callable[[int], Sequence[Image.Image]]
 """`sample(k)` gives up to k images of the project."""
