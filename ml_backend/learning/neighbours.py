@@ -34,10 +34,13 @@ class Graph(Protocol):
 
     def __len__(self) -> int: ...
 
-    def spread(self, at: Places, seeds: Floats, fold: Places, rows: Places, *, whole: bool = True) -> Floats:
+    def spread(
+        self, at: Places, seeds: Floats, fold: Places, rows: Places, *, whole: bool = True, blind: bool = False
+    ) -> Floats:
         """What reaches `rows` (r,) of `seeds` (n, k), given at the rows `at` (n,): (r, B, k), not below zero.
 
-        fold: (n,), -1 for a seed of no fold. Entry b is without the seeds of fold b; whole: one more, the last, with all.
+        fold: (n,), -1 for a seed of no fold. Entry b is without the seeds of fold b; whole: one more, with all; blind: one
+        more, the last, with those of no fold alone.
         Each column is shared out as if its seeds came to one, so that classes with few labels reach as far as those with
         many.
         """
@@ -110,7 +113,9 @@ class NeighbourGraph:
         scale = diags_array(1 / np.sqrt(np.maximum(edges.sum(axis=1), 1e-12)).astype(np.float32))
         return csr_array(scale @ edges @ scale)
 
-    def spread(self, at: Places, seeds: Floats, fold: Places, rows: Places, *, whole: bool = True) -> Floats:
+    def spread(
+        self, at: Places, seeds: Floats, fold: Places, rows: Places, *, whole: bool = True, blind: bool = False
+    ) -> Floats:
         """Label spreading, F <- (1 - RESTART) S F + RESTART Y, STEPS times (D. Zhou et al., NIPS 2003).
 
         It is linear in the seeds: what a fold leaves out is the whole less what comes from that fold.
@@ -124,7 +129,9 @@ class NeighbourGraph:
         np.add.at(given, at, RESTART * given_here[:, used])
         reached = given
         for _ in range(STEPS):
-            reached = given + (1 - RESTART) * (self._edges @ reached)
+            reached = self._edges @ reached
+            reached *= 1 - RESTART
+            reached += given
         found = np.zeros((len(rows), given_here.shape[1]), np.float32)
         found[:, used] = reached[rows]
         apart, each = found.reshape(-1, *by_fold.shape[1:]), by_fold.sum(axis=0)
@@ -132,6 +139,9 @@ class NeighbourGraph:
         left, counts = everything - apart[:, :folds], total - each[:folds]
         if whole:
             left, counts = np.concatenate([left, everything], axis=1), np.concatenate([counts, total[None]])
+        if blind:
+            others, count = apart[:, folds:].sum(axis=1, keepdims=True), each[folds:].sum(axis=0)
+            left, counts = np.concatenate([left, others], axis=1), np.concatenate([counts, count[None]])
         return np.asarray(np.maximum(left, 0) / np.maximum(counts, 1e-6), np.float32)
 
 
@@ -193,14 +203,16 @@ class AnchorGraph:
         common, size = (self._shares.T @ self._shares).toarray(), self._shares.sum(axis=0)
         return common - (common / np.maximum(size, 1e-9)) @ common, size
 
-    def spread(self, at: Places, seeds: Floats, fold: Places, rows: Places, *, whole: bool = True) -> Floats:
+    def spread(
+        self, at: Places, seeds: Floats, fold: Places, rows: Places, *, whole: bool = True, blind: bool = False
+    ) -> Floats:
         """Anchors get what fits the seeds and differs little between near ones; rows get their anchors' shares."""
         laplacian, size = self._between
         given = self._shares[at]
         everything = (given.T @ given).toarray() + SMOOTHNESS * laplacian + 1e-6 * np.eye(len(size))
         reached = []
-        for left_out in range(int(fold.max()) + 1 + whole):
-            mine = fold == left_out
+        left_out = [fold == number for number in range(int(fold.max()) + 1 + whole)]
+        for mine in [*left_out, fold >= 0] if blind else left_out:
             system = everything - (given[mine].T @ given[mine]).toarray()
             wanted = given[~mine].T @ seeds[~mine]
             # By torch: NumPy's own threads would fight with it for the cores.

@@ -59,25 +59,28 @@ class _Fit:
     design: Design
     multilabel: bool
 
-    def without(self, fold: NDArray[np.int64], *, whole: bool, start: torch.Tensor | None = None) -> torch.Tensor:
-        """Solutions (B, C, p), each without the seeds of a fold. fold: (n,), -1 for none. whole: a last one with all.
+    def solved(self, wanted: tuple[torch.Tensor, torch.Tensor], start: torch.Tensor | None = None) -> torch.Tensor:
+        """Solutions (B, C, p) of what `believed` gave. start: (1, C, p) where each begins: it must know no seed that one is not to."""
+        targets, weights = wanted
+        penalties = torch.full((len(targets),), PENALTY)
+        tolerance = TOLERANCE if targets.shape[1] <= FEW_CLASSES else TOLERANCE_OF_MANY
+        problems = Problems(self.design, targets, weights, penalties, self.multilabel)
+        return solve(problems, tolerance=tolerance, start=None if start is None else start.expand(len(targets), -1, -1))
 
-        start: (1, C, p) where each begins: it must know no seed that one of them is not to know.
+    def believed(self, fold: NDArray[np.int64], *, whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Targets (B, C, r) and row weights (B, C or 1, r), each without the seeds of a fold (n,), -1 for none.
 
-        Without `whole`, what the rows of a fold are believed to be is not fitted either: an image from outside the pool is
-        answered a little worse than one that the head was fitted to, if without its label.
+        whole: a last one with all; else a last one without those of any fold, and then what the rows of a fold are believed to
+        be is not to be fitted either: an image from outside the pool is answered a little worse than one that the head was
+        fitted to, if without its label. All else is gone before the heads are fitted, which takes most memory.
         """
-        wanted, weights = self._wanted(fold, whole=whole)
-        penalties = torch.full((len(wanted),), PENALTY)
-        tolerance = TOLERANCE if wanted.shape[1] <= FEW_CLASSES else TOLERANCE_OF_MANY
-        problems = Problems(self.design, wanted, weights, penalties, self.multilabel)
-        return solve(problems, tolerance=tolerance, start=None if start is None else start.expand(len(wanted), -1, -1))
-
-    def _wanted(self, fold: NDArray[np.int64], *, whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Targets (B, C, r) and row weights (B, C or 1, r); all else is gone before the heads are fitted, which takes most memory."""
-        reached = self.pool.graph.spread(self.pool.at, self.seeds.flatten(1).numpy(), fold, self.rows, whole=whole)
+        spread, seeds = self.pool.graph.spread, self.seeds.flatten(1).numpy()
+        reached = spread(self.pool.at, seeds, fold, self.rows, whole=whole, blind=not whole)
         soft, sure = soften(torch.from_numpy(reached).view(*reached.shape[:2], *self.seeds.shape[1:]))
-        known = torch.from_numpy(fold)[:, None] != torch.arange(soft.shape[1])  # (n, B) the label is known there
+        here = torch.from_numpy(fold)[:, None]
+        known = here != torch.arange(soft.shape[1])  # (n, B) the label is known there
+        if not whole:
+            known[:, -1] = here[:, 0] < 0
         soft[self.labelled] = torch.where(known[:, :, None, None], self.seeds[:, None], soft[self.labelled])
         sure[self.labelled] = torch.where(known[:, :, None], 1.0, sure[self.labelled] if whole else 0.0)
         wanted = soft[..., 1] if self.multilabel else soft[:, :, 0]
@@ -103,16 +106,17 @@ def fit_spread_head(
     seeds = torch.stack([1 - targets.T, targets.T], 2) if multilabel else targets.T[:, None, :]
     design = Design.of(torch.from_numpy(np.array(pool.features[pool.places[rows]], np.float32)))
     fit = _Fit(pool, rows, labelled, seeds, design, multilabel)
-    solution = fit.without(fold, whole=True)
+    solution = fit.solved(fit.believed(fold, whole=True))
     logits = torch.empty_like(targets)
     for number in range(int(fold.max()) + 1):
         mine = torch.from_numpy(fold == number)
         logits[:, mine] = solution[number] @ design.rows[labelled[mine]].T
     heads = solution[-1:]
     if (apart >= 0).any():
-        blind = fit.without(np.minimum(apart, 0), whole=False)
-        many = len(targets) > FEW_CLASSES
-        heads = torch.cat([heads, fit.without(apart, whole=False, start=blind if many else None), blind])
+        targets_of, weights_of = fit.believed(apart, whole=False)
+        blind = fit.solved((targets_of[-1:], weights_of[-1:]))
+        start = blind if len(targets) > FEW_CLASSES else None
+        heads = torch.cat([heads, fit.solved((targets_of[:-1], weights_of[:-1]), start), blind])
     return CheckedHead(logits, *design.unrotate(heads))
 
 

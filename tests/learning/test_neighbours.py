@@ -108,6 +108,19 @@ def test_all_seeds_together_are_one_more_entry_or_none(kind: type[NeighbourGraph
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_blind_entry_knows_the_seeds_of_no_fold_alone(kind: type[NeighbourGraph] | type[AnchorGraph]) -> None:
+    features, groups = blobs(100)
+    graph: Graph = kind.of(features, everywhere(features))
+    at, fold, seeds = np.arange(20), np.arange(20) % 3 - 1, np.eye(3, dtype=np.float32)[groups[:20]]
+    blind = graph.spread(at, seeds, fold, np.arange(100), whole=False, blind=True)
+    kept = fold < 0
+    alone = graph.spread(at[kept], seeds[kept], np.full(int(kept.sum()), -1), np.arange(100))
+    assert blind.shape[1] == 3
+    np.testing.assert_allclose(blind[:, -1], alone[:, -1], atol=1e-6)
+    np.testing.assert_array_equal(blind[:, :2], graph.spread(at, seeds, fold, np.arange(100))[:, :2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_labels_of_one_row_both_count(kind: type[NeighbourGraph] | type[AnchorGraph]) -> None:
     features, _ = blobs(100)
     graph: Graph = kind.of(features, everywhere(features))
