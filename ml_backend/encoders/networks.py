@@ -42,14 +42,16 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: int = int(Image.Resampling.BILINEAR)
     fit: Fit = "crop"
+    rounded: bool = False
 
     def __post_init__(self) -> None:
         if self.fit not in get_args(Fit):
             raise ConfigError(f"There is no fit {self.fit!r}: use {', '.join(get_args(Fit))}.")
 
     def stated(self) -> dict[str, Any]:
-        """As JSON keeps it, and what ids are made of: `fit` is in it only where it is not what it always was."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("fit", "crop")}
+        """As JSON keeps it, and what ids are made of: `fit` and `rounded` are in it only where they are not what they always were."""
+        always = {"fit": "crop", "rounded": False}
+        return {name: value for name, value in asdict(self).items() if always.get(name) != value}
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Preprocessing:
@@ -324,7 +326,7 @@ def preprocessing_of(asked: Asked) -> Preprocessing:
         fields = timm_networks.preprocessing(asked.network.removeprefix("timm:"), asked.size)
     else:
         fields = torchvision_networks.preprocessing(asked.network, asked.weights, asked.size)
-    return Preprocessing.of({**fields, "interpolation": interpolation(fields["interpolation"])})
+    return Preprocessing.of({**fields, "interpolation": interpolation(fields["interpolation"]), "rounded": True})
 
 
 def interpolation(name: str) -> int:

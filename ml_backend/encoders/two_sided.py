@@ -254,6 +254,7 @@ def _preprocessing(network: nn.Module, name: str) -> Preprocessing:
             "std": tuple(config["std"]),
             "interpolation": interpolation(config["interpolation"]),
             "fit": _FITS[config["resize_mode"]],
+            "rounded": True,
         }
     )
 

@@ -126,11 +126,21 @@ def _numbers(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float64]]:
     return levels
 
 
+def _rounded(width: int, height: int, resize: int, crop: int, *, squash: bool) -> tuple[float, float, float, float]:
+    """What of a picture is cut out where it is scaled to whole pixels first, in its own pixels: left, top, right, bottom."""
+    shorter = min(width, height)
+    scaled = [resize if squash or side == shorter else int(resize * side / shorter) for side in (width, height)]
+    left, top = (round((side - crop) / 2) for side in scaled)
+    across, down = width / scaled[0], height / scaled[1]
+    return left * across, top * down, min((left + crop) * across, width), min((top + crop) * down, height)
+
+
 def fitted(image: Image.Image, how: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A picture in RGB or L -> (side, side, channels) uint8, where side is `crop`, or `size`.
 
     `fit` says what of it: "crop" scales the shorter side to `resize` and cuts out the middle; "letterbox" scales the longer
-    side to it, and what is missing gets the mean colour; "squash" scales both sides to it.
+    side to it, and what is missing gets the mean colour; "squash" scales both sides to it. `rounded`: the scaled picture is so many
+    whole pixels wide and high, and cut out of it is what begins with a whole one, as torchvision and timm do it.
     """
     mode, fit = how.get("mode", "RGB"), how.get("fit", "squash" if "size" in how else "crop")
     crop: int = how.get("crop") or how["size"]
@@ -147,10 +157,13 @@ def fitted(image: Image.Image, how: Mapping[str, Any]) -> np.ndarray[Any, np.dty
     elif fit != "squash":
         raise ValueError(f"There is no fit {fit!r}: use crop, letterbox or squash.")
     left, top = (width - across) / 2, (height - down) / 2
+    box = (left, top, left + across, top + down)
+    if how.get("rounded") and fit != "letterbox":
+        box = _rounded(width, height, resize, crop, squash=fit == "squash")
     picture = image.resize(
         size,
         Image.Resampling(how.get("interpolation", Image.Resampling.BILINEAR)),
-        box=(left, top, left + across, top + down),
+        box=box,
         reducing_gap=2.0 if "size" in how else 3.0,
     )
     if size != (crop, crop):
