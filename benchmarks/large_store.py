@@ -33,9 +33,9 @@ from ml_backend.learning.training import TrainedHead, train_head
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.split import place
-from ml_backend.store.model_versions import Verdict
 from ml_backend.store.projects import Project
 from ml_backend.store.schema import answers, labels, queries, rounds, tasks, versions
+from ml_backend.store.version import Verdict
 from ml_backend.store.version_meta import EncoderMeta, Metrics, VersionMeta
 
 HOST = "http://127.0.0.1:1"

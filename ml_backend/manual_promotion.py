@@ -12,8 +12,9 @@ from ml_backend.errors import InvalidInputError, NotFoundError, OtherLabelsError
 from ml_backend.predictor import Predictor
 from ml_backend.status import version_status
 from ml_backend.store.jobs import Jobs
-from ml_backend.store.model_versions import Version, Versions
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
+from ml_backend.store.version import Version
 from ml_backend.wording import amount
 
 

@@ -24,10 +24,11 @@ from ml_backend.records import LabelSchema, Prediction, Task
 from ml_backend.settings import Settings
 from ml_backend.store.acceptances import Acceptances
 from ml_backend.store.ledger import Ledger
-from ml_backend.store.model_versions import Version, Versions
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.vectors import FeatureStore
+from ml_backend.store.version import Version
 from ml_backend.store.version_meta import FROM_NAMES, UNCALIBRATED
 from ml_backend.unlisted_images import UnlistedImages
 from ml_backend.wording import encodable

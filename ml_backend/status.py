@@ -16,10 +16,11 @@ from ml_backend.store.faults import disk_full, scarce
 from ml_backend.store.job import Job, JobStatus
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
-from ml_backend.store.model_versions import Version, Versions
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.rounds import Round
 from ml_backend.store.rows import Counts
+from ml_backend.store.version import Version
 from ml_backend.store.version_meta import FROM_NAMES
 from ml_backend.task_names import Unreadable
 from ml_backend.wording import amount, imbalance, small_slice, undecided

@@ -26,9 +26,9 @@ from ml_backend.steps.first_order import FirstOrder
 from ml_backend.steps.promotion import Promotion
 from ml_backend.steps.push_queue import QueuePusher
 from ml_backend.steps.sync_labels import LabelSync
-from ml_backend.store.model_versions import Version
 from ml_backend.store.projects import Project
 from ml_backend.store.reconcile import ReconcileReport
+from ml_backend.store.version import Version
 from tests.other_settings import use
 from tests.slices import held_out
 

@@ -20,8 +20,8 @@ from ml_backend.wording import interval, measured, small_slice
 
 if TYPE_CHECKING:
     from ml_backend.services import Services
-    from ml_backend.store.model_versions import Version
     from ml_backend.store.projects import Project
+    from ml_backend.store.version import Version
 
 VERSION = "such as v4 or 4"
 CLASSES = 30
@@ -190,6 +190,6 @@ def _unpin(project: Project, services: Services, args: argparse.Namespace, answe
 
 
 def _version(project: Project, services: Services, name: str) -> Version:
-    from ml_backend.store.model_versions import version_number  # noqa: PLC0415 - with the store
+    from ml_backend.store.version import version_number  # noqa: PLC0415 - with the store
 
     return services.versions.version(project, version_number(name))

@@ -13,8 +13,8 @@ from ml_backend.image_sample import sample_images
 from ml_backend.learning.export_formats import Export, Format, export_model
 from ml_backend.learning.record import Record
 from ml_backend.predictor import Predictor
-from ml_backend.store.model_versions import Version
 from ml_backend.store.projects import Project
+from ml_backend.store.version import Version
 
 SAMPLE = 64
 

@@ -23,8 +23,9 @@ from ml_backend.settings import Settings
 from ml_backend.steps.sync_labels import LabelSync
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
-from ml_backend.store.model_versions import Verdict, Version, Versions
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
+from ml_backend.store.version import Verdict, Version
 from ml_backend.store.version_meta import EncoderMeta, VersionMeta
 
 SAMPLE = 64

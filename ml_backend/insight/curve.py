@@ -15,10 +15,10 @@ import sqlalchemy as sa
 
 from ml_backend.insight.forecast import Measured
 from ml_backend.store.database import Database
-from ml_backend.store.model_versions import was_good_enough
 from ml_backend.store.projects import Project
 from ml_backend.store.rows import pieces
 from ml_backend.store.schema import serving, versions
+from ml_backend.store.version import was_good_enough
 
 
 @dataclass(frozen=True)

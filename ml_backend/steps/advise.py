@@ -15,10 +15,11 @@ from ml_backend.predictor import LoadedModel, Predictor
 from ml_backend.steps.corpus import Corpus
 from ml_backend.steps.encode_images import places
 from ml_backend.store.ledger import Ledger
-from ml_backend.store.model_versions import Version, Versions
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.project_state import Advice, Guessed
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
+from ml_backend.store.version import Version
 from ml_backend.store.version_meta import FROM_NAMES
 from ml_backend.strategies.advice import GROWTH, cohen_kappa, doubt_of, stopping_advice
 

@@ -27,9 +27,10 @@ from ml_backend.learning.record import Record
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus
 from ml_backend.store.ledger import Ledger
-from ml_backend.store.model_versions import Verdict, Version, Versions
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.project_files import ProjectFiles
 from ml_backend.store.projects import Project
+from ml_backend.store.version import Verdict, Version
 from ml_backend.store.version_meta import FROM_NAMES, EncoderMeta, VersionMeta
 from ml_backend.tabular import atomic_file
 from ml_backend.wording import encodable, shortened

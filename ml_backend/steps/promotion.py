@@ -23,9 +23,10 @@ from ml_backend.predictor import Predictor
 from ml_backend.settings import Settings
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.steps.encode_images import places
-from ml_backend.store.model_versions import LAST, PASSED, Version, Versions
+from ml_backend.store.model_versions import LAST, Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
+from ml_backend.store.version import PASSED, Version
 from ml_backend.store.version_meta import FROM_NAMES
 
 Pair = tuple[NDArray[np.bool_], NDArray[np.bool_]]

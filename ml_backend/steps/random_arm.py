@@ -23,8 +23,8 @@ from ml_backend.learning.metrics import measured
 from ml_backend.learning.record import FOLDS
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.store.ledger import Ledger
-from ml_backend.store.model_versions import Version
 from ml_backend.store.projects import Project
+from ml_backend.store.version import Version
 
 GROWTH, LAST = 1.1, 50
 """Measured anew once there are this many times the labels drawn at random, or so many versions later: one training in many."""

@@ -33,10 +33,11 @@ from ml_backend.steps.promotion import Promotion, answers_of, is_foreign_import,
 from ml_backend.steps.tune_network import NetworkTuner, Tuned
 from ml_backend.store.graphs import GraphStore
 from ml_backend.store.ledger import Ledger
-from ml_backend.store.model_versions import PASSED, Verdict, Version, Versions
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.project_files import ProjectFiles
 from ml_backend.store.projects import Project
 from ml_backend.store.vectors import FeatureStore
+from ml_backend.store.version import PASSED, Verdict, Version
 from ml_backend.store.version_meta import FROM_NAMES, EncoderMeta, Metrics, VersionMeta
 
 logger = logging.getLogger(__name__)

@@ -5,64 +5,23 @@ What answers for a project is a row in the database, so entering, promoting and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ml_backend.errors import ConflictError, InvalidInputError, NotFoundError
-from ml_backend.records import LabelSchema
+from ml_backend.errors import ConflictError, NotFoundError
 from ml_backend.store.database import Clock, Database, utc_now
 from ml_backend.store.folders import Folders
 from ml_backend.store.projects import Project, lock
 from ml_backend.store.schema import serving, versions
+from ml_backend.store.version import PASSED, WHILE_PINNED, Verdict, Version, VersionState
 from ml_backend.store.version_meta import VersionMeta
 
-VersionState = Literal["candidate", "passed", "promoted", "rejected", "rolled_back", "pruned"]
-"""candidate: not judged yet. passed: good enough, but another version was pinned. promoted: served, now or before.
-
-What the gate or a person found of a version: being pinned changes nothing of it.
-"""
-PASSED: tuple[VersionState, ...] = ("passed", "promoted")
 LAST = 10
 """So many versions that were good enough are at hand, to compare with and to roll back to."""
-_WHILE_PINNED = "v%s is pinned"
-"""Why a version that was good enough was not served."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """One trained model. `folder` holds its files and never changes; `meta` is its meta.json."""
-
-    project_id: int
-    number: int
-    state: VersionState
-    reason: str
-    meta: VersionMeta
-    created_at: datetime
-    promoted_at: datetime | None
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        return f"v{self.number}"
-
-    def fits(self, schema: LabelSchema) -> bool:
-        """Whether it was trained for the labels that the project has now, in whatever order, and for as many an image."""
-        classes, multiple = self.meta.classes, self.meta.multiple
-        return (classes is None or set(classes) == set(schema.labels)) and multiple in {None, schema.multiple}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a version may be served. reason: why it must not be; None: it may."""
-
-    reason: str | None = None
 
 
 class Versions:
@@ -315,7 +274,7 @@ class Versions:
         if verdict.reason is not None:
             _set(connection, project.id, number, state="rejected", reason=verdict.reason)
         elif pointer is not None and pointer.pinned:
-            _set(connection, project.id, number, state="passed", reason=_WHILE_PINNED % pointer.number)
+            _set(connection, project.id, number, state="passed", reason=WHILE_PINNED % pointer.number)
         else:
             self._serve(connection, project, number)
 
@@ -356,21 +315,6 @@ class Versions:
             promoted_at=row.promoted_at,
             folder=self.folders.path(row.project_id, row.number),
         )
-
-
-def was_good_enough(state: str, reason: str | None, promoted_at: datetime | None) -> bool:
-    """Whether a version has been good enough to be served: by its state, or by what is left of it where its files were deleted."""
-    if state != "pruned":
-        return state in PASSED
-    return (promoted_at is not None and not reason) or bool(re.fullmatch(_WHILE_PINNED % "[0-9]+", reason or ""))
-
-
-def version_number(name: str) -> int:
-    """The number of a version as people call it: "v4", or "4". Raises InvalidInputError."""
-    found = re.fullmatch(r"[vV]?([0-9]{1,9})", name.strip())
-    if found is None:
-        raise InvalidInputError(f"{name!r} is not a version: versions are called v1, v2, ...")
-    return int(found[1])
 
 
 def _check_pin(connection: Connection, project: Project, number: int) -> None:

@@ -15,8 +15,8 @@ from ml_backend.project_settings import refuse_paused
 from ml_backend.services import Services
 from ml_backend.status import job_status, round_status, version_status
 from ml_backend.store.ledger import Ledger
-from ml_backend.store.model_versions import Version, version_number
 from ml_backend.store.projects import Project
+from ml_backend.store.version import Version, version_number
 from ml_backend.web import replies
 from ml_backend.web.protocol import LARGEST_ID
 from ml_backend.web.shared_exports import Exports

@@ -15,9 +15,9 @@ from ml_backend.exports.missing_vectors import encode_tasks, without_vector
 from ml_backend.exports.prediction_rows import PredictionTally, check_separator, columns_of, prediction_rows
 from ml_backend.exports.round_rows import QUERY_COLUMNS, ROUND_COLUMNS, query_rows, round_rows
 from ml_backend.services import Services
-from ml_backend.store.model_versions import Version, version_number
 from ml_backend.store.projects import Project
 from ml_backend.store.rows import Counts
+from ml_backend.store.version import Version, version_number
 from ml_backend.tabular import Write
 from ml_backend.worker.accepting import Advance
 from ml_backend.worker.foreground import alone

@@ -15,7 +15,7 @@ from ml_backend.labelstudio.labelling_page import next_task
 from ml_backend.services import Services
 from ml_backend.settings import Settings
 from ml_backend.store.jobs import Jobs
-from ml_backend.store.model_versions import Version, version_number
+from ml_backend.store.version import Version, version_number
 from ml_backend.worker.loop import Worker
 from tests.e2e.gated_encoder import GATE
 from tests.e2e.stack import Stack, inline, wait_until

@@ -11,7 +11,7 @@ from ml_backend.errors import InvalidInputError
 from ml_backend.learning.fold_heads import FILE, FoldHeads
 from ml_backend.learning.head import Head
 from ml_backend.learning.record import FOLDS, UNKNOWN, Record
-from ml_backend.store.model_versions import Version
+from ml_backend.store.version import Version
 from tests.bench import KINDS, Bench
 
 MEASURED = 20

@@ -23,9 +23,10 @@ from ml_backend.store.database import Database
 from ml_backend.store.events import Inbox
 from ml_backend.store.jobs import Jobs
 from ml_backend.store.ledger import Ledger
-from ml_backend.store.model_versions import Verdict, Versions
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.projects import Project
 from ml_backend.store.schema import jobs as jobs_table
+from ml_backend.store.version import Verdict
 from ml_backend.store.version_meta import VersionMeta
 from tests.fakes import FakeClock, FakeLabelStudio, quick_database
 from tests.readings import answers_to

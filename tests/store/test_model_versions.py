@@ -12,9 +12,10 @@ from ml_backend.errors import ConflictError, DiskFullError, NotFoundError
 from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.store.database import Database
 from ml_backend.store.ledger import Ledger
-from ml_backend.store.model_versions import Verdict, Version, Versions
+from ml_backend.store.model_versions import Versions
 from ml_backend.store.project_state import Advice
 from ml_backend.store.projects import Project
+from ml_backend.store.version import Verdict, Version
 from ml_backend.store.version_meta import EncoderMeta, VersionMeta
 from tests.fakes import FakeClock
 

@@ -18,8 +18,8 @@ from ml_backend.learning.finetuning import finetune
 from ml_backend.learning.tuning_run import Recipe
 from ml_backend.records import Task
 from ml_backend.services import Services
-from ml_backend.store.model_versions import Verdict
 from ml_backend.store.projects import Project
+from ml_backend.store.version import Verdict
 from ml_backend.worker import heartbeat
 from ml_backend.worker.loop import Worker
 from tests.steps import test_large_projects as large

@@ -13,7 +13,7 @@ from ml_backend.learning.finetuning import Refitted
 from ml_backend.learning.tuning_run import Recipe
 from ml_backend.records import Task
 from ml_backend.steps import tune_network
-from ml_backend.store.model_versions import Version
+from ml_backend.store.version import Version
 from tests.other_settings import use
 from tests.slices import held_out
 from tests.steps import test_large_projects as large

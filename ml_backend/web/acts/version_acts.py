@@ -6,8 +6,8 @@ from ml_backend.errors import ConflictError
 from ml_backend.manual_promotion import follow
 from ml_backend.manual_promotion import unpin as unpin_version
 from ml_backend.services import Services
-from ml_backend.store.model_versions import Version, version_number
 from ml_backend.store.projects import Project
+from ml_backend.store.version import Version, version_number
 from ml_backend.web.acts.page_act import Asked, Done, Given, PageAct, word
 from ml_backend.web.visitors import Visitor
 from ml_backend.wording import measured

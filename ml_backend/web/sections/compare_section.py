@@ -8,8 +8,8 @@ from typing import Any
 from ml_backend.errors import BackendError
 from ml_backend.manual_promotion import compare
 from ml_backend.services import Services
-from ml_backend.store.model_versions import version_number
 from ml_backend.store.projects import Project
+from ml_backend.store.version import version_number
 from ml_backend.wording import encodable, interval, measured
 
 

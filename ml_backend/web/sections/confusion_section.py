@@ -10,8 +10,8 @@ import numpy as np
 from ml_backend.insight.confusion import Confusion, cell, confusion
 from ml_backend.learning.held_out_answers import HeldOutAnswers
 from ml_backend.services import Services
-from ml_backend.store.model_versions import Version
 from ml_backend.store.projects import Project
+from ml_backend.store.version import Version
 from ml_backend.task_names import printable, task_filename
 from ml_backend.wording import encodable, shortened
 
