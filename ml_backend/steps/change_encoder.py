@@ -199,7 +199,10 @@ class EncoderChange:
             return False
 
     def _note(self, project: Project, known: NextEncoder, done: int, total: int) -> NextEncoder:
-        known = known.model_copy(update={"done": done, "total": total, "problem": None})
+        got_on = (
+            done > known.done or done == total
+        )  # what holds it up is told until then, while it is tried again as well
+        known = known.model_copy(update={"done": done, "total": total, "problem": None if got_on else known.problem})
         self._change_next(project, known)
         return known
 

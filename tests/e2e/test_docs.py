@@ -50,6 +50,8 @@ NOT_RUN = {
     "python -m benchmarks.label_efficiency --data path/to/datasets --set-aside": "takes hours",
     "python -m benchmarks.strategies": "takes minutes, and needs the peers",
     "python3 -m venv .venv-peers && .venv-peers/bin/pip install -r benchmarks/requirements-peers.txt": "downloads",
+    "pip install transformers sentencepiece": "downloads",
+    "hf download timm/ViT-B-16-SigLIP --include '*token*' --include '*.model' --include '*config*'": "downloads",
 }
 """Command lines that are not run here, and why not."""
 

@@ -80,6 +80,9 @@ class Afternoon:
         assert task["predictions"], "no version was asked about it"
         assert version_number(task["predictions"][0]["model_version"].split("-")[0]) >= 1
 
+    def problems(self) -> str:
+        return " ".join(self.stack.services.status.of(self.stack.project)["problems"])
+
     def serving(self) -> str:
         state = self.stack.project.state
         assert state.encoder is not None
@@ -101,8 +104,7 @@ def test_an_encoder_changed_twice_and_back_fails_no_turn_leaves_nobody_unserved_
 
         with day.served_with(GATED):
             assert day.label().meta.encoder.name == "patches", "trained on meanwhile, by the old one"
-            problem = " ".join(stack.services.status.of(stack.project)["problems"])
-            assert "the gate is closed" in problem
+            day.wait_until(lambda: "the gate is closed" in day.problems(), "why the new one does not serve")
         with day.served_with("resnet18@none"):
             day.wait_until(lambda: day.serving().startswith("resnet18"), "vectors of the second")
             assert day.label().meta.encoder.name == day.serving()
