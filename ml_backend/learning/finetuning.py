@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,24 @@ from ml_backend.learning.tempering import mean_loss, temperature_of
 from ml_backend.learning.training import PENALTIES, TrainedHead, assign_folds, train_head
 from ml_backend.learning.tuning_run import Epoch, OnProgress, Recipe, Run
 
+DIVERGED = 8
+"""Pictures by which it is seen that a training diverged."""
 Vectors = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """encoder: of the best epoch. history: one entry an epoch run. train, validate: the rows that it learned from, and not."""
+    """encoder: of the best epoch. history: one entry an epoch run. train, validate: the rows that it learned from, and not.
+
+    diverged: it answers no picture with numbers any more.
+    """
 
     encoder: NetworkEncoder
     history: tuple[Epoch, ...]
     best: Epoch
     train: NDArray[np.int64]
     validate: NDArray[np.int64]
+    diverged: bool = False
 
 
 def finetune(
@@ -81,7 +87,10 @@ def finetune(
     with torch.random.fork_rng(devices=[] if encoder.device.type == "cpu" else [encoder.device]):
         run = Run(encoder, pictures, targets, labels.ndim == 2, train, validate, recipe, seed, start)
         run.train_on(kept, on_progress)
-    return FineTuned(encoder.with_body(run.best_body()), tuple(run.history), run.best, train, validate)
+    tuned = encoder.with_body(run.best_body())
+    few = pictures.take(train[:DIVERGED])[0]
+    diverged = len(few) > 0 and not np.isfinite(tuned.forward(few)).any()
+    return FineTuned(tuned, tuple(run.history), run.best, train, validate, diverged)
 
 
 def tunable(encoder: Encoder) -> NetworkEncoder:
@@ -119,9 +128,11 @@ def refit(
     validate: NDArray[np.int64],
     *,
     seed: int,
+    alone: Callable[[NDArray[np.int64]], Head] | None = None,
 ) -> Refitted:
     """Heads on a tuned network's vectors (n, d): whether it pays, and the one to serve.
 
+    alone: rows -> the head on `frozen` that would serve in its place, had it learned from these; without, one of these rows alone.
     What folds of all rows say of such a head is no quality, since the network has seen each label: it is left out.
     """
     aside = np.zeros(len(labels), np.bool_)
@@ -129,11 +140,13 @@ def refit(
     if len(np.unique(labels[~aside], axis=0)) < 2:
         trained = train_head(tuned, labels, classes, seed=seed)
         return Refitted(_without_folds(trained, 1.0), 0, 0, 0, 0)
-    learned = labels[~aside]
-    alone = train_head(frozen[~aside], learned, classes, seed=seed).head
+    if alone is None:
+        other = train_head(frozen[~aside], labels[~aside], classes, seed=seed).head
+    else:
+        other = alone(np.flatnonzero(~aside))
     head, penalty = _chosen(tuned, labels, classes, aside, seed)
     trained = train_head(tuned, labels, classes, seed=seed, folds=1, penalties=(penalty,))
-    own, its = (_right(each, rows[aside], labels[aside]) for each, rows in ((head, tuned), (alone, frozen)))
+    own, its = (_right(each, rows[aside], labels[aside]) for each, rows in ((head, tuned), (other, frozen)))
     right = int(own.sum()), int(its.sum()), int((own != its).sum())
     return Refitted(_without_folds(trained, head.temperature), int(aside.sum()), *right)
 

@@ -263,6 +263,8 @@ class Run:
         pixels, rows = self.pictures.take(rows, upcoming, self.told)
         if not len(rows):
             return float("nan")
+        if len(rows) == 1:  # a normalisation over a batch needs two: it is seen twice, each time otherwise
+            pixels, rows = np.repeat(pixels, 2, axis=0), np.repeat(rows, 2)
         batch = torch.from_numpy(pixels).to(self.device)
         targets = self.targets[rows].to(self.device)
         if self.recipe.augmentation > 0:
@@ -280,7 +282,7 @@ class Run:
 
     @torch.no_grad()
     def _accuracy(self) -> float:
-        """Of the validation fold."""
+        """Of the validation fold; 0 for a network that diverged, whose answers are all the first class."""
         self.network.eval()
         right, seen = 0.0, 0
         parts = [self.validate[start : start + LOOKED_AT] for start in range(0, len(self.validate), LOOKED_AT)]
@@ -289,6 +291,8 @@ class Run:
             if not len(rows):
                 continue
             logits = _forward(self.network, torch.from_numpy(pixels).to(self.device)).cpu()
+            if not bool(logits.isfinite().any()):
+                return 0.0
             targets = self.targets[rows]
             seen += len(rows)
             if self.multilabel:

@@ -30,7 +30,7 @@ from ml_backend.steps import random_arm
 from ml_backend.steps.corpus import Corpus, Examples
 from ml_backend.steps.name_guesses import NameGuess, NameGuesses, guesses_so
 from ml_backend.steps.promotion import Promotion, answers_of, is_foreign_import, record_of
-from ml_backend.steps.tune_network import NetworkTuner, Tuned
+from ml_backend.steps.tune_network import NetworkTuner, no_better
 from ml_backend.store.graphs import GraphStore
 from ml_backend.store.ledger import Ledger
 from ml_backend.store.model_versions import Versions
@@ -186,8 +186,7 @@ class Trainer:
 
         guess: from the names of the classes, heard as far as labels bear it out.
         """
-        prior = prior_of(project, corpus, self.versions, self.predictor)
-        fit = partial(train_head, classes=corpus.classes, seed=self.settings.seed, prior=prior, guess=guess)
+        fit = self._fit(project, corpus, guess)
         on_progress(0.0, "looking for neighbours")
         pool = self._unlabelled(project, corpus, examples)
         on_progress(0.5, "training")
@@ -224,6 +223,10 @@ class Trainer:
         probabilities = heads.predict_proba(held_out.features, corpus.images(held_out))
         return random_arm.told(probabilities, held_out, corpus.folds(held_out), len(places), corpus.classes)
 
+    def _fit(self, project: Project, corpus: Corpus, guess: Head | None) -> Callable[..., TrainedHead]:
+        prior = prior_of(project, corpus, self.versions, self.predictor)
+        return partial(train_head, classes=corpus.classes, seed=self.settings.seed, prior=prior, guess=guess)
+
     def _unlabelled(self, project: Project, corpus: Corpus, examples: Examples) -> Unlabelled:
         """All images of the project that have a vector."""
         found = corpus.graph(project.id, self.graphs)
@@ -237,9 +240,14 @@ class Trainer:
 
         examples: none is held out. Which of the two it is, labels say that neither had seen, and that measure nothing.
         """
-        tuned = self.tuner.tune(project, corpus, examples, on_progress)
+
+        def alone(some: Examples) -> Head:
+            pool = self._unlabelled(project, corpus, some)
+            return self._fit(project, corpus, guess)(some.features, some.targets, pool=pool).head
+
+        tuned = self.tuner.tune(project, corpus, examples, alone, on_progress)
         if tuned is None or not tuned.refitted.better:
-            logger.info("%s: %s", project.key, _no_better(tuned))
+            logger.info("%s: %s", project.key, no_better(tuned))
             candidate = self._refitted(
                 project, corpus, corpus.all_examples, guess, lambda _share, doing: on_progress(1.0, doing)
             )
@@ -386,16 +394,6 @@ def _told(candidate: Candidate) -> dict[str, Any]:
     """How it was trained, for `meta.json`."""
     told = {k: v for k, v in vars(candidate.report).items() if k != "fold_probabilities"}
     return told | ({"finetuning": dict(candidate.tuning)} if candidate.tuning else {})
-
-
-def _no_better(tuned: Tuned | None) -> str:
-    if tuned is None:
-        return "Too few images can be read to fine-tune on: the head alone was trained."
-    found = tuned.refitted
-    return (
-        f"Fine-tuning makes it no better ({found.tuned} of {found.n} labels kept aside right, {found.frozen} by the head "
-        "alone): the head alone was trained."
-    )
 
 
 def _metrics(candidate: Candidate) -> Metrics:

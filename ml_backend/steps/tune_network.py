@@ -17,6 +17,7 @@ from ml_backend.encoding import Encoding
 from ml_backend.errors import ImageAwayError, ImageError
 from ml_backend.images.decoding import decode
 from ml_backend.learning.finetuning import FineTuned, Refitted, finetune, refit, tunable
+from ml_backend.learning.head import Head
 from ml_backend.learning.prepared_pictures import AWAY, PreparedPictures
 from ml_backend.learning.tuning_run import OnProgress, Recipe
 from ml_backend.records import Task
@@ -28,6 +29,7 @@ from ml_backend.store.projects import Project
 
 logger = logging.getLogger(__name__)
 
+HeadAlone = Callable[[Examples], Head]
 READ, TUNED = 0.1, 0.9
 """How far a fine-tuning is once the pictures are read, and once the network is trained."""
 
@@ -53,8 +55,12 @@ class NetworkTuner:
     settings: Settings
     store_id: str
 
-    def tune(self, project: Project, corpus: Corpus, examples: Examples, on_progress: OnProgress) -> Tuned | None:
-        """Train on `examples`, none of which is held out; None where too few of their images can be had.
+    def tune(
+        self, project: Project, corpus: Corpus, examples: Examples, alone: HeadAlone, on_progress: OnProgress
+    ) -> Tuned | None:
+        """Train on `examples`, none of which is held out; None where too few of their images can be had, or it diverged.
+
+        alone: what would serve without a network of its own, had it learned from some of these: it pays to be better than that.
 
         An image that went away is left out, and the log says so. Raises ImageAwayError where many cannot be fetched for the
         time being, ConfigError where the encoder is no network, and what `on_progress` raises.
@@ -84,7 +90,9 @@ class NetworkTuner:
                 owner=f"{self.store_id} {project.key}",
                 on_progress=lambda share, doing: on_progress(READ + (TUNED - READ) * share, doing),
             )
-        return self._finished(project, corpus, tuned, learned, waiting, tasks, on_progress)
+        if tuned.diverged:
+            return None
+        return self._finished(project, corpus, tuned, learned, waiting, tasks, alone, on_progress)
 
     def _finished(
         self,
@@ -94,6 +102,7 @@ class NetworkTuner:
         learned: Examples,
         waiting: Examples,
         tasks: Mapping[int, Task],
+        alone: HeadAlone,
         on_progress: OnProgress,
     ) -> Tuned:
         """With a head, on vectors as they are made of all images: what serves is what was measured."""
@@ -112,6 +121,7 @@ class NetworkTuner:
             corpus.classes,
             np.flatnonzero(np.isin(there, tuned.validate)),
             seed=self.settings.seed,
+            alone=lambda rows: alone(learned.at(there[rows])),
         )
         shown = np.flatnonzero(vectors.has(waiting.tasks))
         held_out = replace(waiting.at(shown), features=vectors.of(waiting.tasks[shown]), undecided=waiting.undecided)
@@ -193,3 +203,14 @@ def _tell(project: Project, gone: Mapping[int, ImageError], count: int) -> None:
     if gone:
         first = next(iter(gone.values()))
         logger.warning("%s: %d of %d images are left out of training: %s", project.key, len(gone), count, first)
+
+
+def no_better(tuned: Tuned | None) -> str:
+    """Why the head alone is the version."""
+    if tuned is None:
+        return "Fine-tuning came to nothing: too few images can be read, or it diverged. The head alone was trained."
+    found = tuned.refitted
+    return (
+        f"Fine-tuning makes it no better ({found.tuned} of {found.n} labels kept aside right, {found.frozen} by the head "
+        "alone): the head alone was trained."
+    )

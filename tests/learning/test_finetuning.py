@@ -12,6 +12,7 @@ from ml_backend.encoders.patches import fit_patches
 from ml_backend.errors import ConfigError
 from ml_backend.learning.augmentation import augment
 from ml_backend.learning.finetuning import Refitted, finetune, refit
+from ml_backend.learning.head import Head
 from ml_backend.learning.training import train_head
 from ml_backend.learning.tuning_run import Recipe
 
@@ -116,3 +117,37 @@ def test_augmentation_of_no_strength_is_the_picture_itself() -> None:
     batch = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8))
     views = augment(batch, 0.0, flip=False, generator=torch.Generator().manual_seed(0))
     assert (views - batch).abs().max() < 0.1
+
+
+def test_two_labels_are_enough_for_a_network_that_normalises_over_a_batch(poor: Poor) -> None:
+    """One of them tells when to stop, so that a batch has one picture."""
+    encoder, pixels, labels = poor
+    two = np.array([int(np.flatnonzero(labels == each)[0]) for each in (3, 5)])
+    tuned = finetune(encoder, pixels[two], np.array([0, 1]), ("3", "5"), seed=0, recipe=Recipe(epochs=1))
+    assert np.isfinite(tuned.encoder.forward(pixels[:4])).all()
+
+
+def test_an_epoch_that_diverged_is_not_the_best_though_nearly_all_are_of_the_first_class(poor: Poor) -> None:
+    encoder, pixels, _ = poor
+    labels = np.array([0] * 28 + [1] * 4)
+    recipe = Recipe(epochs=2, batch_size=16, learning_rate=1e9)
+    assert finetune(encoder, pixels[:32], labels, ("a", "b"), seed=0, recipe=recipe).best.accuracy == 0
+
+
+def test_a_network_is_compared_with_the_head_that_would_serve_in_its_place() -> None:
+    """It may know more than the labelled rows, as what is near them in the pool; it has not learned from those kept aside."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    rows = np.eye(2, dtype=np.float32)[labels]
+    noise = generator.normal(size=(60, 2)).astype(np.float32)
+    knows, asked = train_head(rows, labels, ("a", "b"), seed=0).head, list[NDArray[np.int64]]()
+
+    def alone(learned: NDArray[np.int64]) -> Head:
+        asked.append(learned)
+        return knows
+
+    aside = np.arange(40, 60)
+    assert refit(rows, noise, labels, ("a", "b"), aside, seed=0).better
+    refitted = refit(noise, rows, labels, ("a", "b"), aside, seed=0, alone=alone)
+    assert (refitted.frozen, refitted.better) == (20, False)
+    assert [each.tolist() for each in asked] == [list(range(40))]

@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,14 +21,19 @@ from safetensors import SafetensorError, safe_open
 from ml_backend import cycle
 from ml_backend.commands.sync import _job_text
 from ml_backend.errors import DiskFullError
+from ml_backend.learning.finetuning import Refitted, refit
+from ml_backend.learning.head import Head
+from ml_backend.learning.training import train_head
+from ml_backend.learning.tuning_run import Recipe
 from ml_backend.services import Services
 from ml_backend.status import job_status
+from ml_backend.steps import tune_network
 from ml_backend.store.projects import Project
 from ml_backend.worker.heartbeat import WorkerStoppingError
 from ml_backend.worker.loop import Worker
 from tests.other_settings import use
 from tests.steps import test_large_projects as large
-from tests.worker.tuning import LABELLED, tuning
+from tests.worker.tuning import LABELLED, network, tuning
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +125,33 @@ def test_a_turn_goes_on_where_one_that_was_stopped_had_been_and_tidies_up(turn: 
     assert turn.tuned()[0].startswith("fine-tuning, epoch 4 ")
     assert turn.services.versions.current(turn.project) is not None
     assert turn.kept() == []
+
+
+def test_a_tuned_network_has_to_beat_the_head_that_would_serve_without_it(
+    turn: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one learns from the images without a label as well."""
+    heads = list[tuple[Head, Head]]()
+
+    def refitted(tuned: Any, frozen: Any, labels: Any, classes: Any, aside: Any, *, seed: int, alone: Any) -> Refitted:
+        rows = np.setdiff1d(np.arange(len(labels)), aside)
+        heads.append((alone(rows), train_head(frozen[rows], labels[rows], classes, seed=seed).head))
+        return refit(tuned, frozen, labels, classes, aside, seed=seed, alone=alone)
+
+    monkeypatch.setattr(tune_network, "refit", refitted)
+    turn()
+    [(served, poorer)] = heads
+    assert served.classes == poorer.classes
+    assert not np.allclose(served.weight, poorer.weight, atol=0.1)
+
+
+def test_a_training_that_diverged_ends_in_the_head_alone(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune_network, "Recipe", partial(Recipe, epochs=1, batch_size=16, learning_rate=1e9))
+    turn()
+    assert turn.states() == ["done"]
+    version = turn.services.versions.current(turn.project)
+    assert version is not None
+    assert version.meta.encoder.id == network().id
 
 
 def test_new_labels_begin_a_new_training(turn: Turn) -> None:
