@@ -99,7 +99,7 @@ class ProjectEncoders:
         None where it is not, where nothing has, or where it was an imported model's.
         """
         wanted, known = self.wanted.slug, project.state.encoder
-        if known is None and not self._folder(project, wanted).exists():
+        if known is None and not _is_of_use(self._folder(project, wanted)):
             known = self._of_an_earlier_release(project)
         return None if known is None or known.choice in {wanted, IMPORTED} else known
 
@@ -291,9 +291,15 @@ def _id_of(folder: Path) -> str | None:
         return None
 
 
+def _is_of_use(folder: Path) -> bool:
+    """Whether an encoder was built there whose vectors can be kept: releases up to 0.2 gave timm's networks ids that no store took."""
+    return folder.exists() and ":" not in (_id_of(folder) or "")
+
+
 def _stored(folder: Path, trusted: Collection[str]) -> Encoder | None:
     """The encoder that was built before; None where there is none. A damaged one is set aside, to be built again."""
-    if not folder.exists():
+    if not _is_of_use(folder):
+        shutil.rmtree(folder, ignore_errors=True)
         return None
     try:
         return load_saved(folder, trusted)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 import shutil
 import socket
 import threading
@@ -177,6 +178,18 @@ def test_a_broken_file_is_refused_and_told_and_not_there_the_next_time(
     assert parts(tmp_path / "cache") == []
     hub.broken = None
     assert services.encoders.of(project).name == "timm:test_vit.r160_in1k"
+
+
+def test_of_an_answer_that_is_too_long_little_is_read(hub: StandIn, start: Open) -> None:
+    """It may have no end, and the disk has."""
+    size = len(hub.files[REPOSITORY, "model.safetensors"])
+    hub.broken = bytes(size + 5_000_000)
+    services, project = start("one", encoder=NAME)
+    with pytest.raises(ConfigError, match="gave a broken file") as refused:
+        services.encoders.of(project)
+    came = re.search(r"it has ([\d,]+) bytes", str(refused.value))
+    assert came is not None
+    assert int(came[1].replace(",", "")) < size + 100_000
 
 
 def test_a_file_that_the_hub_keeps_in_git_is_checked_as_well(hub: StandIn, start: Open) -> None:

@@ -192,6 +192,8 @@ def _connection(url: str, file: BinaryIO, expected: Expected, tell: Tell, header
         for block in response.iter_content(BLOCK):
             file.write(block)
             have += len(block)
+            if have > (expected.size or have):
+                break  # it is not that file, and may have no end
             if time.monotonic() - told >= TICK_S:
                 told = time.monotonic()
                 tell(have, total)

@@ -165,7 +165,8 @@ def build_two_sided(name: str, *, weights: Path | None = None, seed: int = 0) ->
 def _known_config(asked: Asked) -> dict[str, Any]:
     """As open_clip_config.json has it, with the preprocessing and the activation that the weights were trained with."""
     open_clip = _open_clip()
-    model = open_clip.get_model_config(asked.network)
+    # A name with a prefix would be looked up on the hub, whatever ML_BACKEND_DOWNLOADS says.
+    model = None if ":" in asked.network else open_clip.get_model_config(asked.network)
     if model is None:
         close = get_close_matches(asked.network, open_clip.list_models(), 8)
         raise ConfigError(f"open_clip has no model {asked.network!r}; similar names: {', '.join(close) or 'none'}.")

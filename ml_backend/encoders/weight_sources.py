@@ -40,7 +40,7 @@ def source_of(name: str, choice: str = "") -> Source:
 
     Raises ConfigError for a network that is not known, is not installed, or has no such weights.
     """
-    kind, _, rest = name.partition("?")[0].rpartition(":")
+    kind, _, rest = name.partition("?")[0].partition(":")
     if kind == "timm":
         return _of_timm(rest, choice)
     if kind == "open_clip":

@@ -244,6 +244,7 @@ def test_without_the_package_of_its_tokenizer_the_error_names_it(
         ("open_clip:ViT-B-32@none?size=100", "leave `.size=` away"),
         ("open_clip:roberta-ViT-B-32@none", "roberta-base"),
         ("open_clip:local-dir:/nowhere", "one file with the weights"),
+        ("open_clip:hf-hub:somebody/model@none", "open_clip has no model 'hf-hub:somebody/model'"),  # nobody is asked
     ],
 )
 def test_a_model_that_cannot_be_had_is_a_clear_error(name: str, told: str) -> None:

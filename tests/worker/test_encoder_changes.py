@@ -20,6 +20,7 @@ from ml_backend.errors import ImageAwayError
 from ml_backend.records import Task
 from ml_backend.services import Services
 from ml_backend.status import encoder_problem
+from ml_backend.store.encoder_origins import folder_of, slug_of
 from ml_backend.store.projects import Project
 from ml_backend.worker.encoder_changes import AGAIN_S, EncoderChanges
 from ml_backend.worker.loop import Worker
@@ -353,3 +354,19 @@ def test_a_store_of_an_earlier_release_which_did_not_note_what_serves_is_changed
     desk.idle()
     assert desk.served_by == "Second"
     assert First.seen == IMAGES
+
+
+def test_what_an_earlier_release_built_and_could_not_use_is_built_anew(desk: Desk) -> None:
+    """Its timm networks had ids with a colon, by which no vectors can be kept."""
+    desk.services.ledger.configure(desk.project, encoder=None)
+    desk.restart("Second")
+    folder = folder_of(desk.services.settings, desk.project, slug_of(desk.services.settings))
+    folder.mkdir(parents=True)
+    (folder / "encoder.json").write_text(
+        '{"kind": "network", "name": "timm:resnet10t", "id": "timm:resnet10t-9b89bb83d383"}'
+    )
+    assert (desk.turn(), desk.served_by) == (1, "First")
+    desk.label()
+    desk.idle()
+    assert desk.served_by == "Second"
+    desk.assert_no_turn_failed()
