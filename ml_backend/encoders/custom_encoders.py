@@ -111,7 +111,7 @@ class PythonEncoder:
         try:
             module = importlib.import_module(module_name)
             self._own = getattr(module, class_name)()
-        except (ImportError, AttributeError, TypeError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"The encoder {path} cannot be created ({error}): the module must be importable and its class must "
                 "need no arguments."
