@@ -15,7 +15,7 @@ install: setup-service .venv-label-studio/installed
 
 # Two at a time: those with a real Label Studio one after another, beside them all others. One alone: ARGS="-n 0 -k name".
 test: setup lint docs
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-fast: setup-service
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not slow" --ignore=tests/e2e --ignore=tests/web/test_openapi.py -n 2 $(ARGS)

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from sqlalchemy.dialects import sqlite
+from xdist.scheduler import LoadScopeScheduling
 
 from ml_backend.records import LabelSchema, ProjectKey
 from ml_backend.services import Services
@@ -35,6 +36,20 @@ SCHEMA = LabelSchema("choice", "image", "image", ("cat", "dog"))
 HOST = KEY.host
 SQLITE_ENGINE = store._sqlite_engine
 """As it is outside of tests: it waits for the disk."""
+
+
+class EndToEndInOne(LoadScopeScheduling):  # type: ignore[misc]
+    """Tests with a real Label Studio go to one process, in their order: they share its servers, and each wants a core."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "e2e" if nodeid.startswith("tests/e2e/") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> EndToEndInOne:
+    """With `-n 2`."""
+    return EndToEndInOne(config, log)
+
 
 # By itself hypothesis fails an example that takes 0.2 s, as any does now and then where something else has the machine.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])

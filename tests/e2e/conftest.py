@@ -24,7 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.e2e)
-            item.add_marker(pytest.mark.xdist_group("e2e"))  # one process: they share servers, and each wants a core
             if item.get_closest_marker("timeout") is None:  # the longest takes two minutes where nothing else runs
                 item.add_marker(pytest.mark.timeout(1_800))
 
