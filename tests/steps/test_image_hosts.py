@@ -68,9 +68,9 @@ def learned() -> Encoder:
 
 @pytest.fixture(autouse=True)
 def _learned_at_once(monkeypatch: pytest.MonkeyPatch, learned: Encoder) -> None:
-    def build(_name: str, *, weights: Path | None, sample: Sample, seed: int) -> Encoder:
+    def build(_name: str, *, weights: Path | None, sample: Sample, seed: int, fit: str | None) -> Encoder:
         assert weights is None
-        assert seed == 0
+        assert (seed, fit) == (0, None)
         assert sample(2_000)
         return learned
 
