@@ -46,10 +46,10 @@ def while_encoding(monkeypatch: pytest.MonkeyPatch, do: Any) -> None:
     """Do something once, before the first image is read."""
     really = CorpusBuilder.encode_missing
 
-    def encode(*given: Any) -> Any:
+    def encode(*given: Any, **more: Any) -> Any:
         monkeypatch.setattr(CorpusBuilder, "encode_missing", really)
         do()
-        return really(*given)
+        return really(*given, **more)
 
     monkeypatch.setattr(CorpusBuilder, "encode_missing", encode)
 
