@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from ml_backend.errors import DiskFullError, NotFoundError
 from ml_backend.settings import Settings
 from ml_backend.web import file_making
 from ml_backend.web.file_making import MOST, FileMaking, Making
-from ml_backend.web.own_pages import PAGES, STATIC
 from ml_backend.web.persons import TOKEN_HEADER
 from ml_backend.worker.downloading import LEFT, Download
 from tests.web.fake_grid import ANNA, BEN, STRANGER, Grid, sentence
@@ -221,12 +219,3 @@ def test_the_process_tells_what_is_wrong_in_a_sentence(grid: Grid, tmp_path: Pat
     file_making._in_process(services.settings, making)
     assert making.error is not None
     assert "no model yet" in str(making.error)
-
-
-def test_no_two_scripts_of_the_page_declare_the_same_name() -> None:
-    """A browser runs neither then."""
-    scripts = [*re.findall(r"static/(\w+\.js)\?", (PAGES / "project.html").read_text()), "service.js", "project.js"]
-    declared = re.compile(r"^(?:const|let|class|(?:async )?function) (\w+)", re.MULTILINE)
-    names = [name for script in scripts for name in declared.findall((STATIC / script).read_text())]
-    assert len(names) > 20
-    assert sorted(names) == sorted(set(names))
